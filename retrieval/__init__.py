@@ -1,0 +1,1 @@
+"""Retrieve pictures from a gallery by a query picture: features x metric x engine."""

@@ -1,0 +1,356 @@
+"""A Hugging Face data set (Hub id, folder, parquet) as a stream of items: pictures with id, label and caption."""
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets.utils.file_utils import xopen
+
+from retrieval import hub
+from retrieval.errors import GalleryError, PictureError
+
+BUNDLED_GALLERY = Path(__file__).resolve().parents[1] / "assets" / "gallery"
+BUNDLED_NAME = "icons"
+SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+CAPTION_LENGTH = 200  # characters; longer captions are cut, since they are only shown
+
+# What a row that cannot be fetched or decoded by the data set itself may raise.
+ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
+
+
+@dataclass(frozen=True)
+class GallerySource:
+    """Which rows of which data set make up a gallery, and which of its columns mean what."""
+
+    dataset: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    caption_column: str | None = None
+    limit: int | None = None
+    streaming: bool = False
+
+    @property
+    def path(self) -> Path | None:
+        """The local file or folder, or None for a Hub id."""
+        path = Path(self.dataset).expanduser()
+        return path.resolve() if path.exists() else None
+
+    @property
+    def identity(self) -> tuple[str, str | None, str | None]:
+        """What makes two sources the same data set, whatever the limit or the columns."""
+        return (str(self.path or self.dataset), self.config, self.split)
+
+    @property
+    def slug(self) -> str:
+        """A name for the gallery, fit for a folder: `org--name` of a Hub id, the folder's own name else."""
+        path = self.path
+        if path == BUNDLED_GALLERY:
+            return BUNDLED_NAME
+        name = path.stem if path else self.dataset.replace("/", "--")
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "gallery"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of a gallery; `picture` holds the encoded bytes, or the reason why there are none."""
+
+    row: int
+    id: str
+    label: str
+    caption: str
+    picture: bytes | PictureError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns in use, by meaning; None where the data set has none."""
+
+    image: str
+    label: str | None
+    caption: str | None
+    id: str | None
+
+
+class Gallery:
+    """An opened data set; `batches` streams its items in gallery order."""
+
+    def __init__(self, source: GallerySource) -> None:
+        """Open the data set; pictures are not decoded yet.
+
+        Raises:
+            GalleryError: missing data set, split, revision or column, with what there is instead.
+        """
+        self.source = source
+        self._data, self.version = _open(source)
+        self.columns = _find_columns(self._data.features, source)
+        self._names = _class_names(self._data.features, self.columns.label)
+        try:
+            self._data = self._data.cast_column(self.columns.image, datasets.Image(decode=False))
+        except (ValueError, TypeError, pa.ArrowInvalid) as error:
+            raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} does not hold pictures.") from error
+        if source.limit is not None:
+            self._data = self._data.take(source.limit)
+
+    @property
+    def total(self) -> int | None:
+        """How many rows there are, or None while streaming."""
+        return None if self.source.streaming else len(self._data)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything that decides which items the gallery holds."""
+        described = {**asdict(self.source), "dataset": self.source.identity[0], "version": self.version}
+        described.pop("streaming")
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+    def batches(self, size: int, wanted: Callable[[int], bool] = lambda start: True) -> Iterator[list[Item]]:
+        """Yield items in runs of `size` rows that start at multiples of `size`; a run that is not wanted is not read.
+
+        Args:
+            size: rows in a batch; the last one may be shorter.
+            wanted: told the first row of a batch, says whether to yield it.
+        """
+        for start, rows in self._runs(size, wanted):
+            yield [self._item(start + offset, row) for offset, row in enumerate(rows)]
+
+    def _runs(self, size: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        if self.total is not None:
+            for start in range(0, self.total, size):
+                if wanted(start):
+                    columns = self._data[start : start + size]
+                    count = len(next(iter(columns.values())))
+                    yield start, [{name: values[i] for name, values in columns.items()} for i in range(count)]
+            return
+        start, rows = 0, []
+        try:
+            for row in self._data:
+                rows.append(row if wanted(start) else None)
+                if len(rows) == size:
+                    if rows[0] is not None:
+                        yield start, rows
+                    start, rows = start + size, []
+        except (OSError, ValueError, pa.ArrowInvalid) as error:
+            raise GalleryError(
+                f"Reading {self.source.dataset} stopped after row {start + len(rows)}: {hub.first_line(error)} "
+                "Run the same command again to go on from there."
+            ) from error
+        if rows and rows[0] is not None:
+            yield start, rows
+
+    def _item(self, row: int, values: dict[str, Any]) -> Item:
+        columns = self.columns
+        image = values[columns.image]
+        path = (image or {}).get("path") or ""
+        relative = self._relative(path)
+        own_id = values.get(columns.id) if columns.id else None
+        return Item(
+            row=row,
+            id=str(own_id if own_id not in (None, "") else relative or row),
+            label=self._label(values.get(columns.label) if columns.label else None),
+            caption=_text(values.get(columns.caption)) if columns.caption else Path(relative).stem,
+            picture=_read(image),
+        )
+
+    def _relative(self, path: str) -> str:
+        """Return a file's path below the data set's folder, or its bare name: never a path of this machine."""
+        if not path:
+            return ""
+        inner = path.split("::")[0].split("://")[-1]
+        root = self.source.path
+        if root and Path(inner).is_relative_to(root):
+            return Path(inner).relative_to(root).as_posix()
+        return Path(inner).name
+
+    def _label(self, value: Any) -> str:
+        if value is None or (self._names and (not isinstance(value, int) or not 0 <= value < len(self._names))):
+            return ""
+        return self._names[value] if self._names else str(value)
+
+
+def _read(image: dict[str, Any] | None) -> bytes | PictureError:
+    if not image or (image.get("bytes") is None and not image.get("path")):
+        return PictureError("The row holds no picture.")
+    if image.get("bytes") is not None:
+        return bytes(image["bytes"])
+    try:
+        with xopen(image["path"], "rb") as file:
+            return bytes(file.read())
+    except ROW_ERRORS as error:
+        return PictureError(f"The picture file cannot be read: {hub.first_line(error)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(part) for part in value)
+    return "" if value is None else " ".join(str(value).split())[:CAPTION_LENGTH]
+
+
+def _open(source: GallerySource) -> tuple[Any, str]:
+    """Return the chosen split as a datasets object, and the version of its content."""
+    if source.limit is not None and source.limit < 1:
+        raise GalleryError("--limit must be 1 or more.")
+    name, path = source.dataset, source.path
+    where = f"The data set {name!r}"
+    if not path and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "://" in name or "\\" in name):
+        raise GalleryError(f"{where} was not found: there is no such file or folder. Check --dataset.")
+    datasets.disable_progress_bars()
+    try:
+        if path and (path / "state.json").is_file():  # written by Dataset.save_to_disk
+            return datasets.load_from_disk(str(path)), _stat_digest(path)
+        arguments = _local_arguments(path, name) if path else _hub_arguments(name, source.revision)
+        arguments["name"] = source.config
+        builder = datasets.load_dataset_builder(**arguments)
+        splits = builder.info.splits or builder.config.data_files or ()
+        split = _choose_split(source.split, [str(s) for s in splits], name)
+        data = datasets.load_dataset(**arguments, split=split, streaming=source.streaming)
+    except GalleryError:
+        raise
+    except hub.HubError as error:
+        raise GalleryError(str(error)) from error
+    except RuntimeError as error:
+        raise GalleryError(
+            f"{where} cannot be used: {hub.first_line(error)} Code from data sets is never run."
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        pa.ArrowInvalid,
+        datasets.exceptions.DatasetsError,
+    ) as error:
+        raise GalleryError(f"{where} cannot be read: {hub.first_line(error.__cause__ or error)}") from error
+    if not source.streaming and len(data) == 0:
+        raise GalleryError(f"{where} has no rows in split {split!r}.")
+    if data.features is None:  # a stream without declared features tells its columns with its first row
+        data = data._resolve_features()
+    return data, _stat_digest(path) if path else str(builder.hash)
+
+
+def _local_arguments(path: Path, name: str) -> dict[str, Any]:
+    """Return what `load_dataset` needs for a parquet file, a folder that is a data set, or a folder of pictures."""
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise GalleryError(
+                f"{name!r} is a file but no parquet. Name a folder of pictures, a parquet file or a Hub id."
+            )
+        return {"path": "parquet", "data_files": {"train": str(path)}}
+    if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+        return {"path": str(path)}
+    if not _holds_pictures(path):
+        raise GalleryError(
+            f"The folder {name!r} holds neither pictures nor parquet files. "
+            "Put pictures into it, one folder for each class, or name another --dataset."
+        )
+    # Left to itself datasets guesses splits from any part of a path, so that a class "bullet_train" becomes a
+    # split and the other classes vanish. Only folders that are named exactly like a split are splits here.
+    folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    splits = {p.name: p for p in folders if p.name in SPLIT_FOLDERS}
+    if any(_holds_pictures(p) for p in folders if p.name not in SPLIT_FOLDERS):
+        splits = {}
+    return {
+        "path": "imagefolder",
+        "data_files": {split: f"{glob.escape(str(p))}/**" for split, p in (splits or {"train": path}).items()},
+    }
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(p.suffix.lower() in PICTURE_SUFFIXES for p in folder.rglob("*"))
+
+
+def _hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
+    """Return what `load_dataset` needs for a Hub id: the commit if the Hub answers, the cached copy if not."""
+    try:
+        return {"path": name, "revision": hub.describe("dataset", name, revision).commit}
+    except hub.HubUnreachable:
+        # datasets would try again for 23 s before it looks into its cache; told that it is offline, it does so at once.
+        datasets.config.HF_HUB_OFFLINE = True
+        try:
+            cached = datasets.load_dataset_builder(name)
+        except (OSError, ValueError):
+            cached = None
+        if cached is None or (revision and cached.hash != revision):
+            raise
+        return {"path": name}
+
+
+def _choose_split(wanted: str | None, splits: list[str], name: str) -> str:
+    if wanted is None:
+        return "train" if "train" in splits or not splits else splits[0]
+    base = re.split(r"[\[+]", wanted)[0]
+    if splits and base not in splits and base != "all":
+        raise GalleryError(f"The data set {name!r} has no split {wanted!r}. It has: {', '.join(splits)}.")
+    return wanted
+
+
+def _stat_digest(path: Path) -> str:
+    """Return a digest of every file's name, size and time of change below a path."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        total.update(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _find_columns(features: Any, source: GallerySource) -> Columns:
+    """Find the columns by name where one was given and by feature type where not."""
+    for wanted in (source.image_column, source.label_column, source.caption_column):
+        if wanted is not None and wanted not in features:
+            raise GalleryError(
+                f"The data set {source.dataset!r} has no column {wanted!r}. It has: {', '.join(features)}."
+            )
+    image = source.image_column or _first(features, _is_image)
+    if image is None:
+        raise GalleryError(
+            f"The data set {source.dataset!r} has no image column. "
+            f"Its columns: {', '.join(f'{name} ({_type(feature)})' for name, feature in features.items())}. "
+            "If one of them holds encoded pictures, name it with --image-column."
+        )
+    label = source.label_column
+    if label is None and isinstance(features.get("label"), datasets.ClassLabel):
+        label = "label"
+    if label is None:
+        label = _first(features, lambda feature: isinstance(feature, datasets.ClassLabel))
+    if label is None and _is_string(features.get("label")):
+        label = "label"
+    texts = [name for name, feature in features.items() if _is_string(feature) and name not in ("id", label)]
+    named = (name for name in ("caption", "text", "name", "title", "description") if name in texts)
+    caption = source.caption_column or next(named, texts[0] if texts else None)
+    own_id = "id" if _is_string(features.get("id")) or _type(features.get("id")).startswith("int") else None
+    return Columns(image, label, caption, own_id)
+
+
+def _first(features: Any, test: Callable[[Any], bool]) -> str | None:
+    return next((name for name, feature in features.items() if test(feature)), None)
+
+
+def _is_image(feature: Any) -> bool:
+    if isinstance(feature, datasets.Image):
+        return True
+    # Parquet written without datasets keeps a picture as a struct of bytes and path.
+    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+
+
+def _is_string(feature: Any) -> bool:
+    return _type(feature) in ("string", "large_string")
+
+
+def _type(feature: Any) -> str:
+    return str(getattr(feature, "dtype", type(feature).__name__))
+
+
+def _class_names(features: Any, label: str | None) -> list[str]:
+    feature = features[label] if label else None
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else []

@@ -1,0 +1,125 @@
+"""Bytes, a path or a PIL image become an upright RGB picture; the one place where bad pictures are judged.
+
+Builder and query share `load_picture`, so a picture gets the same pixels wherever it comes from.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from retrieval.errors import PictureError
+
+MAX_PIXELS = 80_000_000  # a 2026 phone's 50 MP with room to spare; decoded it takes 240 MB
+MAX_BYTES = 64 * 2**20
+WHITE = (255, 255, 255)
+
+# Formats whose decoders start no other program and fetch nothing. Pillow's EPS decoder would run Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO", "PPM", "TGA", "ICO", "JPEG2000")
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+PictureSource = bytes | Path | Image.Image
+
+
+def read_bytes(source: bytes | Path) -> bytes:
+    """Return the encoded bytes of a picture.
+
+    Raises:
+        PictureError: the file cannot be read, is empty or is larger than `MAX_BYTES`.
+    """
+    if isinstance(source, Path):
+        try:
+            size = source.stat().st_size
+            data = source.read_bytes() if size <= MAX_BYTES else b""
+        except OSError as error:
+            raise PictureError(f"The picture file cannot be read: {error.strerror or error}.") from error
+    else:
+        size, data = len(source), source
+    if size > MAX_BYTES:
+        raise PictureError(
+            f"The picture file has {size / 2**20:.0f} MB; the limit is {MAX_BYTES // 2**20} MB. Save it smaller."
+        )
+    if not size:
+        raise PictureError("The picture file is empty (0 bytes). Choose another file.")
+    return data
+
+
+def load_picture(source: PictureSource) -> Image.Image:
+    """Return the picture upright, in RGB, with transparency laid on white.
+
+    EXIF orientation is applied; of an animation the first frame is taken; 16-bit and float channels are
+    scaled to 8 bits. Colour profiles are not applied, as in CLIP's published preprocessing.
+
+    Args:
+        source: encoded bytes, the path of a file, or a PIL image.
+
+    Raises:
+        PictureError: not a picture, damaged, empty, or larger than the limits.
+    """
+    if isinstance(source, Image.Image):
+        return _to_upright_rgb(source)
+    data = read_bytes(source)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image.size)
+            return _to_upright_rgb(image)
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(_too_large()) from error
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            "That file is not a picture this program can read. Use JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
+        # Pillow's decoders raise all of these on damaged files.
+        raise PictureError(
+            "The picture is damaged or cut off and cannot be decoded. Save it again or choose another."
+        ) from error
+
+
+def fit_within(picture: Image.Image, longest: int) -> Image.Image:
+    """Return the RGB picture shrunk (never enlarged) so that its longer side is at most `longest` pixels."""
+    copy = picture.copy()
+    copy.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return copy
+
+
+def _too_large(size: tuple[int, int] | None = None) -> str:
+    shape = f" ({size[0]:,} x {size[1]:,})" if size else ""
+    return f"The picture has too many pixels{shape}; the limit is {MAX_PIXELS // 10**6} megapixels. Shrink it."
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise PictureError(_too_large(size))
+    if min(size) < 1:
+        raise PictureError("The picture has no pixels. Choose another file.")
+
+
+def _to_upright_rgb(image: Image.Image) -> Image.Image:
+    _check_size(image.size)
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        return _to_eight_bits(upright).convert("RGB")
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        canvas = Image.new("RGB", layer.size, WHITE)
+        canvas.paste(layer, mask=layer.getchannel("A"))
+        return canvas
+    # A picture that is RGB already keeps its pixels but must not keep a closed file or its metadata.
+    return upright.convert("RGB") if upright.mode != "RGB" else Image.frombytes("RGB", upright.size, upright.tobytes())
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale wide channels to 0..255: 16-bit by its full range, float by 1.0 or by the largest value."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(values.max(initial=0.0))
+    if image.mode.startswith("I"):
+        full = 65535.0 if top <= 65535 else top
+    else:
+        full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
+    return Image.fromarray(np.clip(np.rint(values / full * 255), 0, 255).astype(np.uint8))

@@ -1,0 +1,178 @@
+"""The four metrics: formula, direction, the view of a vector that each compares, and their order.
+
+A metric is a *view* of the vectors (as is, unit length, or centred and unit length) and a comparison in that
+view. In its view every metric but L1 is native to an index of nearest neighbours: L2 as Euclidean distance,
+cosine and correlation as an inner product.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Vectors = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
+
+SCAN_MARGIN = 1e-5  # float32 rounding of a blocked dot product of 10^4 terms, relative, with room to spare
+REFINE_BYTES = 32 * 2**20  # float64 temporaries of one block while candidates are scored again
+
+
+class Metric(StrEnum):
+    """L1 (Manhattan distance), L2 (Euclidean distance), cosine similarity, correlation (Pearson's r)."""
+
+    L1 = "l1"
+    L2 = "l2"
+    COSINE = "cosine"
+    CORRELATION = "correlation"
+
+
+class View(StrEnum):
+    """How a vector is looked at before two are compared."""
+
+    PLAIN = "plain"
+    UNIT = "unit"
+    CENTRED = "centred"
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a metric means: its formula in words, its view, and which way its scores point."""
+
+    title: str
+    formula: str
+    view: View
+    smaller_is_closer: bool
+
+
+DEFINITIONS = {
+    Metric.L1: Definition("L1", "sum of |a - b|", View.PLAIN, True),
+    Metric.L2: Definition("L2", "square root of the sum of (a - b)²", View.PLAIN, True),
+    Metric.COSINE: Definition("Cosine", "a·b / (|a| |b|)", View.UNIT, False),
+    Metric.CORRELATION: Definition("Correlation", "cosine of a - mean(a) and b - mean(b)", View.CENTRED, False),
+}
+
+
+def view_of(view: View, vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return the vectors, shape (n, d), in a view; a zero (or constant, if centred) vector becomes zero.
+
+    The dtype is kept. Zero vectors thus have cosine and correlation 0 with everything, never NaN.
+    """
+    if view is View.PLAIN:
+        return vectors
+    if view is View.CENTRED:
+        centred = vectors - vectors.mean(axis=-1, keepdims=True)
+        # What is left of a constant vector is rounding, not shape.
+        noise = 4 * np.finfo(vectors.dtype).eps * np.abs(vectors).max(axis=-1, keepdims=True, initial=0)
+        vectors = np.where(np.abs(centred).max(axis=-1, keepdims=True, initial=0) <= noise, 0, centred)
+    norms = np.sqrt(np.square(vectors).sum(axis=-1, keepdims=True))
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+
+def score_pairs(
+    metric: Metric, query: npt.NDArray[np.floating], gallery: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """Return the metric's value between one query, shape (d,), and each of n vectors, shape (n, d), in float64.
+
+    Row by row with the same arithmetic, so equal vectors get bit-equal scores.
+    """
+    definition = DEFINITIONS[metric]
+    a = view_of(definition.view, np.asarray(query, np.float64)[None])
+    scores = np.empty(len(gallery))
+    block = max(1, REFINE_BYTES // (8 * max(1, a.shape[1])))
+    for start in range(0, len(gallery), block):
+        b = view_of(definition.view, np.asarray(gallery[start : start + block], np.float64))
+        if metric is Metric.L1:
+            part = np.abs(b - a).sum(axis=1)
+        elif metric is Metric.L2:
+            part = np.sqrt(np.square(b - a).sum(axis=1))
+        else:
+            part = np.clip((b * a).sum(axis=1), -1.0, 1.0)
+        scores[start : start + block] = part
+    return scores
+
+
+def closeness(metric: Metric, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return scores turned so that smaller is closer, whatever the metric's direction."""
+    return scores if DEFINITIONS[metric].smaller_is_closer else -scores
+
+
+class Scan:
+    """An exact scan of one matrix of gallery vectors by any metric, in float32, many queries at once.
+
+    Cosine and correlation need no second matrix: with the norms known, both are a dot product with the plain
+    vectors, since sum (g - mean g)(q - mean q) = sum g (q - mean q).
+    """
+
+    def __init__(self, vectors: Vectors) -> None:
+        """Take gallery vectors of shape (n, d), float32, and their norms once."""
+        self.vectors = torch.from_numpy(vectors)
+        self.squares = torch.empty(len(vectors))
+        self.centred_norms = torch.empty(len(vectors))
+        width = max(1, vectors.shape[1])
+        block = max(1, REFINE_BYTES // (8 * width))
+        for start in range(0, len(vectors), block):
+            part = self.vectors[start : start + block].double()
+            squares = part.square().sum(1)
+            part -= part.mean(1, keepdim=True)
+            centred = part.square().sum(1)
+            self.squares[start : start + block] = squares.float()
+            self.centred_norms[start : start + block] = torch.where(
+                centred <= 1e-12 * squares, 0.0, centred.sqrt()
+            ).float()
+
+    def scores(self, metric: Metric, queries: Vectors) -> Scores:
+        """Return the metric between each of m queries, shape (m, d), and the n gallery vectors: shape (m, n)."""
+        q = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+        if metric is Metric.L1:
+            return torch.cdist(q, self.vectors, p=1).numpy()
+        if metric is Metric.L2:
+            square = self.squares - 2 * (q @ self.vectors.T) + q.square().sum(1, keepdim=True)
+            return square.clamp_min_(0).sqrt_().numpy()
+        view = DEFINITIONS[metric].view
+        unit = torch.from_numpy(view_of(view, q.numpy().astype(np.float64)).astype(np.float32))
+        norms = self.centred_norms if view is View.CENTRED else self.squares.sqrt()
+        dots = unit @ self.vectors.T
+        return torch.where(norms > 0, dots / norms, 0.0).clamp_(-1, 1).numpy()
+
+    def candidates(self, metric: Metric, query: Vectors, k: int) -> npt.NDArray[np.intp]:
+        """Return every position that can be among the k closest once float32 rounding is taken into account.
+
+        Ties at the k-th place are all included, so that the exact order can decide among them.
+        """
+        near = closeness(metric, self.scores(metric, query[None])[0])
+        k = min(k, len(near))
+        if k == len(near):
+            return np.arange(len(near))
+        kth = float(np.partition(near, k - 1)[k - 1])
+        if metric is Metric.L2:
+            # The square is a difference of large numbers: its error is relative to those, not to itself.
+            scale = float(self.squares.max()) + float(np.square(query).sum())
+            return np.flatnonzero(np.square(near) <= kth**2 + SCAN_MARGIN * scale)
+        slack = SCAN_MARGIN * (abs(kth) if metric is Metric.L1 else 1.0)
+        return np.flatnonzero(near <= kth + slack)
+
+
+def closest(
+    metric: Metric,
+    query: npt.NDArray[np.floating],
+    gallery: npt.NDArray[np.floating],
+    positions: npt.NDArray[np.intp],
+    k: int,
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Order candidate positions by the metric's exact value and return the k closest with their scores.
+
+    Both engines end here: an engine only proposes candidates. Ties go by position, which is gallery order.
+
+    Args:
+        metric: the metric.
+        query: one vector, shape (d,).
+        gallery: all gallery vectors, shape (n, d); only the candidates' rows are read.
+        positions: candidate rows, shape (c,).
+        k: how many to return, at most c.
+    """
+    positions = np.sort(positions)
+    scores = score_pairs(metric, query, gallery[positions])
+    order = np.argsort(closeness(metric, scores), kind="stable")[:k]
+    return positions[order], scores[order]
