@@ -15,50 +15,14 @@ from datasets.utils.file_utils import xopen
 
 from retrieval import hub
 from retrieval.errors import GalleryError, PictureError
+from retrieval.source import GallerySource
 
-BUNDLED_GALLERY = Path(__file__).resolve().parents[1] / "assets" / "gallery"
-BUNDLED_NAME = "icons"
 SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 CAPTION_LENGTH = 200  # characters; longer captions are cut, since they are only shown
 
 # What a row that cannot be fetched or decoded by the data set itself may raise.
 ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
-
-
-@dataclass(frozen=True)
-class GallerySource:
-    """Which rows of which data set make up a gallery, and which of its columns mean what."""
-
-    dataset: str
-    config: str | None = None
-    split: str | None = None
-    revision: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    caption_column: str | None = None
-    limit: int | None = None
-    streaming: bool = False
-
-    @property
-    def path(self) -> Path | None:
-        """The local file or folder, or None for a Hub id."""
-        path = Path(self.dataset).expanduser()
-        return path.resolve() if path.exists() else None
-
-    @property
-    def identity(self) -> tuple[str, str | None, str | None]:
-        """What makes two sources the same data set, whatever the limit or the columns."""
-        return (str(self.path or self.dataset), self.config, self.split)
-
-    @property
-    def slug(self) -> str:
-        """A name for the gallery, fit for a folder: `org--name` of a Hub id, the folder's own name else."""
-        path = self.path
-        if path == BUNDLED_GALLERY:
-            return BUNDLED_NAME
-        name = path.stem if path else self.dataset.replace("/", "--")
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "gallery"
 
 
 @dataclass(frozen=True)
@@ -132,12 +96,12 @@ class Gallery:
                     count = len(next(iter(columns.values())))
                     yield start, [{name: values[i] for name, values in columns.items()} for i in range(count)]
             return
-        start, rows = 0, []
+        start, rows = 0, list[dict[str, Any]]()
         try:
             for row in self._data:
-                rows.append(row if wanted(start) else None)
+                rows.append(row)
                 if len(rows) == size:
-                    if rows[0] is not None:
+                    if wanted(start):
                         yield start, rows
                     start, rows = start + size, []
         except (OSError, ValueError, pa.ArrowInvalid) as error:
@@ -145,7 +109,7 @@ class Gallery:
                 f"Reading {self.source.dataset} stopped after row {start + len(rows)}: {hub.first_line(error)} "
                 "Run the same command again to go on from there."
             ) from error
-        if rows and rows[0] is not None:
+        if rows and wanted(start):
             yield start, rows
 
     def _item(self, row: int, values: dict[str, Any]) -> Item:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Vectors = npt.NDArray[np.float32]
+from retrieval.features import Vectors
+
 Scores = npt.NDArray[np.float32]
 
 SCAN_MARGIN = 1e-5  # float32 rounding of a blocked dot product of 10^4 terms, relative, with room to spare
@@ -67,7 +68,8 @@ def view_of(view: View, vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.flo
         noise = 4 * np.finfo(vectors.dtype).eps * np.abs(vectors).max(axis=-1, keepdims=True, initial=0)
         vectors = np.where(np.abs(centred).max(axis=-1, keepdims=True, initial=0) <= noise, 0, centred)
     norms = np.sqrt(np.square(vectors).sum(axis=-1, keepdims=True))
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    unit: npt.NDArray[np.floating] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return unit
 
 
 def score_pairs(

@@ -18,8 +18,28 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 SIZE = 192  # pixels; the packages hold 256 x 256
-QUERIES = """1f408 1f40a 1f697 1f355 1f3b8 1f98b 26bd 1f335 1f3f0 1f98a
-1f682 1f422 1f34e 1f986 1f9f2 1f30b 1f3af 1f9a9 1f981 1f382""".split()
+QUERIES = [
+    "1f408",
+    "1f40a",
+    "1f697",
+    "1f355",
+    "1f3b8",
+    "1f98b",
+    "26bd",
+    "1f335",
+    "1f3f0",
+    "1f98a",
+    "1f682",
+    "1f422",
+    "1f34e",
+    "1f986",
+    "1f9f2",
+    "1f30b",
+    "1f3af",
+    "1f9a9",
+    "1f981",
+    "1f382",
+]
 
 
 def on_white(path: Path, size: int) -> bytes:

@@ -14,6 +14,7 @@ from retrieval.errors import ModelError
 
 log = logging.getLogger(__name__)
 
+DTYPES = ("bfloat16", "float16", "float32")
 BUNDLED = "mini"
 BUNDLED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "mini-clip"
 AUTO = "auto"
@@ -22,6 +23,21 @@ AUTO_MODEL = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # the original pipeline's 
 SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 DIGESTED = {".json", ".txt", ".model", ".safetensors", ".bin"}
 REMEDY = "Or take the bundled model with --model mini, or a downloaded one with --model FOLDER."
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What an embedding depends on; two embeddings are comparable only if this is equal."""
+
+    name: str
+    revision: str
+    preprocessing: str
+    dtype: str
+    dimensions: int
+
+    def __str__(self) -> str:
+        """Return a short form for people."""
+        return f"{self.name} ({self.dtype})"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,10 @@ from PIL import Image
 from torch.nn import functional
 
 from retrieval.errors import ModelError, QueryError
-from retrieval.features.choice import ModelChoice
-from retrieval.metrics import Vectors
+from retrieval.features import Vectors
+from retrieval.features.choice import ModelChoice, ModelIdentity
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 LONGEST_RATIO = 8  # beyond this a centre-cropping model would enlarge a ribbon to gigabytes to look at its middle
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What an embedding depends on; two embeddings are comparable only if this is equal."""
-
-    name: str
-    revision: str
-    preprocessing: str
-    dtype: str
-    dimensions: int
-
-    def __str__(self) -> str:
-        """Return a short form for people."""
-        return f"{self.name} ({self.dtype})"
 
 
 def best_device() -> str:
@@ -73,16 +56,17 @@ class ClipEncoder:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # untyped in transformers
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
         self.choice = choice
         self.device = device or best_device()
         self.dtype = best_dtype(self.device) if dtype == "auto" else dtype
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            model = AutoModel.from_pretrained(choice.folder, dtype=DTYPES[self.dtype], **local)
-            self._processor = AutoImageProcessor.from_pretrained(choice.folder, backend="pil", **local)
+            model = AutoModel.from_pretrained(choice.folder, dtype=getattr(torch, self.dtype), **local)
+            processors: Any = AutoImageProcessor
+            self._processor = processors.from_pretrained(choice.folder, backend="pil", **local)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(
@@ -95,7 +79,7 @@ class ClipEncoder:
                 "Choose a CLIP-like model (CLIP, SigLIP, VisionTextDualEncoder)."
             )
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(choice.folder, **local)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(choice.folder, **local)
         except (OSError, ValueError, KeyError, ImportError):
             self._tokenizer = None  # pictures still work; a text is refused in `embed_texts`
         self._model = model.eval().to(self.device, memory_format=torch.channels_last)
@@ -110,8 +94,8 @@ class ClipEncoder:
     def preprocess(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Return upright RGB pictures as the model's input, shape (n, 3, height, width); safe in any thread."""
         ready = [self._trim(picture) for picture in pictures]
-        pixels = self._processor(images=ready, return_tensors="pt")["pixel_values"]
-        return pixels.to(DTYPES[self.dtype]).contiguous(memory_format=torch.channels_last)
+        pixels: torch.Tensor = self._processor(images=ready, return_tensors="pt")["pixel_values"]
+        return pixels.to(getattr(torch, self.dtype)).contiguous(memory_format=torch.channels_last)
 
     def forward(self, pixels: torch.Tensor) -> Vectors:
         """Return the projected, L2-normalised embeddings, shape (n, d), float32, of preprocessed pictures."""

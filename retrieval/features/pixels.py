@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from retrieval.metrics import Vectors
+from retrieval.features import Vectors
 
 DEFAULT_SIZE = 32  # P@5 on photos does not change between 16 and 64
 

@@ -1,0 +1,335 @@
+"""Builds the index of a gallery: data set -> features -> ChromaDB; stopped at any moment, it goes on where it was."""
+
+import io
+import json
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from retrieval.errors import IndexingError, PictureError
+from retrieval.features import Features, Vectors
+from retrieval.features.clip import ClipEncoder
+from retrieval.features.pixels import embed_pixels
+from retrieval.gallery import Gallery, Item
+from retrieval.images import fit_within, load_picture
+from retrieval.manifest import FORMAT, SKIPPED_LISTED, Manifest, Skipped, publish_manifest, read_manifest
+from retrieval.store import IndexInUse, Store, own
+
+ROWS_AT_ONCE = 64  # rows of one write; also the unit of resuming
+LOOK_AHEAD = 2  # batches decoded while the model works on another
+THUMBNAIL_SIZE = 256  # pixels of the longer side
+THUMBNAIL_FOLDER_ROWS = 1000
+ITEMS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("label", pa.string()), ("caption", pa.string())])
+
+Progress = Callable[[int, int | None], None]
+"""Told how many rows are done, and of how many (None if nobody knows)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The finished build, and whether this run had anything to do."""
+
+    manifest: Manifest
+    already_done: bool
+    added: int
+    resumed_from: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    item: Item
+    pixels: Vectors
+    clip: torch.Tensor
+    thumbnail: bytes
+
+
+def thumbnail_path(build: Path, row: int) -> Path:
+    """Return where the thumbnail of a row lies; folders hold at most `THUMBNAIL_FOLDER_ROWS` files."""
+    return build / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}.webp"
+
+
+def build_index(
+    root: Path,
+    name: str,
+    gallery: Gallery,
+    encoder: ClipEncoder,
+    *,
+    pixel_size: int,
+    batch_size: int,
+    workers: int,
+    rebuild: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Outcome:
+    """Bring the index of a gallery up to date and publish it.
+
+    A build goes into a folder of its own and replaces an older one only when it is complete, so that readers
+    never see half an index.
+
+    Args:
+        root: the index folder, which may hold several galleries.
+        name: the gallery's name, a folder below `root`.
+        gallery: the opened data set.
+        encoder: the CLIP model.
+        pixel_size: side of the square that raw pixels are compared in.
+        batch_size: pictures in one forward pass.
+        workers: threads that decode and preprocess.
+        rebuild: make it anew even if it is complete.
+        progress: called after every batch.
+
+    Raises:
+        IndexingError: the gallery's name is taken by another data set, or the index is in use or not writable.
+        GalleryError: the data set cannot be read on.
+    """
+    started = time.perf_counter()
+    folder = root / name
+    fingerprint = _fingerprint(gallery, encoder, pixel_size)
+    published = _published(folder, rebuild)
+    if published and not rebuild:
+        if published.source.identity != gallery.source.identity:
+            raise IndexingError(
+                f"The gallery {name!r} in {root} holds another data set ({published.source.dataset}). "
+                "Choose another name with --gallery, or replace it with --rebuild."
+            )
+        if published.fingerprint == fingerprint:
+            return Outcome(published, True, 0, published.pictures, time.perf_counter() - started)
+    build = folder / f"build-{fingerprint}"
+    if published and published.build == build.name:
+        build = folder / f"{build.name}-again"
+    store = _open(build, rebuild)
+    try:
+        done = store.rows()
+        for count in _fill(store, gallery, encoder, done, pixel_size, batch_size, workers):
+            progress(count, gallery.total)
+        rows, skipped = store.rows(), _read_skipped(build)
+        if not len(rows):
+            raise IndexingError(f"None of the {len(skipped)} pictures could be used: {_reasons(skipped)}.")
+        store.drop_rows_except(rows)
+        _export(store, rows)
+    finally:
+        store.close()
+    seconds = time.perf_counter() - started
+    manifest = Manifest(
+        gallery=name,
+        build=build.name,
+        source=gallery.source,
+        fingerprint=fingerprint,
+        model=encoder.identity,
+        pixel_size=pixel_size,
+        pictures=len(rows),
+        skipped=len(skipped),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 1),
+        bytes=sum(file.stat().st_size for file in build.rglob("*") if file.is_file()),
+        skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
+    )
+    try:
+        publish_manifest(folder, manifest)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    sweep(folder)
+    return Outcome(manifest, False, len(rows) - len(done), len(done), seconds)
+
+
+def summary(outcome: Outcome) -> str:
+    """Return the closing lines of a build, for people."""
+    manifest = outcome.manifest
+    if outcome.already_done:
+        return (
+            f"{manifest.gallery}: nothing to do, {manifest.pictures:,} pictures are indexed "
+            f"with {manifest.model} since {manifest.created}."
+        )
+    lines = [
+        f"{manifest.gallery}: {manifest.pictures:,} pictures indexed with {manifest.model} "
+        f"({outcome.added:,} now, {outcome.resumed_from:,} before)",
+        f"skipped:  {manifest.skipped:,}"
+        + (f" ({_reasons(manifest.skipped_pictures)})" if manifest.skipped_pictures else ""),
+        f"time:     {outcome.seconds:.1f} s, {outcome.added / max(outcome.seconds, 1e-9):.1f} pictures/s",
+        f"on disk:  {manifest.bytes / 1e6:,.1f} MB ({manifest.bytes:,} bytes)",
+    ]
+    lines += [f"  skipped {each.id}: {each.reason}" for each in manifest.skipped_pictures[:20]]
+    if manifest.skipped > 20:
+        lines.append(f"  ... and {manifest.skipped - 20:,} more; the first {SKIPPED_LISTED:,} are in manifest.json")
+    return "\n".join(lines)
+
+
+def sweep(folder: Path) -> None:
+    """Delete builds that are neither published nor in use, and what a stopped publication left behind."""
+    published = read_manifest(folder)
+    for leftover in folder.glob("manifest.json.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    for build in folder.glob("build-*"):
+        if published and build.name == published.build:
+            continue
+        try:
+            lock = own(build)
+        except IndexInUse:
+            continue  # somebody still reads it; a later sweep takes it
+        shutil.rmtree(build, ignore_errors=True)
+        lock.release()
+
+
+def _fingerprint(gallery: Gallery, encoder: ClipEncoder, pixel_size: int) -> str:
+    parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE)
+    return sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _published(folder: Path, rebuild: bool) -> Manifest | None:
+    try:
+        return read_manifest(folder)
+    except IndexingError:
+        if not rebuild:
+            raise
+        return None  # what cannot be read is replaced
+
+
+def _open(build: Path, rebuild: bool) -> Store:
+    """Open the store of a build, unfinished or new; with `rebuild` a damaged one is started over."""
+    try:
+        return Store(build)
+    except IndexInUse:
+        raise
+    except IndexingError:
+        if not rebuild or not build.is_dir():
+            raise
+        shutil.rmtree(build, ignore_errors=True)
+        return Store(build)
+
+
+def _fill(
+    store: Store,
+    gallery: Gallery,
+    encoder: ClipEncoder,
+    done: npt.NDArray[np.int64],
+    pixel_size: int,
+    batch_size: int,
+    workers: int,
+) -> Iterator[int]:
+    """Write every batch that is not in the store yet, yielding how many rows are behind us.
+
+    Batches always span the same rows, so that a picture is embedded in the same company, and so to the same
+    bits, however often the build was stopped.
+    """
+    complete = {int(start) for start in np.unique(done // ROWS_AT_ONCE) * ROWS_AT_ONCE}
+    count = sum(min(ROWS_AT_ONCE, (gallery.total or start + ROWS_AT_ONCE) - start) for start in complete)
+    yield count
+    waiting: deque[tuple[list[Item], list[Future[_Prepared | Skipped]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+    try:
+        for items in gallery.batches(ROWS_AT_ONCE, wanted=lambda start: start not in complete):
+            waiting.append((items, [pool.submit(_prepare, item, encoder, pixel_size) for item in items]))
+            if len(waiting) > LOOK_AHEAD:
+                count += _write(store, encoder, batch_size, *waiting.popleft())
+                yield count
+        while waiting:
+            count += _write(store, encoder, batch_size, *waiting.popleft())
+            yield count
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare(item: Item, encoder: ClipEncoder, pixel_size: int) -> _Prepared | Skipped:
+    """Do all of a picture's work that is not the model's; runs in a worker thread."""
+    try:
+        if isinstance(item.picture, PictureError):
+            raise item.picture
+        picture = load_picture(item.picture)
+    except PictureError as error:
+        return Skipped(item.row, item.id, str(error))
+    thumbnail = io.BytesIO()
+    fit_within(picture, THUMBNAIL_SIZE).save(thumbnail, "WEBP", quality=85)
+    return _Prepared(item, embed_pixels([picture], pixel_size), encoder.preprocess([picture]), thumbnail.getvalue())
+
+
+def _write(
+    store: Store, encoder: ClipEncoder, batch_size: int, items: list[Item], futures: list[Future[_Prepared | Skipped]]
+) -> int:
+    """Embed and write one batch; thumbnails and reasons first, vectors last. Returns its number of rows."""
+    results = [future.result() for future in futures]
+    ready = [each for each in results if isinstance(each, _Prepared)]
+    try:
+        _append_skipped(store.folder, [each for each in results if isinstance(each, Skipped)])
+        for each in ready:
+            path = thumbnail_path(store.folder, each.item.row)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(each.thumbnail)
+    except OSError as error:
+        raise _cannot_write(store.folder, error) from error
+    if ready:
+        parts = [ready[start : start + batch_size] for start in range(0, len(ready), batch_size)]
+        clip = np.concatenate([encoder.forward(torch.cat([each.clip for each in part])) for part in parts])
+        pixels = np.concatenate([each.pixels for each in ready])
+        store.write([each.item for each in ready], {Features.PIXELS: pixels, Features.CLIP: clip})
+    return len(items)
+
+
+def _append_skipped(build: Path, skipped: list[Skipped]) -> None:
+    if skipped:
+        with (build / "skipped.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(each)) + "\n" for each in skipped)
+
+
+def _read_skipped(build: Path) -> list[Skipped]:
+    """Return what was skipped so far, by row; a row that was tried again counts once."""
+    path = build / "skipped.jsonl"
+    found: dict[int, Skipped] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            each = Skipped(**json.loads(line))
+        except (ValueError, TypeError):
+            continue  # a line cut off when the builder was killed; its batch was tried again
+        found[each.row] = each
+    return [found[row] for row in sorted(found)]
+
+
+def _export(store: Store, rows: npt.NDArray[np.int64]) -> None:
+    """Copy items and plain vectors from Chroma, in gallery order, to files that any number of readers can map."""
+    try:
+        for features in Features:
+            path = store.folder / f"{features}.npy"
+            matrix: np.memmap[Any, np.dtype[np.float32]] | None = None
+            writer = pq.ParquetWriter(store.folder / "items.tmp", ITEMS) if features is Features.CLIP else None
+            start = 0
+            for vectors, metadata in store.read(rows, features):
+                if matrix is None:
+                    shape = (len(rows), vectors.shape[1])
+                    matrix = np.lib.format.open_memmap(f"{path}.tmp", "w+", np.dtype(np.float32), shape)
+                stop = start + len(vectors)
+                matrix[start:stop] = vectors
+                if writer:
+                    columns: dict[str, Any] = {name: [each[name] for each in metadata] for name in ITEMS.names[1:]}
+                    writer.write_table(pa.table({"row": rows[start:stop], **columns}, schema=ITEMS))
+                start = stop
+            if matrix is not None:
+                matrix.flush()
+                Path(f"{path}.tmp").replace(path)
+            if writer:
+                writer.close()
+                (store.folder / "items.tmp").replace(store.folder / "items.parquet")
+    except OSError as error:
+        raise _cannot_write(store.folder, error) from error
+
+
+def _cannot_write(folder: Path, error: OSError) -> IndexingError:
+    return IndexingError(
+        f"The index in {folder} cannot be written: {error.strerror or error}. "
+        "Make room or give access, then run the same command again; it goes on where it stopped."
+    )
+
+
+def _reasons(skipped: Iterable[Skipped]) -> str:
+    counted = Counter(each.reason for each in skipped)
+    return "; ".join(f"{count} x {reason}" for reason, count in counted.most_common(3))

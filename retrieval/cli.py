@@ -1,0 +1,204 @@
+"""The command line: `python -m retrieval search | evaluate | info`."""
+
+import argparse
+import json
+import logging
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from retrieval import hub, settings
+from retrieval.errors import QueryError, RetrievalError
+
+EXAMPLES = """examples:
+  python -m retrieval search cat.jpg --top-k 5
+  python -m retrieval search cat.jpg --features pixels --metric l1 --engine chroma --plot hits.png
+  python -m retrieval search cat.jpg --json | jq .hits
+  python -m retrieval evaluate                        leave-one-out over the gallery's labels
+  python -m retrieval evaluate --queries test_photos  class folders as queries
+  python -m retrieval info
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return the exit code: 0 done, 2 a worded error, 130 stopped."""
+    flags, chosen = settings.parse(_parser(), arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    hub.bound_access()
+    try:
+        {"search": _search, "evaluate": _evaluate, "info": _info}[flags.command](flags, chosen)
+    except RetrievalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0  # the reader, such as `head`, has seen enough
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m retrieval", description="Search a gallery by picture.", epilog=EXAMPLES, formatter_class=raw
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    search = commands.add_parser("search", help="rank the gallery by a picture", epilog=EXAMPLES, formatter_class=raw)
+    search.add_argument("image", type=Path, metavar="IMAGE", help="the query picture")
+    search.add_argument("--features", default="clip", metavar="pixels|clip", help="default: %(default)s")
+    search.add_argument("--metric", default="cosine", metavar="l1|l2|cosine|correlation", help="default: %(default)s")
+    search.add_argument("--engine", default="exact", metavar="exact|chroma", help="default: %(default)s")
+    search.add_argument("--top-k", type=int, default=10, metavar="K", help="how many (default: %(default)s)")
+    search.add_argument("--plot", type=Path, metavar="PNG", help="draw the query and its ranked results")
+
+    evaluate = commands.add_parser(
+        "evaluate", help="P@1, P@5 and mAP of every features x metric", epilog=EXAMPLES, formatter_class=raw
+    )
+    evaluate.add_argument(
+        "--queries", metavar="DIR", help="labelled query pictures, one folder a class (default: leave-one-out)"
+    )
+    evaluate.add_argument("--engine", default="exact", metavar="exact|chroma", help="default: %(default)s")
+    evaluate.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="leave-one-out over N random pictures, 0 for all (default: at most 2000)",
+    )
+
+    info = commands.add_parser("info", help="galleries, models, versions", epilog=EXAMPLES, formatter_class=raw)
+    for command in (search, evaluate, info):
+        settings.add_index_flag(command)
+        command.add_argument("--json", action="store_true", help="print JSON")
+    for command in (search, evaluate):
+        settings.add_gallery_flag(command, "which gallery of the index (default: its only or first one)")
+    return parser
+
+
+def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
+    from retrieval import words
+    from retrieval.features import Features
+    from retrieval.indexes import Indexes
+    from retrieval.metrics import Metric
+    from retrieval.search import Engine, Query, Searcher, checked_top_k, one_of
+
+    searcher = Searcher(Indexes(chosen.index))
+    query = Query(
+        picture=flags.image,
+        features=one_of(Features, flags.features),
+        metric=one_of(Metric, flags.metric),
+        engine=one_of(Engine, flags.engine),
+        top_k=checked_top_k(flags.top_k),
+        gallery=chosen.gallery or "",
+    )
+    ranking = searcher.search(query)
+    if flags.plot:
+        from retrieval.plot import plot_ranking
+
+        plot_ranking(ranking, searcher.indexes.get(ranking.gallery), flags.image, flags.plot)
+    if flags.json:
+        print(json.dumps(ranking.to_json(), indent=1, ensure_ascii=False))
+        return
+    for hit in ranking.hits:
+        print(f"{hit.rank:4}  {words.number(hit.score):>8}  {words.name_of(hit):30.30}  {hit.label:20.20}  {hit.id}")
+    print(f"\n{words.timings(ranking)}\n{words.explain(query.features, query.metric, query.engine)}")
+    if flags.plot:
+        print(f"plot: {flags.plot}")
+
+
+def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
+    from tqdm import tqdm
+
+    from retrieval import evaluation, words
+    from retrieval.features import Features
+    from retrieval.indexes import Indexes
+    from retrieval.metrics import Metric
+    from retrieval.search import Engine, Searcher, one_of
+
+    engine = one_of(Engine, flags.engine)
+    searcher = Searcher(Indexes(chosen.index))
+    index = searcher.indexes.get(chosen.gallery or "")
+    if flags.queries:
+        queries = evaluation.from_folder(index, searcher.encoders.get(index.manifest.model), flags.queries)
+        method = f"{len(queries.labels):,} queries from {flags.queries}"
+    else:
+        if flags.sample is not None and flags.sample < 0:
+            raise QueryError("--sample must be 0 (all) or more.")
+        sample = evaluation.SAMPLE if flags.sample is None else flags.sample or None
+        queries = evaluation.leave_one_out(index, sample)
+        method = f"leave-one-out over {len(queries.labels):,} pictures"
+    with tqdm(total=len(Features) * len(Metric), unit=" combinations", file=sys.stderr, leave=False) as bar:
+        results = []
+        for result in evaluation.evaluate(index, queries, engine):
+            results.append(result)
+            bar.update()
+    manifest = index.manifest
+    if flags.json:
+        about = {"gallery": manifest.gallery, "model": manifest.model.name, "dtype": manifest.model.dtype}
+        rows = [result.to_json() for result in results]
+        print(json.dumps({**about, "method": method, "pictures": len(index), "results": rows}, indent=1))
+        return
+    print(f"{manifest.gallery}: {len(index):,} pictures, {method}, {manifest.model}\n")
+    print("| features | metric | engine | P@1 | P@5 | mAP |\n|---|---|---|---|---|---|")
+    for r in results:
+        mean = "-" if r.map is None else f"{r.map:.3f}"
+        print(
+            f"| {words.FEATURES[r.features]} | {words.METRICS[r.metric]} | {words.ENGINES[r.engine]} "
+            f"| {r.p_at_1:.3f} | {r.p_at_5:.3f} | {mean} |"
+        )
+
+
+def _info(flags: argparse.Namespace, chosen: settings.Settings) -> None:
+    import torch
+
+    from retrieval.features.clip import best_device, best_dtype
+    from retrieval.indexes import Indexes
+
+    packages = ("gradio", "transformers", "torch", "chromadb", "datasets", "pillow")
+    device = best_device()
+    galleries: list[dict[str, object]] = []
+    indexes = Indexes(chosen.index)
+    for name in indexes.names():
+        try:
+            manifest = indexes.get(name).manifest
+        except RetrievalError as error:
+            galleries.append({"name": name, "error": str(error)})
+            continue
+        galleries.append(
+            {
+                "name": name,
+                "pictures": manifest.pictures,
+                "skipped": manifest.skipped,
+                "dataset": manifest.source.dataset,
+                "split": manifest.source.split,
+                "model": manifest.model.name,
+                "model_revision": manifest.model.revision,
+                "dtype": manifest.model.dtype,
+                "dimensions": manifest.model.dimensions,
+                "pixel_size": manifest.pixel_size,
+                "created": manifest.created,
+                "bytes": manifest.bytes,
+            }
+        )
+    facts: dict[str, object] = {
+        "index": str(chosen.index),
+        "galleries": galleries,
+        "device": device,
+        "dtype": best_dtype(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
+    if flags.json:
+        print(json.dumps(facts, indent=1))
+        return
+    print(
+        f"index: {chosen.index}" + ("" if galleries else "  (no finished gallery; python index_builder.py makes one)")
+    )
+    for gallery in galleries:
+        print(f"\n{gallery['name']}")
+        print("\n".join(f"  {key:15} {value}" for key, value in gallery.items() if key != "name" and value is not None))
+    print(f"\ndevice {device}, dtype {facts['dtype']}, {facts['threads']} threads, Python {facts['python']}")
+    print(", ".join(f"{name} {version(name)}" for name in packages))

@@ -1,0 +1,193 @@
+"""Finished indexes, opened for reading: items, matrices, thumbnails and ChromaDB of each gallery below one folder."""
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval.builder import thumbnail_path
+from retrieval.errors import IndexingError
+from retrieval.features import Features, Vectors
+from retrieval.manifest import FILE, Manifest, read_manifest, rebuild_command
+from retrieval.metrics import Scan, View
+from retrieval.store import Store
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one picture of the gallery; `position` counts the indexed pictures from 0."""
+
+    position: int
+    id: str
+    label: str
+    caption: str
+
+
+class GalleryIndex:
+    """One gallery's finished index. Matrices are mapped, ChromaDB is opened on first use."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Open the build that the manifest names.
+
+        Raises:
+            IndexingError: files of the build are missing or damaged.
+        """
+        self.manifest = manifest
+        self.build = folder / manifest.build
+        self._opening = threading.Lock()
+        try:
+            self._items = pq.read_table(self.build / "items.parquet", memory_map=True)
+            self.rows: npt.NDArray[np.int64] = self._items["row"].to_numpy()
+        except (OSError, pa.ArrowInvalid, KeyError) as error:
+            raise self._damaged(error) from error
+        if len(self.rows) != manifest.pictures:
+            raise self._damaged(f"{len(self.rows)} of {manifest.pictures} items")
+
+    def __len__(self) -> int:
+        """Return the number of indexed pictures."""
+        return len(self.rows)
+
+    def entry(self, position: int) -> Entry:
+        """Return the item at a position, 0 <= position < len."""
+        values = {name: self._items[name][position].as_py() for name in ("id", "label", "caption")}
+        return Entry(position, **values)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The label of every item, in gallery order; empty text where there is none."""
+        return list(self._items["label"].to_pylist())
+
+    def position_of(self, item_id: str) -> int | None:
+        """Return the first position that has an id, or None."""
+        found = pa.compute.index(self._items["id"], item_id).as_py()
+        return None if found < 0 else int(found)
+
+    def thumbnail(self, position: int) -> Path:
+        """Return the path of an item's thumbnail, a WebP file."""
+        return thumbnail_path(self.build, int(self.rows[position]))
+
+    @property
+    def thumbnails(self) -> Path:
+        """The folder that holds all thumbnails and nothing else."""
+        return self.build / "thumbnails"
+
+    @cached_property
+    def _matrices(self) -> dict[Features, Vectors]:
+        found = {}
+        for features in Features:
+            try:
+                # Copy-on-write, since torch refuses to look at a read-only array; nothing writes to it.
+                matrix = np.load(self.build / f"{features}.npy", mmap_mode="c")
+            except (OSError, ValueError) as error:
+                raise self._damaged(error) from error
+            if matrix.shape != (len(self), self.manifest.dimensions(features)):
+                raise self._damaged(f"{features} has shape {matrix.shape}")
+            found[features] = matrix
+        return found
+
+    def vectors(self, features: Features) -> Vectors:
+        """Return the plain feature vectors of all items, shape (n, d), float32, mapped from disk."""
+        with self._opening:
+            return self._matrices[features]
+
+    def scan(self, features: Features) -> Scan:
+        """Return the exact scan over all items; its norms are computed on first use."""
+        with self._opening:
+            if features not in self._scans:
+                self._scans[features] = Scan(self._matrices[features])
+            return self._scans[features]
+
+    @cached_property
+    def _scans(self) -> dict[Features, Scan]:
+        return {}
+
+    def nearest(self, features: Features, view: View, vector: Vectors, count: int) -> npt.NDArray[np.intp]:
+        """Return the positions of about `count` nearest neighbours by ChromaDB; unordered, see `Store.nearest`.
+
+        Raises:
+            IndexingError: ChromaDB is in use by another process, or damaged.
+        """
+        rows = self._chroma.nearest(features, view, vector, count)
+        return np.searchsorted(self.rows, rows)
+
+    @property
+    def _chroma(self) -> Store:
+        with self._opening:
+            return self._store
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self.build)
+
+    def close(self) -> None:
+        """Give ChromaDB back, if it was opened."""
+        with self._opening:
+            if "_store" in self.__dict__:
+                self._store.close()
+                del self.__dict__["_store"]
+
+    def _damaged(self, reason: object) -> IndexingError:
+        return IndexingError(
+            f"The index in {self.build} is damaged ({reason}). Build it again: {rebuild_command(self.build.parent)}"
+        )
+
+
+class Indexes:
+    """All galleries below an index folder; a newly published build is taken up at the next call."""
+
+    def __init__(self, root: Path, first: str | None = None) -> None:
+        """Look at `root`; nothing is opened yet.
+
+        Args:
+            root: the index folder.
+            first: the gallery that is meant when none is named; by default the first by name.
+        """
+        self.root = root
+        self._first = first
+        self._open: dict[str, tuple[int, GalleryIndex]] = {}
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """Return the names of the finished galleries, the one meant by default first."""
+        found = sorted(path.parent.name for path in self.root.glob(f"*/{FILE}"))
+        return sorted(found, key=lambda name: name != self._first)
+
+    def get(self, name: str = "") -> GalleryIndex:
+        """Return a gallery's index by name; empty means the first.
+
+        Raises:
+            IndexingError: no such gallery, or it cannot be read.
+        """
+        names = self.names()
+        if not names:
+            raise IndexingError(
+                f"There is no finished index in {self.root}. Make one: python index_builder.py --index {self.root}"
+            )
+        if name and name not in names:
+            raise IndexingError(f"There is no gallery {name!r}. There are: {', '.join(names)}.")
+        folder = self.root / (name or names[0])
+        with self._lock:
+            published = (folder / FILE).stat().st_mtime_ns
+            known = self._open.get(folder.name)
+            if known and known[0] == published:
+                return known[1]
+            manifest = read_manifest(folder)
+            if manifest is None:
+                raise IndexingError(f"The gallery {folder.name!r} has just been removed.")
+            index = GalleryIndex(folder, manifest)
+            self._open[folder.name] = (published, index)
+        if known:
+            known[1].close()
+        return index
+
+    def close(self) -> None:
+        """Close every opened index."""
+        with self._lock:
+            for _, index in self._open.values():
+                index.close()
+            self._open.clear()

@@ -1,0 +1,100 @@
+"""What an index says of itself on disk; a gallery is visible to readers once its manifest is published.
+
+index/<gallery>/manifest.json        names the finished build; written last, by rename
+index/<gallery>/build-<digest>/      chroma/, thumbnails/, items.parquet, pixels.npy, clip.npy, lock
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import IndexingError
+from retrieval.features import Features
+from retrieval.features.choice import ModelIdentity
+from retrieval.source import GallerySource
+
+FORMAT = 1
+FILE = "manifest.json"
+SKIPPED_LISTED = 1000  # reasons kept by picture; beyond that they are only counted
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that is not in the index, and why."""
+
+    row: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished build: what it was made from, with what, and what came out."""
+
+    gallery: str
+    build: str
+    source: GallerySource
+    fingerprint: str
+    model: ModelIdentity
+    pixel_size: int
+    pictures: int
+    skipped: int
+    created: str
+    seconds: float
+    bytes: int
+    skipped_pictures: tuple[Skipped, ...] = field(default=())
+    format: int = FORMAT
+
+    def dimensions(self, features: Features) -> int:
+        """Return the length of a feature vector."""
+        return self.model.dimensions if features is Features.CLIP else self.pixel_size**2 * 3
+
+
+def rebuild_command(folder: Path) -> str:
+    """Return the command that makes a gallery anew, for messages."""
+    return f"python index_builder.py --index {folder.parent} --gallery {folder.name} --dataset ... --rebuild"
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the published manifest of a gallery's folder, or None if nothing was published yet.
+
+    Raises:
+        IndexingError: unreadable, or of another format.
+    """
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(folder, str(error)) from error
+    try:
+        values: dict[str, Any] = json.loads(text)
+        if values["format"] != FORMAT:
+            raise IndexingError(
+                f"The index in {folder} has format {values['format']}, this program reads {FORMAT}. "
+                f"Build it again: {rebuild_command(folder)}"
+            )
+        values["source"] = GallerySource(**values["source"])
+        values["model"] = ModelIdentity(**values["model"])
+        values["skipped_pictures"] = tuple(Skipped(**each) for each in values["skipped_pictures"])
+        return Manifest(**values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unreadable(folder, f"{type(error).__name__} {error}") from error
+
+
+def publish_manifest(folder: Path, manifest: Manifest) -> None:
+    """Make a build the visible one, in one step: written under another name, flushed, renamed."""
+    temporary = folder / f"{FILE}.{os.getpid()}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(asdict(manifest), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / FILE)
+
+
+def _unreadable(folder: Path, reason: str) -> IndexingError:
+    return IndexingError(
+        f"The manifest in {folder} cannot be read ({reason}). Build it again: {rebuild_command(folder)}"
+    )

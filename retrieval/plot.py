@@ -1,0 +1,46 @@
+"""A picture of a ranking: the query and its results, in order, with their scores."""
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from retrieval import words
+from retrieval.errors import RetrievalError
+from retrieval.images import PictureSource, fit_within, load_picture
+from retrieval.indexes import GalleryIndex
+from retrieval.search import Ranking
+
+COLUMNS = 6
+CELL = 2.1  # inches
+SHOWN = 60  # results drawn at most
+PIXELS = 256
+
+
+def plot_ranking(ranking: Ranking, index: GalleryIndex, query: PictureSource, target: Path) -> None:
+    """Draw the query and its ranked results into a file; the suffix decides the format.
+
+    Raises:
+        RetrievalError: the file cannot be written.
+    """
+    hits = ranking.hits[:SHOWN]
+    rows = -(-(len(hits) + 1) // COLUMNS)
+    figure = Figure(figsize=(COLUMNS * CELL, rows * CELL * 1.2 + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    title = f"{words.FEATURES[ranking.features]} · {words.METRICS[ranking.metric]} · {words.ENGINES[ranking.engine]}"
+    figure.suptitle(f"{title} · {ranking.gallery}, {ranking.size:,} pictures", fontsize=11)
+    cells = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    for cell in cells:
+        cell.axis("off")
+    cells[0].imshow(fit_within(load_picture(query), PIXELS))
+    cells[0].set_title("query", fontsize=9, fontweight="bold")
+    for cell, hit in zip(cells[1:], hits, strict=False):
+        with Image.open(index.thumbnail(hit.position)) as thumbnail:
+            cell.imshow(thumbnail)
+        name = words.name_of(hit)
+        cell.set_title(f"{hit.rank}. {name[:24]}\n{words.number(hit.score)}", fontsize=8)
+    try:
+        figure.savefig(target, dpi=110)
+    except (OSError, ValueError) as error:
+        raise RetrievalError(f"The plot cannot be written to {target}: {error}. Name a .png file.") from error

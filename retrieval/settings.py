@@ -1,0 +1,176 @@
+"""All settings in one frozen value; the only place that reads flags or the environment.
+
+Every flag has an environment variable of the same name behind `RETRIEVAL_`, in capitals: `--pixel-size 64` is
+`RETRIEVAL_PIXEL_SIZE=64`. A flag wins over the environment.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.features.choice import AUTO, DTYPES
+from retrieval.features.pixels import DEFAULT_SIZE
+from retrieval.source import BUNDLED_GALLERY, GallerySource
+
+PREFIX = "RETRIEVAL_"
+DEFAULT_BATCH = 16  # small batches stay in the processor's cache; larger ones were slower on 2 cores
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person chose, by flag or environment."""
+
+    index: Path
+    dataset: str | None
+    config: str | None
+    split: str | None
+    revision: str | None
+    image_column: str | None
+    label_column: str | None
+    caption_column: str | None
+    limit: int | None
+    streaming: bool
+    gallery: str | None
+    model: str
+    model_revision: str | None
+    dtype: str
+    pixel_size: int
+    batch_size: int
+    workers: int
+    host: str | None
+    port: int | None
+    share: bool
+    public_space: bool
+
+    @property
+    def source(self) -> GallerySource:
+        """The data set that is meant; without one the bundled gallery."""
+        return GallerySource(
+            dataset=self.dataset or str(BUNDLED_GALLERY),
+            config=self.config,
+            split=self.split,
+            revision=self.revision,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            caption_column=self.caption_column,
+            limit=self.limit,
+            streaming=self.streaming,
+        )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _pixel_size(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1024:
+        raise argparse.ArgumentTypeError("must be from 1 to 1024")
+    return number
+
+
+def _index(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is an address; name a folder")
+    return Path(text).expanduser()
+
+
+def add_index_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--index`, which every program has."""
+    parser.add_argument(
+        "--index", type=_index, default="index", metavar="DIR", help="folder of the index (default: %(default)s)"
+    )
+
+
+def add_gallery_flag(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--gallery`."""
+    parser.add_argument("--gallery", metavar="NAME", help=text)
+
+
+def add_build_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what decides how a gallery is built: data set, columns, model, features."""
+    data = parser.add_argument_group("data set")
+    data.add_argument(
+        "--dataset", metavar="ID", help="Hub id, folder of pictures or parquet file (default: the bundled icons)"
+    )
+    data.add_argument("--config", help="configuration of the data set")
+    data.add_argument("--split", help="split, or a slice such as train[:500] (default: train)")
+    data.add_argument("--revision", help="branch, tag or commit of the data set on the Hub")
+    data.add_argument("--image-column", metavar="NAME", help="column of the pictures (default: found by its type)")
+    data.add_argument("--label-column", metavar="NAME", help="column of the class (default: found by its type)")
+    data.add_argument("--caption-column", metavar="NAME", help="column of the text shown (default: found by its type)")
+    data.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
+    data.add_argument("--streaming", action="store_true", help="read row by row, without downloading all first")
+    model = parser.add_argument_group("features")
+    model.add_argument(
+        "--model",
+        default=AUTO,
+        metavar="auto|mini|ID",
+        help="auto: OpenCLIP ViT-B/32 if it is cached or the Hub answers, else the bundled model; "
+        "mini: the bundled model; or a Hub id or folder (default: %(default)s)",
+    )
+    model.add_argument("--model-revision", metavar="REV", help="branch, tag or commit of the model on the Hub")
+    model.add_argument(
+        "--dtype", choices=["auto", *DTYPES], default="auto", help="numbers of the model (default: what is fast here)"
+    )
+    model.add_argument(
+        "--pixel-size",
+        type=_pixel_size,
+        default=DEFAULT_SIZE,
+        metavar="S",
+        help="raw pixels: S x S (default: %(default)s)",
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument("--batch-size", type=_positive, default=DEFAULT_BATCH, metavar="N", help="default: %(default)s")
+    work.add_argument(
+        "--workers",
+        type=_positive,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="decoding threads (default: cores)",
+    )
+
+
+def add_serve_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what only the app has: where it listens, and whether the link is public."""
+    serve = parser.add_argument_group("server")
+    serve.add_argument("--host", help="address to listen on (default: this machine only)")
+    serve.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    serve.add_argument("--share", action="store_true", help="also open a public link through gradio's tunnel")
+
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> tuple[argparse.Namespace, Settings]:
+    """Return the parsed flags of a program, and the settings they and the environment amount to."""
+    _take_environment(parser, environment)
+    flags = parser.parse_args(arguments)
+    values: dict[str, Any] = {name: getattr(flags, name, None) for name in Settings.__dataclass_fields__}
+    defaults = {"model": AUTO, "dtype": "auto", "pixel_size": DEFAULT_SIZE, "batch_size": DEFAULT_BATCH, "workers": 1}
+    values.update({name: default for name, default in defaults.items() if values[name] is None})
+    for name in ("streaming", "share"):
+        values[name] = bool(values[name])
+    values["public_space"] = bool(environment.get("SPACE_ID"))
+    return flags, Settings(**values)
+
+
+def _take_environment(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    """Let environment variables stand in for the defaults of flags; argparse checks them like flags."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in set(action.choices.values()):
+                _take_environment(sub, environment)
+            continue
+        text = environment.get(f"{PREFIX}{action.dest.upper()}")
+        if text is None or not action.option_strings or action.dest == "help":
+            continue
+        if isinstance(action, argparse._StoreTrueAction):
+            action.default = text.strip().lower() in {"1", "true", "yes", "on"}
+        else:
+            action.default = text
