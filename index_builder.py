@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from retrieval import hub, settings
 from retrieval.errors import RetrievalError
+from retrieval.features.choice import ModelChoice, choose_model
 
 EXAMPLES = """examples:
   python index_builder.py                                       the bundled icons, into ./index
@@ -44,12 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def build(chosen: settings.Settings, rebuild: bool = False) -> None:
-    """Build what the settings describe, with a progress bar, and print the closing summary."""
+def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
+    """Build what the settings describe, with a progress bar, print the closing summary, return the model taken."""
     hub.bound_access()
     # Imported here, so that --help and a mistyped flag answer at once.
     from retrieval.builder import build_index, summary
-    from retrieval.features.choice import choose_model
     from retrieval.features.clip import ClipEncoder
     from retrieval.gallery import Gallery
 
@@ -79,6 +79,7 @@ def build(chosen: settings.Settings, rebuild: bool = False) -> None:
         if outcome.already_done:
             show(gallery.total or outcome.manifest.pictures, gallery.total)
     print(summary(outcome))
+    return choice
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -143,7 +143,7 @@ def relevance(
         inside = np.flatnonzero(own[part] >= 0)
         near[inside, own[part][inside]] = np.inf
         order = np.argsort(near, axis=1, kind="stable")
-        hits = gallery[order] == labels[part, None]
+        hits = (gallery[order] == labels[part, None]) & (labels[part, None] >= 0)
         hits[inside, -1] = False
         yield hits
 
@@ -189,7 +189,7 @@ def _exact(index: GalleryIndex, queries: Labelled, features: Features, metric: M
 
 def _first_hits(index: GalleryIndex, queries: Labelled, features: Features, metric: Metric, engine: Engine) -> Result:
     gallery = label_codes(index.labels, index.labels)
-    kept = np.isin(queries.labels, gallery)
+    kept = np.isin(queries.labels, gallery[gallery >= 0])
     precision = []
     for vector, label, own in zip(
         queries.vectors[features][kept], queries.labels[kept], queries.positions[kept], strict=True

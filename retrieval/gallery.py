@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from datasets.utils.file_utils import xopen
 from retrieval import hub
 from retrieval.errors import GalleryError, PictureError
 from retrieval.source import GallerySource
+
+log = logging.getLogger(__name__)
 
 SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -61,7 +64,7 @@ class Gallery:
         self._names = _class_names(self._data.features, self.columns.label)
         try:
             self._data = self._data.cast_column(self.columns.image, datasets.Image(decode=False))
-        except (ValueError, TypeError, pa.ArrowInvalid) as error:
+        except (ValueError, TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} does not hold pictures.") from error
         if source.limit is not None:
             self._data = self._data.take(source.limit)
@@ -115,26 +118,23 @@ class Gallery:
     def _item(self, row: int, values: dict[str, Any]) -> Item:
         columns = self.columns
         image = values[columns.image]
-        path = (image or {}).get("path") or ""
-        relative = self._relative(path)
+        path = ((image or {}).get("path") or "").split("::")[0].split("://")[-1]  # inside an archive, a stream, or as is
+        relative, name = self._relative(path), Path(path).name
         own_id = values.get(columns.id) if columns.id else None
         return Item(
             row=row,
-            id=str(own_id if own_id not in (None, "") else relative or row),
+            id=str(own_id if own_id not in (None, "") else relative or (f"{row}-{name}" if name else row)),
             label=self._label(values.get(columns.label) if columns.label else None),
-            caption=_text(values.get(columns.caption)) if columns.caption else Path(relative).stem,
+            caption=_text(values.get(columns.caption)) if columns.caption else Path(name).stem,
             picture=_read(image),
         )
 
     def _relative(self, path: str) -> str:
-        """Return a file's path below the data set's folder, or its bare name: never a path of this machine."""
-        if not path:
-            return ""
-        inner = path.split("::")[0].split("://")[-1]
+        """Return a file's path below the data set's folder; empty if it does not lie there."""
         root = self.source.path
-        if root and Path(inner).is_relative_to(root):
-            return Path(inner).relative_to(root).as_posix()
-        return Path(inner).name
+        if root and Path(path).is_relative_to(root):
+            return Path(path).relative_to(root).as_posix()
+        return ""
 
     def _label(self, value: Any) -> str:
         if value is None or (self._names and (not isinstance(value, int) or not 0 <= value < len(self._names))):
@@ -151,7 +151,8 @@ def _read(image: dict[str, Any] | None) -> bytes | PictureError:
         with xopen(image["path"], "rb") as file:
             return bytes(file.read())
     except ROW_ERRORS as error:
-        return PictureError(f"The picture file cannot be read: {hub.first_line(error)}")
+        reason = error.strerror if isinstance(error, OSError) else None  # without the path
+        return PictureError(f"The picture file cannot be read: {reason or hub.first_line(error)}.")
 
 
 def _text(value: Any) -> str:
@@ -169,14 +170,16 @@ def _open(source: GallerySource) -> tuple[Any, str]:
     if not path and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "://" in name or "\\" in name):
         raise GalleryError(f"{where} was not found: there is no such file or folder. Check --dataset.")
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs is raised too, and worded below
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # or it reports every load, even of a local folder, to a server
     try:
-        if path and (path / "state.json").is_file():  # written by Dataset.save_to_disk
-            return datasets.load_from_disk(str(path)), _stat_digest(path)
+        if path and any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            return _from_disk(path, source), _stat_digest(path)
         arguments = _local_arguments(path, name) if path else _hub_arguments(name, source.revision)
         arguments["name"] = source.config
         builder = datasets.load_dataset_builder(**arguments)
         splits = builder.info.splits or builder.config.data_files or ()
-        split = _choose_split(source.split, [str(s) for s in splits], name)
+        split = _choose_split(source, [str(s) for s in splits], source.streaming)
         data = datasets.load_dataset(**arguments, split=split, streaming=source.streaming)
     except GalleryError:
         raise
@@ -202,6 +205,16 @@ def _open(source: GallerySource) -> tuple[Any, str]:
     return data, _stat_digest(path) if path else str(builder.hash)
 
 
+def _from_disk(path: Path, source: GallerySource) -> Any:
+    """Return the chosen split of what `save_to_disk` wrote: one data set, or one for each split."""
+    found = datasets.load_from_disk(str(path))
+    splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
+    data = splits[_choose_split(source, list(splits), whole=True)]
+    if not len(data):
+        raise GalleryError(f"The data set {source.dataset!r} has no rows.")
+    return data
+
+
 def _local_arguments(path: Path, name: str) -> dict[str, Any]:
     """Return what `load_dataset` needs for a parquet file, a folder that is a data set, or a folder of pictures."""
     if path.is_file():
@@ -209,8 +222,13 @@ def _local_arguments(path: Path, name: str) -> dict[str, Any]:
             raise GalleryError(
                 f"{name!r} is a file but no parquet. Name a folder of pictures, a parquet file or a Hub id."
             )
-        return {"path": "parquet", "data_files": {"train": str(path)}}
+        return {"path": "parquet", "data_files": {"train": glob.escape(str(path))}}
     if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+        if glob.has_magic(str(path)):
+            raise GalleryError(
+                f"The path {name!r} has one of the characters [ ] * ?, which datasets takes for a pattern. "
+                "Rename the folder, or name one parquet file in it."
+            )
         return {"path": str(path)}
     if not _holds_pictures(path):
         raise GalleryError(
@@ -221,7 +239,8 @@ def _local_arguments(path: Path, name: str) -> dict[str, Any]:
     # split and the other classes vanish. Only folders that are named exactly like a split are splits here.
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     splits = {p.name: p for p in folders if p.name in SPLIT_FOLDERS}
-    if any(_holds_pictures(p) for p in folders if p.name not in SPLIT_FOLDERS):
+    loose = any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
+    if loose or any(_holds_pictures(p) for p in folders if p.name not in SPLIT_FOLDERS):
         splits = {}
     return {
         "path": "imagefolder",
@@ -246,15 +265,23 @@ def _hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
             cached = None
         if cached is None or (revision and cached.hash != revision):
             raise
+        log.warning("The Hub cannot be reached; taking %s from the cache.", name)
         return {"path": name}
 
 
-def _choose_split(wanted: str | None, splits: list[str], name: str) -> str:
+def _choose_split(source: GallerySource, splits: list[str], whole: bool = False) -> str:
+    """Return the split that is meant, `train` or the first by default; `whole` refuses slices and sums."""
+    wanted = source.split
     if wanted is None:
         return "train" if "train" in splits or not splits else splits[0]
     base = re.split(r"[\[+]", wanted)[0]
     if splits and base not in splits and base != "all":
-        raise GalleryError(f"The data set {name!r} has no split {wanted!r}. It has: {', '.join(splits)}.")
+        raise GalleryError(f"The data set {source.dataset!r} has no split {wanted!r}. It has: {', '.join(splits)}.")
+    if whole and splits and wanted not in splits:
+        raise GalleryError(
+            f"{wanted!r} is not one split, and only a whole one can be streamed or read from what save_to_disk wrote. "
+            f"Name one of {', '.join(splits)}, and take its first rows with --limit."
+        )
     return wanted
 
 
@@ -289,7 +316,7 @@ def _find_columns(features: Any, source: GallerySource) -> Columns:
         label = _first(features, lambda feature: isinstance(feature, datasets.ClassLabel))
     if label is None and _is_string(features.get("label")):
         label = "label"
-    texts = [name for name, feature in features.items() if _is_string(feature) and name not in ("id", label)]
+    texts = [name for name, feature in features.items() if _is_string(feature) and name not in ("id", label, image)]
     named = (name for name in ("caption", "text", "name", "title", "description") if name in texts)
     caption = source.caption_column or next(named, texts[0] if texts else None)
     own_id = "id" if _is_string(features.get("id")) or _type(features.get("id")).startswith("int") else None

@@ -1,5 +1,6 @@
 """The Hugging Face Hub in bounded time, with worded answers: what a repository holds, or why it cannot be had."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,6 +57,7 @@ def bound_access(seconds: float = WAIT) -> None:
         return client
 
     hub.set_client_factory(bounded)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
 
 
 def describe(kind: Kind, name: str, revision: str | None = None) -> Repository:

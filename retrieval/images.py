@@ -4,10 +4,12 @@ Builder and query share `load_picture`, so a picture gets the same pixels wherev
 """
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base as Exif
 
 from retrieval.errors import PictureError
 
@@ -16,7 +18,32 @@ MAX_BYTES = 64 * 2**20
 WHITE = (255, 255, 255)
 
 # Formats whose decoders start no other program and fetch nothing. Pillow's EPS decoder would run Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO", "PPM", "TGA", "ICO", "JPEG2000")
+# The two pictures of a stereo camera (MPO) are opened by the JPEG decoder, and are no format of their own here.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "TGA", "ICO", "JPEG2000")
+
+# What Pillow's decoders raise on damaged files; found by changing bytes of good ones.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    TypeError,
+    MemoryError,
+    RuntimeError,
+    OverflowError,
+    struct.error,
+)
+
+TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
@@ -34,7 +61,9 @@ def read_bytes(source: bytes | Path) -> bytes:
             size = source.stat().st_size
             data = source.read_bytes() if size <= MAX_BYTES else b""
         except OSError as error:
-            raise PictureError(f"The picture file cannot be read: {error.strerror or error}.") from error
+            raise PictureError(
+                f"The picture file cannot be read: {error.strerror or error}. Choose another file."
+            ) from error
     else:
         size, data = len(source), source
     if size > MAX_BYTES:
@@ -58,12 +87,10 @@ def load_picture(source: PictureSource) -> Image.Image:
     Raises:
         PictureError: not a picture, damaged, empty, or larger than the limits.
     """
-    if isinstance(source, Image.Image):
-        return _to_upright_rgb(source)
-    data = read_bytes(source)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size)
+        if isinstance(source, Image.Image):
+            return _to_upright_rgb(source)
+        with Image.open(io.BytesIO(read_bytes(source)), formats=FORMATS) as image:
             return _to_upright_rgb(image)
     except PictureError:
         raise
@@ -73,8 +100,7 @@ def load_picture(source: PictureSource) -> Image.Image:
         raise PictureError(
             "That file is not a picture this program can read. Use JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
-        # Pillow's decoders raise all of these on damaged files.
+    except DECODER_ERRORS as error:
         raise PictureError(
             "The picture is damaged or cut off and cannot be decoded. Save it again or choose another."
         ) from error
@@ -102,7 +128,8 @@ def _check_size(size: tuple[int, int]) -> None:
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     _check_size(image.size)
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    turn = TURNS.get(_orientation(image))
+    upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I") or upright.mode == "F":
         return _to_eight_bits(upright).convert("RGB")
     if upright.has_transparency_data:
@@ -110,8 +137,17 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGB", layer.size, WHITE)
         canvas.paste(layer, mask=layer.getchannel("A"))
         return canvas
-    # A picture that is RGB already keeps its pixels but must not keep a closed file or its metadata.
-    return upright.convert("RGB") if upright.mode != "RGB" else Image.frombytes("RGB", upright.size, upright.tobytes())
+    picture = upright.convert("RGB")
+    picture.info = {}  # with its EXIF kept, the picture would be turned again
+    return picture
+
+
+def _orientation(image: Image.Image) -> object:
+    """Return the EXIF orientation; of metadata that is damaged, none, since the pixels may well be sound."""
+    try:
+        return image.getexif().get(Exif.Orientation)
+    except (SyntaxError, ValueError, struct.error):
+        return None
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

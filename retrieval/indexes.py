@@ -38,7 +38,7 @@ class GalleryIndex:
             IndexingError: files of the build are missing or damaged.
         """
         self.manifest = manifest
-        self.build = folder / manifest.build
+        self.build = folder.resolve() / manifest.build
         self._opening = threading.Lock()
         try:
             self._items = pq.read_table(self.build / "items.parquet", memory_map=True)
@@ -70,6 +70,13 @@ class GalleryIndex:
     def thumbnail(self, position: int) -> Path:
         """Return the path of an item's thumbnail, a WebP file."""
         return thumbnail_path(self.build, int(self.rows[position]))
+
+    def at_thumbnail(self, path: Path) -> int | None:
+        """Return the position whose thumbnail a path is, or None if it is none of this index."""
+        row = int(path.stem) if path.stem.isdecimal() else -1
+        position = int(np.searchsorted(self.rows, row))
+        found = position < len(self) and self.rows[position] == row and self.thumbnail(position) == path
+        return position if found else None
 
     @property
     def thumbnails(self) -> Path:

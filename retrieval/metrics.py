@@ -51,7 +51,9 @@ DEFINITIONS = {
     Metric.L1: Definition("L1", "sum of |a - b|", View.PLAIN, True),
     Metric.L2: Definition("L2", "square root of the sum of (a - b)²", View.PLAIN, True),
     Metric.COSINE: Definition("Cosine", "a·b / (|a| |b|)", View.UNIT, False),
-    Metric.CORRELATION: Definition("Correlation", "cosine of a - mean(a) and b - mean(b)", View.CENTRED, False),
+    Metric.CORRELATION: Definition(
+        "Correlation", "Pearson's r, the cosine of a - mean(a) and b - mean(b)", View.CENTRED, False
+    ),
 }
 
 
@@ -143,17 +145,22 @@ class Scan:
 
         Ties at the k-th place are all included, so that the exact order can decide among them.
         """
-        near = closeness(metric, self.scores(metric, query[None])[0])
-        k = min(k, len(near))
-        if k == len(near):
+        near = closeness(metric, self.scores(metric, query[None])[0]).astype(np.float64)
+        if k >= len(near):
             return np.arange(len(near))
-        kth = float(np.partition(near, k - 1)[k - 1])
-        if metric is Metric.L2:
+        scale: npt.NDArray[np.floating] | float = 1.0
+        if metric is Metric.L1:
+            scale = near
+        elif metric is Metric.L2:
             # The square is a difference of large numbers: its error is relative to those, not to itself.
-            scale = float(self.squares.max()) + float(np.square(query).sum())
-            return np.flatnonzero(np.square(near) <= kth**2 + SCAN_MARGIN * scale)
-        slack = SCAN_MARGIN * (abs(kth) if metric is Metric.L1 else 1.0)
-        return np.flatnonzero(near <= kth + slack)
+            near, scale = np.square(near), self.squares.numpy() + float(np.square(query).sum())
+        elif metric is Metric.CORRELATION:
+            # The dot product is with plain vectors: of a pale picture its error is large beside what is left
+            # when the mean is taken away, and of one that looks constant nothing is known.
+            scale = torch.where(self.squares > 0, self.squares.sqrt() / self.centred_norms, 0.0).numpy()
+        slack = SCAN_MARGIN * scale
+        kth = np.partition(near + slack, k - 1)[k - 1]
+        return np.flatnonzero(near - slack <= kth)
 
 
 def closest(

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.ExifTags import Base as Exif
 
 from retrieval.errors import IndexingError, PictureError, QueryError
 from retrieval.features import Features, Vectors
@@ -225,6 +224,19 @@ class Searcher:
             size=len(index),
         )
 
+    def warm(self) -> None:
+        """Load what the first search by each engine would wait for: model, matrices, ChromaDB's graphs.
+
+        Raises:
+            RetrievalError: something is missing or in use; searches that do not need it still work.
+        """
+        index = self.indexes.get()
+        self.encoders.get(index.manifest.model)
+        for features in Features:
+            for metric in Metric:
+                for engine in Engine:
+                    rank(index, features, metric, engine, index.vectors(features)[0], 1)
+
     def _vector(self, index: GalleryIndex, query: Query) -> tuple[Vectors, float, float]:
         """Return the query's feature vector, and the milliseconds of decoding and of embedding."""
         if query.position is not None:
@@ -285,9 +297,10 @@ def rank(
 
 
 def _digest(picture: PictureSource) -> tuple[bytes, PictureSource]:
-    """Return a digest of a picture as it came, and the picture with its file read."""
+    """Return a digest of a picture, and the picture with its file read."""
     if isinstance(picture, Image.Image):
-        state = f"{picture.mode} {picture.size} {picture.getexif().get(Exif.Orientation)}".encode()
-        return hashlib.blake2b(state + picture.tobytes()).digest(), picture
+        # Of the pixels as they are compared, since a palette or an orientation changes what the bytes mean.
+        upright = load_picture(picture)
+        return hashlib.blake2b(f"{upright.size}".encode() + upright.tobytes()).digest(), upright
     data = read_bytes(picture)
     return hashlib.blake2b(data).digest(), data

@@ -1,6 +1,7 @@
 """What the program says about scores and results, in English; shared by the page and the command line."""
 
 from retrieval.features import Features
+from retrieval.features.choice import ModelIdentity
 from retrieval.indexes import Entry
 from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.search import Engine, Hit, Ranking
@@ -12,6 +13,33 @@ ENGINES = {Engine.EXACT: "Exact scan", Engine.CHROMA: "ChromaDB"}
 ZERO_AT_BEST = "0 is an identical picture"
 ONE_AT_BEST = "1 is the same direction, 0 unrelated, -1 opposite"
 SCALES = {Metric.L1: ZERO_AT_BEST, Metric.L2: ZERO_AT_BEST, Metric.COSINE: ONE_AT_BEST, Metric.CORRELATION: ONE_AT_BEST}
+
+
+TITLE = "Lookalike"
+TAGLINE = "Find pictures by picture. Switch from raw pixels to CLIP features and watch what *similar* comes to mean."
+QUERY = "Your picture"
+DROP = "Drop a picture here, paste one, or click to choose"
+QUERY_ALT = "The query picture"
+EXAMPLES = "Or try one of these"
+RESULTS = "Closest pictures"
+FEATURES_LABEL = "Features"
+FEATURES_INFO = "what is compared"
+METRIC_LABEL = "Metric"
+METRIC_INFO = "how two vectors are compared"
+ENGINE_LABEL = "Engine"
+ENGINE_INFO = "who looks through the gallery"
+TOP_K_LABEL = "How many"
+GALLERY_LABEL = "Gallery"
+SEARCH = "Search"
+HINT = "**Choose a picture to start:** drop one on the left, or click an example."
+CLICK = "Click a result to search with it."
+SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
+NO_FILE = "The picture came without a file. Upload it again."
+
+
+def about_model(model: ModelIdentity, why: str) -> str:
+    """Return one line on the model in use, and why it is this one."""
+    return f"CLIP model: **{model.name}** ({model.dtype}, {model.dimensions} numbers a picture); {why}."
 
 
 def name_of(entry: Entry | Hit) -> str:
@@ -33,7 +61,7 @@ def explain(features: Features, metric: Metric, engine: Engine) -> str:
     """Return one line on the score: what it is, which way it points, and which toggles cannot differ."""
     definition = DEFINITIONS[metric]
     direction = "smaller is closer" if definition.smaller_is_closer else "larger is closer"
-    parts = [f"Score: {definition.title}, the {definition.formula}; {direction}, {SCALES[metric]}."]
+    parts = [f"Score: {definition.title} = {definition.formula}; {direction}, {SCALES[metric]}."]
     if features is Features.CLIP and metric in (Metric.L2, Metric.COSINE):
         other = Metric.COSINE if metric is Metric.L2 else Metric.L2
         parts.append(

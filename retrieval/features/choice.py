@@ -104,12 +104,13 @@ def _from_hub(name: str, revision: str | None) -> ModelChoice:
         wanted = [*SETTINGS_FILES, *_weights(found.files, name)]
         log.info("Downloading %s at %s ...", name, found.commit)
         try:
-            folder = huggingface_hub.snapshot_download(name, revision=found.commit, allow_patterns=wanted)
+            # By branch, not by commit: so the cache knows which commit the branch is when the Hub is gone.
+            folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
         except Exception as error:
             raise hub.worded("model", name, revision, error) from error
     except hub.HubError as error:
         raise ModelError(f"{error} {REMEDY}") from error
-    return ModelChoice(name, Path(folder), found.commit, "it was downloaded from the Hub")
+    return ModelChoice(name, folder, folder.name, "it was downloaded from the Hub")
 
 
 def _weights(files: tuple[str, ...], name: str) -> list[str]:

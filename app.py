@@ -1,0 +1,116 @@
+"""Start the page: settings -> index ready -> Blocks -> launch."""
+
+import argparse
+import logging
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import index_builder
+from retrieval import hub, settings
+from retrieval.errors import IndexingError, RetrievalError
+
+if TYPE_CHECKING:
+    from retrieval.search import Searcher
+
+EXAMPLES = """examples:
+  python app.py                                     the bundled icons; makes ./index at the first start
+  python app.py --dataset ~/photos                  a folder of pictures
+  python app.py --dataset johnowhitaker/imagenette2-320 --limit 2000 --model mini
+  python app.py --index work/index --port 8000      the galleries of an index made before
+"""
+
+log = logging.getLogger("app")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the app until it is stopped; return the exit code: 0 stopped, 2 a worded error."""
+    parser = argparse.ArgumentParser(
+        description="Picture search with a page of its own.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    settings.add_index_flag(parser)
+    settings.add_gallery_flag(parser, "the gallery shown first (default: the data set's, or the first by name)")
+    settings.add_build_flags(parser)
+    settings.add_serve_flags(parser)
+    _, chosen = settings.parse(parser, arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    hub.bound_access()
+    try:
+        serve(chosen)
+    except RetrievalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+    return 0
+
+
+def serve(chosen: settings.Settings) -> None:
+    """Make sure there is an index, and serve the page over it."""
+    first, why = ready(chosen)
+    from retrieval.indexes import Indexes
+    from retrieval.search import Searcher
+    from retrieval.source import BUNDLED_GALLERY
+    from retrieval.ui.page import build_page, launch
+
+    searcher = Searcher(Indexes(chosen.index, first))
+    # Models and ChromaDB load while the page is already there; a search that comes early waits for them.
+    threading.Thread(target=_warm, args=(searcher,), name="warm-up", daemon=True).start()
+    page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why)
+    try:
+        launch(page, chosen)
+    except OSError as error:
+        raise RetrievalError(f"The page cannot be served: {error} Choose another --port.") from error
+    finally:
+        searcher.indexes.close()
+
+
+def ready(chosen: settings.Settings) -> tuple[str | None, str]:
+    """Build the index if what was asked for is not there; return the gallery to show first, and a line on the model.
+
+    Raises:
+        IndexingError: the index holds another data set or was made with another model than asked for.
+    """
+    from retrieval import words
+    from retrieval.features.choice import AUTO, choose_model
+    from retrieval.indexes import Indexes
+
+    indexes = Indexes(chosen.index)
+    first = chosen.gallery or (chosen.source.slug if chosen.dataset else None)
+    if not indexes.names() or (first and first not in indexes.names()):
+        choice = index_builder.build(chosen)
+        first = first or chosen.source.slug
+        why = choice.reason
+    else:
+        manifest = indexes.get(first or "").manifest
+        if chosen.dataset and manifest.source.identity != chosen.source.identity:
+            raise IndexingError(
+                f"The gallery {manifest.gallery!r} in {chosen.index} holds the data set {manifest.source.dataset}, not "
+                f"{chosen.dataset}. Name this one with --gallery, or choose another --index."
+            )
+        if chosen.model != AUTO:
+            choice = choose_model(chosen.model, chosen.model_revision)
+            if (choice.name, choice.revision) != (manifest.model.name, manifest.model.revision):
+                raise IndexingError(
+                    f"The index of {manifest.gallery!r} in {chosen.index} was made with {manifest.model.name}, not "
+                    f"{choice.name}, and their features do not compare. Build it again with index_builder.py --model "
+                    f"{chosen.model}, choose another --index, or leave --model away."
+                )
+        why = "the index was made with it"
+    manifest = indexes.get(first or "").manifest
+    log.info("gallery %s: %d pictures, model %s, because %s", manifest.gallery, manifest.pictures, manifest.model, why)
+    return first, words.about_model(manifest.model, why)
+
+
+def _warm(searcher: "Searcher") -> None:
+    try:
+        searcher.warm()
+    except RetrievalError as error:
+        log.warning("%s", error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The page: gradio Blocks over `retrieval.search`."""

@@ -1,0 +1,57 @@
+"""The HTTP API: the endpoint `/search`, the same query and the same JSON as the command line's `search --json`."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from retrieval.errors import PictureError
+from retrieval.features import Features
+from retrieval.metrics import Metric
+from retrieval.search import Engine, Query, Searcher, checked_top_k, one_of
+from retrieval.ui.errors import as_shown
+from retrieval.ui.picture_input import PictureInput
+
+
+def add_search_endpoint(searcher: Searcher) -> None:
+    """Add the endpoint to the Blocks that are being made; it has no visible part."""
+
+    def search(
+        image: str | None, features: str, metric: str, engine: str, top_k: float, gallery: str | None
+    ) -> dict[str, Any]:
+        """Rank a gallery of pictures by their closeness to a query picture.
+
+        Args:
+            image: the query picture, a file.
+            features: "pixels" or "clip".
+            metric: "l1", "l2", "cosine" or "correlation".
+            engine: "exact" (scan of every picture) or "chroma" (approximate index).
+            top_k: how many pictures to return, from 1 to 10,000.
+            gallery: name of the gallery; empty means the first.
+
+        Returns:
+            gallery, features, metric, engine, model, hits (rank, id, label, caption, score) and timings_ms.
+        """
+        with as_shown():
+            if image is None:
+                raise PictureError("The argument image is missing. Send a picture: handle_file('cat.jpg').")
+            query = Query(
+                picture=Path(image),
+                features=one_of(Features, features),
+                metric=one_of(Metric, metric),
+                engine=one_of(Engine, engine),
+                top_k=checked_top_k(top_k),
+                gallery=gallery or "",
+            )
+            return searcher.search(query).to_json()
+
+    hidden: dict[str, Any] = {"visible": False}
+    inputs = [
+        PictureInput(label="image", **hidden),
+        gr.Textbox(str(Features.CLIP), label="features", **hidden),
+        gr.Textbox(str(Metric.COSINE), label="metric", **hidden),
+        gr.Textbox(str(Engine.EXACT), label="engine", **hidden),
+        gr.Number(10, label="top_k", **hidden),
+        gr.Textbox("", label="gallery", **hidden),
+    ]
+    gr.Button(**hidden).click(search, inputs, gr.JSON(label="ranking", **hidden), api_name="search")

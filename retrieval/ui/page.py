@@ -1,0 +1,53 @@
+"""The page as a whole: title, tabs, API, and how it is launched."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import gradio as gr
+
+from retrieval import words
+from retrieval.images import MAX_BYTES
+from retrieval.search import Searcher
+from retrieval.settings import Settings
+from retrieval.ui.api import add_search_endpoint
+from retrieval.ui.search_tab import SearchTab
+from retrieval.ui.theme import CSS, THEME
+
+SEARCHES_AT_ONCE = 4  # more would only wait for each other on the cores of a Space
+WAITING = 64  # searches in the queue; beyond that visitors are told that the page is busy
+CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
+
+
+def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.Blocks:
+    """Return the page over a searcher.
+
+    Args:
+        searcher: answers the queries.
+        examples: query pictures to try.
+        about: one line on the model in use and why.
+    """
+    page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
+    with page:
+        gr.Markdown(f"# {words.TITLE}\n{words.TAGLINE}", elem_id="title")
+        SearchTab(searcher, examples)
+        gr.Markdown(about, elem_id="about")
+        add_search_endpoint(searcher)
+    page.queue(default_concurrency_limit=SEARCHES_AT_ONCE, max_size=WAITING)
+    return page
+
+
+def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
+    """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything."""
+    page.launch(
+        server_name=settings.host,
+        server_port=settings.port,
+        share=settings.share,
+        theme=THEME,
+        css=CSS,
+        max_file_size=MAX_BYTES,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        footer_links=["api", "settings"],
+        prevent_thread_lock=not block,
+    )

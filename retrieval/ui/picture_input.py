@@ -1,0 +1,28 @@
+"""The query picture's component: hands the file on as it came, so that `retrieval.images` alone judges it."""
+
+from typing import Any
+
+import gradio as gr
+
+from retrieval import words
+from retrieval.errors import PictureError
+from retrieval.ui.errors import as_shown
+
+
+class PictureInput(gr.Image):
+    """gr.Image whose function gets the path of the uploaded file, untouched.
+
+    The stock component decodes the file itself: it fails with a bare "Error" on a damaged one, drops alpha,
+    clips 16-bit pictures to white and skips EXIF orientation.
+    """
+
+    is_template = True  # the stock frontend is used
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Return the path of the file, which gradio has put into its own cache, or None."""
+        if payload is None:
+            return None
+        if payload.path:
+            return str(payload.path)
+        with as_shown():
+            raise PictureError(words.NO_FILE)

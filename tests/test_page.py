@@ -1,0 +1,233 @@
+"""The page in a real browser: what a visitor does, and what the visitor then reads."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from retrieval import settings
+from retrieval.indexes import Indexes
+from retrieval.search import Searcher
+from retrieval.ui.page import build_page, launch
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+PATIENCE = 30_000  # ms; a slow machine is no failure
+
+
+@pytest.fixture(scope="module")
+def address(icons: Path, queries: Path) -> Iterator[str]:
+    """A served page over the icons; ends with the module."""
+    searcher = Searcher(Indexes(icons))
+    searcher.warm()
+    page = build_page(searcher, queries.glob("*.png"), "about")
+    chosen = settings.Settings(
+        **dict.fromkeys(settings.Settings.__dataclass_fields__) | {"index": icons, "host": "127.0.0.1", "share": False}
+    )
+    launch(page, chosen, block=False)
+    yield str(page.local_url)
+    page.close()
+    searcher.indexes.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}; install chromium or set CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A fresh visitor on the page; fails if the page asked any other server for anything."""
+    context = browser.new_context(permissions=["camera", "clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url))
+    page.goto(address)
+    expect(page.locator("#query")).to_be_visible()
+    yield page
+    context.close()
+    outside = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
+    assert not outside
+
+
+def captions(page: Page) -> list[str]:
+    return page.locator("#results .caption-label").all_inner_texts()
+
+
+def timings(page: Page) -> Locator:
+    return page.locator("#timings")
+
+
+def upload(page: Page, path: Path) -> None:
+    page.locator("#query input[type=file]").set_input_files(str(path))
+
+
+def toggle(page: Page, group: str, value: str) -> None:
+    page.locator(f"#{group} input[value={value}]").check()
+
+
+def test_without_a_picture_the_page_gives_a_hint_and_no_error(page: Page) -> None:
+    expect(timings(page)).to_contain_text("Choose a picture to start")
+    page.locator("#search").click()
+    expect(timings(page)).to_contain_text("Choose a picture to start")
+    expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
+
+
+def test_upload_toggles_captions_and_a_click_on_a_result(page: Page, queries: Path) -> None:
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    assert len(captions(page)) == 12
+    assert captions(page)[0].startswith("1. pizza · 0.")
+    seen = {tuple(captions(page))}
+    for features in ("pixels", "clip"):
+        toggle(page, "features", features)
+        for metric in ("l1", "l2", "cosine", "correlation"):
+            toggle(page, "metric", metric)
+            for engine, name in (("chroma", "ChromaDB"), ("exact", "Exact scan")):
+                toggle(page, "engine", engine)
+                expect(timings(page)).to_contain_text(name)
+                title = {"l1": "L1", "l2": "L2"}.get(metric, metric.capitalize())
+                expect(page.locator("#explanation")).to_contain_text(f"Score: {title} =")
+                model = "mini" if features == "clip" else "no model"
+                expect(timings(page)).to_contain_text(model)
+                expect(page.locator("#results .caption-label")).to_have_count(12)
+                found = captions(page)
+                scores = [float(text.rsplit("· ", 1)[1]) for text in found]
+                assert scores == sorted(scores, reverse=metric in ("cosine", "correlation"))
+                seen.add(tuple(found))
+    assert len(seen) >= 8, "the toggles changed nothing"
+
+    name = re.match(r"2\. (.+) · ", captions(page)[1])[1]
+    page.locator("#results .thumbnail-item").nth(1).click()
+    expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name} · 1.000")
+    expect(timings(page)).to_contain_text("decode 0.0 ms · features 0.0 ms")
+
+
+def test_timings_name_every_part(page: Page, queries: Path) -> None:
+    upload(page, queries / "fox.png")
+    pattern = r"decode [\d.]+ ms · features [\d.]+ ms · search [\d.]+ ms · total [\d.]+ ms · 1,852 pictures · "
+    expect(timings(page)).to_have_text(re.compile(pattern + r"Exact scan · mini \(\w+\)"))
+
+
+def test_example_is_searched_at_a_click(page: Page) -> None:
+    page.locator("#examples .thumbnail-item").first.click()
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+
+
+def test_how_many(page: Page, queries: Path) -> None:
+    upload(page, queries / "lion.png")
+    page.locator("#top_k input[type=number]").fill("3")
+    page.locator("#top_k input[type=number]").blur()
+    expect(page.locator("#results .caption-label")).to_have_count(3)
+
+
+def test_pasted_picture_is_searched(page: Page, queries: Path) -> None:
+    png = (queries / "pizza.png").read_bytes()
+    page.evaluate(
+        """async bytes => navigator.clipboard.write([new ClipboardItem(
+            {'image/png': new Blob([new Uint8Array(bytes)], {type: 'image/png'})})])""",
+        list(png),
+    )
+    page.locator("#query button[aria-label='Paste from clipboard']").click()
+    expect(page.locator("#results .caption-label").first).to_contain_text("1. pizza")
+
+
+def test_webcam_picture_is_searched(page: Page) -> None:
+    page.locator("#query button[aria-label='Capture from camera']").click()
+    page.locator("#query").get_by_text("Click to Access Webcam").click()
+    page.locator("#query button[aria-label='capture photo']").click()
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+
+
+def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) -> None:
+    upload(page, queries / "cat.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    page.locator("#query button[aria-label='Remove Image']").click()
+    expect(timings(page)).to_contain_text("Choose a picture to start")
+    expect(page.locator("#results .caption-label")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("fake.png", b"this is no picture", "not a picture"),
+        ("empty.png", b"", "empty"),
+        ("cut.png", None, "damaged or cut off"),
+    ],
+)
+def test_bad_upload_is_worded_and_the_page_lives_on(
+    page: Page, queries: Path, tmp_path: Path, name: str, data: bytes | None, words: str
+) -> None:
+    whole = (queries / "cat.png").read_bytes()
+    bad = tmp_path / name
+    bad.write_bytes(whole[: len(whole) // 2] if data is None else data)
+    upload(page, bad)
+    expect(page.locator("[data-testid=toast-body]").first).to_contain_text(words)
+    page.locator("#query button[aria-label='Remove Image']").click()
+    upload(page, queries / "cat.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+
+
+def test_every_picture_has_alt_text(page: Page, queries: Path) -> None:
+    upload(page, queries / "turtle.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    for picture in page.locator("img").all():
+        assert picture.get_attribute("alt"), picture.evaluate("image => image.outerHTML")
+
+
+def test_phone_and_dark(browser: Browser, address: str, queries: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(f"{address}?__theme=dark")
+    upload(page, queries / "castle.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible(timeout=PATIENCE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(int(part) for part in re.findall(r"\d+", background)[:3]) < 150, background
+    context.close()
+
+
+def test_keyboard_alone_gets_from_example_to_result_to_search(page: Page) -> None:
+    page.locator("#examples .thumbnail-item").nth(3).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    page.locator("#metric input[value=cosine]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator("#explanation")).to_contain_text("Score: Correlation")
+    page.locator("#results .thumbnail-item").nth(2).focus()
+    page.keyboard.press("Enter")
+    expect(timings(page)).to_contain_text("decode 0.0 ms")
+
+
+def test_results_of_two_visitors_do_not_mix(browser: Browser, address: str, queries: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        visitors = []
+        for name in ("cat", "pizza"):
+            context = browser.new_context()
+            stack.callback(context.close)
+            page = context.new_page()
+            page.goto(address)
+            upload(page, queries / f"{name}.png")
+            visitors.append((name, page))
+        for name, page in visitors:
+            expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name}", timeout=PATIENCE)
