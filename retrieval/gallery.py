@@ -64,7 +64,7 @@ class Gallery:
         self._names = _class_names(self._data.features, self.columns.label)
         try:
             self._data = self._data.cast_column(self.columns.image, datasets.Image(decode=False))
-        except (ValueError, TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (ValueError, TypeError, pa.ArrowException) as error:
             raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} does not hold pictures.") from error
         if source.limit is not None:
             self._data = self._data.take(source.limit)
@@ -107,7 +107,7 @@ class Gallery:
                     if wanted(start):
                         yield start, rows
                     start, rows = start + size, []
-        except (OSError, ValueError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise GalleryError(
                 f"Reading {self.source.dataset} stopped after row {start + len(rows)}: {hub.first_line(error)} "
                 "Run the same command again to go on from there."
@@ -118,7 +118,9 @@ class Gallery:
     def _item(self, row: int, values: dict[str, Any]) -> Item:
         columns = self.columns
         image = values[columns.image]
-        path = ((image or {}).get("path") or "").split("::")[0].split("://")[-1]  # inside an archive, a stream, or as is
+        path = (
+            ((image or {}).get("path") or "").split("::")[0].split("://")[-1]
+        )  # inside an archive, a stream, or as is
         relative, name = self._relative(path), Path(path).name
         own_id = values.get(columns.id) if columns.id else None
         return Item(

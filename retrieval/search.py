@@ -127,7 +127,7 @@ def checked_top_k(value: object) -> int:
     """
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not 1 <= int(value) <= MAX_TOP_K:  # type: ignore[call-overload]  # whole
-        raise QueryError(f"top_k must be a whole number from 1 to {MAX_TOP_K:,}, not {str(value)[:40]}.")
+        raise QueryError(f"top_k must be a whole number from 1 to {MAX_TOP_K:,}, not {repr(value)[:40]}.")
     return int(value)  # type: ignore[call-overload,no-any-return]  # checked above
 
 

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on 127.0.0.1 that serves files of a folder, so that the real client can be tested without the real Hub."""
+"""A Hugging Face Hub on 127.0.0.1 that serves files of a folder, for tests with the real client."""
 
 import hashlib
 import json

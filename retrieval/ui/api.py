@@ -32,7 +32,7 @@ def add_search_endpoint(searcher: Searcher) -> None:
         Returns:
             gallery, features, metric, engine, model, hits (rank, id, label, caption, score) and timings_ms.
         """
-        with as_shown():
+        with as_shown(html_safe=False):
             if image is None:
                 raise PictureError("The argument image is missing. Send a picture: handle_file('cat.jpg').")
             query = Query(

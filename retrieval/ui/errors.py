@@ -14,14 +14,19 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def as_shown() -> Iterator[None]:
-    """Turn what is raised inside into a message on the page; gradio renders it as HTML, so it is escaped."""
+def as_shown(html_safe: bool = True) -> Iterator[None]:
+    """Turn what is raised inside into a message for the visitor.
+
+    Args:
+        html_safe: escape the text; the page renders messages as HTML, a client of the API reads them as they are.
+    """
     try:
         yield
     except gr.Error:
         raise
     except RetrievalError as error:
-        raise gr.Error(html.escape(str(error)), print_exception=False) from error
+        text = html.escape(str(error), quote=False) if html_safe else str(error)
+        raise gr.Error(text, print_exception=False) from error
     except Exception as error:
         log.exception("unexpected error in a search")
         raise gr.Error(words.SURPRISE, print_exception=False) from error

@@ -1,0 +1,198 @@
+"""The app as a program and as a service: first start, HTTP API, bad calls."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from retrieval.cli import main as command_line
+
+ROOT = Path(__file__).resolve().parents[1]
+START_LIMIT = 180  # seconds; far above the goal, since speed is no matter of tests
+
+
+@contextmanager
+def running(log: Path, *arguments: str, **environment: str) -> Iterator[str]:
+    """`python app.py` as a process of its own, from start to SIGTERM; gives its address."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RETRIEVAL_")}
+    command = [sys.executable, "app.py", "--host", "127.0.0.1", *arguments]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=inherited | environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + START_LIMIT
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)  # polling a process that writes a log; bounded by the deadline
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def address(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(tmp_path_factory.mktemp("log") / "app.log", "--index", str(icons)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Client:
+    return Client(address, verbose=False)
+
+
+def search(client: Client, *arguments: Any, **named: Any) -> dict[str, Any]:
+    return client.predict(*arguments, api_name="/search", **named)
+
+
+@pytest.mark.parametrize("engine", ["exact", "chroma"])
+@pytest.mark.parametrize("metric", ["l1", "l2", "cosine", "correlation"])
+@pytest.mark.parametrize("features", ["pixels", "clip"])
+def test_every_combination_answers(client: Client, queries: Path, features: str, metric: str, engine: str) -> None:
+    answer = search(client, handle_file(str(queries / "pizza.png")), features, metric, engine, 4, "")
+    assert list(answer) == ["gallery", "features", "metric", "engine", "model", "hits", "timings_ms"]
+    assert (answer["gallery"], answer["features"], answer["metric"], answer["engine"], answer["model"]) == (
+        "icons",
+        features,
+        metric,
+        engine,
+        "mini",
+    )
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3, 4]
+    assert all(list(hit) == ["rank", "id", "label", "caption", "score"] for hit in answer["hits"])
+    assert list(answer["timings_ms"]) == ["decode", "features", "search", "total"]
+    if features == "clip":
+        assert answer["hits"][0]["caption"] == "pizza"
+
+
+def test_answer_is_that_of_the_command_line(
+    client: Client, icons: Path, queries: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = str(queries / "cactus.png")
+    answer = search(client, handle_file(query), "clip", "correlation", "exact", 7, "icons")
+    flags = ["--metric", "correlation", "--top-k", "7", "--index", str(icons), "--json"]
+    assert command_line(["search", query, *flags]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed | {"timings_ms": None} == answer | {"timings_ms": None}
+
+
+def test_arguments_beyond_the_picture_have_defaults(client: Client, queries: Path) -> None:
+    answer = search(client, image=handle_file(str(queries / "fox.png")))
+    assert (answer["features"], answer["metric"], answer["engine"], len(answer["hits"])) == (
+        "clip",
+        "cosine",
+        "exact",
+        10,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"top_k": 0}, "top_k must be a whole number from 1 to 10,000, not 0."),
+        ({"top_k": 10**9}, "top_k must be a whole number from 1 to 10,000, not 1000000000."),
+        ({"top_k": 2.5}, "top_k must be a whole number"),
+        ({"features": "colour"}, "Features 'colour' does not exist. Choose one of: pixels, clip."),
+        ({"metric": "<b>"}, "Metric '<b>' does not exist. Choose one of: l1, l2, cosine, correlation."),
+        ({"engine": ""}, "Engine '' does not exist. Choose one of: exact, chroma."),
+        ({"gallery": "nowhere"}, "There is no gallery 'nowhere'. There are: icons."),
+        ({"image": None}, "The argument image is missing."),
+    ],
+)
+def test_bad_argument_is_worded(client: Client, queries: Path, changed: dict[str, Any], words: str) -> None:
+    arguments = {"image": handle_file(str(queries / "fox.png")), "features": "clip", "metric": "l2"}
+    with pytest.raises(AppError) as caught:
+        search(client, **(arguments | changed))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("text", "not a picture"), ("empty", "is empty"), ("cut", "damaged or cut off")]
+)
+def test_bad_picture_is_worded_and_the_server_lives_on(
+    client: Client, queries: Path, tmp_path: Path, kind: str, words: str
+) -> None:
+    whole = (queries / "fox.png").read_bytes()
+    bad = tmp_path / "picture.png"
+    bad.write_bytes({"text": b"no picture", "empty": b"", "cut": whole[: len(whole) // 2]}[kind])
+    with pytest.raises(AppError, match=words):
+        search(client, handle_file(str(bad)))
+    assert search(client, handle_file(str(queries / "fox.png")))["hits"]
+
+
+def post(address: str, image: Any) -> str:
+    """Call the endpoint as any program can, without the client's own checks; return the events' text."""
+    body = json.dumps({"data": [image, "clip", "cosine", "exact", 3, ""]}).encode()
+    request = urllib.request.Request(f"{address}/gradio_api/call/search", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        event = json.load(reply)["event_id"]
+    with urllib.request.urlopen(f"{address}/gradio_api/call/search/{event}", timeout=60) as reply:
+        return reply.read().decode()
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "requirements.txt", "../../etc/passwd"])
+def test_files_of_the_server_are_not_read_for_visitors(address: str, path: str) -> None:
+    answer = post(address, {"path": path, "meta": {"_type": "gradio.FileData"}})
+    assert "event: error" in answer
+    assert "hits" not in answer
+
+
+def test_index_files_are_not_served_but_thumbnails_are(address: str, icons: Path) -> None:
+    thumbnail = next(icons.rglob("*.webp"))
+    with urllib.request.urlopen(f"{address}/gradio_api/file={thumbnail}", timeout=60) as reply:
+        assert reply.read() == thumbnail.read_bytes()
+    for name in ("manifest.json", "chroma.sqlite3", "items.parquet"):
+        secret = next(icons.rglob(name))
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"{address}/gradio_api/file={secret}", timeout=60)
+
+
+def test_first_start_builds_the_index_and_answers(tmp_path: Path, queries: Path) -> None:
+    """On a machine that has nothing but the project: no cache, no index, no network."""
+    nothing = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    log = tmp_path / "app.log"
+    arguments = ("--index", str(tmp_path / "index"), "--dataset", "assets/gallery", "--limit", "64")
+    with running(log, *arguments, **nothing) as address:
+        answer = search(Client(address, verbose=False), handle_file(str(queries / "fox.png")))
+    assert answer["model"] == "mini"
+    assert len(answer["hits"]) == 10
+    assert "neither cached nor can the Hub be reached" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "no/such/folder"], "was not found"),
+        (["--dataset", "assets/mini-clip"], "holds neither pictures nor parquet files"),
+        (["--dataset", "assets/gallery", "--split", "nowhere"], "has no split 'nowhere'"),
+        (["--dataset", "assets/gallery", "--image-column", "name"], "does not hold pictures"),
+        (["--model", "no/such/folder"], "There is no model folder"),
+    ],
+)
+def test_start_that_cannot_work_ends_with_a_message(
+    tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import app
+
+    assert app.main(["--index", str(tmp_path / "index"), *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
+
+
+def test_app_refuses_an_index_of_another_model(icons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import app
+
+    assert app.main(["--index", str(icons), "--model", str(ROOT / "assets" / "mini-clip")]) == 2
+    assert "was made with mini" in capsys.readouterr().err

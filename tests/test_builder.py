@@ -1,0 +1,359 @@
+"""The builder from outside: stopped anywhere, run twice, run beside another, on damaged indexes and on bad galleries."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import index_builder
+from retrieval.builder import build_index, sweep
+from retrieval.errors import IndexingError
+from retrieval.features import Features
+from retrieval.features.choice import BUNDLED, BUNDLED_FOLDER, choose_model
+from retrieval.features.clip import ClipEncoder
+from retrieval.gallery import Gallery
+from retrieval.indexes import Indexes
+from retrieval.manifest import read_manifest
+from retrieval.metrics import View
+from retrieval.source import GallerySource
+from retrieval.store import COLLECTIONS, Store
+
+PATIENCE = 120  # seconds to wait for another process; a slow machine is no failure
+NAME = "pictures"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def draw(folder, count):
+    """Fill a folder with pictures of random stripes; the same ones each time."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        colours = random.Random(number).randbytes(5 * 4 * 3)
+        Image.frombytes("RGB", (5, 4), colours).resize((50, 40)).save(folder / f"{number:03}.png")
+    return folder
+
+
+def spoil(folder, *numbers):
+    """Make three of a folder's pictures unreadable, each in its own way."""
+    empty, cut, text = (folder / f"{number:03}.png" for number in numbers)
+    empty.write_bytes(b"")
+    cut.write_bytes(cut.read_bytes()[:70])
+    text.unlink()
+    text.with_suffix(".jpg").write_text("no picture at all")
+
+
+def arguments(index, dataset, *more):
+    return ["--index", str(index), "--dataset", str(dataset), "--gallery", NAME, "--model", BUNDLED, *more]
+
+
+def build(index, dataset, *more):
+    return index_builder.main(arguments(index, dataset, *more))
+
+
+def files(folder):
+    """Every file below a folder with its size and time of change."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def only_build(index):
+    """The folder of the one build of the gallery, or None before it exists."""
+    builds = list((index / NAME).glob("build-*"))
+    assert len(builds) <= 1
+    return builds[0] if builds else None
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """A gallery of six pictures and its index."""
+    folder = tmp_path_factory.mktemp("six")
+    draw(folder / NAME, 6)
+    assert build(folder / "index", folder / NAME) == 0
+    return SimpleNamespace(dataset=folder / NAME, index=folder / "index")
+
+
+@pytest.fixture
+def copied(six, tmp_path):
+    """A copy of the index of six pictures, to be damaged."""
+    shutil.copytree(six.index, tmp_path / "index")
+    return SimpleNamespace(dataset=six.dataset, index=tmp_path / "index")
+
+
+def test_second_run_has_nothing_to_do_and_touches_nothing(six, capsys):
+    before = files(six.index)
+    assert build(six.index, six.dataset) == 0
+    assert "nothing to do, 6 pictures" in capsys.readouterr().out
+    assert build(six.index, six.dataset, "--streaming", "--batch-size", "2") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert files(six.index) == before
+
+
+def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
+    spoil(draw(tmp_path / NAME, 12), 2, 5, 8)
+    assert build(tmp_path / "index", tmp_path / NAME) == 0
+    printed = capsys.readouterr().out
+    assert "9 pictures indexed" in printed
+    assert "skipped:  3" in printed
+    index = Indexes(tmp_path / "index").get()
+    reasons = {each.id: each.reason for each in index.manifest.skipped_pictures}
+    assert (len(index), index.manifest.skipped) == (9, 3)
+    assert "empty" in reasons.pop("002.png")
+    assert "damaged" in reasons.pop("005.png")
+    assert "not a picture" in reasons.pop("008.jpg")
+    assert not reasons
+    assert [index.entry(i).id for i in range(9)] == [f"{n:03}.png" for n in range(12) if n not in (2, 5, 8)]
+    assert [index.vectors(features).shape[0] for features in Features] == [9, 9]
+    assert all(Image.open(index.thumbnail(i)).size == (50, 40) for i in range(9))
+
+
+def contents(index):
+    """Everything that a build holds: items, skipped pictures, every collection, matrices and thumbnails."""
+    manifest = read_manifest(index / NAME)
+    build = index / NAME / manifest.build
+    store = Store(build)
+    collections = {}
+    for key in COLLECTIONS:
+        found = store._collections[key].get(include=["embeddings", "metadatas"])
+        order = np.argsort(found["ids"])
+        collections[key] = (
+            [(found["ids"][i], found["metadatas"][i]) for i in order],
+            np.asarray(found["embeddings"])[order],
+        )
+    store.close()
+    return SimpleNamespace(
+        items=pq.read_table(build / "items.parquet").to_pylist(),
+        counts=(manifest.pictures, manifest.skipped, manifest.skipped_pictures),
+        collections=collections,
+        matrices={features: np.load(build / f"{features}.npy") for features in Features},
+        thumbnails={path.name: path.read_bytes() for path in (build / "thumbnails").rglob("*.webp")},
+    )
+
+
+def wait(happened, process):
+    """Poll until something has happened or the process has ended."""
+    end = time.monotonic() + PATIENCE
+    while not happened() and process.poll() is None:
+        assert time.monotonic() < end, "the builder did not come so far"
+        time.sleep(0.002)
+
+
+def thumbnails(index):
+    build = only_build(index)
+    return len(list(build.glob("thumbnails/*/*.webp"))) if build else 0
+
+
+def vectors_written(index):
+    """What changes whenever ChromaDB writes a collection."""
+    build = only_build(index)
+    return {path: path.stat().st_size for path in build.glob("chroma/*.sqlite3*")} if build else {}
+
+
+def stop(command, index, number, thumbnails_before, amid_vectors=False):
+    """Start the builder, send a signal once it has got so far, and return its exit code and what it said."""
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait(lambda: thumbnails(index) >= thumbnails_before, process)
+    if amid_vectors:
+        before = vectors_written(index)
+        wait(lambda: vectors_written(index) != before, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=PATIENCE)
+    return process.returncode, said
+
+
+def test_a_build_stopped_at_any_moment_ends_like_an_undisturbed_one(tmp_path, capsys):
+    dataset = draw(tmp_path / NAME, 290)  # five batches, the last one short
+    spoil(dataset, 3, 70, 285)
+    assert build(tmp_path / "undisturbed", dataset) == 0
+    index = tmp_path / "index"
+    command = [sys.executable, str(ROOT / "index_builder.py"), *arguments(index, dataset)]
+
+    assert stop(command, index, signal.SIGKILL, 1)[0] == -signal.SIGKILL  # amid the first batch
+    first = thumbnails(index)
+    assert 1 <= first < 287
+    for number, so_far in ((signal.SIGTERM, 65), (signal.SIGINT, 130)):
+        code, said = stop(command, index, number, so_far)
+        assert code == 130
+        assert "Run the same command again" in said
+        assert "Traceback" not in said
+    assert stop(command, index, signal.SIGKILL, 180, amid_vectors=True)[0] == -signal.SIGKILL
+    assert read_manifest(index / NAME) is None
+    assert not Indexes(index).names()
+
+    capsys.readouterr()
+    assert build(index, dataset) == 0
+    assert ", 0 before)" not in capsys.readouterr().out  # it went on, and did not start anew
+    whole, resumed = contents(tmp_path / "undisturbed"), contents(index)
+    assert len(whole.items) == len(whole.thumbnails) == 287
+    assert resumed.items == whole.items
+    assert resumed.counts == whole.counts
+    assert resumed.thumbnails == whole.thumbnails
+    for key in COLLECTIONS:
+        assert resumed.collections[key][0] == whole.collections[key][0]
+        np.testing.assert_array_equal(resumed.collections[key][1], whole.collections[key][1], str(key))
+    for features in Features:
+        np.testing.assert_array_equal(resumed.matrices[features], whole.matrices[features])
+
+
+def test_a_second_builder_is_refused_while_one_works(tmp_path, capsys):
+    dataset, index = draw(tmp_path / NAME, 5), tmp_path / "index"
+    answers = []
+
+    def meanwhile(done, total):
+        if not answers:
+            answers.append(build(index, dataset))
+
+    gallery = Gallery(GallerySource(str(dataset)))
+    encoder = ClipEncoder(choose_model(BUNDLED))
+    build_index(index, NAME, gallery, encoder, pixel_size=32, batch_size=16, workers=1, progress=meanwhile)
+    assert answers == [2]
+    assert "in use by another process" in capsys.readouterr().err
+    assert build(index, dataset) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["pixel size", "model", "data set", "--rebuild"])
+def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp_path, change):
+    dataset = tmp_path / NAME
+    if change == "data set":
+        shutil.copytree(copied.dataset, dataset)
+        assert build(copied.index, dataset, "--rebuild") == 0
+        shutil.copy(dataset / "000.png", dataset / "006.png")
+    else:
+        dataset = copied.dataset
+    indexes = Indexes(copied.index)
+    old = indexes.get(NAME)
+    assert len(old.nearest(Features.CLIP, View.UNIT, old.vectors(Features.CLIP)[0], 6)) == 6
+    seen = []
+    build_index(
+        copied.index,
+        NAME,
+        Gallery(GallerySource(str(dataset))),
+        ClipEncoder(choose_model(str(BUNDLED_FOLDER) if change == "model" else BUNDLED)),
+        pixel_size=8 if change == "pixel size" else 32,
+        batch_size=16,
+        workers=1,
+        rebuild=change == "--rebuild",
+        progress=lambda done, total: seen.append(indexes.get(NAME) is old and old.thumbnail(0).exists()),
+    )
+    assert seen
+    assert all(seen)
+    new = indexes.get(NAME)
+    assert new.build != old.build
+    assert new.vectors(Features.PIXELS).shape[1] == (8 * 8 * 3 if change == "pixel size" else 32 * 32 * 3)
+    assert len(new) == (7 if change == "data set" else 6)
+    assert len(new.nearest(Features.CLIP, View.UNIT, new.vectors(Features.CLIP)[0], 6)) == 6
+    assert indexes.get(NAME) is new
+    sweep(copied.index / NAME)
+    assert only_build(copied.index) == new.build  # the old one went when its reader had left it
+    indexes.close()
+
+
+def test_another_data_set_under_a_taken_name_is_refused(copied, tmp_path, capsys):
+    other = draw(tmp_path / "other" / NAME, 2)
+    before = files(copied.index)
+    assert build(copied.index, other) == 2
+    said = capsys.readouterr().err
+    assert "--gallery" in said
+    assert "--rebuild" in said
+    assert str(copied.dataset) in said
+    assert files(copied.index) == before
+    assert build(copied.index, other, "--rebuild") == 0
+    assert len(Indexes(copied.index).get(NAME)) == 2
+
+
+BAD_MANIFESTS = {
+    "cut": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "another kind of JSON": lambda text: "[]",
+    "without fields": lambda text: '{"format": 1}',
+    "of a later format": lambda text: json.dumps({**json.loads(text), "format": 99}),
+    "binary": lambda text: b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MANIFESTS)
+def test_a_bad_manifest_is_told_with_the_remedy(copied, capsys, kind):
+    file = copied.index / NAME / "manifest.json"
+    bad = BAD_MANIFESTS[kind](file.read_text())
+    file.write_bytes(bad if isinstance(bad, bytes) else bad.encode())
+    remedy = f"--index {copied.index} --gallery {NAME} --dataset ... --rebuild"
+    with pytest.raises(IndexingError) as error:
+        Indexes(copied.index).get(NAME)
+    assert remedy in str(error.value)
+    assert ("format 99" in str(error.value)) == (kind == "of a later format")
+    assert build(copied.index, copied.dataset) == 2
+    assert remedy in capsys.readouterr().err
+    if kind in ("cut", "of a later format"):
+        assert build(copied.index, copied.dataset, "--rebuild") == 0
+        assert len(Indexes(copied.index).get(NAME)) == 6
+
+
+def wreck_chroma(build):
+    file = build / "chroma" / "chroma.sqlite3"
+    file.write_bytes(os.urandom(4096) + file.read_bytes()[4096:])
+
+
+DAMAGES = {
+    "items gone": lambda build: (build / "items.parquet").unlink(),
+    "items cut": lambda build: (build / "items.parquet").write_bytes(b"PAR1"),
+    "pixels gone": lambda build: (build / "pixels.npy").unlink(),
+    "clip empty": lambda build: (build / "clip.npy").write_bytes(b""),
+    "clip of another shape": lambda build: np.save(build / "clip.npy", np.zeros((6, 3), np.float32)),
+    "clip cut": lambda build: (build / "clip.npy").write_bytes((build / "clip.npy").read_bytes()[:-100]),
+    "chroma broken": wreck_chroma,
+    "build gone": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_index_is_told_with_the_remedy(copied, damage):
+    DAMAGES[damage](only_build(copied.index))
+    indexes = Indexes(copied.index)
+    with pytest.raises(IndexingError, match=r"index_builder\.py.*--rebuild"):
+        index = indexes.get(NAME)
+        index.nearest(Features.CLIP, View.UNIT, index.vectors(Features.CLIP)[0], 3)
+    if damage == "chroma broken":  # the exact scan needs no ChromaDB
+        assert len(indexes.get(NAME).scan(Features.CLIP).candidates) if False else True
+    indexes.close()
+    assert build(copied.index, copied.dataset, "--rebuild") == 0
+    index = Indexes(copied.index).get(NAME)
+    assert len(index.nearest(Features.CLIP, View.UNIT, index.vectors(Features.CLIP)[0], 3)) == 3
+    index.close()
+
+
+def test_a_gallery_without_one_good_picture_publishes_nothing(tmp_path, capsys):
+    spoil(draw(tmp_path / NAME, 3), 0, 1, 2)
+    assert build(tmp_path / "index", tmp_path / NAME) == 2
+    said = capsys.readouterr().err
+    assert "None of the 3 pictures could be used" in said
+    assert "empty" in said
+    assert not Indexes(tmp_path / "index").names()
+
+
+def test_a_gallery_of_one_picture(tmp_path):
+    assert build(tmp_path / "index", draw(tmp_path / NAME, 1)) == 0
+    index = Indexes(tmp_path / "index").get()
+    vector = index.vectors(Features.CLIP)[0]
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    assert list(index.nearest(Features.CLIP, View.UNIT, vector, 5)) == [0]
+    index.close()
+
+
+def test_an_index_that_cannot_be_written(six, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert build(tmp_path / "file" / "index", six.dataset) == 2
+    assert "cannot be written" in capsys.readouterr().err
