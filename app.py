@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import index_builder
 from retrieval import hub, settings
 from retrieval.errors import IndexingError, RetrievalError
+from retrieval.settings import DEFAULT_PIXEL_SIZE
 
 if TYPE_CHECKING:
+    from retrieval.manifest import Manifest
     from retrieval.search import Searcher
 
 EXAMPLES = """examples:
@@ -72,37 +74,53 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     """Build the index if what was asked for is not there; return the gallery to show first, and a line on the model.
 
     Raises:
-        IndexingError: the index holds another data set or was made with another model than asked for.
+        IndexingError: the index was made from or with something else than what was asked for.
     """
     from retrieval import words
-    from retrieval.features.choice import AUTO, choose_model
     from retrieval.indexes import Indexes
 
     indexes = Indexes(chosen.index)
-    first = chosen.gallery or (chosen.source.slug if chosen.dataset else None)
+    first = chosen.gallery or (chosen.source.slug if chosen.data_asked else None)
     if not indexes.names() or (first and first not in indexes.names()):
-        choice = index_builder.build(chosen)
+        why = index_builder.build(chosen).reason
         first = first or chosen.source.slug
-        why = choice.reason
+        manifest = indexes.get(first).manifest
     else:
-        manifest = indexes.get(first or "").manifest
-        if chosen.dataset and manifest.source.identity != chosen.source.identity:
-            raise IndexingError(
-                f"The gallery {manifest.gallery!r} in {chosen.index} holds the data set {manifest.source.dataset}, not "
-                f"{chosen.dataset}. Name this one with --gallery, or choose another --index."
-            )
-        if chosen.model != AUTO:
-            choice = choose_model(chosen.model, chosen.model_revision)
-            if (choice.name, choice.revision) != (manifest.model.name, manifest.model.revision):
-                raise IndexingError(
-                    f"The index of {manifest.gallery!r} in {chosen.index} was made with {manifest.model.name}, not "
-                    f"{choice.name}, and their features do not compare. Build it again with index_builder.py --model "
-                    f"{chosen.model}, choose another --index, or leave --model away."
-                )
         why = "the index was made with it"
-    manifest = indexes.get(first or "").manifest
+        manifest = indexes.get(first or "").manifest
+        if differences := _differences(chosen, manifest):
+            raise IndexingError(
+                f"The index of {manifest.gallery!r} in {chosen.index} was made {' and '.join(differences)}. "
+                f"Bring it up to date with index_builder.py and the same flags, choose another --index, give this "
+                "gallery another name with --gallery, or leave the flag away."
+            )
     log.info("gallery %s: %d pictures, model %s, because %s", manifest.gallery, manifest.pictures, manifest.model, why)
     return first, words.about_model(manifest.model, why)
+
+
+def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
+    """Return what an index was made from or with that differs from what was asked for, in words."""
+    from retrieval.features.choice import AUTO, choose_model
+
+    found = []
+    if chosen.data_asked:
+        wanted, used = chosen.source, manifest.source
+        if wanted.identity != used.identity:
+            found.append(f"from the data set {used.dataset} ({used.split or 'train'}), not {wanted.dataset}")
+        found += [
+            f"with {name.replace('_', ' ')} {getattr(used, name)}, not {getattr(wanted, name)}"
+            for name in ("revision", "image_column", "label_column", "caption_column", "limit")
+            if getattr(wanted, name) != getattr(used, name)
+        ]
+    if chosen.pixel_size not in (DEFAULT_PIXEL_SIZE, manifest.pixel_size):
+        found.append(f"with pixel size {manifest.pixel_size}, not {chosen.pixel_size}")
+    if chosen.dtype not in ("auto", manifest.model.dtype):
+        found.append(f"with dtype {manifest.model.dtype}, not {chosen.dtype}")
+    if chosen.model != AUTO:
+        choice = choose_model(chosen.model, chosen.model_revision)
+        if (choice.name, choice.revision) != (manifest.model.name, manifest.model.revision):
+            found.append(f"with model {manifest.model.name}, not {choice.name}")
+    return found
 
 
 def _warm(searcher: "Searcher") -> None:

@@ -128,8 +128,36 @@ class Gallery:
             id=str(own_id if own_id not in (None, "") else relative or (f"{row}-{name}" if name else row)),
             label=self._label(values.get(columns.label) if columns.label else None),
             caption=_text(values.get(columns.caption)) if columns.caption else Path(name).stem,
-            picture=_read(image),
+            picture=self._read(image),
         )
+
+    def _read(self, image: dict[str, Any] | None) -> bytes | PictureError:
+        """Return the encoded bytes of a row's picture, or why there are none."""
+        image = image or {}
+        if image.get("bytes") is not None:
+            return bytes(image["bytes"])
+        if not (path := image.get("path")):
+            return PictureError("The row holds no picture.")
+        if not self._may_read(path):
+            return PictureError("The row names a file or address outside the data set, which is not read.")
+        try:
+            with xopen(path, "rb") as file:
+                return bytes(file.read())
+        except ROW_ERRORS as error:
+            reason = error.strerror if isinstance(error, OSError) else None  # without the path
+            return PictureError(f"The picture file cannot be read: {reason or hub.first_line(error)}.")
+
+    def _may_read(self, path: str) -> bool:
+        """Say whether a path in a row lies in the data set: a row of a stranger's parquet may name any file."""
+        outer = path.split("::")[-1]  # of a file in an archive the archive
+        if "://" in outer:
+            return outer.startswith("hf://datasets/")
+        root = self.source.path
+        if root:
+            folders = [root.parent if root.is_file() else root]
+        else:
+            folders = [Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.DOWNLOADED_DATASETS_PATH)]
+        return any(Path(outer).resolve().is_relative_to(folder.resolve()) for folder in folders)
 
     def _relative(self, path: str) -> str:
         """Return a file's path below the data set's folder; empty if it does not lie there."""
@@ -142,19 +170,6 @@ class Gallery:
         if value is None or (self._names and (not isinstance(value, int) or not 0 <= value < len(self._names))):
             return ""
         return self._names[value] if self._names else str(value)
-
-
-def _read(image: dict[str, Any] | None) -> bytes | PictureError:
-    if not image or (image.get("bytes") is None and not image.get("path")):
-        return PictureError("The row holds no picture.")
-    if image.get("bytes") is not None:
-        return bytes(image["bytes"])
-    try:
-        with xopen(image["path"], "rb") as file:
-            return bytes(file.read())
-    except ROW_ERRORS as error:
-        reason = error.strerror if isinstance(error, OSError) else None  # without the path
-        return PictureError(f"The picture file cannot be read: {reason or hub.first_line(error)}.")
 
 
 def _text(value: Any) -> str:
@@ -305,6 +320,8 @@ def _find_columns(features: Any, source: GallerySource) -> Columns:
                 f"The data set {source.dataset!r} has no column {wanted!r}. It has: {', '.join(features)}."
             )
     image = source.image_column or _first(features, _is_image)
+    if image is not None and _is_string(features[image]):
+        raise GalleryError(f"Column {image!r} of {source.dataset} does not hold pictures but text.")
     if image is None:
         raise GalleryError(
             f"The data set {source.dataset!r} has no image column. "

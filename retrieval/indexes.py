@@ -90,7 +90,7 @@ class GalleryIndex:
             try:
                 # Copy-on-write, since torch refuses to look at a read-only array; nothing writes to it.
                 matrix = np.load(self.build / f"{features}.npy", mmap_mode="c")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise self._damaged(error) from error
             if matrix.shape != (len(self), self.manifest.dimensions(features)):
                 raise self._damaged(f"{features} has shape {matrix.shape}")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.features.choice import AUTO, DTYPES
-from retrieval.features.pixels import DEFAULT_SIZE
 from retrieval.source import BUNDLED_GALLERY, GallerySource
 
 PREFIX = "RETRIEVAL_"
+DEFAULT_PIXEL_SIZE = 32  # P@5 on photos does not change between 16 and 64
 DEFAULT_BATCH = 16  # small batches stay in the processor's cache; larger ones were slower on 2 cores
 
 
@@ -44,6 +44,11 @@ class Settings:
     port: int | None
     share: bool
     public_space: bool
+
+    @property
+    def data_asked(self) -> bool:
+        """Whether any flag says which data set is meant, or which of its rows or columns."""
+        return self.source != GallerySource(str(BUNDLED_GALLERY), streaming=self.streaming) or self.dataset is not None
 
     @property
     def source(self) -> GallerySource:
@@ -122,7 +127,7 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--pixel-size",
         type=_pixel_size,
-        default=DEFAULT_SIZE,
+        default=DEFAULT_PIXEL_SIZE,
         metavar="S",
         help="raw pixels: S x S (default: %(default)s)",
     )
@@ -152,7 +157,13 @@ def parse(
     _take_environment(parser, environment)
     flags = parser.parse_args(arguments)
     values: dict[str, Any] = {name: getattr(flags, name, None) for name in Settings.__dataclass_fields__}
-    defaults = {"model": AUTO, "dtype": "auto", "pixel_size": DEFAULT_SIZE, "batch_size": DEFAULT_BATCH, "workers": 1}
+    defaults = {
+        "model": AUTO,
+        "dtype": "auto",
+        "pixel_size": DEFAULT_PIXEL_SIZE,
+        "batch_size": DEFAULT_BATCH,
+        "workers": 1,
+    }
     values.update({name: default for name, default in defaults.items() if values[name] is None})
     for name in ("streaming", "share"):
         values[name] = bool(values[name])

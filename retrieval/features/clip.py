@@ -16,6 +16,9 @@ from retrieval.features.choice import ModelChoice, ModelIdentity
 
 LONGEST_RATIO = 8  # beyond this a centre-cropping model would enlarge a ribbon to gigabytes to look at its middle
 
+# What transformers raises on settings that are missing, damaged, or mean a library that is not installed.
+SETTINGS_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+
 
 def best_device() -> str:
     """Return `cuda`, `mps` or `cpu`, whichever this machine has first."""
@@ -67,7 +70,7 @@ class ClipEncoder:
             model = AutoModel.from_pretrained(choice.folder, dtype=getattr(torch, self.dtype), **local)
             processors: Any = AutoImageProcessor
             self._processor = processors.from_pretrained(choice.folder, backend="pil", **local)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        except (*SETTINGS_ERRORS, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(
                 f"Model {choice.name} in {choice.folder} cannot be loaded: {reason} "
@@ -80,7 +83,7 @@ class ClipEncoder:
             )
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(choice.folder, **local)
-        except (OSError, ValueError, KeyError, ImportError):
+        except SETTINGS_ERRORS:
             self._tokenizer = None  # pictures still work; a text is refused in `embed_texts`
         self._model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.identity = ModelIdentity(

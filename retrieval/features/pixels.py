@@ -7,10 +7,8 @@ from PIL import Image
 
 from retrieval.features import Vectors
 
-DEFAULT_SIZE = 32  # P@5 on photos does not change between 16 and 64
 
-
-def embed_pixels(pictures: Sequence[Image.Image], size: int = DEFAULT_SIZE) -> Vectors:
+def embed_pixels(pictures: Sequence[Image.Image], size: int) -> Vectors:
     """Return upright RGB pictures as vectors of shape (n, size * size * 3), values in [0, 1].
 
     Resized bicubically to size x size, aspect ignored, as a plain comparison of pixels does; rows, then

@@ -1,0 +1,37 @@
+"""A finished index made from given vectors, written and exported by the real store."""
+
+from pathlib import Path
+
+from retrieval.builder import _export
+from retrieval.features import Features, Vectors
+from retrieval.features.choice import ModelIdentity
+from retrieval.gallery import Item
+from retrieval.indexes import Indexes
+from retrieval.manifest import Manifest, publish_manifest
+from retrieval.source import GallerySource
+from retrieval.store import Store
+
+
+def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> Indexes:
+    """Publish one gallery of n items; `pixels` are squares of side s, shape (n, s * s * 3)."""
+    build = root / "given" / "build-given"
+    store = Store(build)
+    items = [Item(row, f"id-{row}", label, "", b"") for row, label in enumerate(labels)]
+    store.write(items, {Features.PIXELS: pixels, Features.CLIP: clip})
+    _export(store, store.rows())
+    store.close()
+    manifest = Manifest(
+        gallery="given",
+        build=build.name,
+        source=GallerySource("given"),
+        fingerprint="given",
+        model=ModelIdentity("given", "", "", "float32", clip.shape[1]),
+        pixel_size=round((pixels.shape[1] / 3) ** 0.5),
+        pictures=len(labels),
+        skipped=0,
+        created="",
+        seconds=0.0,
+        bytes=0,
+    )
+    publish_manifest(root / "given", manifest)
+    return Indexes(root)

@@ -1,0 +1,299 @@
+"""The command line as people and scripts meet it: rankings, JSON, plots, figures, exit codes, messages."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from itertools import product
+from types import SimpleNamespace
+
+import datasets
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import index_builder
+from retrieval.cli import main
+from retrieval.features import Features
+from retrieval.indexes import Indexes
+from retrieval.metrics import Metric
+from retrieval.search import Engine
+
+ANIMALS_AND_FOOD = "train[527:551]+train[728:752]"  # with fox, cat, lion and pizza, which are query pictures too
+HIT_KEYS = {"rank", "id", "label", "caption", "score"}
+TIMINGS = {"decode", "features", "search", "total"}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """An index folder with the gallery `icons`: 24 animals and 24 dishes."""
+    folder = tmp_path_factory.mktemp("some-icons")
+    assert index_builder.main(["--index", str(folder), "--model", "mini", "--split", ANIMALS_AND_FOOD]) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(index, tmp_path):
+    shutil.copytree(index, tmp_path / "index")
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def run(index, capsys):
+    """Run a command on the index in this process; give its exit code, output and errors."""
+
+    def run(command, *arguments, index=index):
+        capsys.readouterr()
+        code = main([command, *map(str, arguments), "--index", str(index)])
+        return SimpleNamespace(code=code, **capsys.readouterr()._asdict())
+
+    return run
+
+
+def refused(result, *words):
+    """Whether a run ended with code 2 and one line that has these words, and no traceback."""
+    lines = result.err.strip().splitlines()
+    assert (result.code, result.out, len(lines)) == (2, "", 1), result.err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert str(word) in lines[0]
+    return True
+
+
+def in_a_process(*command, **environment):
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def test_search_prints_a_table_the_times_and_what_the_score_means(index, queries):
+    result = in_a_process("-m", "retrieval", "search", queries / "cat.png", "--top-k", 3, "--index", index)
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["1", "2", "3"]
+    assert lines[0].split()[2:] == ["cat", "animals-nature", "1f408"]
+    assert "48 pictures" in result.out
+    assert "larger is closer" in result.out
+
+
+@pytest.mark.parametrize(("features", "metric", "engine"), product(Features, Metric, Engine))
+def test_search_json_of_every_combination(run, queries, features, metric, engine):
+    chosen = ["--features", features, "--metric", metric, "--engine", engine]
+    result = run("search", queries / "pizza.png", "--json", "--top-k", 5, *chosen)
+    assert result.code == 0
+    answer = json.loads(result.out)
+    assert set(answer) == {"gallery", "features", "metric", "engine", "model", "hits", "timings_ms"}
+    assert [answer[key] for key in ("gallery", "features", "metric", "engine", "model")] == [
+        "icons",
+        features,
+        metric,
+        engine,
+        "mini",
+    ]
+    assert all(set(hit) == HIT_KEYS for hit in answer["hits"])
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3, 4, 5]
+    scores = [hit["score"] for hit in answer["hits"]]
+    assert scores == sorted(scores, reverse=metric in (Metric.COSINE, Metric.CORRELATION))
+    assert set(answer["timings_ms"]) == TIMINGS
+    assert answer["timings_ms"]["total"] >= answer["timings_ms"]["search"] > 0
+    if features is Features.CLIP:
+        assert answer["hits"][0]["caption"] == "pizza"
+
+
+def test_search_for_more_than_there_is_gives_all(run, queries):
+    result = run("search", queries / "fox.png", "--json", "--top-k", 10_000)
+    assert len({hit["id"] for hit in json.loads(result.out)["hits"]}) == 48
+
+
+@pytest.mark.parametrize("top_k", [1, 10, 48])
+def test_plot_is_a_png_of_readable_size(run, queries, tmp_path, top_k):
+    target = tmp_path / "plot.png"
+    result = run("search", queries / "lion.png", "--features", "pixels", "--top-k", top_k, "--plot", target)
+    assert result.code == 0
+    assert str(target) in result.out
+    with Image.open(target) as plot:
+        assert plot.format == "PNG"
+        assert 1000 <= plot.width <= 2000
+        assert 200 <= plot.height <= 4000
+        assert len(plot.convert("RGB").getcolors(2**24)) > 500  # pictures, not an empty sheet
+
+
+def test_evaluate_leave_one_out(run):
+    result = run("evaluate", "--json")
+    assert result.code == 0
+    answer = json.loads(result.out)
+    assert (answer["gallery"], answer["model"], answer["pictures"]) == ("icons", "mini", 48)
+    assert "48" in answer["method"]
+    assert [(each["features"], each["metric"]) for each in answer["results"]] == list(product(Features, Metric))
+    for each in answer["results"]:
+        assert set(each) == {"features", "metric", "engine", "p@1", "p@5", "map"}
+        assert each["engine"] == "exact"
+        assert all(0 < each[key] <= 1 for key in ("p@1", "p@5", "map"))
+    best = {each["features"]: each["map"] for each in answer["results"]}
+    assert best["clip"] > best["pixels"]
+
+
+def test_evaluate_by_chroma_prints_a_table_without_map(run):
+    result = run("evaluate", "--engine", "chroma", "--sample", 8)
+    assert result.code == 0
+    rows = [line for line in result.out.splitlines() if "ChromaDB" in line]
+    assert len(rows) == 8
+    assert all(row.endswith("| - |") for row in rows)
+
+
+def test_evaluate_with_query_folders(run, queries, tmp_path):
+    for label, names in (
+        ("animals-nature", ("cat", "fox", "lion")),
+        ("food-drink", ("pizza",)),
+        ("ships", ("cactus",)),
+    ):
+        (tmp_path / "queries" / label).mkdir(parents=True)
+        for name in names:
+            shutil.copy(queries / f"{name}.png", tmp_path / "queries" / label)
+    (tmp_path / "queries" / "food-drink" / "spoilt.png").write_text("no picture")
+    result = run("evaluate", "--queries", tmp_path / "queries", "--json")
+    assert result.code == 0
+    answer = json.loads(result.out)
+    assert str(tmp_path / "queries") in answer["method"]
+    clip = [each for each in answer["results"] if each["features"] == "clip" and each["metric"] == "cosine"]
+    assert clip[0]["p@1"] == 1  # `ships` is no label of the gallery and does not count
+
+
+@pytest.mark.parametrize("queries", ["nothing/there", "labels of another gallery", "no labels"])
+def test_evaluate_with_useless_queries(run, tmp_path, queries):
+    folder = tmp_path / queries
+    if "labels" in queries:
+        inner = folder / ("ships" if "another" in queries else "")
+        inner.mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(inner / "a.png")
+    assert refused(run("evaluate", "--queries", folder), queries)
+
+
+def test_info_names_galleries_model_and_versions(run, index):
+    answer = json.loads(run("info", "--json").out)
+    gallery = answer["galleries"][0]
+    assert (gallery["name"], gallery["pictures"], gallery["skipped"], gallery["model"]) == ("icons", 48, 0, "mini")
+    assert answer["packages"]["datasets"] == datasets.__version__
+    printed = run("info")
+    assert printed.code == 0
+    for word in ("icons", "48", "mini", "pixel_size", answer["device"], datasets.__version__):
+        assert str(word) in printed.out
+
+
+def test_info_without_an_index_and_with_a_broken_one(run, copied, tmp_path):
+    assert json.loads(run("info", "--json", index=tmp_path / "none").out)["galleries"] == []
+    assert "index_builder.py" in run("info", index=tmp_path / "none").out
+    (copied / "icons" / "manifest.json").write_text("{")
+    answer = json.loads(run("info", "--json", index=copied).out)
+    assert "--rebuild" in answer["galleries"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["index_builder.py"],
+        ["-m", "retrieval"],
+        ["-m", "retrieval", "search"],
+        ["-m", "retrieval", "evaluate"],
+        ["-m", "retrieval", "info"],
+    ],
+    ids=" ".join,
+)
+def test_help_shows_examples(command):
+    result = in_a_process(*command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert "examples:" in result.out
+    assert command[-1].removesuffix(".py") in result.out
+
+
+def test_a_file_that_is_no_picture(run, tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert refused(run("search", tmp_path / "text.jpg"), "not a picture")
+    assert refused(run("search", tmp_path / "empty.png"), "empty")
+    assert refused(run("search", tmp_path / "missing.png"), "cannot be read", "No such file")
+    assert refused(run("search", tmp_path), "cannot be read")
+
+
+def test_errors_in_a_process_of_their_own_show_no_traceback(index, tmp_path):
+    result = in_a_process("-m", "retrieval", "search", tmp_path / "missing.png", "--index", index)
+    assert refused(result, "No such file")
+
+
+def test_no_index_and_unknown_gallery(run, queries, tmp_path):
+    for command in (["search", queries / "cat.png"], ["evaluate"]):
+        assert refused(run(*command, index=tmp_path / "none"), tmp_path / "none", "index_builder.py --index")
+        assert refused(run(*command, "--gallery", "holiday"), "holiday", "icons")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "choices"),
+    [
+        ("--metric", "manhattan", "l1, l2, cosine, correlation"),
+        ("--features", "sift", "pixels, clip"),
+        ("--engine", "faiss", "exact, chroma"),
+        ("--top-k", 0, "1 to 10,000"),
+        ("--top-k", -3, "1 to 10,000"),
+        ("--top-k", 10**9, "1 to 10,000"),
+    ],
+)
+def test_words_and_numbers_that_do_not_exist(run, queries, flag, value, choices):
+    assert refused(run("search", queries / "cat.png", flag, value), value, choices)
+
+
+def test_an_index_made_with_another_model_refuses_clip_but_not_pixels(run, queries, copied):
+    file = copied / "icons" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["model"]["revision"] = "0123456789abcdef"
+    file.write_text(json.dumps(manifest))
+    assert refused(run("search", queries / "cat.png", index=copied), "0123456789abcdef", "--rebuild")
+    assert run("search", queries / "cat.png", "--features", "pixels", index=copied).code == 0
+
+
+@pytest.mark.parametrize("target", ["missing folder/plot.png", "plot.docx", ""])
+def test_a_plot_that_cannot_be_written(run, queries, tmp_path, target):
+    result = run("search", queries / "cat.png", "--features", "pixels", "--plot", tmp_path / target)
+    assert refused(result, "plot cannot be written", tmp_path / target)
+
+
+def test_environment_stands_in_for_flags_and_flags_win(index, queries, monkeypatch, capsys):
+    monkeypatch.setenv("RETRIEVAL_INDEX", str(index))
+    monkeypatch.setenv("RETRIEVAL_FEATURES", "pixels")
+    monkeypatch.setenv("RETRIEVAL_METRIC", "l1")
+    monkeypatch.setenv("RETRIEVAL_TOP_K", "3")
+    monkeypatch.setenv("RETRIEVAL_JSON", "yes")
+    search = ["search", str(queries / "cat.png")]
+    assert main(search) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["features"], answer["metric"], len(answer["hits"])) == ("pixels", "l1", 3)
+    assert main([*search, "--metric", "l2", "--top-k", "1"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["features"], answer["metric"], len(answer["hits"])) == ("pixels", "l2", 1)
+
+
+def test_environment_stands_in_for_flags_of_the_builder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RETRIEVAL_INDEX", str(tmp_path / "index"))
+    monkeypatch.setenv("RETRIEVAL_LIMIT", "2")
+    monkeypatch.setenv("RETRIEVAL_GALLERY", "of-the-environment")
+    monkeypatch.setenv("RETRIEVAL_MODEL", "mini")
+    monkeypatch.setenv("RETRIEVAL_PIXEL_SIZE", "4")
+    assert index_builder.main(["--gallery", "of-the-flag"]) == 0
+    indexes = Indexes(tmp_path / "index")
+    assert indexes.names() == ["of-the-flag"]
+    assert (len(indexes.get()), indexes.get().manifest.pixel_size) == (2, 4)
+
+
+@pytest.mark.parametrize(("name", "value"), [("LIMIT", "0"), ("PIXEL_SIZE", "huge"), ("INDEX", "http://127.0.0.1/x")])
+def test_senseless_environment_is_refused_like_a_flag(monkeypatch, capsys, name, value):
+    monkeypatch.setenv(f"RETRIEVAL_{name}", value)
+    with pytest.raises(SystemExit) as stopped:
+        index_builder.main([])
+    assert stopped.value.code == 2
+    assert f"--{name.lower().replace('_', '-')}" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import BertConfig, BertModel
+
+from retrieval.errors import ModelError, QueryError
+from retrieval.features.choice import BUNDLED_FOLDER, choose_model
+from retrieval.features.clip import ClipEncoder
+from retrieval.features.pixels import embed_pixels
+from retrieval.images import load_picture
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return ClipEncoder(choose_model("mini"), "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def names(queries):
+    return sorted(path.stem for path in queries.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def pictures(queries, names):
+    return [load_picture(queries / f"{name}.png") for name in names]
+
+
+@pytest.fixture(scope="module")
+def vectors(encoder, pictures):
+    return encoder.embed_pictures(pictures)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the bundled model, to be spoiled."""
+    return shutil.copytree(BUNDLED_FOLDER, tmp_path / "some-model")
+
+
+def load(folder):
+    return ClipEncoder(choose_model(str(folder)), "float32", "cpu")
+
+
+def test_pixels_are_rows_then_columns_then_red_green_blue():
+    values = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    vector = embed_pixels([Image.fromarray(values)], size=4)
+    np.testing.assert_array_equal(vector, values.reshape(1, -1) / np.float32(255))
+    assert vector.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [1, 32, 640])
+def test_pixels_have_the_size_asked_for_and_stay_in_range(pictures, size):
+    rows = embed_pixels(pictures[:3], size)
+    assert rows.shape == (3, size * size * 3)
+    assert rows.min() >= 0 and rows.max() <= 1
+
+
+def test_pixels_keep_the_order_of_the_batch(pictures):
+    np.testing.assert_array_equal(embed_pixels(pictures, 32), np.concatenate([embed_pixels([p], 32) for p in pictures]))
+
+
+def test_pixels_ignore_the_aspect():
+    left_black, right_white = Image.new("RGB", (400, 10)), Image.new("RGB", (200, 10), "white")
+    left_black.paste(right_white, (200, 0))
+    columns = embed_pixels([left_black], 8).reshape(8, 8, 3)[..., 0]
+    assert np.all(columns[:, :3] < 0.1) and np.all(columns[:, 5:] > 0.9)
+
+
+def test_clip_vectors_have_unit_length(encoder, vectors, names):
+    assert vectors.shape == (len(names), encoder.identity.dimensions)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_company_in_a_batch_does_not_matter_in_float32(encoder, pictures, vectors):
+    alone = np.concatenate([encoder.embed_pictures([picture]) for picture in pictures])
+    np.testing.assert_allclose(alone, vectors, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "count"), [("bfloat16", 20), ("float16", 4)])  # float16 is slow on a processor
+def test_half_precision_means_the_same(pictures, vectors, dtype, count):
+    half = ClipEncoder(choose_model("mini"), dtype, "cpu")
+    together = half.embed_pictures(pictures[:count])
+    alone = np.concatenate([half.embed_pictures([picture]) for picture in pictures[:count]])
+    assert together.dtype == np.float32
+    assert (together * vectors[:count]).sum(axis=1).min() >= 0.99
+    assert (together * alone).sum(axis=1).min() >= 0.99
+    assert half.identity.dtype == dtype
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
+def test_a_ribbon_or_a_dot_has_a_vector(encoder, size):
+    assert np.linalg.norm(encoder.embed_pictures([Image.new("RGB", size, "red")])) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [("a pizza", "pizza"), ("a red apple", "red-apple"), ("a cat", "cat"), ("a castle", "castle")]
+)
+def test_words_are_near_the_picture_they_name(encoder, vectors, names, words, name):
+    text = encoder.embed_texts([words])
+    assert np.linalg.norm(text) == pytest.approx(1, abs=1e-6)
+    best = np.argsort(-(vectors @ text[0]))[:3]
+    assert name in [names[i] for i in best]
+
+
+def test_a_text_longer_than_the_model_reads_is_cut(encoder):
+    assert np.isfinite(encoder.embed_texts(["very " * 1000 + "long"])).all()
+
+
+def test_a_model_without_tokenizer_takes_pictures_and_refuses_words(model, pictures, vectors):
+    for file in model.glob("tokenizer*"):
+        file.unlink()
+    deaf = load(model)
+    np.testing.assert_allclose(deaf.embed_pictures(pictures[:2]), vectors[:2], atol=1e-4)
+    with pytest.raises(QueryError, match="knows no words; search with a picture"):
+        deaf.embed_texts(["a cat"])
+
+
+def test_a_changed_model_is_another_model(model):
+    before = choose_model(str(model)).revision
+    assert before == choose_model("mini").revision
+    weights = next(model.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert choose_model(str(model)).revision != before
+
+
+def test_a_folder_without_config_is_no_model(model):
+    (model / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"some-model has no config.json.*--model mini"):
+        load(model)
+
+
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(ModelError, match=r"no model folder '\./nowhere'.*Check the path"):
+        choose_model("./nowhere")
+
+
+@pytest.mark.parametrize("spoil", [lambda data: b"no weights at all", lambda data: data[: len(data) // 2]])
+def test_damaged_weights_are_called_so(model, spoil):
+    weights = next(model.glob("*.safetensors"))
+    weights.write_bytes(spoil(weights.read_bytes()))
+    with pytest.raises(ModelError, match=r"some-model cannot be loaded: .*another --model"):
+        load(model)
+
+
+def test_missing_weights_are_called_so(model):
+    next(model.glob("*.safetensors")).unlink()
+    with pytest.raises(ModelError, match=r"some-model cannot be loaded: .*another --model"):
+        load(model)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "processor_config.json"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_damaged_settings_are_called_so(model, name, text):
+    (model / name).write_text(text)
+    with pytest.raises(ModelError, match=r"some-model cannot be loaded: .*another --model"):
+        load(model)
+
+
+def test_a_model_of_texts_only_has_no_image_features(model):
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    for file in model.glob("*.safetensors*"):
+        file.unlink()
+    BertModel(config).save_pretrained(model)
+    with pytest.raises(ModelError, match=r"some-model is a BertModel, which has no image features.*CLIP"):
+        load(model)

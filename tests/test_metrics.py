@@ -1,0 +1,219 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.spatial.distance import cdist
+
+from retrieval.metrics import DEFINITIONS, Metric, Scan, View, closeness, closest, score_pairs, view_of
+
+ANGLES = (Metric.COSINE, Metric.CORRELATION)
+DISTANCES = (Metric.L1, Metric.L2)
+modest = settings(max_examples=60, deadline=None)
+metrics = st.sampled_from(Metric)
+
+
+def reference(metric, queries, gallery):
+    """The metric by scipy and numpy in float64, shape (m, n)."""
+    queries, gallery = queries.astype(np.float64), gallery.astype(np.float64)
+    if metric is Metric.L1:
+        return cdist(queries, gallery, "cityblock")
+    if metric is Metric.L2:
+        return cdist(queries, gallery, "euclidean")
+    if metric is Metric.COSINE:
+        return 1 - cdist(queries, gallery, "cosine")
+    return np.corrcoef(queries, gallery)[: len(queries), len(queries) :]
+
+
+def full_sort(metric, query, gallery, k):
+    """The k closest by sorting every float64 score, ties by position."""
+    return np.argsort(closeness(metric, score_pairs(metric, query, gallery)), kind="stable")[:k]
+
+
+def of_pixels(values):
+    """Numbers 0..255 as the pixel features hold them."""
+    return np.asarray(values, np.float32) / np.float32(255)
+
+
+@st.composite
+def galleries(draw, rows=40, at_least=1):
+    """Small pixel vectors: few colours give duplicates, blank and nearly equal rows."""
+    shape = (draw(st.integers(at_least, rows)), draw(st.integers(1, 24)))
+    colours = draw(st.sampled_from([2, 3, 256]))
+    return of_pixels(draw(arrays(np.uint8, shape, elements=st.integers(0, colours - 1))))
+
+
+def photos(n=60, d=300):
+    return of_pixels(np.random.default_rng(0).integers(0, 256, (n, d)))
+
+
+def embeddings(n=60, d=128):
+    vectors = np.random.default_rng(0).normal(size=(n, d))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("vectors", [photos(), embeddings()], ids=["pixels", "clip"])
+@pytest.mark.parametrize("metric", Metric)
+def test_scores_are_those_of_scipy_and_numpy(metric, vectors):
+    expected = reference(metric, vectors[:5], vectors[5:])
+    scores = [score_pairs(metric, query, vectors[5:]) for query in vectors[:5]]
+    np.testing.assert_allclose(scores, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("vectors", [photos(), embeddings()], ids=["pixels", "clip"])
+@pytest.mark.parametrize("metric", Metric)
+def test_scan_scores_are_those_of_scipy_and_numpy(metric, vectors):
+    expected = reference(metric, vectors[:5], vectors[5:])
+    np.testing.assert_allclose(Scan(vectors[5:]).scores(metric, vectors[:5]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_long_vectors_are_scored_in_blocks_as_in_one():
+    vectors = np.random.default_rng(0).random((9, 1_200_000), np.float32)  # a block holds 3 of them
+    for metric in Metric:
+        expected = np.concatenate([score_pairs(metric, vectors[0], row[None]) for row in vectors])
+        np.testing.assert_array_equal(score_pairs(metric, vectors[0], vectors), expected)
+
+
+def test_scores_by_hand():
+    query, gallery = np.array([1.0, 2, 3]), np.array([[2.0, 2, 1], [3, 2, 1]])
+    expected = {
+        Metric.L1: [3, 4],
+        Metric.L2: [5**0.5, 8**0.5],
+        Metric.COSINE: [9 / (14 * 9) ** 0.5, 10 / 14],
+        Metric.CORRELATION: [-(3**0.5) / 2, -1],
+    }
+    for metric, values in expected.items():
+        np.testing.assert_allclose(score_pairs(metric, query, gallery), values, rtol=1e-14)
+
+
+@modest
+@given(galleries(), metrics)
+def test_a_vector_is_closest_to_itself(gallery, metric):
+    scores = score_pairs(metric, gallery[0], gallery)
+    flat = not view_of(DEFINITIONS[metric].view, gallery[:1].astype(np.float64)).any()
+    best = 0.0 if metric in DISTANCES or flat else 1.0
+    assert scores[0] == pytest.approx(best, abs=1e-12)
+    assert closeness(metric, scores[0]) <= closeness(metric, scores).min() + 1e-12
+
+
+@modest
+@given(galleries(rows=2, at_least=2), metrics)
+def test_metrics_are_symmetric(pair, metric):
+    there, back = score_pairs(metric, pair[0], pair[1:]), score_pairs(metric, pair[1], pair[:1])
+    assert there == pytest.approx(back, abs=1e-12)
+
+
+@modest
+@given(galleries(), st.sampled_from(ANGLES), st.floats(0.01, 100))
+def test_angles_do_not_see_brightness(gallery, metric, factor):
+    query = gallery[0].astype(np.float64)
+    scaled = score_pairs(metric, query * factor, gallery)
+    np.testing.assert_allclose(scaled, score_pairs(metric, query, gallery), atol=1e-9)
+
+
+@modest
+@given(galleries(), st.sampled_from((*DISTANCES, Metric.CORRELATION)), st.floats(-10, 10))
+def test_a_common_shift_changes_only_cosine(gallery, metric, shift):
+    gallery = gallery.astype(np.float64)
+    shifted = score_pairs(metric, gallery[0] + shift, gallery + shift)
+    np.testing.assert_allclose(shifted, score_pairs(metric, gallery[0], gallery), atol=1e-9)
+
+
+def test_cosine_does_see_a_shift():
+    near, far = np.array([1.0, 0]), np.array([[0.0, 1]])
+    assert score_pairs(Metric.COSINE, near, far) == 0
+    assert score_pairs(Metric.COSINE, near + 1, far + 1) == pytest.approx(0.8)
+
+
+@modest
+@given(galleries(), metrics)
+def test_scores_stay_in_range(gallery, metric):
+    low, high = (0, np.inf) if metric in DISTANCES else (-1, 1)
+    for scores in (score_pairs(metric, gallery[0], gallery), Scan(gallery).scores(metric, gallery[:1])):
+        assert np.all((scores >= low) & (scores <= high))
+
+
+@pytest.mark.parametrize(
+    ("metric", "level"), [(Metric.COSINE, 0), *((Metric.CORRELATION, level) for level in (0, 1, 77, 255))]
+)
+def test_a_vector_without_direction_scores_zero(metric, level):
+    flat, gallery = of_pixels(np.full((1, 3072), level)), photos(4, 3072)
+    everything = np.concatenate([gallery, flat])
+    assert not score_pairs(metric, flat[0], everything).any()
+    assert score_pairs(metric, gallery[0], everything)[-1] == 0
+    assert not Scan(everything).scores(metric, flat).any()
+    assert Scan(everything).scores(metric, gallery)[0, -1] == 0
+
+
+@modest
+@given(galleries(), st.sampled_from(View))
+def test_views_have_the_length_they_promise(gallery, view):
+    seen = view_of(view, gallery.astype(np.float64))
+    norms = np.linalg.norm(seen, axis=1)
+    if view is View.PLAIN:
+        np.testing.assert_array_equal(seen, gallery)
+    else:
+        assert np.all((norms == 0) | (np.abs(norms - 1) < 1e-12))
+    if view is View.CENTRED:
+        np.testing.assert_allclose(seen.mean(axis=1), 0, atol=1e-12)
+
+
+@modest
+@given(galleries(), metrics, st.integers(1, 45))
+def test_ties_come_in_gallery_order(gallery, metric, k):
+    positions, scores = closest(metric, gallery[0], gallery, np.arange(len(gallery))[::-1], k)
+    tied = scores[1:] == scores[:-1]
+    assert np.all(positions[1:][tied] > positions[:-1][tied])
+    assert np.all(np.diff(closeness(metric, scores)) >= 0)
+
+
+@modest
+@given(galleries(), metrics, st.integers(1, 45))
+def test_scan_finds_what_a_full_sort_finds(gallery, metric, k):
+    candidates = Scan(gallery).candidates(metric, gallery[-1], k)
+    positions, scores = closest(metric, gallery[-1], gallery, candidates, k)
+    np.testing.assert_array_equal(positions, full_sort(metric, gallery[-1], gallery, k))
+    np.testing.assert_array_equal(scores, score_pairs(metric, gallery[-1], gallery)[positions])
+
+
+def duplicates(chance):
+    return photos(20, 256)[chance.integers(0, 20, 400)]
+
+
+def nearly_equal(chance):
+    return (chance.random(256) + chance.normal(0, 1e-7, (400, 256))).astype(np.float32)
+
+
+def nearly_parallel(chance):
+    return (chance.random(256) * chance.uniform(0.1, 1, (400, 1))).astype(np.float32)
+
+
+def far_from_zero(chance):
+    return chance.normal(5, 1e-3, (400, 256)).astype(np.float32)
+
+
+def nearly_white(chance):
+    """Drawings of a few dots on white paper: nothing but the dots is left when the mean is taken away."""
+    gallery = np.ones((400, 3072), np.float32)
+    np.put_along_axis(gallery, chance.integers(0, 3072, (400, 3)), of_pixels(chance.integers(0, 256, (400, 3))), axis=1)
+    return gallery
+
+
+def one_dot_apart(chance):
+    """Flat pictures of which some differ in the last bit of one number only."""
+    gallery = np.ones((400, 3072), np.float32)
+    gallery[np.arange(0, 400, 3), chance.integers(0, 3072, 134)] = np.nextafter(np.float32(1), np.float32(0))
+    return gallery
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "make", [duplicates, nearly_equal, nearly_parallel, far_from_zero, nearly_white, one_dot_apart]
+)
+@pytest.mark.parametrize("metric", Metric)
+def test_scan_is_exact_where_rounding_is_worst(metric, make, seed):
+    gallery = make(np.random.default_rng(seed))
+    scan = Scan(gallery)
+    for query in gallery[:20]:
+        positions, _ = closest(metric, query, gallery, scan.candidates(metric, query, 10), 10)
+        np.testing.assert_array_equal(positions, full_sort(metric, query, gallery, 10))
