@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
+from huggingface_hub import constants
 
 from retrieval import hub
 from retrieval.errors import GalleryError, PictureError
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 CAPTION_LENGTH = 200  # characters; longer captions are cut, since they are only shown
+
+WHOLE_SPLIT = "Name a whole split with --split, and take its first rows with --limit."
 
 # What a row that cannot be fetched or decoded by the data set itself may raise.
 ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
@@ -156,7 +159,12 @@ class Gallery:
         if root:
             folders = [root.parent if root.is_file() else root]
         else:
-            folders = [Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.DOWNLOADED_DATASETS_PATH)]
+            cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self.source.dataset.replace('/', '--')}"
+            folders = [
+                cached,
+                Path(datasets.config.HF_DATASETS_CACHE),
+                Path(datasets.config.DOWNLOADED_DATASETS_PATH),
+            ]
         return any(Path(outer).resolve().is_relative_to(folder.resolve()) for folder in folders)
 
     def _relative(self, path: str) -> str:
@@ -189,15 +197,22 @@ def _open(source: GallerySource) -> tuple[Any, str]:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs is raised too, and worded below
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # or it reports every load, even of a local folder, to a server
+    offline = datasets.config.HF_HUB_OFFLINE
     try:
         if path and any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
             return _from_disk(path, source), _stat_digest(path)
-        arguments = _local_arguments(path, name) if path else _hub_arguments(name, source.revision)
+        arguments = _local_arguments(path, name) if path else _hub_arguments(name, source.config, source.revision)
         arguments["name"] = source.config
         builder = datasets.load_dataset_builder(**arguments)
         splits = builder.info.splits or builder.config.data_files or ()
-        split = _choose_split(source, [str(s) for s in splits], source.streaming)
-        data = datasets.load_dataset(**arguments, split=split, streaming=source.streaming)
+        split = _choose_split(source, [str(s) for s in splits])
+        if source.streaming and "[" in split:
+            raise GalleryError(f"A slice such as {split!r} cannot be streamed. {WHOLE_SPLIT}")
+        if source.streaming:
+            builder.config.decode_num_threads = 0  # else datasets decodes pictures of a folder on the Hub ahead
+            data = builder.as_streaming_dataset(split)
+        else:
+            data = datasets.load_dataset(**arguments, split=split)
     except GalleryError:
         raise
     except hub.HubError as error:
@@ -214,7 +229,10 @@ def _open(source: GallerySource) -> tuple[Any, str]:
         pa.ArrowInvalid,
         datasets.exceptions.DatasetsError,
     ) as error:
-        raise GalleryError(f"{where} cannot be read: {hub.first_line(error.__cause__ or error)}") from error
+        said = " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
+        raise GalleryError(f"{where} cannot be read: {said}") from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline  # the next data set may find the Hub back
     if not source.streaming and len(data) == 0:
         raise GalleryError(f"{where} has no rows in split {split!r}.")
     if data.features is None:  # a stream without declared features tells its columns with its first row
@@ -226,7 +244,10 @@ def _from_disk(path: Path, source: GallerySource) -> Any:
     """Return the chosen split of what `save_to_disk` wrote: one data set, or one for each split."""
     found = datasets.load_from_disk(str(path))
     splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
-    data = splits[_choose_split(source, list(splits), whole=True)]
+    split = _choose_split(source, list(splits))
+    if split not in splits:
+        raise GalleryError(f"What save_to_disk wrote cannot be sliced by {split!r}. {WHOLE_SPLIT}")
+    data = splits[split]
     if not len(data):
         raise GalleryError(f"The data set {source.dataset!r} has no rows.")
     return data
@@ -269,7 +290,7 @@ def _holds_pictures(folder: Path) -> bool:
     return any(p.suffix.lower() in PICTURE_SUFFIXES for p in folder.rglob("*"))
 
 
-def _hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
+def _hub_arguments(name: str, config: str | None, revision: str | None) -> dict[str, Any]:
     """Return what `load_dataset` needs for a Hub id: the commit if the Hub answers, the cached copy if not."""
     try:
         return {"path": name, "revision": hub.describe("dataset", name, revision).commit}
@@ -277,7 +298,7 @@ def _hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
         # datasets would try again for 23 s before it looks into its cache; told that it is offline, it does so at once.
         datasets.config.HF_HUB_OFFLINE = True
         try:
-            cached = datasets.load_dataset_builder(name)
+            cached = datasets.load_dataset_builder(name, config)
         except (OSError, ValueError):
             cached = None
         if cached is None or (revision and cached.hash != revision):
@@ -286,19 +307,14 @@ def _hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
         return {"path": name}
 
 
-def _choose_split(source: GallerySource, splits: list[str], whole: bool = False) -> str:
-    """Return the split that is meant, `train` or the first by default; `whole` refuses slices and sums."""
+def _choose_split(source: GallerySource, splits: list[str]) -> str:
+    """Return the split that is meant: by default `train`, or the first one if there is no `train`."""
     wanted = source.split
     if wanted is None:
         return "train" if "train" in splits or not splits else splits[0]
     base = re.split(r"[\[+]", wanted)[0]
     if splits and base not in splits and base != "all":
         raise GalleryError(f"The data set {source.dataset!r} has no split {wanted!r}. It has: {', '.join(splits)}.")
-    if whole and splits and wanted not in splits:
-        raise GalleryError(
-            f"{wanted!r} is not one split, and only a whole one can be streamed or read from what save_to_disk wrote. "
-            f"Name one of {', '.join(splits)}, and take its first rows with --limit."
-        )
     return wanted
 
 

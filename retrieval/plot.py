@@ -41,6 +41,7 @@ def plot_ranking(ranking: Ranking, index: GalleryIndex, query: PictureSource, ta
         name = words.name_of(hit)
         cell.set_title(f"{hit.rank}. {name[:24]}\n{words.number(hit.score)}", fontsize=8)
     try:
-        figure.savefig(target, dpi=110)
+        # The format is given, since matplotlib would else append a suffix to a name that has none.
+        figure.savefig(target, dpi=110, format=target.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise RetrievalError(f"The plot cannot be written to {target}: {error}. Name a .png file.") from error

@@ -15,8 +15,8 @@ ROUTE = re.compile(r"/(api/)?(?:(models|datasets)/)?([^/]+/[^/]+)(?:/(revision|t
 class LoopbackHub(ThreadingHTTPServer):
     """Serves `root/models/<org>/<name>/...` and `root/datasets/<org>/<name>/...`; every repository has one commit.
 
-    `status` makes every answer that status, `silent` leaves every request without an answer, and
-    `silent_files` only those for files. `requests` lists what was asked.
+    `refusals` gives the status that a repository answers with, and `silent` leaves every request without an
+    answer. `requests` lists what was asked.
     """
 
     daemon_threads = True
@@ -24,10 +24,8 @@ class LoopbackHub(ThreadingHTTPServer):
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
-        self.gated: set[str] = set()
-        self.status: int | None = None
+        self.refusals: dict[str, int] = {}
         self.silent = False
-        self.silent_files = False
         self.requests: list[str] = []
         self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -57,15 +55,15 @@ class _Handler(BaseHTTPRequestHandler):
         hub, address = self.server, urlsplit(self.path)
         hub.requests.append(f"{self.command} {self.path}")
         match = ROUTE.fullmatch(unquote(address.path))
-        if hub.silent or (hub.silent_files and match and match[4] == "resolve"):
+        if hub.silent:
             hub.closing.wait()
             self.close_connection = True
-        elif hub.status:
-            self._reply(hub.status)
+        elif match and match[3] in hub.refusals:
+            self._reply(
+                hub.refusals[match[3]], **({"X_Error_Code": "GatedRepo"} if hub.refusals[match[3]] == 401 else {})
+            )
         elif not match or not (folder := hub.root / (match[2] or "models") / match[3]).is_dir():
             self._reply(404, X_Error_Code="RepoNotFound")
-        elif match[3] in hub.gated:
-            self._reply(401, X_Error_Code="GatedRepo")
         elif match[5] not in (None, "main", COMMIT):
             self._reply(404, X_Error_Code="RevisionNotFound")
         elif match[4] == "resolve":

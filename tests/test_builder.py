@@ -163,7 +163,7 @@ def written(index):
 
 
 def stop(command, index, number, so_far, writes=0):
-    """Start the builder, send a signal after so many thumbnails and then writes; return its exit code and last words."""
+    """Start the builder, signal it after so many thumbnails and then writes; return its exit code and last words."""
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait(lambda: thumbnails(index) >= so_far, process)
     for _ in range(writes):

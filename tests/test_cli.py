@@ -83,7 +83,7 @@ def test_search_prints_a_table_the_times_and_what_the_score_means(index, queries
     assert "larger is closer" in result.out
 
 
-@pytest.mark.parametrize(("features", "metric", "engine"), product(Features, Metric, Engine))
+@pytest.mark.parametrize(("features", "metric", "engine"), list(product(Features, Metric, Engine)))
 def test_search_json_of_every_combination(run, queries, features, metric, engine):
     chosen = ["--features", features, "--metric", metric, "--engine", engine]
     result = run("search", queries / "pizza.png", "--json", "--top-k", 5, *chosen)

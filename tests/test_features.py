@@ -78,7 +78,7 @@ def test_company_in_a_batch_does_not_matter_in_float32(encoder, pictures, vector
     np.testing.assert_allclose(alone, vectors, atol=1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "count"), [("bfloat16", 20), ("float16", 4)])  # float16 is slow on a processor
+@pytest.mark.parametrize(("dtype", "count"), [("bfloat16", 20), ("float16", 1)])  # float16 is slow on a processor
 def test_half_precision_means_the_same(pictures, vectors, dtype, count):
     half = ClipEncoder(choose_model("mini"), dtype, "cpu")
     together = half.embed_pictures(pictures[:count])
@@ -108,9 +108,10 @@ def test_a_text_longer_than_the_model_reads_is_cut(encoder):
     assert np.isfinite(encoder.embed_texts(["very " * 1000 + "long"])).all()
 
 
-def test_a_model_without_tokenizer_takes_pictures_and_refuses_words(model, pictures, vectors):
+@pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: file.write_text("{")])
+def test_a_model_without_tokenizer_takes_pictures_and_refuses_words(model, pictures, vectors, spoil):
     for file in model.glob("tokenizer*"):
-        file.unlink()
+        spoil(file)
     deaf = load(model)
     np.testing.assert_allclose(deaf.embed_pictures(pictures[:2]), vectors[:2], atol=1e-4)
     with pytest.raises(QueryError, match="knows no words; search with a picture"):
