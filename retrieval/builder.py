@@ -26,12 +26,14 @@ from retrieval.features.pixels import embed_pixels
 from retrieval.gallery import Gallery, Item
 from retrieval.images import fit_within, load_picture
 from retrieval.manifest import FORMAT, SKIPPED_LISTED, Manifest, Skipped, publish_manifest, read_manifest
+from retrieval.metrics import QUANTILES, Metric, score_pairs
 from retrieval.store import IndexInUse, Store, own
 
 ROWS_AT_ONCE = 64  # rows of one write; also the unit of resuming
 LOOK_AHEAD = 2  # batches decoded while the model works on another
 THUMBNAIL_SIZE = 256  # pixels of the longer side
 THUMBNAIL_FOLDER_ROWS = 1000
+BACKGROUND_PAIRS = 4000
 ITEMS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("label", pa.string()), ("caption", pa.string())])
 
 Progress = Callable[[int, int | None], None]
@@ -119,6 +121,7 @@ def build_index(
             raise IndexingError(f"None of the {len(skipped)} pictures could be used: {_reasons(skipped)}.")
         store.drop_rows_except(rows)
         _export(store, rows)
+        background = _background(build)
     finally:
         store.close()
     seconds = time.perf_counter() - started
@@ -134,6 +137,7 @@ def build_index(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),
         bytes=sum(file.stat().st_size for file in build.rglob("*") if file.is_file()),
+        background=background,
         skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
     )
     try:
@@ -321,6 +325,31 @@ def _export(store: Store, rows: npt.NDArray[np.int64]) -> None:
                 (store.folder / "items.tmp").replace(store.folder / "items.parquet")
     except OSError as error:
         raise _cannot_write(store.folder, error) from error
+
+
+def _background(build: Path) -> dict[str, dict[str, list[float]]]:
+    """Return the quantiles of the scores of random pairs of different pictures, by features and metric.
+
+    They are what a score means in this gallery: one inside them is no better than chance.
+    """
+    background: dict[str, dict[str, list[float]]] = {}
+    for features in Features:
+        vectors = np.load(build / f"{features}.npy", mmap_mode="r")
+        if len(vectors) < 2:
+            return {}
+        random = np.random.default_rng(0)
+        first = random.integers(len(vectors), size=BACKGROUND_PAIRS)
+        second = (first + random.integers(1, len(vectors), size=BACKGROUND_PAIRS)) % len(vectors)
+        parts: dict[Metric, list[npt.NDArray[np.float64]]] = {metric: [] for metric in Metric}
+        for start in range(0, BACKGROUND_PAIRS, ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            for metric, scores in parts.items():
+                scores.append(score_pairs(metric, vectors[first[rows]], vectors[second[rows]]))
+        background[features] = {
+            metric: [round(float(value), 6) for value in np.quantile(np.concatenate(scores), QUANTILES)]
+            for metric, scores in parts.items()
+        }
+    return background
 
 
 def _cannot_write(folder: Path, error: OSError) -> IndexingError:

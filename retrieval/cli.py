@@ -14,6 +14,8 @@ from retrieval.errors import QueryError, RetrievalError
 EXAMPLES = """examples:
   python -m retrieval search cat.jpg --top-k 5
   python -m retrieval search cat.jpg --features pixels --metric l1 --engine chroma --plot hits.png
+  python -m retrieval search --text "red fruit" --label food-drink
+  python -m retrieval search cat.jpg --text black --balance 0.4 --without dog
   python -m retrieval search cat.jpg --json | jq .hits
   python -m retrieval evaluate                        leave-one-out over the gallery's labels
   python -m retrieval evaluate --queries test_photos  class folders as queries
@@ -47,7 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     search = commands.add_parser("search", help="rank the gallery by a picture", epilog=EXAMPLES, formatter_class=raw)
-    search.add_argument("image", type=Path, metavar="IMAGE", help="the query picture")
+    search.add_argument("image", type=Path, nargs="?", metavar="IMAGE", help="the query picture")
+    search.add_argument("--text", default="", help="what to look for in words, alone or beside the picture")
+    search.add_argument("--without", default="", metavar="TEXT", help="what to stay away from, in words")
+    search.add_argument(
+        "--balance",
+        type=float,
+        default=0.5,
+        metavar="B",
+        help="share of the words beside a picture, 0 to 1 (default: 0.5)",
+    )
+    search.add_argument("--label", action="append", default=[], metavar="NAME", help="only this class; may be repeated")
     search.add_argument("--features", default="clip", metavar="pixels|clip", help="default: %(default)s")
     search.add_argument("--metric", default="cosine", metavar="l1|l2|cosine|correlation", help="default: %(default)s")
     search.add_argument("--engine", default="exact", metavar="exact|chroma", help="default: %(default)s")
@@ -82,11 +94,16 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from retrieval.features import Features
     from retrieval.indexes import Indexes
     from retrieval.metrics import Metric
-    from retrieval.search import Engine, Query, Searcher, checked_top_k, one_of
+    from retrieval.query import Engine, Query, checked_balance, checked_labels, checked_top_k, one_of
+    from retrieval.search import Searcher
 
     searcher = Searcher(Indexes(chosen.index))
     query = Query(
         picture=flags.image,
+        text=flags.text,
+        without=flags.without,
+        balance=checked_balance(flags.balance),
+        labels=checked_labels(flags.label),
         features=one_of(Features, flags.features),
         metric=one_of(Metric, flags.metric),
         engine=one_of(Engine, flags.engine),
@@ -97,7 +114,7 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     if flags.plot:
         from retrieval.plot import plot_ranking
 
-        plot_ranking(ranking, searcher.indexes.get(ranking.gallery), flags.image, flags.plot)
+        plot_ranking(query, ranking, searcher.indexes.get(ranking.gallery), flags.plot)
     if flags.json:
         print(json.dumps(ranking.to_json(), indent=1, ensure_ascii=False))
         return
@@ -115,13 +132,14 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from retrieval.features import Features
     from retrieval.indexes import Indexes
     from retrieval.metrics import Metric
-    from retrieval.search import Engine, Searcher, one_of
+    from retrieval.query import Engine, one_of
+    from retrieval.search import Searcher
 
     engine = one_of(Engine, flags.engine)
     searcher = Searcher(Indexes(chosen.index))
     index = searcher.indexes.get(chosen.gallery or "")
     if flags.queries:
-        queries = evaluation.from_folder(index, searcher.encoders.get(index.manifest.model), flags.queries)
+        queries = evaluation.from_folder(index, searcher.embedder.encoders.get(index.manifest.model), flags.queries)
         method = f"{len(queries.labels):,} queries from {flags.queries}"
     else:
         if flags.sample is not None and flags.sample < 0:

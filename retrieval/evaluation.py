@@ -20,7 +20,8 @@ from retrieval.gallery import Gallery
 from retrieval.images import load_picture
 from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric, Scan, closeness
-from retrieval.search import Engine, rank
+from retrieval.query import Engine
+from retrieval.search import rank
 from retrieval.source import GallerySource
 
 log = logging.getLogger(__name__)

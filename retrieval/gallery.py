@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -165,7 +166,9 @@ class Gallery:
                 Path(datasets.config.HF_DATASETS_CACHE),
                 Path(datasets.config.DOWNLOADED_DATASETS_PATH),
             ]
-        return any(Path(outer).resolve().is_relative_to(folder.resolve()) for folder in folders)
+        # A link in the folder is its owner's will, so it may lead out; `..` in a row may not.
+        lexical = Path(os.path.normpath(Path(outer).absolute()))
+        return any(p.is_relative_to(folder) for p in (lexical, lexical.resolve()) for folder in folders)
 
     def _relative(self, path: str) -> str:
         """Return a file's path below the data set's folder; empty if it does not lie there."""

@@ -1,6 +1,7 @@
 """Finished indexes, opened for reading: items, matrices, thumbnails and ChromaDB of each gallery below one folder."""
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.builder import thumbnail_path
-from retrieval.errors import IndexingError
+from retrieval.errors import IndexingError, QueryError
 from retrieval.features import Features, Vectors
 from retrieval.manifest import FILE, Manifest, read_manifest, rebuild_command
-from retrieval.metrics import Scan, View
+from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
 from retrieval.store import Store
 
 
@@ -61,6 +62,33 @@ class GalleryIndex:
     def labels(self) -> list[str]:
         """The label of every item, in gallery order; empty text where there is none."""
         return list(self._items["label"].to_pylist())
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The labels there are, sorted."""
+        return sorted(set(self.labels) - {""})
+
+    def percentile(self, features: Features, metric: Metric, score: float) -> float | None:
+        """Return the share, from 0 to 1, of random pairs of the gallery that are farther apart than a score says.
+
+        None in a gallery of a single picture, which has no pairs.
+        """
+        quantiles = self.manifest.background.get(features, {}).get(metric)
+        if not quantiles:
+            return None
+        below = float(np.interp(score, quantiles, QUANTILES))
+        return 1 - below if DEFINITIONS[metric].smaller_is_closer else below
+
+    def with_labels(self, labels: Collection[str]) -> npt.NDArray[np.intp]:
+        """Return the positions of items that have one of the labels, ascending.
+
+        Raises:
+            QueryError: a label that no item has.
+        """
+        if unknown := sorted(set(labels) - set(self.classes)):
+            known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
+            raise QueryError(f"No picture has the label {unknown[0][:40]!r}. There are: {known or 'no labels'}.")
+        return np.flatnonzero(np.isin(np.array(self.labels), list(labels)))
 
     def position_of(self, item_id: str) -> int | None:
         """Return the first position that has an id, or None."""
@@ -113,13 +141,15 @@ class GalleryIndex:
     def _scans(self) -> dict[Features, Scan]:
         return {}
 
-    def nearest(self, features: Features, view: View, vector: Vectors, count: int) -> npt.NDArray[np.intp]:
+    def nearest(
+        self, features: Features, view: View, vector: Vectors, count: int, labels: Collection[str] = ()
+    ) -> npt.NDArray[np.intp]:
         """Return the positions of about `count` nearest neighbours by ChromaDB; unordered, see `Store.nearest`.
 
         Raises:
             IndexingError: ChromaDB is in use by another process, or damaged.
         """
-        rows = self._chroma.nearest(features, view, vector, count)
+        rows = self._chroma.nearest(features, view, vector, count, labels)
         return np.searchsorted(self.rows, rows)
 
     @property

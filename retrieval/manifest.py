@@ -31,7 +31,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished build: what it was made from, with what, and what came out."""
+    """A finished build: what it was made from, with what, and what came out.
+
+    `background` holds, for features and metric, the quantiles of the scores of random pairs of the gallery.
+    """
 
     gallery: str
     build: str
@@ -44,6 +47,7 @@ class Manifest:
     created: str
     seconds: float
     bytes: int
+    background: dict[str, dict[str, list[float]]]
     skipped_pictures: tuple[Skipped, ...] = field(default=())
     format: int = FORMAT
 

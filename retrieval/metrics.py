@@ -14,6 +14,8 @@ import torch
 
 from retrieval.features import Vectors
 
+QUANTILES = np.linspace(0, 1, 1001)  # at which the background of random pairs is kept
+
 Scores = npt.NDArray[np.float32]
 
 SCAN_MARGIN = 1e-5  # float32 rounding of a blocked dot product of 10^4 terms, relative, with room to spare
@@ -77,15 +79,18 @@ def view_of(view: View, vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.flo
 def score_pairs(
     metric: Metric, query: npt.NDArray[np.floating], gallery: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.float64]:
-    """Return the metric's value between one query, shape (d,), and each of n vectors, shape (n, d), in float64.
+    """Return the metric's value between a query, shape (d,), and each of n vectors, shape (n, d), in float64.
 
-    Row by row with the same arithmetic, so equal vectors get bit-equal scores.
+    With n queries, shape (n, d), row i is compared with row i. Every row is treated alike, so equal vectors get
+    bit-equal scores.
     """
     definition = DEFINITIONS[metric]
-    a = view_of(definition.view, np.asarray(query, np.float64)[None])
     scores = np.empty(len(gallery))
-    block = max(1, REFINE_BYTES // (8 * max(1, a.shape[1])))
+    block = max(1, REFINE_BYTES // (8 * max(1, gallery.shape[1])))
+    one = view_of(definition.view, np.asarray(query, np.float64)[None]) if query.ndim == 1 else None
     for start in range(0, len(gallery), block):
+        rows = slice(start, start + block)
+        a = view_of(definition.view, np.asarray(query[rows], np.float64)) if one is None else one
         b = view_of(definition.view, np.asarray(gallery[start : start + block], np.float64))
         if metric is Metric.L1:
             part = np.abs(b - a).sum(axis=1)
@@ -140,14 +145,23 @@ class Scan:
         dots = unit @ self.vectors.T
         return torch.where(norms > 0, dots / norms, 0.0).clamp_(-1, 1).numpy()
 
-    def candidates(self, metric: Metric, query: Vectors, k: int) -> npt.NDArray[np.intp]:
+    def candidates(
+        self, metric: Metric, query: Vectors, k: int, among: npt.NDArray[np.intp] | None = None
+    ) -> npt.NDArray[np.intp]:
         """Return every position that can be among the k closest once float32 rounding is taken into account.
 
         Ties at the k-th place are all included, so that the exact order can decide among them.
+
+        Args:
+            metric: the metric.
+            query: one plain vector, shape (d,).
+            k: how many are wanted.
+            among: the only positions that count; None lets all count.
         """
         near = closeness(metric, self.scores(metric, query[None])[0]).astype(np.float64)
-        if k >= len(near):
-            return np.arange(len(near))
+        among = np.arange(len(near)) if among is None else among
+        if k >= len(among):
+            return among
         scale: npt.NDArray[np.floating] | float = 1.0
         if metric is Metric.L1:
             scale = near
@@ -158,9 +172,11 @@ class Scan:
             # The dot product is with plain vectors: of a pale picture its error is large beside what is left
             # when the mean is taken away, and of one that looks constant nothing is known.
             scale = torch.where(self.squares > 0, self.squares.sqrt() / self.centred_norms, 0.0).numpy()
-        slack = SCAN_MARGIN * scale
+        slack = np.broadcast_to(SCAN_MARGIN * scale, near.shape)[among]
+        near = near[among]
         kth = np.partition(near + slack, k - 1)[k - 1]
-        return np.flatnonzero(near - slack <= kth)
+        found: npt.NDArray[np.intp] = among[near - slack <= kth]
+        return found
 
 
 def closest(

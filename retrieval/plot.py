@@ -8,9 +8,9 @@ from PIL import Image
 
 from retrieval import words
 from retrieval.errors import RetrievalError
-from retrieval.images import PictureSource, fit_within, load_picture
+from retrieval.images import fit_within, load_picture
 from retrieval.indexes import GalleryIndex
-from retrieval.search import Ranking
+from retrieval.query import Query, Ranking
 
 COLUMNS = 6
 CELL = 2.1  # inches
@@ -18,7 +18,7 @@ SHOWN = 60  # results drawn at most
 PIXELS = 256
 
 
-def plot_ranking(ranking: Ranking, index: GalleryIndex, query: PictureSource, target: Path) -> None:
+def plot_ranking(query: Query, ranking: Ranking, index: GalleryIndex, target: Path) -> None:
     """Draw the query and its ranked results into a file; the suffix decides the format.
 
     Raises:
@@ -33,8 +33,10 @@ def plot_ranking(ranking: Ranking, index: GalleryIndex, query: PictureSource, ta
     cells = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     for cell in cells:
         cell.axis("off")
-    cells[0].imshow(fit_within(load_picture(query), PIXELS))
-    cells[0].set_title("query", fontsize=9, fontweight="bold")
+    if query.picture is not None:
+        cells[0].imshow(fit_within(load_picture(query.picture), PIXELS))
+    asked = f"query: {query.text[:40]}" if query.text else "query"
+    cells[0].set_title(asked, fontsize=9, fontweight="bold", wrap=True)
     for cell, hit in zip(cells[1:], hits, strict=False):
         with Image.open(index.thumbnail(hit.position)) as thumbnail:
             cell.imshow(thumbnail)

@@ -183,5 +183,8 @@ def _take_environment(parser: argparse.ArgumentParser, environment: Mapping[str,
             continue
         if isinstance(action, argparse._StoreTrueAction):
             action.default = text.strip().lower() in {"1", "true", "yes", "on"}
+        elif action.choices and text not in action.choices:
+            choices = ", ".join(map(str, action.choices))
+            parser.error(f"{PREFIX}{action.dest.upper()} is {text!r}; choose one of: {choices}")
         else:
             action.default = text

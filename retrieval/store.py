@@ -1,6 +1,6 @@
 """ChromaDB: one collection for each pair of features and view, under stable ids, owned by one process at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,15 +153,20 @@ class Store:
             metadata: Any = found["metadatas"]
             yield np.asarray(found["embeddings"], np.float32)[order], [dict(metadata[i]) for i in order]
 
-    def nearest(self, features: Features, view: View, vector: Vectors, count: int) -> npt.NDArray[np.int64]:
+    def nearest(
+        self, features: Features, view: View, vector: Vectors, count: int, labels: Collection[str] = ()
+    ) -> npt.NDArray[np.int64]:
         """Return the rows of about `count` nearest neighbours of a vector, shape (d,), in a view; unordered.
+
+        With labels, only rows that have one of them.
 
         HNSW is approximate: it may miss some, and returns fewer where its graph ends.
         """
         seen = view_of(view, vector.astype(np.float64)[None]).astype(np.float32)
+        where: Any = {"label": {"$in": list(labels)}} if labels else None
         with self._worded():
             found = self._collections[collection_of(features, view)].query(
-                query_embeddings=seen, n_results=count, include=[]
+                query_embeddings=seen, n_results=count, include=[], where=where
             )
         return np.array(found["ids"][0], dtype=np.int64)
 

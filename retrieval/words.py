@@ -4,7 +4,7 @@ from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
 from retrieval.indexes import Entry
 from retrieval.metrics import DEFINITIONS, Metric
-from retrieval.search import Engine, Hit, Ranking
+from retrieval.query import Engine, Hit, Ranking
 
 FEATURES = {Features.CLIP: "CLIP features", Features.PIXELS: "Raw pixels"}
 METRICS = {metric: definition.title for metric, definition in DEFINITIONS.items()}

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ SEED = ROOT.parent / "shared" / "seed-data"
 
 sys.path.insert(0, str(ROOT))
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")  # what this machine has cached changes no result
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the network; those of the Hub start processes of their own
 
 import index_builder  # noqa: E402  # needs the path above

@@ -27,7 +27,8 @@ from retrieval.gallery import Gallery
 from retrieval.indexes import Indexes
 from retrieval.manifest import read_manifest
 from retrieval.metrics import Metric, View
-from retrieval.search import Engine, rank
+from retrieval.query import Engine
+from retrieval.search import rank
 from retrieval.source import GallerySource
 from retrieval.store import COLLECTIONS, Store
 

@@ -18,7 +18,7 @@ from retrieval.cli import main
 from retrieval.features import Features
 from retrieval.indexes import Indexes
 from retrieval.metrics import Metric
-from retrieval.search import Engine
+from retrieval.query import Engine
 
 ANIMALS_AND_FOOD = "train[527:551]+train[728:752]"  # with fox, cat, lion and pizza, which are query pictures too
 HIT_KEYS = {"rank", "id", "label", "caption", "score"}

@@ -6,7 +6,7 @@ from retrieval.errors import GalleryError
 from retrieval.evaluation import Labelled, average_precision, evaluate, label_codes, leave_one_out, relevance
 from retrieval.features import Features
 from retrieval.metrics import Metric, Scan, closeness, score_pairs
-from retrieval.search import Engine
+from retrieval.query import Engine
 
 # Four classes, one picture that is alone in its class, and five without a label.
 LABELS = [f"class {i}" for i in np.random.default_rng(1).integers(0, 4, 40)] + ["alone"] + [""] * 5

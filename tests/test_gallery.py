@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
+from loopback_hub import LoopbackHub
 from PIL import Image
 
 from retrieval.errors import GalleryError, PictureError
@@ -224,6 +225,31 @@ def test_rows_without_a_picture_are_items_with_the_reason(tmp_path, streaming):
     assert "no picture" in str(null.picture)
     assert isinstance(gone.picture, PictureError)
     assert str(tmp_path) not in gone.id + str(gone.picture)
+
+
+def test_rows_may_not_name_files_or_addresses_outside_the_data_set(tmp_path):
+    put(tmp_path, secret=6)
+    folder = put(tmp_path / "set", inside=7)
+    with LoopbackHub(tmp_path) as server:
+        paths = [
+            tmp_path / "secret.png",
+            folder / ".." / "secret.png",
+            f"{server.url}/secret.png",
+            folder / "inside.png",
+        ]
+        rows = [{"bytes": None, "path": str(path)} for path in paths]
+        pq.write_table(pa.table({"image": rows}), folder / "rows.parquet")
+        *outside, inside = read(folder / "rows.parquet")
+        assert not server.requests
+    assert all("outside the data set" in str(item.picture) for item in outside)
+    assert shade(inside) == 7
+
+
+def test_links_in_a_folder_are_followed(tmp_path):
+    put(tmp_path / "elsewhere", far=6)
+    folder = put(tmp_path / "set", near=7)
+    (folder / "linked.png").symlink_to(tmp_path / "elsewhere" / "far.png")
+    assert [(item.id, shade(item)) for item in read(folder)] == [("linked.png", 6), ("near.png", 7)]
 
 
 @pytest.mark.parametrize("dataset", ["no/such/folder", "/no/folder", "~/no-folder", "../../etc", "http://127.0.0.1/x"])

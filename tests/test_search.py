@@ -13,7 +13,8 @@ from retrieval.features import Features
 from retrieval.features.pixels import embed_pixels
 from retrieval.images import load_picture
 from retrieval.metrics import Metric, Scan, closest
-from retrieval.search import MAX_TOP_K, Engine, Query, Searcher, checked_top_k, one_of, rank
+from retrieval.query import MAX_TOP_K, Engine, Query, checked_top_k, one_of
+from retrieval.search import Searcher, rank
 
 PICTURES = ("pizza", "cat", "soccer-ball", "castle", "red-apple")
 
@@ -104,7 +105,7 @@ def test_scores_are_the_metric_itself(icons_searcher, queries, features, metric)
     if features is Features.PIXELS:
         vector = embed_pixels([picture], index.manifest.pixel_size)[0]
     else:
-        vector = icons_searcher.encoders.get(index.manifest.model).embed_pictures([picture])[0]
+        vector = icons_searcher.embedder.encoders.get(index.manifest.model).embed_pictures([picture])[0]
     expected = formula(metric, vector, index.vectors(features))
     hits = icons_searcher.search(Query(picture, features=features, metric=metric, top_k=20)).hits
     assert [hit.position for hit in hits] == best_first(metric, expected)[:20].tolist()
@@ -171,7 +172,7 @@ def test_ties_at_the_cut_come_in_gallery_order(tmp_path, metric, engine, k):
 
 @pytest.mark.parametrize("features", Features)
 def test_the_same_picture_is_embedded_once(icons_searcher, queries, features):
-    searcher = Searcher(icons_searcher.indexes, icons_searcher.encoders)
+    searcher = Searcher(icons_searcher.indexes, icons_searcher.embedder.encoders)
     data = (queries / "fox.png").read_bytes()
     first = searcher.search(Query(data, features=features))
     again = searcher.search(Query(data, features=features, metric=Metric.L1, top_k=3))
@@ -276,7 +277,7 @@ def test_pixels_of_the_original_size_rank_as_the_formula_does(large_pixels, metr
 
 def test_bundled_model_on_photos_beats_pixels(photos_searcher, seed):
     index = photos_searcher.indexes.get()
-    encoder = photos_searcher.encoders.get(index.manifest.model)
+    encoder = photos_searcher.embedder.encoders.get(index.manifest.model)
     results = evaluate(index, from_folder(index, encoder, str(seed / "test")))
     precision = {(result.features, result.metric): result.p_at_5 for result in results}
     assert precision[Features.CLIP, Metric.COSINE] >= 0.74

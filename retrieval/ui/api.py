@@ -8,7 +8,8 @@ import gradio as gr
 from retrieval.errors import PictureError
 from retrieval.features import Features
 from retrieval.metrics import Metric
-from retrieval.search import Engine, Query, Searcher, checked_top_k, one_of
+from retrieval.query import Engine, Query, checked_balance, checked_labels, checked_top_k, one_of
+from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.picture_input import PictureInput
 
@@ -17,26 +18,43 @@ def add_search_endpoint(searcher: Searcher) -> None:
     """Add the endpoint to the Blocks that are being made; it has no visible part."""
 
     def search(
-        image: str | None, features: str, metric: str, engine: str, top_k: float, gallery: str | None
+        image: str | None,
+        features: str,
+        metric: str,
+        engine: str,
+        top_k: float,
+        gallery: str | None,
+        text: str | None,
+        without: str | None,
+        balance: float,
+        labels: list[str] | None,
     ) -> dict[str, Any]:
-        """Rank a gallery of pictures by their closeness to a query picture.
+        """Rank a gallery of pictures by their closeness to a query: a picture, words, or both.
 
         Args:
-            image: the query picture, a file.
+            image: the query picture, a file; may be left out where there is a text.
             features: "pixels" or "clip".
             metric: "l1", "l2", "cosine" or "correlation".
             engine: "exact" (scan of every picture) or "chroma" (approximate index).
             top_k: how many pictures to return, from 1 to 10,000.
             gallery: name of the gallery; empty means the first.
+            text: what to look for, in words; needs features "clip".
+            without: what to stay away from, in words.
+            balance: share of the words where there are picture and text, from 0 to 1.
+            labels: keep only pictures of these classes; empty keeps all.
 
         Returns:
             gallery, features, metric, engine, model, hits (rank, id, label, caption, score) and timings_ms.
         """
         with as_shown(html_safe=False):
-            if image is None:
-                raise PictureError("The argument image is missing. Send a picture: handle_file('cat.jpg').")
+            if image is None and not text:
+                raise PictureError("The argument image is missing. Send a picture, handle_file('cat.jpg'), or a text.")
             query = Query(
-                picture=Path(image),
+                picture=Path(image) if image else None,
+                text=text or "",
+                without=without or "",
+                balance=checked_balance(balance),
+                labels=checked_labels(labels),
                 features=one_of(Features, features),
                 metric=one_of(Metric, metric),
                 engine=one_of(Engine, engine),
@@ -53,5 +71,9 @@ def add_search_endpoint(searcher: Searcher) -> None:
         gr.Textbox(str(Engine.EXACT), label="engine", **hidden),
         gr.Number(10, label="top_k", **hidden),
         gr.Textbox("", label="gallery", **hidden),
+        gr.Textbox("", label="text", **hidden),
+        gr.Textbox("", label="without", **hidden),
+        gr.Number(0.5, label="balance", **hidden),
+        gr.JSON([], label="labels", **hidden),
     ]
     gr.Button(**hidden).click(search, inputs, gr.JSON(label="ranking", **hidden), api_name="search")

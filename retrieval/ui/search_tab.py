@@ -10,7 +10,8 @@ from retrieval import words
 from retrieval.features import Features
 from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric
-from retrieval.search import Engine, Query, Searcher, checked_top_k, one_of
+from retrieval.query import Engine, Query, checked_top_k, one_of
+from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.picture_input import PictureInput
 

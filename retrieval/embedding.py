@@ -1,0 +1,194 @@
+"""The vector of a query: of its picture, of its words, or of both; computed once and remembered."""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from retrieval.errors import IndexingError, PictureError, QueryError
+from retrieval.features import Features, Vectors
+from retrieval.features.choice import ModelIdentity, choose_model
+from retrieval.features.clip import ClipEncoder
+from retrieval.features.pixels import embed_pixels
+from retrieval.images import PictureSource, load_picture, read_bytes
+from retrieval.indexes import GalleryIndex
+from retrieval.query import Query
+
+VECTORS_KEPT = 256  # query vectors remembered, so that another metric or engine embeds nothing again
+MAX_WORDS = 500  # characters of a text; the models read 40 to 77 tokens of it
+
+# A name alone says little to a model that was trained on sentences; the mean over some is steadier
+# (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 3.1.4).
+TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}")
+WITHOUT_WEIGHT = 0.5  # how strongly words to stay away from push, beside 1 for the rest
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A query's plain vector, shape (d,), and the milliseconds of decoding and of computing it."""
+
+    vector: Vectors
+    decode: float
+    features: float
+
+
+class Encoders:
+    """CLIP models by identity, each loaded once, when it is first needed."""
+
+    def __init__(self) -> None:
+        """Hold no model yet."""
+        self._loaded: dict[ModelIdentity, ClipEncoder] = {}
+        self._lock = threading.Lock()
+
+    def add(self, encoder: ClipEncoder) -> None:
+        """Take a model that is loaded already."""
+        with self._lock:
+            self._loaded[encoder.identity] = encoder
+
+    def get(self, identity: ModelIdentity) -> ClipEncoder:
+        """Return the very model that an index was made with.
+
+        Raises:
+            ModelError: it cannot be had.
+            IndexingError: what goes by its name now is another model.
+        """
+        with self._lock:
+            if identity not in self._loaded:
+                commit = identity.revision if "/" in identity.name and not identity.name.startswith("/") else None
+                encoder = ClipEncoder(choose_model(identity.name, commit), identity.dtype)
+                if encoder.identity != identity:
+                    raise IndexingError(
+                        f"The index was made with model {identity.name} at {identity.revision}, but what is there now "
+                        f"is {encoder.identity.revision}. Build the index again: python index_builder.py --rebuild"
+                    )
+                self._loaded[identity] = encoder
+            return self._loaded[identity]
+
+
+class VectorCache:
+    """The query vectors used last, by picture, features and model; holds no picture."""
+
+    def __init__(self, size: int = VECTORS_KEPT) -> None:
+        """Remember up to `size` vectors."""
+        self._size = size
+        self._vectors: OrderedDict[tuple[object, ...], Vectors] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[object, ...]) -> Vectors | None:
+        """Return the vector of a key, or None."""
+        with self._lock:
+            if key in self._vectors:
+                self._vectors.move_to_end(key)
+            return self._vectors.get(key)
+
+    def put(self, key: tuple[object, ...], vector: Vectors) -> None:
+        """Remember a vector, forgetting the one unused for longest."""
+        with self._lock:
+            self._vectors[key] = vector
+            while len(self._vectors) > self._size:
+                self._vectors.popitem(last=False)
+
+
+class QueryEmbedder:
+    """Turns queries into vectors with the very model of the index they go to; safe for many threads."""
+
+    def __init__(self, encoders: Encoders | None = None, templates: tuple[str, ...] = TEMPLATES) -> None:
+        """Take models that are loaded already, if any; others are loaded when a query needs them.
+
+        Args:
+            encoders: the models.
+            templates: sentences with `{}` for the words; their vectors are averaged.
+        """
+        self.encoders = encoders or Encoders()
+        self._templates = templates
+        self._cache = VectorCache()
+
+    def embed(self, index: GalleryIndex, query: Query) -> Embedded:
+        """Return the vector of a query.
+
+        With words, it is the weighted sum of the unit vectors of picture and words, minus a part of the words to
+        stay away from, at unit length again.
+
+        Raises:
+            PictureError: no picture and no words, or a bad picture.
+            QueryError: words for raw pixels or for a model without a text side; an unknown item.
+            ModelError: the index's model cannot be had.
+        """
+        text, without = _words(query.text), _words(query.without)
+        if not (text or without):
+            return self._picture(index, query)
+        if query.features is Features.PIXELS:
+            raise QueryError(
+                "Words need CLIP features: raw pixels know none. Switch features to clip, or clear the words."
+            )
+        if not text and not query.has_picture:
+            raise QueryError("Say also what to look for, in words or with a picture, not only what to leave out.")
+        share = query.balance if text and query.has_picture else float(bool(text))
+        picture = self._picture(index, query) if share < 1 else None
+        started = time.perf_counter()
+        mixed = np.zeros(index.manifest.model.dimensions, np.float32)
+        if picture is not None:
+            mixed += (1 - share) * picture.vector
+        if text:
+            mixed += share * self._text(index, text)
+        if without:
+            mixed -= WITHOUT_WEIGHT * self._text(index, without)
+        length = float(np.linalg.norm(mixed))
+        vector = mixed / length if length > 0 else mixed
+        spent = (time.perf_counter() - started) * 1e3
+        return Embedded(vector, picture.decode if picture else 0.0, spent + (picture.features if picture else 0.0))
+
+    def _picture(self, index: GalleryIndex, query: Query) -> Embedded:
+        if query.position is not None:
+            if not 0 <= query.position < len(index):
+                raise QueryError(f"The gallery has no item {query.position}; it has {len(index):,}.")
+            return Embedded(index.vectors(query.features)[query.position], 0.0, 0.0)
+        if query.picture is None:
+            raise PictureError("There is no query picture. Choose one first.")
+        started = time.perf_counter()
+        digest, source = _digest(query.picture)
+        kind: object = index.manifest.pixel_size if query.features is Features.PIXELS else index.manifest.model
+        key = (digest, query.features, kind)
+        if (known := self._cache.get(key)) is not None:
+            return Embedded(known, (time.perf_counter() - started) * 1e3, 0.0)
+        picture = load_picture(source)
+        decoded = time.perf_counter()
+        if query.features is Features.PIXELS:
+            vector = embed_pixels([picture], index.manifest.pixel_size)[0]
+        else:
+            vector = self.encoders.get(index.manifest.model).embed_pictures([picture])[0]
+        self._cache.put(key, vector)
+        return Embedded(vector, (decoded - started) * 1e3, (time.perf_counter() - decoded) * 1e3)
+
+    def _text(self, index: GalleryIndex, text: str) -> Vectors:
+        """Return the unit mean of the unit vectors of a text in every template."""
+        key = (text, self._templates, index.manifest.model)
+        if (known := self._cache.get(key)) is not None:
+            return known
+        sentences = [template.format(text) for template in self._templates]
+        mean = self.encoders.get(index.manifest.model).embed_texts(sentences).mean(axis=0)
+        vector: Vectors = mean / np.linalg.norm(mean)
+        self._cache.put(key, vector)
+        return vector
+
+
+def _words(text: str) -> str:
+    """Return a text with its blanks in order, checked for length."""
+    words = " ".join(text.split())
+    if len(words) > MAX_WORDS:
+        raise QueryError(f"The text has {len(words):,} characters; say it in {MAX_WORDS} or fewer.")
+    return words
+
+
+def _digest(picture: PictureSource) -> tuple[bytes, PictureSource]:
+    """Return a digest of a picture, and the picture with its file read."""
+    if isinstance(picture, Image.Image):
+        # Of the pixels as they are compared, since a palette or an orientation changes what the bytes mean.
+        upright = load_picture(picture)
+        return hashlib.blake2b(f"{upright.size}".encode() + upright.tobytes()).digest(), upright
+    data = read_bytes(picture)
+    return hashlib.blake2b(data).digest(), data

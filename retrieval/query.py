@@ -1,0 +1,153 @@
+"""A query and its answer, as values: what is asked, what was found, and how long it took."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from retrieval.errors import QueryError
+from retrieval.features import Features
+from retrieval.features.choice import ModelIdentity
+from retrieval.images import PictureSource
+from retrieval.metrics import Metric
+
+MAX_TOP_K = 10_000
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Engine(StrEnum):
+    """Who proposes candidates: a scan of every vector, or ChromaDB's graph of neighbours."""
+
+    EXACT = "exact"
+    CHROMA = "chroma"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched, and how: a picture or an item of the gallery by its position, words, or both.
+
+    `balance` is the share of the words where there are both, from 0 (picture alone) to 1 (words alone).
+    `without` is what to stay away from, in words. `labels` keeps only pictures of these classes; empty keeps all.
+    """
+
+    picture: PictureSource | None = None
+    position: int | None = None
+    text: str = ""
+    without: str = ""
+    balance: float = 0.5
+    labels: tuple[str, ...] = ()
+    features: Features = Features.CLIP
+    metric: Metric = Metric.COSINE
+    engine: Engine = Engine.EXACT
+    top_k: int = 10
+    gallery: str = ""
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether there is a picture to search with, given or of the gallery."""
+        return self.picture is not None or self.position is not None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture found; `score` is the metric's own value, and `position` its place in the gallery."""
+
+    rank: int
+    position: int
+    id: str
+    label: str
+    caption: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds of each part of a search."""
+
+    decode: float
+    features: float
+    search: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The answer to a query: the closest pictures, closest first."""
+
+    gallery: str
+    features: Features
+    metric: Metric
+    engine: Engine
+    model: ModelIdentity
+    hits: tuple[Hit, ...]
+    timings: Timings
+    size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the public form, the same for the HTTP API and `search --json`."""
+        return {
+            "gallery": self.gallery,
+            "features": str(self.features),
+            "metric": str(self.metric),
+            "engine": str(self.engine),
+            "model": self.model.name,
+            "hits": [
+                {"rank": h.rank, "id": h.id, "label": h.label, "caption": h.caption, "score": h.score}
+                for h in self.hits
+            ],
+            "timings_ms": {
+                "decode": round(self.timings.decode, 3),
+                "features": round(self.timings.features, 3),
+                "search": round(self.timings.search, 3),
+                "total": round(self.timings.total, 3),
+            },
+        }
+
+
+def one_of(kind: type[Choice], value: object) -> Choice:
+    """Return the member of a set of choices that a word means, or say which words there are.
+
+    Raises:
+        QueryError: no such choice.
+    """
+    try:
+        return kind(str(value).strip().lower())
+    except ValueError:
+        words = ", ".join(kind)
+        raise QueryError(f"{kind.__name__} {str(value)[:40]!r} does not exist. Choose one of: {words}.") from None
+
+
+def checked_top_k(value: object) -> int:
+    """Return how many pictures are asked for, as a number from 1 to `MAX_TOP_K`.
+
+    Raises:
+        QueryError: not a whole number, or out of range.
+    """
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not 1 <= int(value) <= MAX_TOP_K:  # type: ignore[call-overload]  # whole
+        raise QueryError(f"top_k must be a whole number from 1 to {MAX_TOP_K:,}, not {repr(value)[:40]}.")
+    return int(value)  # type: ignore[call-overload,no-any-return]  # checked above
+
+
+def checked_balance(value: object) -> float:
+    """Return the share of the words beside the picture, as a number from 0 to 1.
+
+    Raises:
+        QueryError: not a number, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise QueryError(f"balance must be a number from 0 (picture) to 1 (words), not {repr(value)[:40]}.")
+    return float(value)
+
+
+def checked_labels(value: object) -> tuple[str, ...]:
+    """Return the labels to keep, as a tuple; None and an empty list keep all.
+
+    Raises:
+        QueryError: not a list of texts.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+        raise QueryError(f"labels must be a list of texts, not {repr(value)[:40]}.")
+    return tuple(value)
