@@ -1,4 +1,4 @@
-"""The command line: `python -m retrieval search | evaluate | info`."""
+"""The command line: `python -m retrieval search | compare | evaluate | info`."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   python -m retrieval search --text "red fruit" --label food-drink
   python -m retrieval search cat.jpg --text black --balance 0.4 --without dog
   python -m retrieval search cat.jpg --json | jq .hits
+  python -m retrieval compare cat.jpg --top-k 5       every features x metric x engine, side by side
   python -m retrieval evaluate                        leave-one-out over the gallery's labels
   python -m retrieval evaluate --queries test_photos  class folders as queries
   python -m retrieval info
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     hub.bound_access()
     try:
-        {"search": _search, "evaluate": _evaluate, "info": _info}[flags.command](flags, chosen)
+        {"search": _search, "compare": _compare, "evaluate": _evaluate, "info": _info}[flags.command](flags, chosen)
     except RetrievalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -66,6 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--top-k", type=int, default=10, metavar="K", help="how many (default: %(default)s)")
     search.add_argument("--plot", type=Path, metavar="PNG", help="draw the query and its ranked results")
 
+    compare = commands.add_parser(
+        "compare", help="one picture by every features x metric x engine", epilog=EXAMPLES, formatter_class=raw
+    )
+    compare.add_argument("image", type=Path, metavar="IMAGE", help="the query picture")
+    compare.add_argument("--top-k", type=int, default=5, metavar="K", help="how many (default: %(default)s)")
+    compare.add_argument(
+        "--exact-only", action="store_true", help="leave out ChromaDB, which only one process at a time can use"
+    )
+
     evaluate = commands.add_parser(
         "evaluate", help="P@1, P@5 and mAP of every features x metric", epilog=EXAMPLES, formatter_class=raw
     )
@@ -81,10 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     info = commands.add_parser("info", help="galleries, models, versions", epilog=EXAMPLES, formatter_class=raw)
-    for command in (search, evaluate, info):
+    for command in (search, compare, evaluate, info):
         settings.add_index_flag(command)
         command.add_argument("--json", action="store_true", help="print JSON")
-    for command in (search, evaluate):
+    for command in (search, compare, evaluate):
         settings.add_gallery_flag(command, "which gallery of the index (default: its only or first one)")
     return parser
 
@@ -120,9 +130,40 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
         return
     for hit in ranking.hits:
         print(f"{hit.rank:4}  {words.number(hit.score):>8}  {words.name_of(hit):30.30}  {hit.label:20.20}  {hit.id}")
-    print(f"\n{words.timings(ranking)}\n{words.explain(query.features, query.metric, query.engine)}")
+    print(f"\n{words.timings(ranking)}\n{words.explain(query)}")
     if flags.plot:
         print(f"plot: {flags.plot}")
+
+
+def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
+    from retrieval import words
+    from retrieval.comparison import ENGINES, compare
+    from retrieval.indexes import Indexes
+    from retrieval.query import Engine, Query, checked_top_k
+    from retrieval.search import Searcher
+
+    query = Query(picture=flags.image, top_k=checked_top_k(flags.top_k), gallery=chosen.gallery or "")
+    engines = (Engine.EXACT,) if flags.exact_only else ENGINES
+    comparison = compare(Searcher(Indexes(chosen.index)), query, engines=engines)
+    if flags.json:
+        print(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False))
+        return
+    base, overlap, recall = comparison.baseline.ranking, f"overlap@{query.top_k}", f"recall@{query.top_k}"
+    print(f"{base.gallery}: {base.size:,} pictures, {base.model}\n")
+    print(f"{'features':13}  {'metric':11}  {'engine':10}  {overlap}    tau  {recall}  closest")
+    for cell in comparison.cells:
+        features, metric, engine = cell.combination
+        found = "-" if cell.recall is None else f"{cell.recall:.2f}"
+        names = ", ".join(f"{words.name_of(hit):.20}" for hit in cell.ranking.hits[:3])
+        print(
+            f"{words.FEATURES[features]:13}  {words.METRICS[metric]:11}  {words.ENGINES[engine]:10}  "
+            f"{cell.overlap:{len(overlap)}.2f}  {cell.tau:5.2f}  {found:>{len(recall)}}  {names}"
+        )
+    features, metric, engine = comparison.baseline.combination
+    print(
+        f"\noverlap and tau (Kendall's tau-b, 1 is the same order): against {words.FEATURES[features]}, "
+        f"{words.METRICS[metric]}, {words.ENGINES[engine]}; recall: of ChromaDB against the exact scan"
+    )
 
 
 def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:

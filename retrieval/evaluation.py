@@ -1,18 +1,21 @@
-"""Precision at k and mean average precision by label, leave-one-out or with labelled queries; recall of an engine.
+"""Precision at k and mean average precision by label: leave-one-out, with labelled queries, or of one query.
 
 Precision at k of a query is the share of the first k hits that have its label. Average precision is the mean,
 over all gallery pictures of its label, of the precision at the rank of each (Manning, Raghavan, Schütze,
 *Introduction to Information Retrieval*, 8.4); their mean over all queries is mAP.
 """
 
+import csv
+import io
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.errors import GalleryError, PictureError
+from retrieval.embedding import QueryEmbedder
+from retrieval.errors import GalleryError, PictureError, QueryError
 from retrieval.features import Features, Vectors
 from retrieval.features.clip import ClipEncoder
 from retrieval.features.pixels import embed_pixels
@@ -20,7 +23,7 @@ from retrieval.gallery import Gallery
 from retrieval.images import load_picture
 from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric, Scan, closeness
-from retrieval.query import Engine
+from retrieval.query import Engine, Query
 from retrieval.search import rank
 from retrieval.source import GallerySource
 
@@ -43,7 +46,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one combination; `map` is None for an engine that ranks only the first hits."""
+    """The figures of one combination; `map` is None for an engine that ranks only the first hits.
+
+    Of a single query, `map` is its average precision.
+    """
 
     features: Features
     metric: Metric
@@ -196,6 +202,57 @@ def _first_hits(index: GalleryIndex, queries: Labelled, features: Features, metr
         queries.vectors[features][kept], queries.labels[kept], queries.positions[kept], strict=True
     ):
         positions, _ = rank(index, features, metric, engine, vector, 6)
-        precision.append(gallery[positions[positions != own][:5]] == label)
+        found = gallery[positions[positions != own][:5]] == label
+        # ChromaDB may come back with fewer; what is missing is no hit.
+        precision.append(np.pad(found, (0, min(5, len(index)) - len(found))))
     hits = np.array(precision)
     return Result(features, metric, engine, float(hits[:, 0].mean()), float(hits.mean()), None)
+
+
+def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Query, label: str) -> Iterator[Result]:
+    """Yield P@1, P@5 and average precision of one query by every features x metric, or with words by CLIP alone.
+
+    The whole gallery is ranked, by the exact scan and in the order that a search shows; a query that is an item of
+    the gallery is left out of it. The query's own metric, engine, labels and number of hits do not count.
+
+    Args:
+        index: the gallery.
+        embedder: computes the query's vectors.
+        query: what is searched.
+        label: what a picture must be labelled to be relevant.
+
+    Raises:
+        QueryError: no picture (other than the query itself) has the label.
+        RetrievalError: as of `QueryEmbedder.embed`.
+    """
+    relevant = np.zeros(len(index), bool)
+    relevant[index.with_labels([label])] = True
+    if query.position is not None and 0 <= query.position < len(index):
+        relevant[query.position] = False
+    if not relevant.any():
+        raise QueryError(f"No other picture has the label {label[:40]!r}, so there is nothing to find for it.")
+    worded = bool(query.text.split() or query.without.split())
+    for features in [Features.CLIP] if worded else list(Features):
+        vector = embedder.embed(index, replace(query, features=features)).vector
+        for metric in Metric:
+            positions, _ = rank(index, features, metric, Engine.EXACT, vector, len(index))
+            others = positions[positions != (-1 if query.position is None else query.position)]
+            hits = np.pad(relevant[others], (0, len(positions) - len(others)))
+            yield Result(
+                features,
+                metric,
+                Engine.EXACT,
+                float(hits[0]),
+                float(hits[:5].mean()),
+                float(average_precision(hits[None])[0]),
+            )
+
+
+def to_csv(results: Iterable[Result]) -> str:
+    """Return results as CSV text: a line of names, then one line each; empty where there is no mAP."""
+    rows = [result.to_json() for result in results]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -2,9 +2,9 @@
 
 from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
-from retrieval.indexes import Entry
+from retrieval.indexes import Entry, GalleryIndex
 from retrieval.metrics import DEFINITIONS, Metric
-from retrieval.query import Engine, Hit, Ranking
+from retrieval.query import Engine, Hit, Query, Ranking
 
 FEATURES = {Features.CLIP: "CLIP features", Features.PIXELS: "Raw pixels"}
 METRICS = {metric: definition.title for metric, definition in DEFINITIONS.items()}
@@ -15,6 +15,10 @@ ONE_AT_BEST = "1 is the same direction, 0 unrelated, -1 opposite"
 SCALES = {Metric.L1: ZERO_AT_BEST, Metric.L2: ZERO_AT_BEST, Metric.COSINE: ONE_AT_BEST, Metric.CORRELATION: ONE_AT_BEST}
 
 
+# Best hits that were right lay above it (60 photos among 595: 98.7 % at least; 20 icons among 1,852: 19 of them);
+# best hits of photos among icons, where nothing is right, lay below it.
+CONVINCING = 0.985
+
 TITLE = "Lookalike"
 TAGLINE = "Find pictures by picture. Switch from raw pixels to CLIP features and watch what *similar* comes to mean."
 QUERY = "Your picture"
@@ -23,16 +27,23 @@ QUERY_ALT = "The query picture"
 EXAMPLES = "Or try one of these"
 RESULTS = "Closest pictures"
 FEATURES_LABEL = "Features"
-FEATURES_INFO = "what is compared"
 METRIC_LABEL = "Metric"
-METRIC_INFO = "how two vectors are compared"
 ENGINE_LABEL = "Engine"
-ENGINE_INFO = "who looks through the gallery"
 TOP_K_LABEL = "How many"
 GALLERY_LABEL = "Gallery"
 SEARCH = "Search"
-HINT = "**Choose a picture to start:** drop one on the left, or click an example."
+HINT = "**Choose a picture to start:** drop one, click an example, or say it in words."
 CLICK = "Click a result to search with it."
+HINT_PIXELS = "**Choose a picture:** raw pixels know no words. Or switch to CLIP features."
+TEXT = "Or in words"
+TEXT_EXAMPLE = "red fruit"
+MORE = "More: leave out, balance, classes"
+BALANCE = "Picture and words: 0 picture alone, 1 words alone"
+WITHOUT = "Leave out, in words"
+WORDS_OFF = "Off: raw pixels know no words. Switch to CLIP features."
+LABELS = "Only these classes"
+TRAIL = "Back to"
+STEP = "query"
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
 NO_FILE = "The picture came without a file. Upload it again."
 
@@ -57,23 +68,43 @@ def caption(hit: Hit) -> str:
     return f"{hit.rank}. {name_of(hit)} · {number(hit.score)}"
 
 
-def explain(features: Features, metric: Metric, engine: Engine) -> str:
+def explain(query: Query) -> str:
     """Return one line on the score: what it is, which way it points, and which toggles cannot differ."""
-    definition = DEFINITIONS[metric]
+    definition = DEFINITIONS[query.metric]
     direction = "smaller is closer" if definition.smaller_is_closer else "larger is closer"
-    parts = [f"Score: {definition.title} = {definition.formula}; {direction}, {SCALES[metric]}."]
-    if features is Features.CLIP and metric in (Metric.L2, Metric.COSINE):
-        other = Metric.COSINE if metric is Metric.L2 else Metric.L2
+    parts = [f"Score: {definition.title} = {definition.formula}; {direction}, {SCALES[query.metric]}."]
+    if query.text and not query.has_picture:
+        parts.append("Words and pictures lie apart in CLIP's space, so scores of words are low: read the order.")
+    if query.features is Features.CLIP and query.metric in (Metric.L2, Metric.COSINE):
+        other = Metric.COSINE if query.metric is Metric.L2 else Metric.L2
         parts.append(
             f"CLIP vectors have length 1, so L2² = 2 - 2 · cosine: {METRICS[other]} gives the same order, always."
         )
-    elif features is Features.CLIP and metric is Metric.CORRELATION:
+    elif query.features is Features.CLIP and query.metric is Metric.CORRELATION:
         parts.append("CLIP vectors have a mean close to 0, so correlation nearly repeats cosine.")
-    if engine is Engine.CHROMA and metric is Metric.L1:
+    if query.engine is Engine.CHROMA and query.metric is Metric.L1:
         parts.append("ChromaDB has no L1: it proposes the nearest by L2, and those are ordered by exact L1.")
-    elif engine is Engine.CHROMA:
+    elif query.engine is Engine.CHROMA:
         parts.append("ChromaDB proposes, and the score is computed exactly; it may miss a picture, never misjudge one.")
     return " ".join(parts)
+
+
+def meaning(query: Query, ranking: Ranking, index: GalleryIndex) -> str:
+    """Return what the best score is worth: its place among random pairs of the gallery. Empty for words."""
+    if not ranking.hits or query.text or query.without:
+        return ""
+    share = index.percentile(query.features, query.metric, ranking.hits[0].score)
+    if share is None:
+        return ""
+    place = f"The best hit is closer than {share:.1%} of random pairs of this gallery."
+    return place if share >= CONVINCING else f"**No convincing match.** {place}"
+
+
+def recall(ranking: Ranking, exact: Ranking) -> str:
+    """Return how much of the exact answer an approximate ranking has, and how long each took."""
+    wanted = {hit.position for hit in exact.hits}
+    share = len(wanted & {hit.position for hit in ranking.hits}) / max(1, len(wanted))
+    return f" · recall@{len(wanted)} {share:.2f} (exact scan: {exact.timings.search:.1f} ms)"
 
 
 def timings(ranking: Ranking) -> str:

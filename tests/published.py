@@ -32,6 +32,7 @@ def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> In
         created="",
         seconds=0.0,
         bytes=0,
+        background={},
     )
     publish_manifest(root / "given", manifest)
     return Indexes(root)

@@ -97,6 +97,13 @@ def test_arguments_beyond_the_picture_have_defaults(client: Client, queries: Pat
     )
 
 
+def test_words_and_filter(client: Client) -> None:
+    answer = search(client, None, "clip", "cosine", "chroma", 5, "", "red fruit", "apple", 0.5, ["food-drink"])
+    assert len(answer["hits"]) == 5
+    assert {hit["label"] for hit in answer["hits"]} == {"food-drink"}
+    assert "apple" not in answer["hits"][0]["caption"]
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -108,6 +115,11 @@ def test_arguments_beyond_the_picture_have_defaults(client: Client, queries: Pat
         ({"engine": ""}, "Engine '' does not exist. Choose one of: exact, chroma."),
         ({"gallery": "nowhere"}, "There is no gallery 'nowhere'. There are: icons."),
         ({"image": None}, "The argument image is missing."),
+        ({"features": "pixels", "text": "red"}, "Words need CLIP features"),
+        ({"text": "red " * 500}, "say it in 500 or fewer"),
+        ({"text": "red", "balance": 2}, "balance must be a number from 0"),
+        ({"labels": ["nothing"]}, "No picture has the label 'nothing'."),
+        ({"labels": "flags"}, "labels must be a list"),
     ],
 )
 def test_bad_argument_is_worded(client: Client, queries: Path, changed: dict[str, Any], words: str) -> None:
@@ -148,10 +160,7 @@ def test_files_of_the_server_are_not_read_for_visitors(address: str, path: str) 
     assert "hits" not in answer
 
 
-def test_index_files_are_not_served_but_thumbnails_are(address: str, icons: Path) -> None:
-    thumbnail = next(icons.rglob("*.webp"))
-    with urllib.request.urlopen(f"{address}/gradio_api/file={thumbnail}", timeout=60) as reply:
-        assert reply.read() == thumbnail.read_bytes()
+def test_index_files_are_not_served(address: str, icons: Path) -> None:
     for name in ("manifest.json", "chroma.sqlite3", "items.parquet"):
         secret = next(icons.rglob(name))
         with pytest.raises(urllib.error.HTTPError, match="403"):

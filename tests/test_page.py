@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from retrieval import settings
@@ -26,6 +27,7 @@ FLAGS = [
     "--use-fake-ui-for-media-stream",
 ]
 PATIENCE = 30_000  # ms; a slow machine is no failure
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,56 @@ def test_webcam_picture_is_searched(page: Page) -> None:
     expect(page.locator("#results .caption-label").first).to_be_visible()
 
 
+def test_words_alone_and_words_beside_a_picture(page: Page, queries: Path) -> None:
+    page.locator("#text input, #text textarea").fill("something to drink")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    drinks = captions(page)
+    assert any("mate" in each or "beer" in each or "cup" in each for each in drinks[:3]), drinks
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#results .caption-label").first).not_to_have_text(drinks[0])
+    assert captions(page) != drinks
+
+
+def test_words_are_off_for_raw_pixels_and_say_why(page: Page, queries: Path) -> None:
+    toggle(page, "features", "pixels")
+    expect(page.locator("#text input, #text textarea")).to_be_disabled()
+    expect(page.locator("#text")).to_contain_text("raw pixels know no words")
+    toggle(page, "features", "clip")
+    expect(page.locator("#text input, #text textarea")).to_be_enabled()
+
+
+def test_way_back_through_the_last_pictures(page: Page) -> None:
+    for example in (0, 1):
+        page.locator("#examples .thumbnail-item").nth(example).click()
+        expect(page.locator("#results .caption-label").first).to_be_visible()
+    expect(page.locator("#trail .thumbnail-item")).to_have_count(2)
+    second = captions(page)
+    page.locator("#trail .thumbnail-item").first.click()
+    expect(page.locator("#results .caption-label").first).not_to_have_text(second[0])
+
+
+def test_chroma_shows_its_recall_for_this_query(page: Page, queries: Path) -> None:
+    upload(page, queries / "guitar.png")
+    toggle(page, "engine", "chroma")
+    expect(timings(page)).to_contain_text(re.compile(r"recall@12 [01]\.\d\d \(exact scan: [\d.]+ ms\)"))
+
+
+def test_filter_by_class(page: Page, queries: Path) -> None:
+    upload(page, queries / "cat.png")
+    page.locator("#more button").first.click()
+    page.locator("#labels input").click()
+    page.get_by_role("option", name="food-drink").click()
+    expect(page.locator("#results .caption-label").first).not_to_contain_text("cat")
+
+
+def test_a_score_no_better_than_chance_is_said_so(page: Page, tmp_path: Path) -> None:
+    noise = tmp_path / "noise.png"
+    Image.effect_noise((200, 200), 200).save(noise)
+    upload(page, noise)
+    expect(page.locator("#explanation")).to_contain_text("No convincing match.")
+
+
 def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) -> None:
     upload(page, queries / "cat.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
@@ -189,11 +241,13 @@ def test_bad_upload_is_worded_and_the_page_lives_on(
     expect(page.locator("#results .caption-label").first).to_be_visible()
 
 
-def test_every_picture_has_alt_text(page: Page, queries: Path) -> None:
+def test_every_picture_is_there_and_has_alt_text(page: Page, queries: Path) -> None:
     upload(page, queries / "turtle.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     for picture in page.locator("img").all():
         assert picture.get_attribute("alt"), picture.evaluate("image => image.outerHTML")
+    first = page.locator("#results img").first
+    assert first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
 
 
 def test_phone_and_dark(browser: Browser, address: str, queries: Path) -> None:
@@ -232,4 +286,4 @@ def test_results_of_two_visitors_do_not_mix(browser: Browser, address: str, quer
             upload(page, queries / f"{name}.png")
             visitors.append((name, page))
         for name, page in visitors:
-            expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name}", timeout=PATIENCE)
+            expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name}")

@@ -10,6 +10,7 @@ from retrieval.images import MAX_BYTES
 from retrieval.search import Searcher
 from retrieval.settings import Settings
 from retrieval.ui.api import add_search_endpoint
+from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
 
@@ -29,7 +30,11 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
     page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     with page:
         gr.Markdown(f"# {words.TITLE}\n{words.TAGLINE}", elem_id="title")
-        SearchTab(searcher, examples)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=300):
+                panel = QueryPanel(searcher, examples)
+            with gr.Column(scale=8, min_width=320):
+                SearchTab(searcher, panel)
         gr.Markdown(about, elem_id="about")
         add_search_endpoint(searcher)
     page.queue(default_concurrency_limit=SEARCHES_AT_ONCE, max_size=WAITING)

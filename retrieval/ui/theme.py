@@ -41,11 +41,11 @@ CSS = """
 }
 
 /* Results and examples: grids that follow the width; captions below the pictures, never cut to one line. */
-:is(#results, #examples) .grid-container { height: auto; padding: 2.4rem 8px 8px; }
-:is(#results, #examples) .grid-container { grid-auto-rows: max-content !important; }
-:is(#results, #examples) .grid-wrap { max-height: none; height: auto; }
-:is(#results, #examples) :is(.gallery-item, .thumbnail-lg) { aspect-ratio: auto; width: 100%; height: auto; }
-:is(#results, #examples) img { aspect-ratio: 1; height: auto; width: 100%; object-fit: contain; background: white; }
+:is(#results, .strip) .grid-container { height: auto; padding: 2.4rem 8px 8px; }
+:is(#results, .strip) .grid-container { grid-auto-rows: max-content !important; }
+:is(#results, .strip) .grid-wrap { max-height: none; height: auto; }
+:is(#results, .strip) :is(.gallery-item, .thumbnail-lg) { aspect-ratio: auto; width: 100%; height: auto; }
+:is(#results, .strip) img { aspect-ratio: 1; height: auto; width: 100%; object-fit: contain; background: white; }
 #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)) !important; gap: 8px; }
 #results { min-height: 560px; }
 #results .gallery-item { display: flex; }
@@ -55,18 +55,18 @@ CSS = """
   white-space: normal; overflow-wrap: anywhere; font-size: 0.82rem; line-height: 1.25;
   color: var(--body-text-color); background: none; opacity: 1 !important;
 }
-#examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(48px, 1fr)) !important; gap: 6px; }
-#examples .grid-wrap { min-height: 0; }
-#examples .caption-label { display: none; }
+.strip .grid-container { grid-template-columns: repeat(auto-fill, minmax(48px, 1fr)) !important; gap: 6px; }
+.strip .grid-wrap { min-height: 0; }
+.strip .caption-label { display: none; }
 #about p { font-size: 0.85rem; }
 #timings p { font-variant-numeric: tabular-nums; font-size: 0.85rem; margin: 0; }
 #explanation p { font-size: 0.95rem; margin: 0; }
 @media (max-width: 640px) {
   #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; }
   #results { min-height: 420px; }
-  #examples { contain: inline-size; }
-  #examples .grid-wrap { overflow-x: auto; }
-  #examples .grid-container { display: flex !important; }
-  #examples .gallery-item { flex: 0 0 48px; }
+  .strip { contain: inline-size; }
+  .strip .grid-wrap { overflow-x: auto; }
+  .strip .grid-container { display: flex !important; }
+  .strip .gallery-item { flex: 0 0 48px; }
 }
 """

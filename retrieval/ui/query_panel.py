@@ -1,0 +1,164 @@
+"""The query, beside all tabs: a picture, words, what to leave out, which classes, and the way back."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from retrieval import words
+from retrieval.indexes import GalleryIndex
+from retrieval.query import Query, checked_balance, checked_labels
+from retrieval.search import Searcher
+from retrieval.ui.errors import as_shown
+from retrieval.ui.picture_input import PictureInput
+
+TRAIL_LENGTH = 8  # pictures one can go back to
+LABELS_LISTED = 1000  # a gallery with more classes is filtered through the API
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the panel holds when an event fires; fields in the order of `QueryPanel.inputs`."""
+
+    picture: str | None
+    text: str | None
+    without: str | None
+    balance: float
+    labels: list[str] | None
+    gallery: str | None
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is neither a picture nor a text."""
+        return self.picture is None and not (self.text or "").strip()
+
+    def query(self, index: GalleryIndex, with_words: bool = True) -> Query:
+        """Return the query over a gallery, without its toggles; the words are left away where they do not apply."""
+        return Query(
+            picture=Path(self.picture) if self.picture else None,
+            # A picture of the gallery is looked up, not embedded again from its thumbnail.
+            position=index.at_thumbnail(Path(self.picture)) if self.picture else None,
+            text=(self.text or "") if with_words else "",
+            without=(self.without or "") if with_words else "",
+            balance=checked_balance(self.balance),
+            labels=checked_labels([label for label in self.labels or [] if label in index.classes]),
+            gallery=index.manifest.gallery,
+        )
+
+
+class QueryPanel:
+    """Components of the query; what a visitor asked before is kept in that visitor's own state."""
+
+    def __init__(self, searcher: Searcher, examples: Iterable[Path]) -> None:
+        """Lay the panel out inside the Blocks that are being made."""
+        self._searcher = searcher
+        self._examples = sorted(examples)
+        if self._examples:
+            gr.set_static_paths([self._examples[0].parent])
+        names = searcher.indexes.names()
+        self.trail = gr.State([])
+        self.picture = PictureInput(
+            label=words.QUERY,
+            sources=["upload", "webcam", "clipboard"],
+            placeholder=words.DROP,
+            alt_text=words.QUERY_ALT,
+            height=280,
+            buttons=["fullscreen"],
+            elem_id="query",
+        )
+        self.text = gr.Textbox(
+            value="", label=words.TEXT, placeholder=words.TEXT_EXAMPLE, max_length=500, elem_id="text", submit_btn=False
+        )
+        self.button = gr.Button(words.SEARCH, variant="primary", elem_id="search")
+        self.trail_strip = _strip([], words.TRAIL, "trail", visible=False)
+        self.example_strip = _strip(
+            [(str(path), path.stem.replace("-", " ")) for path in self._examples],
+            words.EXAMPLES,
+            "examples",
+            visible=bool(self._examples),
+        )
+        with gr.Accordion(words.MORE, open=False, elem_id="more"):
+            self.balance = gr.Slider(0, 1, value=0.5, step=0.05, label=words.BALANCE, elem_id="balance")
+            self.without = gr.Textbox(value="", label=words.WITHOUT, max_length=500, elem_id="without")
+            self.labels = gr.Dropdown(
+                self._classes(names[0] if names else ""),
+                value=[],
+                multiselect=True,
+                label=words.LABELS,
+                elem_id="labels",
+            )
+        self.gallery = gr.Dropdown(
+            names,
+            value=names[0] if names else None,
+            label=words.GALLERY_LABEL,
+            visible=len(names) > 1,
+            elem_id="gallery",
+        )
+        self.inputs = [self.picture, self.text, self.without, self.balance, self.labels, self.gallery]
+
+    def wire(self, search: dict[str, Any], shown: dict[str, Any], quiet: dict[str, Any]) -> None:
+        """Run a search whenever the query changes.
+
+        Args:
+            search: arguments of the event that searches.
+            shown: arguments of what follows it when a new query was asked.
+            quiet: arguments of events that are no part of the API.
+        """
+        # Of all events of a picture only `change` comes after its file has arrived, however it was chosen; it may
+        # come twice, and the second search finds the vector remembered.
+        self.picture.change(trigger_mode="always_last", **search).then(**shown)
+        for asked in (self.text.submit, self.without.submit, self.button.click):
+            asked(**search).then(**shown)
+        self.labels.input(**search)
+        self.balance.release(**search)
+        self.gallery.input(self._new_gallery, self.gallery, self.labels, **quiet).then(**search)
+        self.example_strip.select(self._take_example, outputs=self.picture, **quiet)
+        self.trail_strip.select(self._take_back, self.trail, self.picture, **quiet)
+
+    def remember(self, trail: list[str], picture: str | None) -> tuple[list[str], gr.Gallery]:
+        """Return the visitor's trail with the picture at its end, and its strip; one picture is no trail yet."""
+        if picture and (not trail or trail[-1] != picture):
+            trail = [*(each for each in trail if each != picture), picture][-TRAIL_LENGTH:]
+        pictures = [(path, f"{words.STEP} {step}") for step, path in enumerate(trail, start=1)]
+        return trail, gr.Gallery(value=pictures, visible=len(trail) > 1, selected_index=None)
+
+    def words_allowed(self, allowed: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Slider]:
+        """Return the words' boxes on, or off with the reason."""
+        info = None if allowed else words.WORDS_OFF
+        return (
+            gr.Textbox(interactive=allowed, info=info),
+            gr.Textbox(interactive=allowed, info=info),
+            gr.Slider(interactive=allowed),
+        )
+
+    def _classes(self, gallery: str) -> list[str]:
+        if not self._searcher.indexes.names():
+            return []
+        return self._searcher.indexes.get(gallery).classes[:LABELS_LISTED]
+
+    def _new_gallery(self, gallery: str | None) -> gr.Dropdown:
+        with as_shown():
+            return gr.Dropdown(choices=self._classes(gallery or ""), value=[])
+
+    def _take_example(self, chosen: gr.SelectData) -> str:
+        return str(self._examples[chosen.index])
+
+    def _take_back(self, trail: list[str], chosen: gr.SelectData) -> Any:
+        return trail[chosen.index] if chosen.index < len(trail) else gr.skip()
+
+
+def _strip(pictures: list[tuple[str, str]], label: str, elem_id: str, visible: bool) -> gr.Gallery:
+    """Return a strip of small pictures to click."""
+    return gr.Gallery(
+        pictures,
+        label=label,
+        columns=10,
+        allow_preview=False,
+        buttons=[],
+        interactive=False,
+        elem_id=elem_id,
+        elem_classes="strip",
+        visible=visible,
+    )

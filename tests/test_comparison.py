@@ -1,0 +1,300 @@
+"""One query by every combination: overlap, moves, Kendall's tau and recall, by hand, against scipy, on the icons."""
+
+import json
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from retrieval.cli import main
+from retrieval.comparison import BASELINE, compare, equal_by_mathematics, kendall_tau, moves, share_found
+from retrieval.errors import IndexingError, PictureError, QueryError
+from retrieval.features import Features
+from retrieval.indexes import GalleryIndex
+from retrieval.metrics import Metric
+from retrieval.query import Engine, Query
+
+EVERY = list(product(Features, Metric, Engine))
+
+
+@pytest.fixture(scope="module")
+def cat(icons_searcher, queries):
+    return compare(icons_searcher, Query(picture=queries / "cat.png", top_k=8))
+
+
+def places(cell):
+    return [hit.position for hit in cell.ranking.hits]
+
+
+def scipy_tau(a, b):
+    """Tau-b of scipy, where a picture that a list has not stands behind its last place."""
+    union = sorted({*a, *b})
+    return kendalltau(*([each.index(i) if i in each else len(each) for i in union] for each in (a, b))).statistic
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1, 2, 3], [1, 2, 3], 1),
+        ([1, 2, 3], [3, 2, 1], -1),
+        ([1, 2], [1, 3], 1 / 3),  # 1 before 2 and before 3 in both; 2 and 3 in opposite order
+        ([1, 2], [3, 4], -4 / 5),  # four opposite pairs of six, one pair tied in each list
+        ([1], [2], -1),
+        ([7], [7], 1),
+        ([], [], 1),
+        ([1, 2], [], 0),
+        ([], [1], 0),
+    ],
+)
+def test_tau_by_hand(a, b, expected):
+    assert kendall_tau(a, b) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_tau_equals_scipy(seed):
+    chance = np.random.default_rng(seed)
+    gallery = int(chance.integers(3, 60))
+    a, b = (list(map(int, chance.permutation(gallery)[: chance.integers(2, gallery + 1)])) for _ in "ab")
+    assert kendall_tau(a, b) == pytest.approx(scipy_tau(a, b), abs=1e-12)
+    assert kendall_tau(a, b) == kendall_tau(b, a)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 100])
+def test_tau_of_lists_with_nothing_in_common(k):
+    assert kendall_tau(range(k), range(k, 2 * k)) == pytest.approx(-2 * k / (3 * k - 1), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "overlap", "moved"),
+    [
+        ([4, 7, 9], [4, 7, 9], 1, (0, 0, 0)),
+        ([9, 4, 7], [4, 7, 9], 1, (2, -1, -1)),
+        ([5, 4], [4, 7, 9, 1], 1 / 4, (None, -1)),
+        ([5, 6], [4, 7], 0, (None, None)),
+        ([], [4], 0, ()),
+        ([4], [], 1, (None,)),
+    ],
+)
+def test_overlap_and_moves_by_hand(here, there, overlap, moved):
+    assert share_found(here, there) == overlap
+    assert moves(here, there) == moved
+
+
+def test_every_combination_is_a_cell_with_the_ranking_of_a_search(cat, icons_searcher, queries):
+    assert [cell.combination for cell in cat.cells] == EVERY
+    for cell in cat.cells:
+        features, metric, engine = cell.combination
+        query = Query(queries / "cat.png", top_k=8, features=features, metric=metric, engine=engine)
+        assert cell.ranking.hits == icons_searcher.search(query).hits
+        assert cat.cell(*cell.combination) is cell
+
+
+def test_every_figure_equals_plain_python(cat):
+    base = places(cat.baseline)
+    for cell in cat.cells:
+        here = places(cell)
+        assert cell.overlap == len({*here} & {*base}) / 8
+        assert list(cell.moves) == [base.index(p) - here.index(p) if p in base else None for p in here]
+        assert cell.tau == pytest.approx(scipy_tau(here, base), abs=1e-12)
+        exact = places(cat.cell(cell.ranking.features, cell.ranking.metric, Engine.EXACT))
+        chroma = cell.ranking.engine is Engine.CHROMA
+        assert cell.recall == (len({*here} & {*exact}) / 8 if chroma else None)
+    assert cat.baseline.combination == BASELINE
+    assert (cat.baseline.overlap, cat.baseline.tau, cat.baseline.moves) == (1, 1, (0,) * 8)
+
+
+def test_features_differ_where_metrics_hardly_do(cat):
+    clip = [cell.overlap for cell in cat.cells if cell.ranking.features is Features.CLIP]
+    pixels = [cell.overlap for cell in cat.cells if cell.ranking.features is Features.PIXELS]
+    assert min(clip) > max(pixels)
+
+
+def test_the_picture_is_embedded_once_for_each_features(cat):
+    for features in Features:
+        first, *others = (cell.ranking.timings.features for cell in cat.cells if cell.ranking.features is features)
+        assert first > 0
+        assert not any(others)
+
+
+def test_another_baseline(icons_searcher):
+    baseline = (Features.PIXELS, Metric.L1, Engine.CHROMA)
+    comparison = compare(icons_searcher, Query(position=100, top_k=5), baseline)
+    assert comparison.baseline is comparison.cell(*baseline)
+    assert comparison.baseline.moves == (0,) * 5
+    assert comparison.cell(*BASELINE).overlap < 1
+
+
+def test_words_are_compared_by_clip_alone(icons_searcher, queries):
+    for query in (Query(text="red fruit"), Query(picture=queries / "cat.png", without="dog"), Query(text="x", top_k=1)):
+        cells = compare(icons_searcher, query).cells
+        assert [cell.combination for cell in cells] == [each for each in EVERY if each[0] is Features.CLIP]
+
+
+def test_blank_words_are_none(icons_searcher):
+    assert len(compare(icons_searcher, Query(position=5, text="  ", without="\n")).cells) == 16
+
+
+def test_exact_scan_alone(icons_searcher):
+    cells = compare(icons_searcher, Query(position=5), engines=[Engine.EXACT]).cells
+    assert [cell.combination for cell in cells] == [each for each in EVERY if each[2] is Engine.EXACT]
+    assert all(cell.recall is None for cell in cells)
+
+
+def test_chroma_alone_has_nothing_to_be_measured_by(icons_searcher):
+    cells = compare(icons_searcher, Query(position=5), (*BASELINE[:2], Engine.CHROMA), [Engine.CHROMA]).cells
+    assert len(cells) == 8
+    assert all(cell.recall is None for cell in cells)
+
+
+def test_a_filter_holds_in_every_cell(icons_searcher, queries):
+    comparison = compare(icons_searcher, Query(queries / "cat.png", labels=("food-drink",), top_k=4))
+    for cell in comparison.cells:
+        assert [hit.label for hit in cell.ranking.hits] == ["food-drink"] * 4
+
+
+def test_more_hits_than_pictures_are_all_pictures(icons_searcher):
+    size = len(icons_searcher.indexes.get())
+    comparison = compare(icons_searcher, Query(position=0, top_k=10_000), engines=[Engine.EXACT])
+    for cell in comparison.cells:
+        assert sorted(places(cell)) == list(range(size))
+        assert cell.overlap == 1
+        assert None not in cell.moves
+
+
+def test_the_baseline_must_be_compared(icons_searcher):
+    pixels = (Features.PIXELS, Metric.L2, Engine.EXACT)
+    with pytest.raises(QueryError, match=r"baseline is pixels l2 exact, but words need CLIP"):
+        compare(icons_searcher, Query(text="cat"), pixels)
+    with pytest.raises(QueryError, match=r"baseline is clip cosine exact, but only chroma is asked"):
+        compare(icons_searcher, Query(position=1), engines=[Engine.CHROMA])
+
+
+def test_errors_of_a_search_are_those_of_a_comparison(icons_searcher, tmp_path):
+    with pytest.raises(PictureError, match="no query picture"):
+        compare(icons_searcher, Query())
+    with pytest.raises(PictureError, match="cannot be read"):
+        compare(icons_searcher, Query(tmp_path / "missing.png"))
+    with pytest.raises(IndexingError, match="holiday"):
+        compare(icons_searcher, Query(position=1, gallery="holiday"))
+
+
+def test_what_chroma_misses_is_seen(icons_searcher, monkeypatch):
+    """Recall is measured, not assumed: with the best two hits kept from it, ChromaDB misses them."""
+    best = places(compare(icons_searcher, Query(position=200, top_k=8), engines=[Engine.EXACT]).baseline)[:2]
+    nearest = GalleryIndex.nearest
+
+    def blind(*arguments):
+        found = nearest(*arguments)
+        return found[~np.isin(found, best)]
+
+    monkeypatch.setattr(GalleryIndex, "nearest", blind)
+    comparison = compare(icons_searcher, Query(position=200, top_k=8))
+    cell = comparison.cell(*BASELINE[:2], Engine.CHROMA)
+    assert cell.recall == cell.overlap == 6 / 8
+    assert cell.moves == (2, 2, 2, 2, 2, 2, None, None)
+    assert cell.tau < 1
+    assert comparison.baseline.overlap == 1
+
+
+@pytest.mark.parametrize("position", [3, 300, 900, 1500])
+def test_what_is_equal_by_mathematics_is_equal_on_the_icons(icons_searcher, position):
+    comparison = compare(icons_searcher, Query(position=position, top_k=50), engines=[Engine.EXACT])
+    said, seen = set(), set()
+    for features in Features:
+        for metric, other in combinations(Metric, 2):
+            if other in equal_by_mathematics(features, metric)[0]:
+                said.add((features, metric, other))
+            pair = [places(comparison.cell(features, each, Engine.EXACT)) for each in (metric, other)]
+            if pair[0] == pair[1]:
+                seen.add((features, metric, other))
+    assert said == seen == {(Features.CLIP, Metric.L2, Metric.COSINE)}
+
+
+@pytest.mark.parametrize(("features", "metric"), list(product(Features, Metric)))
+def test_equality_goes_both_ways_and_has_a_reason(features, metric):
+    others, reason = equal_by_mathematics(features, metric)
+    assert bool(others) == bool(reason)
+    assert metric not in others
+    for other in others:
+        assert metric in equal_by_mathematics(features, other)[0]
+
+
+def test_json_has_all_that_was_compared(cat):
+    answer = json.loads(json.dumps(cat.to_json(), allow_nan=False))
+    cells = answer.pop("cells")
+    assert answer == {
+        "gallery": "icons",
+        "model": "mini",
+        "pictures": 1852,
+        "top_k": 8,
+        "baseline": {"features": "clip", "metric": "cosine", "engine": "exact"},
+    }
+    for cell, as_json in zip(cat.cells, cells, strict=True):
+        assert (as_json["features"], as_json["metric"], as_json["engine"]) == cell.combination
+        assert (as_json["overlap"], as_json["tau"], as_json["recall"]) == (cell.overlap, cell.tau, cell.recall)
+        assert tuple(hit.pop("move") for hit in as_json["hits"]) == cell.moves
+        assert as_json["hits"] == cell.ranking.to_json()["hits"]
+    twins = {(each["features"], each["metric"]): each["equal_by_mathematics"] for each in cells}
+    assert {pair: metrics for pair, metrics in twins.items() if metrics} == {
+        ("clip", "l2"): ["cosine"],
+        ("clip", "cosine"): ["l2"],
+    }
+
+
+@pytest.fixture
+def run(icons, icons_searcher, capsys):
+    """Run `compare` on the icons in this process; give its exit code, output and errors."""
+
+    def run(*arguments, shared=False):
+        if not shared:
+            icons_searcher.indexes.close()  # ChromaDB belongs to one at a time
+        capsys.readouterr()
+        code = main(["compare", *map(str, arguments), "--index", str(icons)])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def test_command_prints_a_row_a_combination(run, queries):
+    code, out, err = run(queries / "cat.png", "--top-k", 4)
+    assert (code, err) == (0, "")
+    assert "icons: 1,852 pictures, mini" in out
+    rows = [line for line in out.splitlines() if line.startswith(("Raw pixels", "CLIP features"))]
+    assert len(rows) == 16
+    base = next(row for row in rows if row.startswith("CLIP features  Cosine") and "Exact" in row)
+    assert base.split()[5:8] == ["1.00", "1.00", "-"]
+    assert "cat, " in base
+    assert max(map(len, rows)) <= 120
+    assert {"overlap@4", "tau", "recall@4"} <= set(out.split())
+
+
+def test_command_prints_json(run, queries, icons_searcher):
+    code, out, _ = run(queries / "pizza.png", "--json")
+    answer = json.loads(out)
+    assert (code, answer["top_k"], len(answer["cells"])) == (0, 5, 16)
+    again = compare(icons_searcher, Query(queries / "pizza.png", top_k=5)).to_json()
+    for cell in (*answer["cells"], *again["cells"]):
+        del cell["timings_ms"]
+    assert answer == json.loads(json.dumps(again))
+
+
+def test_command_without_chroma_runs_beside_the_app(run, queries, icons_searcher):
+    icons_searcher.search(Query(position=0, engine=Engine.CHROMA))  # as a running app has it
+    code, out, err = run(queries / "cat.png", shared=True)
+    assert (code, out) == (2, "")
+    assert "in use" in err
+    code, out, _ = run(queries / "cat.png", "--exact-only", shared=True)
+    assert code == 0
+    assert "Exact scan" in out
+    assert len([line for line in out.splitlines() if line.startswith(("Raw pixels", "CLIP features"))]) == 8
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["none.png"], "cannot be read"), (["--top-k", 0], "1 to 10,000")])
+def test_command_refuses_in_one_line(run, queries, tmp_path, arguments, said):
+    picture = [queries / "cat.png"] if arguments[0].startswith("--") else []
+    code, out, err = run(*picture, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
