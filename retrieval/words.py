@@ -1,5 +1,9 @@
 """What the program says about scores and results, in English; shared by the page and the command line."""
 
+from collections.abc import Sequence
+
+from retrieval.comparison import Cell, equal_by_mathematics
+from retrieval.evaluation import Result
 from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
 from retrieval.indexes import Entry, GalleryIndex
@@ -44,6 +48,28 @@ WORDS_OFF = "Off: raw pixels know no words. Switch to CLIP features."
 LABELS = "Only these classes"
 TRAIL = "Back to"
 STEP = "query"
+TAB_SEARCH = "Search"
+TAB_COMPARE = "Compare"
+TAB_EVALUATE = "Evaluate"
+BASELINE = "Compared with"
+COMPARE = "Compare"
+COMPARE_NOTE = (
+    "Overlap: share of the baseline's pictures. τ: Kendall's agreement of both orders, 1 the same, -1 reversed. "
+    "Recall: what ChromaDB finds of the exact answer. ↑ ↓: places above or below the baseline; new: not among its hits."
+)
+EVALUATE_NOTE = (
+    "Each picture of a sample searches the rest of the gallery; a hit with its label is right. "
+    "**P@k**: share of the first k hits that are right. **mAP**: mean over all queries of the average precision."
+)
+SAMPLE = "Pictures in the sample"
+EVALUATE = "Evaluate the gallery"
+EVALUATE_QUERY = "Evaluate this query"
+CANCEL = "Cancel"
+STOPPED = "Stopped."
+FIGURES = "Figures"
+DOWNLOAD = "Download as CSV"
+EVALUATION_COLUMNS = ["Features", "Metric", "P@1", "P@5", "mAP or AP"]
+NO_LABEL = "The label of your own picture is not known. Click a result in the Search tab, then come back."
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
 NO_FILE = "The picture came without a file. Upload it again."
 
@@ -75,11 +101,8 @@ def explain(query: Query) -> str:
     parts = [f"Score: {definition.title} = {definition.formula}; {direction}, {SCALES[query.metric]}."]
     if query.text and not query.has_picture:
         parts.append("Words and pictures lie apart in CLIP's space, so scores of words are low: read the order.")
-    if query.features is Features.CLIP and query.metric in (Metric.L2, Metric.COSINE):
-        other = Metric.COSINE if query.metric is Metric.L2 else Metric.L2
-        parts.append(
-            f"CLIP vectors have length 1, so L2² = 2 - 2 · cosine: {METRICS[other]} gives the same order, always."
-        )
+    if reason := equal_by_mathematics(query.features, query.metric)[1]:
+        parts.append(reason)
     elif query.features is Features.CLIP and query.metric is Metric.CORRELATION:
         parts.append("CLIP vectors have a mean close to 0, so correlation nearly repeats cosine.")
     if query.engine is Engine.CHROMA and query.metric is Metric.L1:
@@ -105,6 +128,59 @@ def recall(ranking: Ranking, exact: Ranking) -> str:
     wanted = {hit.position for hit in exact.hits}
     share = len(wanted & {hit.position for hit in ranking.hits}) / max(1, len(wanted))
     return f" · recall@{len(wanted)} {share:.2f} (exact scan: {exact.timings.search:.1f} ms)"
+
+
+def combination(features: Features, metric: Metric) -> str:
+    """Return what a combination is called."""
+    return f"{FEATURES[features]} · {METRICS[metric]}"
+
+
+def move(places: int | None) -> str:
+    """Return how far a hit stands above or below its place in the baseline."""
+    if places is None:
+        return "new"
+    return "" if places == 0 else f"↑{places}" if places > 0 else f"↓{-places}"
+
+
+def agreement(exact: Cell, chroma: Cell, is_baseline: bool) -> str:
+    """Return how a combination agrees with the baseline, and ChromaDB with the exact scan."""
+    features, metric, _ = exact.combination
+    k = len(exact.ranking.hits)
+    lines = [f"**{combination(features, metric)}**"]
+    lines.append("baseline" if is_baseline else f"overlap@{k} {exact.overlap:.2f} · τ {exact.tau:.2f}")
+    lines.append(f"ChromaDB: recall@{k} {chroma.recall:.2f}")
+    if (same := equal_by_mathematics(features, metric))[1]:
+        lines.append(f"*{same[1]}*")
+    return "<br>".join(lines)
+
+
+def evaluated(index: GalleryIndex, queries: int) -> str:
+    """Return what was evaluated."""
+    return f"{index.manifest.gallery}: leave-one-out over {queries:,} of {len(index):,} pictures, exact scan."
+
+
+def evaluated_query(name: str, label: str) -> str:
+    """Return which query was evaluated."""
+    return f"Query {name}, label {label}: the whole gallery ranked by the exact scan."
+
+
+def progress(about: str, done: int, total: int) -> str:
+    """Return how far an evaluation is."""
+    return f"{about} {done} of {total} combinations ..."
+
+
+def evaluation_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Return the table of an evaluation, three digits each."""
+    return [
+        [
+            FEATURES[r.features],
+            METRICS[r.metric],
+            f"{r.p_at_1:.3f}",
+            f"{r.p_at_5:.3f}",
+            "" if r.map is None else f"{r.map:.3f}",
+        ]
+        for r in results
+    ]
 
 
 def timings(ranking: Ranking) -> str:

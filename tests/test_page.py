@@ -257,6 +257,9 @@ def test_phone_and_dark(browser: Browser, address: str, queries: Path) -> None:
     upload(page, queries / "castle.png")
     expect(page.locator("#results .caption-label").first).to_be_visible(timeout=PATIENCE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    open_tab(page, "Compare")
+    expect(page.locator(".hits .caption-label").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(int(part) for part in re.findall(r"\d+", background)[:3]) < 150, background
     context.close()
@@ -287,3 +290,59 @@ def test_results_of_two_visitors_do_not_mix(browser: Browser, address: str, quer
             visitors.append((name, page))
         for name, page in visitors:
             expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name}")
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: Path) -> None:
+    open_tab(page, "Compare")
+    expect(page.locator("#compare_note")).to_contain_text("Choose a picture to start")
+    upload(page, queries / "pizza.png")
+    page.locator("#compare").click()
+    expect(page.locator(".hits")).to_have_count(8)
+    expect(page.locator(".hits .caption-label")).to_have_count(8 * 8)
+    rows = page.locator(".comparison").all_inner_texts()
+    assert sum("gives the same order, always" in row for row in rows) == 2
+    assert sum("baseline" in row for row in rows) == 1
+    assert all(re.search(r"ChromaDB: recall@8 [01]\.\d\d", row) for row in rows)
+    same = page.locator(".comparison", has_text="CLIP features · L2")
+    expect(same).to_contain_text("overlap@8 1.00 · τ 1.00")
+
+
+def test_compare_with_words_leaves_raw_pixels_out(page: Page) -> None:
+    page.locator("#text input, #text textarea").fill("red fruit")
+    open_tab(page, "Compare")
+    expect(page.locator(".hits .caption-label")).to_have_count(4 * 8)
+    expect(page.locator(".comparison", has_text="Raw pixels · L1")).to_contain_text("raw pixels know no words")
+
+
+def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
+    open_tab(page, "Evaluate")
+    page.locator("#sample input[type=number]").fill("50")
+    page.locator("#sample input[type=number]").blur()
+    page.locator("#evaluate").click()
+    expect(page.locator("#evaluate_state")).to_contain_text("leave-one-out over 50 of 1,852 pictures, exact scan.")
+    expect(page.locator("#figures_plot img")).to_be_visible()
+    expect(page.locator("#figures tbody tr").last).to_contain_text("Correlation")
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert len(lines) == 9
+    assert lines[0] == "features,metric,engine,p@1,p@5,map"
+
+
+def test_evaluate_query_needs_a_picture_whose_label_is_known(page: Page, queries: Path) -> None:
+    upload(page, queries / "cat.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    open_tab(page, "Evaluate")
+    page.locator("#evaluate_query").click()
+    expect(page.locator("#evaluate_state")).to_contain_text("is not known")
+    open_tab(page, "Search")
+    page.locator("#results .thumbnail-item").first.click()
+    expect(timings(page)).to_contain_text("decode 0.0 ms")
+    open_tab(page, "Evaluate")
+    page.locator("#evaluate_query").click()
+    expect(page.locator("#evaluate_state")).to_contain_text("label animals-nature")
+    expect(page.locator("#figures_plot img")).to_be_visible()

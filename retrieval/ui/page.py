@@ -10,9 +10,12 @@ from retrieval.images import MAX_BYTES
 from retrieval.search import Searcher
 from retrieval.settings import Settings
 from retrieval.ui.api import add_search_endpoint
+from retrieval.ui.compare_tab import CompareTab
+from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
+from retrieval.ui.thumbnails import Thumbnails
 
 SEARCHES_AT_ONCE = 4  # more would only wait for each other on the cores of a Space
 WAITING = 64  # searches in the queue; beyond that visitors are told that the page is busy
@@ -28,13 +31,19 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
         about: one line on the model in use and why.
     """
     page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
+    thumbnails = Thumbnails()
     with page:
         gr.Markdown(f"# {words.TITLE}\n{words.TAGLINE}", elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
                 panel = QueryPanel(searcher, examples)
             with gr.Column(scale=8, min_width=320):
-                SearchTab(searcher, panel)
+                with gr.Tab(words.TAB_SEARCH):
+                    SearchTab(searcher, panel, thumbnails)
+                with gr.Tab(words.TAB_COMPARE) as compare:
+                    CompareTab(searcher, panel, thumbnails, compare)
+                with gr.Tab(words.TAB_EVALUATE):
+                    EvaluateTab(searcher, panel)
         gr.Markdown(about, elem_id="about")
         add_search_endpoint(searcher)
     page.queue(default_concurrency_limit=SEARCHES_AT_ONCE, max_size=WAITING)

@@ -8,12 +8,12 @@ import gradio as gr
 
 from retrieval import words
 from retrieval.features import Features
-from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric
 from retrieval.query import Engine, Query, Ranking, checked_top_k, one_of
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.query_panel import Asked, QueryPanel
+from retrieval.ui.thumbnails import Thumbnails
 
 TOP_K = 12
 TOP_K_MAX = 60  # on the page; the command line and the API allow more
@@ -25,11 +25,11 @@ SCROLL_ON_PHONE = """() => { if (innerWidth <= 640 && document.querySelector("#r
 class SearchTab:
     """Components and events of the tab; holds no state of any visitor."""
 
-    def __init__(self, searcher: Searcher, panel: QueryPanel) -> None:
+    def __init__(self, searcher: Searcher, panel: QueryPanel, thumbnails: Thumbnails) -> None:
         """Lay the tab out inside the Blocks that are being made, and wire it to the query."""
         self._searcher = searcher
         self._panel = panel
-        self._served: set[Path] = set()
+        self._thumbnails = thumbnails
         with gr.Row(elem_id="toggles"):
             self.features = gr.Radio(
                 [(words.FEATURES[each], str(each)) for each in (Features.CLIP, Features.PIXELS)],
@@ -112,7 +112,7 @@ class SearchTab:
             )
             ranking = self._searcher.search(query)
             recall = self._recall(query, ranking)
-            self._serve(index)
+            self._thumbnails.serve(index)
         hits = [(str(index.thumbnail(hit.position)), words.caption(hit)) for hit in ranking.hits]
         return (
             gr.Gallery(value=hits, selected_index=None),
@@ -126,12 +126,6 @@ class SearchTab:
         if ranking.engine is Engine.EXACT:
             return ""
         return words.recall(ranking, self._searcher.search(replace(query, engine=Engine.EXACT)))
-
-    def _serve(self, index: GalleryIndex) -> None:
-        """Let gradio serve the thumbnails as the files they are; nothing else of the index is reachable."""
-        if index.thumbnails not in self._served:
-            gr.set_static_paths([index.thumbnails])
-            self._served.add(index.thumbnails)
 
     def take_result(self, gallery: str | None, chosen: gr.SelectData) -> Any:
         """Make a result the query. The path comes from the visitor's browser: only a thumbnail is taken."""

@@ -58,15 +58,27 @@ CSS = """
 .strip .grid-container { grid-template-columns: repeat(auto-fill, minmax(48px, 1fr)) !important; gap: 6px; }
 .strip .grid-wrap { min-height: 0; }
 .strip .caption-label { display: none; }
+/* One row of hits for each combination, as wide as the page allows, the rest by scrolling sideways. */
+.hits { contain: inline-size; }
+.hits .grid-wrap { min-height: 140px; overflow-x: auto; }
+.hits .grid-container { display: flex !important; padding: 4px !important; }
+.hits .gallery-item { flex: 0 0 82px; }
+:is(#figures, #figures_plot) { contain: inline-size; }
+.hits .caption-label {
+  display: block; position: static; border: 0; padding: 2px 4px; max-width: 100%; white-space: normal;
+  font-size: 0.7rem; line-height: 1.2; color: var(--body-text-color); background: none; opacity: 1 !important;
+}
+.hits .thumbnail-lg { display: flex; flex-direction: column; background: var(--block-background-fill); }
+.comparison p { font-size: 0.85rem; }
 #about p { font-size: 0.85rem; }
 #timings p { font-variant-numeric: tabular-nums; font-size: 0.85rem; margin: 0; }
 #explanation p { font-size: 0.95rem; margin: 0; }
 @media (max-width: 640px) {
   #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; }
   #results { min-height: 420px; }
-  .strip { contain: inline-size; }
-  .strip .grid-wrap { overflow-x: auto; }
-  .strip .grid-container { display: flex !important; }
-  .strip .gallery-item { flex: 0 0 48px; }
+  #examples, #trail { contain: inline-size; }
+  :is(#examples, #trail) .grid-wrap { overflow-x: auto; }
+  :is(#examples, #trail) .grid-container { display: flex !important; }
+  :is(#examples, #trail) .gallery-item { flex: 0 0 48px; }
 }
 """

@@ -1,0 +1,103 @@
+"""The Compare tab: one query by every features x metric side by side, and what ChromaDB finds of each."""
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import gradio as gr
+
+from retrieval import words
+from retrieval.comparison import Cell, Combination, compare
+from retrieval.features import Features
+from retrieval.indexes import GalleryIndex
+from retrieval.metrics import Metric
+from retrieval.query import Engine, checked_top_k, one_of
+from retrieval.search import Searcher
+from retrieval.ui.errors import as_shown
+from retrieval.ui.query_panel import Asked, QueryPanel
+from retrieval.ui.thumbnails import Thumbnails
+
+TOP_K = 8
+TOP_K_MAX = 20
+ROWS: list[tuple[Features, Metric]] = list(product((Features.CLIP, Features.PIXELS), Metric))
+
+
+class CompareTab:
+    """A strip of hits for each features x metric, with its agreement with a baseline."""
+
+    def __init__(self, searcher: Searcher, panel: QueryPanel, thumbnails: Thumbnails, tab: gr.Tab) -> None:
+        """Lay the tab out inside `tab`, and run it when the tab is opened and when the query changes in it."""
+        self._searcher = searcher
+        self._thumbnails = thumbnails
+        with gr.Row():
+            self.baseline = gr.Dropdown(
+                [(words.combination(*row), f"{row[0]} {row[1]}") for row in ROWS],
+                value=f"{Features.CLIP} {Metric.COSINE}",
+                label=words.BASELINE,
+                elem_id="baseline",
+            )
+            self.top_k = gr.Slider(1, TOP_K_MAX, value=TOP_K, step=1, label=words.TOP_K_LABEL, elem_id="compare_top_k")
+            self.button = gr.Button(words.COMPARE, variant="primary", elem_id="compare")
+        self.note = gr.Markdown(words.HINT, elem_id="compare_note")
+        self.figures: list[gr.Markdown] = []
+        self.strips: list[gr.Gallery] = []
+        for features, metric in ROWS:
+            with gr.Row(elem_classes="comparison"):
+                with gr.Column(scale=2, min_width=180):
+                    self.figures.append(gr.Markdown(f"**{words.combination(features, metric)}**"))
+                with gr.Column(scale=7, min_width=300):
+                    strip = gr.Gallery(
+                        label=words.combination(features, metric),
+                        show_label=False,
+                        columns=TOP_K,
+                        allow_preview=False,
+                        buttons=[],
+                        interactive=False,
+                        elem_classes="strip hits",
+                    )
+                    self.strips.append(strip)
+        event: dict[str, Any] = {
+            "fn": self.run,
+            "inputs": [*panel.inputs, self.baseline, self.top_k],
+            "outputs": [self.note, *self.figures, *self.strips],
+            "api_visibility": "private",
+            "show_progress": "minimal",
+            "concurrency_id": "compare",
+            "concurrency_limit": 2,
+        }
+        tab.select(**event)
+        self.button.click(**event)
+        self.baseline.input(**event)
+        self.top_k.release(**event)
+
+    def run(self, *values: Any) -> list[Any]:
+        """Compare what the panel asks; without a picture or words, say kindly what to do."""
+        *panel, baseline, top_k = values
+        asked = Asked(*panel)
+        if asked.nothing:
+            return [words.HINT, *(f"**{words.combination(*row)}**" for row in ROWS), *([] for _ in ROWS)]
+        with as_shown():
+            index = self._searcher.indexes.get(asked.gallery or "")
+            features, metric = str(baseline).split(" ")
+            chosen: Combination = (one_of(Features, features), one_of(Metric, metric), Engine.EXACT)
+            query = replace(asked.query(index), top_k=checked_top_k(top_k))
+            comparison = compare(self._searcher, query, chosen)
+            self._thumbnails.serve(index)
+        cells = {cell.combination: cell for cell in comparison.cells}
+        figures, strips = [], []
+        for row in ROWS:
+            exact, chroma = cells.get((*row, Engine.EXACT)), cells.get((*row, Engine.CHROMA))
+            if exact is None or chroma is None:
+                figures.append(f"**{words.combination(*row)}**\n\n{words.WORDS_OFF}")
+                strips.append(gr.Gallery(value=[]))
+                continue
+            figures.append(words.agreement(exact, chroma, is_baseline=exact is comparison.baseline))
+            strips.append(gr.Gallery(value=self._hits(index, exact), selected_index=None))
+        return [words.COMPARE_NOTE, *figures, *strips]
+
+    @staticmethod
+    def _hits(index: GalleryIndex, cell: Cell) -> list[tuple[str, str]]:
+        return [
+            (str(index.thumbnail(hit.position)), f"{words.caption(hit)} {words.move(move)}".rstrip())
+            for hit, move in zip(cell.ranking.hits, cell.moves, strict=True)
+        ]
