@@ -34,6 +34,7 @@ LOOK_AHEAD = 2  # batches decoded while the model works on another
 THUMBNAIL_SIZE = 256  # pixels of the longer side
 THUMBNAIL_FOLDER_ROWS = 1000
 BACKGROUND_PAIRS = 4000
+REASONS = 5  # named in a summary; all are in the manifest
 ITEMS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("label", pa.string()), ("caption", pa.string())])
 
 Progress = Callable[[int, int | None], None]
@@ -49,6 +50,7 @@ class Outcome:
     added: int
     resumed_from: int
     seconds: float
+    replaced: Manifest | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def build_index(
     except OSError as error:
         raise _cannot_write(folder, error) from error
     sweep(folder)
-    return Outcome(manifest, False, len(rows) - len(done), len(done), seconds)
+    return Outcome(manifest, False, len(rows) - len(done), len(done), seconds, published)
 
 
 def summary(outcome: Outcome) -> str:
@@ -164,6 +166,8 @@ def summary(outcome: Outcome) -> str:
         f"time:     {outcome.seconds:.1f} s, {outcome.added / max(outcome.seconds, 1e-9):.1f} pictures/s",
         f"on disk:  {manifest.bytes / 1e6:,.1f} MB ({manifest.bytes:,} bytes)",
     ]
+    if old := outcome.replaced:
+        lines.append(f"replaced: the index of {old.pictures:,} pictures with {old.model} of {old.created}")
     lines += [f"  skipped {each.id}: {each.reason}" for each in manifest.skipped_pictures[:20]]
     if manifest.skipped > 20:
         lines.append(f"  ... and {manifest.skipped - 20:,} more; the first {SKIPPED_LISTED:,} are in manifest.json")
@@ -361,4 +365,6 @@ def _cannot_write(folder: Path, error: OSError) -> IndexingError:
 
 def _reasons(skipped: Iterable[Skipped]) -> str:
     counted = Counter(each.reason for each in skipped)
-    return "; ".join(f"{count} x {reason}" for reason, count in counted.most_common(3))
+    listed = [f"{count} x {reason.rstrip('.')}" for reason, count in counted.most_common(REASONS)]
+    rest = sum(counted.values()) - sum(count for _, count in counted.most_common(REASONS))
+    return "; ".join(listed + ([f"{rest} x other reasons"] if rest else []))

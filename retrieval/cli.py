@@ -120,6 +120,8 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
         top_k=checked_top_k(flags.top_k),
         gallery=chosen.gallery or "",
     )
+    if query.features is Features.CLIP:  # loaded first, so that the timings are those of the search
+        searcher.embedder.encoders.get(searcher.indexes.get(query.gallery).manifest.model)
     ranking = searcher.search(query)
     if flags.plot:
         from retrieval.plot import plot_ranking

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from retrieval.errors import IndexingError, PictureError, QueryError
+from retrieval.errors import IndexingError, ModelError, PictureError, QueryError
 from retrieval.features import Features, Vectors
 from retrieval.features.choice import ModelIdentity, choose_model
 from retrieval.features.clip import ClipEncoder
@@ -59,7 +59,12 @@ class Encoders:
         with self._lock:
             if identity not in self._loaded:
                 commit = identity.revision if "/" in identity.name and not identity.name.startswith("/") else None
-                encoder = ClipEncoder(choose_model(identity.name, commit), identity.dtype)
+                try:
+                    encoder = ClipEncoder(choose_model(identity.name, commit), identity.dtype)
+                except ModelError as error:
+                    raise ModelError(
+                        f"The model of this index cannot be had, so only raw pixels can be searched. {error}"
+                    ) from error
                 if encoder.identity != identity:
                     raise IndexingError(
                         f"The index was made with model {identity.name} at {identity.revision}, but what is there now "
@@ -178,7 +183,7 @@ class QueryEmbedder:
 
 def _words(text: str) -> str:
     """Return a text with its blanks in order, checked for length."""
-    words = " ".join(text.split())
+    words = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())  # without halves of characters
     if len(words) > MAX_WORDS:
         raise QueryError(f"The text has {len(words):,} characters; say it in {MAX_WORDS} or fewer.")
     return words

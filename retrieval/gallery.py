@@ -196,7 +196,7 @@ def _open(source: GallerySource) -> tuple[Any, str]:
     name, path = source.dataset, source.path
     where = f"The data set {name!r}"
     if not path and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "://" in name or "\\" in name):
-        raise GalleryError(f"{where} was not found: there is no such file or folder. Check --dataset.")
+        raise GalleryError(f"{where} was not found: there is no such file or folder. Check the path.")
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs is raised too, and worded below
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # or it reports every load, even of a local folder, to a server

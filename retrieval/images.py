@@ -4,6 +4,7 @@ Builder and query share `load_picture`, so a picture gets the same pixels wherev
 """
 
 import io
+import stat
 import struct
 from pathlib import Path
 
@@ -57,13 +58,16 @@ def read_bytes(source: bytes | Path) -> bytes:
         PictureError: the file cannot be read, is empty or is larger than `MAX_BYTES`.
     """
     if isinstance(source, Path):
+        unreadable = f"The picture file {source.name!r} cannot be read"
         try:
-            size = source.stat().st_size
+            state = source.stat()
+            if not stat.S_ISREG(state.st_mode):  # a device or a pipe may never end
+                raise PictureError(f"{unreadable}: it is no file. Choose another one.")
+            size = state.st_size
             data = source.read_bytes() if size <= MAX_BYTES else b""
-        except OSError as error:
-            raise PictureError(
-                f"The picture file cannot be read: {error.strerror or error}. Choose another file."
-            ) from error
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+            reason = getattr(error, "strerror", None) or error
+            raise PictureError(f"{unreadable}: {reason}. Choose another file.") from error
     else:
         size, data = len(source), source
     if size > MAX_BYTES:

@@ -201,6 +201,8 @@ class Indexes:
             IndexingError: no such gallery, or it cannot be read.
         """
         names = self.names()
+        if self.root.exists() and not self.root.is_dir():
+            raise IndexingError(f"{self.root} is a file. Name the folder of an index with --index.")
         if not names:
             raise IndexingError(
                 f"There is no finished index in {self.root}. Make one: python index_builder.py --index {self.root}"
@@ -217,9 +219,8 @@ class Indexes:
             if manifest is None:
                 raise IndexingError(f"The gallery {folder.name!r} has just been removed.")
             index = GalleryIndex(folder, manifest)
+            # The old build is given back when the last search that began on it has ended, see `Store`.
             self._open[folder.name] = (published, index)
-        if known:
-            known[1].close()
         return index
 
     def close(self) -> None:

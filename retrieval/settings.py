@@ -6,7 +6,7 @@ Every flag has an environment variable of the same name behind `RETRIEVAL_`, in 
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,21 @@ class Settings:
         )
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not text.strip().isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low:,} to {high:,}, not {text[:40]!r}")
+        return int(text)
+
+    return read
 
 
-def _pixel_size(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1024:
-        raise argparse.ArgumentTypeError("must be from 1 to 1024")
-    return number
+def _name(text: str) -> str:
+    if not text or text.startswith(".") or any(each in text for each in '/\\:*?"<>|\0'):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} cannot be the name of a folder; use letters, digits, - and _")
+    return text
 
 
 def _index(text: str) -> Path:
@@ -95,7 +98,7 @@ def add_index_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_gallery_flag(parser: argparse.ArgumentParser, text: str) -> None:
     """Add `--gallery`."""
-    parser.add_argument("--gallery", metavar="NAME", help=text)
+    parser.add_argument("--gallery", type=_name, metavar="NAME", help=text)
 
 
 def add_build_flags(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +113,7 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--image-column", metavar="NAME", help="column of the pictures (default: found by its type)")
     data.add_argument("--label-column", metavar="NAME", help="column of the class (default: found by its type)")
     data.add_argument("--caption-column", metavar="NAME", help="column of the text shown (default: found by its type)")
-    data.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
+    data.add_argument("--limit", type=_whole(1, 10**12), metavar="N", help="only the first N rows")
     data.add_argument("--streaming", action="store_true", help="read row by row, without downloading all first")
     model = parser.add_argument_group("features")
     model.add_argument(
@@ -126,16 +129,18 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--pixel-size",
-        type=_pixel_size,
+        type=_whole(1, 1024),
         default=DEFAULT_PIXEL_SIZE,
         metavar="S",
         help="raw pixels: S x S (default: %(default)s)",
     )
     work = parser.add_argument_group("work")
-    work.add_argument("--batch-size", type=_positive, default=DEFAULT_BATCH, metavar="N", help="default: %(default)s")
+    work.add_argument(
+        "--batch-size", type=_whole(1, 4096), default=DEFAULT_BATCH, metavar="N", help="default: %(default)s"
+    )
     work.add_argument(
         "--workers",
-        type=_positive,
+        type=_whole(1, 256),
         default=min(8, os.cpu_count() or 1),
         metavar="N",
         help="decoding threads (default: cores)",
@@ -146,7 +151,9 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     """Add what only the app has: where it listens, and whether the link is public."""
     serve = parser.add_argument_group("server")
     serve.add_argument("--host", help="address to listen on (default: this machine only)")
-    serve.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    serve.add_argument(
+        "--port", type=_whole(0, 65535), help="port to listen on (default: the first free one from 7860)"
+    )
     serve.add_argument("--share", action="store_true", help="also open a public link through gradio's tunnel")
 
 

@@ -1,5 +1,6 @@
 """ChromaDB: one collection for each pair of features and view, under stable ids, owned by one process at a time."""
 
+import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,11 @@ def own(build: Path) -> FileLock:
     return lock
 
 
+def _give_back(client: Any, lock: FileLock) -> None:
+    client.close()
+    lock.release()
+
+
 def row_key(row: int) -> str:
     """Return the id of a row in Chroma; sorted as text, ids are in gallery order."""
     return f"{row:012d}"
@@ -95,6 +101,8 @@ class Store:
         except IndexingError:
             self._lock.release()
             raise
+        # Also when nobody refers to the store any more: then the last search in it has ended.
+        self._give_back = weakref.finalize(self, _give_back, self._client, self._lock)
 
     def _collection(self, features: Features, view: View) -> chromadb.Collection:
         configuration: Any = {"hnsw": {"space": "l2" if view is View.PLAIN else "ip", **GRAPH}}
@@ -105,8 +113,7 @@ class Store:
 
     def close(self) -> None:
         """Give the store back; other processes may open it afterwards."""
-        self._client.close()
-        self._lock.release()
+        self._give_back()
 
     def rows(self) -> npt.NDArray[np.int64]:
         """Return the rows whose batch was written completely, ascending."""

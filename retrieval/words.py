@@ -71,7 +71,7 @@ DOWNLOAD = "Download as CSV"
 EVALUATION_COLUMNS = ["Features", "Metric", "P@1", "P@5", "mAP or AP"]
 NO_LABEL = "The label of your own picture is not known. Click a result in the Search tab, then come back."
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
-NO_FILE = "The picture came without a file. Upload it again."
+NO_FILE = "The picture is none that was uploaded here. Upload it again."
 
 
 def about_model(model: ModelIdentity, why: str) -> str:

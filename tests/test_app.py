@@ -143,9 +143,9 @@ def test_bad_picture_is_worded_and_the_server_lives_on(
     assert search(client, handle_file(str(queries / "fox.png")))["hits"]
 
 
-def post(address: str, image: Any) -> str:
+def post(address: str, image: Any, text: str = "") -> str:
     """Call the endpoint as any program can, without the client's own checks; return the events' text."""
-    body = json.dumps({"data": [image, "clip", "cosine", "exact", 3, ""]}).encode()
+    body = json.dumps({"data": [image, "clip", "cosine", "exact", 3, "", text, "", 0.5, []]}).encode()
     request = urllib.request.Request(f"{address}/gradio_api/call/search", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as reply:
         event = json.load(reply)["event_id"]
@@ -153,11 +153,22 @@ def post(address: str, image: Any) -> str:
         return reply.read().decode()
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "requirements.txt", "../../etc/passwd"])
-def test_files_of_the_server_are_not_read_for_visitors(address: str, path: str) -> None:
-    answer = post(address, {"path": path, "meta": {"_type": "gradio.FileData"}})
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}, {"meta": {"_type": "x"}}])
+@pytest.mark.parametrize("kind", ["picture", "missing", "/etc/hostname", "/dev/zero", "a\0b", "pipe"])
+def test_files_of_the_server_are_not_read_for_visitors(
+    address: str, client: Client, queries: Path, tmp_path: Path, kind: str, meta: dict[str, Any]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    named = {"picture": queries.parents[1] / "screens" / "search-clip.png", "pipe": tmp_path / "pipe"}
+    answer = post(address, {"path": str(named.get(kind, kind)), **meta})
     assert "event: error" in answer
     assert "hits" not in answer
+    assert "No such file" not in answer, "tells whether a file exists"
+    assert search(client, handle_file(str(queries / "fox.png")))["hits"], "the server did not live on"
+
+
+def test_half_a_character_in_a_text_is_no_surprise(address: str) -> None:
+    assert "hits" in post(address, None, "red \ud800")
 
 
 def test_index_files_are_not_served(address: str, icons: Path) -> None:
@@ -198,6 +209,24 @@ def test_start_that_cannot_work_ends_with_a_message(
     printed = capsys.readouterr().err
     assert words in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--port", "99999"], "must be a whole number from 0 to 65,535"),
+        (["--gallery", "../../outside"], "cannot be the name of a folder"),
+        (["--pixel-size", "abc"], "must be a whole number from 1 to 1,024"),
+        (["--limit", "0"], "must be a whole number from 1"),
+    ],
+)
+def test_bad_flag_is_worded(flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import app
+
+    with pytest.raises(SystemExit) as ended:
+        app.main(["--index", str(tmp_path), *flags])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_app_refuses_an_index_of_another_model(icons: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,8 +251,9 @@ def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp
     )
     assert seen
     assert all(seen)
+    before, old = old.build, None
     new = indexes.get(NAME)
-    assert new.build != old.build
+    assert new.build != before
     assert new.vectors(Features.PIXELS).shape[1] == (8 * 8 * 3 if change == "pixel size" else 32 * 32 * 3)
     assert len(new) == (7 if change == "data set" else 6)
     assert len(new.nearest(Features.CLIP, View.UNIT, new.vectors(Features.CLIP)[0], 6)) == 6

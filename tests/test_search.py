@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from published import publish
 
+from retrieval.embedding import QueryEmbedder
 from retrieval.errors import PictureError, QueryError
 from retrieval.evaluation import evaluate, from_folder, leave_one_out
 from retrieval.features import Features
@@ -172,7 +173,7 @@ def test_ties_at_the_cut_come_in_gallery_order(tmp_path, metric, engine, k):
 
 @pytest.mark.parametrize("features", Features)
 def test_the_same_picture_is_embedded_once(icons_searcher, queries, features):
-    searcher = Searcher(icons_searcher.indexes, icons_searcher.embedder.encoders)
+    searcher = Searcher(icons_searcher.indexes, QueryEmbedder(icons_searcher.embedder.encoders))
     data = (queries / "fox.png").read_bytes()
     first = searcher.search(Query(data, features=features))
     again = searcher.search(Query(data, features=features, metric=Metric.L1, top_k=3))

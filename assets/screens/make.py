@@ -17,10 +17,12 @@ ROOT = HERE.parents[1]
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PATIENCE = 120_000  # ms
 SHOTS = (
-    ("search-clip", "light", (1280, 1130), "clip"),
-    ("search-pixels", "light", (1280, 1130), "pixels"),
-    ("search-dark", "dark", (1280, 1130), "clip"),
-    ("search-phone", "light", (390, 1600), "clip"),
+    ("search-clip", "light", (1280, 1130), "clip", "Search"),
+    ("search-pixels", "light", (1280, 1130), "pixels", "Search"),
+    ("search-dark", "dark", (1280, 1130), "clip", "Search"),
+    ("search-phone", "light", (390, 1600), "clip", "Search"),
+    ("compare", "light", (1280, 1660), "clip", "Compare"),
+    ("evaluate", "light", (1280, 1130), "clip", "Evaluate"),
 )
 
 
@@ -43,7 +45,9 @@ def main() -> None:
             app.wait()
 
 
-def _take(browser: Browser, address: str, name: str, theme: str, size: tuple[int, int], features: str) -> None:
+def _take(
+    browser: Browser, address: str, name: str, theme: str, size: tuple[int, int], features: str, tab: str
+) -> None:
     page = browser.new_page(viewport={"width": size[0], "height": size[1]})
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}/?__theme={theme}")
@@ -51,6 +55,12 @@ def _take(browser: Browser, address: str, name: str, theme: str, size: tuple[int
     expect(page.locator("#results .caption-label").first).to_be_visible(timeout=PATIENCE)
     page.locator(f"#features input[value={features}]").check()
     expect(page.locator("#timings")).to_contain_text("mini" if features == "clip" else "no model")
+    page.get_by_role("tab", name=tab).click()
+    if tab == "Compare":
+        expect(page.locator(".hits .caption-label").last).to_be_visible(timeout=PATIENCE)
+    elif tab == "Evaluate":
+        page.locator("#evaluate").click()
+        expect(page.locator("#figures_plot img")).to_be_visible(timeout=PATIENCE)
     page.mouse.move(0, 0)
     page.wait_for_load_state("networkidle")
     page.evaluate("window.scrollTo({ top: 0, behavior: 'instant' })")

@@ -17,7 +17,7 @@ from retrieval.ui.errors import as_shown
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.thumbnails import Thumbnails
 
-TOP_K = 8
+TOP_K = 6  # as many as fit beside the figures without scrolling
 TOP_K_MAX = 20
 ROWS: list[tuple[Features, Metric]] = list(product((Features.CLIP, Features.PIXELS), Metric))
 

@@ -89,13 +89,13 @@ class EvaluateTab:
             done.append(result)
             state = words.progress(about, len(done), total)
             yield state, words.evaluation_rows(done), gr.skip(), gr.skip(), gr.skip()
-        folder = Path(tempfile.mkdtemp(prefix="evaluation-"))
-        path = folder / "evaluation.csv"
-        path.write_text(evaluation.to_csv(done), encoding="utf-8")
-        yield (
-            about,
-            words.evaluation_rows(done),
-            gr.Plot(value=plot_results(done, average=average), visible=True),
-            gr.DownloadButton(value=str(path), visible=True),
-            gr.Button(interactive=False),
-        )
+        with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:  # gradio keeps a copy of its own
+            path = Path(folder) / "evaluation.csv"
+            path.write_text(evaluation.to_csv(done), encoding="utf-8")
+            yield (
+                about,
+                words.evaluation_rows(done),
+                gr.Plot(value=plot_results(done, average=average), visible=True),
+                gr.DownloadButton(value=str(path), visible=True),
+                gr.Button(interactive=False),
+            )

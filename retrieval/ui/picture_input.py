@@ -1,8 +1,10 @@
 """The query picture's component: hands the file on as it came, so that `retrieval.images` alone judges it."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import is_static_file
 
 from retrieval import words
 from retrieval.errors import PictureError
@@ -22,7 +24,9 @@ class PictureInput(gr.Image):
         """Return the path of the file, which gradio has put into its own cache, or None."""
         if payload is None:
             return None
-        if payload.path:
-            return str(payload.path)
+        # gradio checks a path only where the caller says that it is one; any other caller could name any file here.
+        path = Path(payload.path or "").resolve()
+        if payload.path and (path.is_relative_to(Path(self.GRADIO_CACHE).resolve()) or is_static_file(path)):
+            return str(path)
         with as_shown():
             raise PictureError(words.NO_FILE)

@@ -101,18 +101,23 @@ class SearchTab:
         if asked.nothing or (asked.picture is None and features == Features.PIXELS):
             hint = words.HINT if asked.nothing else words.HINT_PIXELS
             return gr.Gallery(value=[], selected_index=None), hint, "", *self._panel.remember(trail, None)
-        with as_shown():
-            index = self._searcher.indexes.get(asked.gallery or "")
-            query = replace(
-                asked.query(index, with_words=features == Features.CLIP),
-                features=one_of(Features, features),
-                metric=one_of(Metric, metric),
-                engine=one_of(Engine, engine),
-                top_k=checked_top_k(top_k),
-            )
-            ranking = self._searcher.search(query)
-            recall = self._recall(query, ranking)
-            self._thumbnails.serve(index)
+        try:
+            with as_shown():
+                index = self._searcher.indexes.get(asked.gallery or "")
+                query = replace(
+                    asked.query(index, with_words=features == Features.CLIP),
+                    features=one_of(Features, features),
+                    metric=one_of(Metric, metric),
+                    engine=one_of(Engine, engine),
+                    top_k=checked_top_k(top_k),
+                )
+                ranking = self._searcher.search(query)
+                recall = self._recall(query, ranking)
+                self._thumbnails.serve(index)
+        except gr.Error as error:
+            # Said in a toast and where the results would be; raised, it would lie as "Error" over everything.
+            gr.Warning(str(error.message))
+            return gr.Gallery(value=[], selected_index=None), str(error.message), "", *self._panel.remember(trail, None)
         hits = [(str(index.thumbnail(hit.position)), words.caption(hit)) for hit in ranking.hits]
         return (
             gr.Gallery(value=hits, selected_index=None),

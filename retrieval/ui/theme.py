@@ -70,6 +70,8 @@ CSS = """
 }
 .hits .thumbnail-lg { display: flex; flex-direction: column; background: var(--block-background-fill); }
 .comparison p { font-size: 0.85rem; }
+/* A click makes a picture the query and the results change: there is nothing that stays chosen. */
+:is(#results, .strip) .thumbnail-item.selected { border-color: var(--border-color-primary); box-shadow: none; }
 #about p { font-size: 0.85rem; }
 #timings p { font-variant-numeric: tabular-nums; font-size: 0.85rem; margin: 0; }
 #explanation p { font-size: 0.95rem; margin: 0; }
