@@ -81,6 +81,8 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
 
     indexes = Indexes(chosen.index)
     first = chosen.gallery or (chosen.source.slug if chosen.data_asked else None)
+    if indexes.names() and chosen.gallery and not chosen.data_asked:
+        indexes.get(chosen.gallery)  # says which galleries there are if it is none of them
     if not indexes.names() or (first and first not in indexes.names()):
         why = index_builder.build(chosen).reason
         first = first or chosen.source.slug

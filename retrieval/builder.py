@@ -100,6 +100,35 @@ def build_index(
     """
     started = time.perf_counter()
     folder = root / name
+    source = gallery.source.path
+    if source and source.is_dir() and root.resolve().is_relative_to(source):
+        raise IndexingError(
+            f"The index folder {root} lies in the data set {source}, so its thumbnails would become pictures of the "
+            "gallery. Choose another --index."
+        )
+    # Held until the manifest is published, so that nobody sweeps the build away that it will name.
+    lock = own(folder)
+    try:
+        return _build(
+            started, folder, gallery, encoder, pixel_size, batch_size, workers, rebuild=rebuild, progress=progress
+        )
+    finally:
+        lock.release()
+
+
+def _build(
+    started: float,
+    folder: Path,
+    gallery: Gallery,
+    encoder: ClipEncoder,
+    pixel_size: int,
+    batch_size: int,
+    workers: int,
+    *,
+    rebuild: bool,
+    progress: Progress,
+) -> Outcome:
+    root, name = folder.parent, folder.name
     fingerprint = _fingerprint(gallery, encoder, pixel_size)
     published = _published(folder, rebuild)
     if published and not rebuild:
@@ -118,7 +147,9 @@ def build_index(
         done = store.rows()
         for count in _fill(store, gallery, encoder, done, pixel_size, batch_size, workers):
             progress(count, gallery.total)
-        rows, skipped = store.rows(), _read_skipped(build)
+        rows = store.rows()
+        indexed = set(rows.tolist())
+        skipped = [each for each in _read_skipped(build) if each.row not in indexed]
         if not len(rows):
             raise IndexingError(f"None of the {len(skipped)} pictures could be used: {_reasons(skipped)}.")
         store.drop_rows_except(rows)
@@ -287,7 +318,7 @@ def _write(
 def _append_skipped(build: Path, skipped: list[Skipped]) -> None:
     if skipped:
         with (build / "skipped.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(each)) + "\n" for each in skipped)
+            file.writelines(f"\n{json.dumps(asdict(each))}" for each in skipped)  # a line cut off stays alone
 
 
 def _read_skipped(build: Path) -> list[Skipped]:

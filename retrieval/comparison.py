@@ -81,7 +81,7 @@ class Comparison:
         features, metric, engine = self.baseline.combination
         return {
             "gallery": self.baseline.ranking.gallery,
-            "model": self.baseline.ranking.model.name,
+            "model": self.baseline.ranking.model.title,
             "pictures": self.baseline.ranking.size,
             "top_k": self.query.top_k,
             "baseline": {"features": str(features), "metric": str(metric), "engine": str(engine)},

@@ -19,6 +19,7 @@ from retrieval.indexes import GalleryIndex
 from retrieval.query import Query
 
 VECTORS_KEPT = 256  # query vectors remembered, so that another metric or engine embeds nothing again
+NUMBERS_KEPT = 16 * 2**20  # 64 MB of float32
 MAX_WORDS = 500  # characters of a text; the models read 40 to 77 tokens of it
 
 # A name alone says little to a model that was trained on sentences; the mean over some is steadier
@@ -43,11 +44,6 @@ class Encoders:
         """Hold no model yet."""
         self._loaded: dict[ModelIdentity, ClipEncoder] = {}
         self._lock = threading.Lock()
-
-    def add(self, encoder: ClipEncoder) -> None:
-        """Take a model that is loaded already."""
-        with self._lock:
-            self._loaded[encoder.identity] = encoder
 
     def get(self, identity: ModelIdentity) -> ClipEncoder:
         """Return the very model that an index was made with.
@@ -77,9 +73,10 @@ class Encoders:
 class VectorCache:
     """The query vectors used last, by picture, features and model; holds no picture."""
 
-    def __init__(self, size: int = VECTORS_KEPT) -> None:
-        """Remember up to `size` vectors."""
+    def __init__(self, size: int = VECTORS_KEPT, numbers: int = NUMBERS_KEPT) -> None:
+        """Remember up to `size` vectors, and fewer where they are so long that they hold more than `numbers`."""
         self._size = size
+        self._numbers = numbers
         self._vectors: OrderedDict[tuple[object, ...], Vectors] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -94,7 +91,7 @@ class VectorCache:
         """Remember a vector, forgetting the one unused for longest."""
         with self._lock:
             self._vectors[key] = vector
-            while len(self._vectors) > self._size:
+            while len(self._vectors) > max(1, min(self._size, self._numbers // max(1, vector.size))):
                 self._vectors.popitem(last=False)
 
 

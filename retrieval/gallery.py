@@ -70,6 +70,8 @@ class Gallery:
             self._data = self._data.cast_column(self.columns.image, datasets.Image(decode=False))
         except (ValueError, TypeError, pa.ArrowException) as error:
             raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} does not hold pictures.") from error
+        used = (self.columns.image, self.columns.label, self.columns.caption, self.columns.id)
+        self._data = self._data.select_columns(list(dict.fromkeys(name for name in used if name)))
         if source.limit is not None:
             self._data = self._data.take(source.limit)
 
@@ -283,8 +285,11 @@ def _local_arguments(path: Path, name: str) -> dict[str, Any]:
     loose = any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
     if loose or any(_holds_pictures(p) for p in folders if p.name not in SPLIT_FOLDERS):
         splits = {}
+    # datasets takes a single class folder for no class at all.
+    alone = len(folders) == 1 and not loose and not splits and not list(path.rglob("metadata.*"))
     return {
         "path": "imagefolder",
+        "drop_labels": False if alone else None,
         "data_files": {split: f"{glob.escape(str(p))}/**" for split, p in (splits or {"train": path}).items()},
     }
 

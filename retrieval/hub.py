@@ -1,5 +1,6 @@
 """The Hugging Face Hub in bounded time, with worded answers: what a repository holds, or why it cannot be had."""
 
+import errno
 import logging
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -93,6 +94,8 @@ def worded(kind: Kind, name: str, revision: str | None, error: Exception) -> Ret
         )
     if isinstance(error, HfHubHTTPError):
         return HubUnreachable(f"{what}: the Hub answered with an error ({first_line(error)}). Try again later.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        return HubError(f"{what} cannot be stored: {first_line(error)}. Make room, or set HF_HOME to another folder.")
     # The network stack below huggingface_hub has errors of its own that are no OSError.
     network = type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "httpcore2"}
     if isinstance(error, (OSError, RuntimeError)) or network:

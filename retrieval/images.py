@@ -17,6 +17,7 @@ from retrieval.errors import PictureError
 MAX_PIXELS = 80_000_000  # a 2026 phone's 50 MP with room to spare; decoded it takes 240 MB
 MAX_BYTES = 64 * 2**20
 WHITE = (255, 255, 255)
+STRIP = 64  # rows of a wide picture converted at once, so that float64 copies stay small
 
 # Formats whose decoders start no other program and fetch nothing. Pillow's EPS decoder would run Ghostscript.
 # The two pictures of a stereo camera (MPO) are opened by the JPEG decoder, and are no format of their own here.
@@ -156,10 +157,15 @@ def _orientation(image: Image.Image) -> object:
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale wide channels to 0..255: 16-bit by its full range, float by 1.0 or by the largest value."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
+    values = np.asarray(image)
+    strips = [slice(start, start + STRIP) for start in range(0, len(values), STRIP)]
+    top = max(float(np.nan_to_num(values[strip], nan=0, posinf=0, neginf=0).max(initial=0)) for strip in strips)
     if image.mode.startswith("I"):
         full = 65535.0 if top <= 65535 else top
     else:
         full = 1.0 if top <= 1 else 255.0 if top <= 255 else top
-    return Image.fromarray(np.clip(np.rint(values / full * 255), 0, 255).astype(np.uint8))
+    narrow = np.empty(values.shape, np.uint8)
+    for strip in strips:
+        wide = np.nan_to_num(values[strip].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        narrow[strip] = np.clip(np.rint(wide / full * 255), 0, 255)
+    return Image.fromarray(narrow)

@@ -90,11 +90,6 @@ class GalleryIndex:
             raise QueryError(f"No picture has the label {unknown[0][:40]!r}. There are: {known or 'no labels'}.")
         return np.flatnonzero(np.isin(np.array(self.labels), list(labels)))
 
-    def position_of(self, item_id: str) -> int | None:
-        """Return the first position that has an id, or None."""
-        found = pa.compute.index(self._items["id"], item_id).as_py()
-        return None if found < 0 else int(found)
-
     def thumbnail(self, position: int) -> Path:
         """Return the path of an item's thumbnail, a WebP file."""
         return thumbnail_path(self.build, int(self.rows[position]))
@@ -208,7 +203,7 @@ class Indexes:
                 f"There is no finished index in {self.root}. Make one: python index_builder.py --index {self.root}"
             )
         if name and name not in names:
-            raise IndexingError(f"There is no gallery {name!r}. There are: {', '.join(names)}.")
+            raise QueryError(f"There is no gallery {name[:80]!r}. There are: {', '.join(names)}.")
         folder = self.root / (name or names[0])
         with self._lock:
             published = (folder / FILE).stat().st_mtime_ns

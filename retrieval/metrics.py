@@ -198,6 +198,8 @@ def closest(
         k: how many to return, at most c.
     """
     positions = np.sort(positions)
-    scores = score_pairs(metric, query, gallery[positions])
+    block = max(1, REFINE_BYTES // (8 * max(1, gallery.shape[1])))
+    parts = [positions[start : start + block] for start in range(0, len(positions), block)]
+    scores = np.concatenate([np.empty(0), *(score_pairs(metric, query, gallery[part]) for part in parts)])
     order = np.argsort(closeness(metric, scores), kind="stable")[:k]
     return positions[order], scores[order]

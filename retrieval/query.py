@@ -90,7 +90,7 @@ class Ranking:
             "features": str(self.features),
             "metric": str(self.metric),
             "engine": str(self.engine),
-            "model": self.model.name,
+            "model": self.model.title,
             "hits": [
                 {"rank": h.rank, "id": h.id, "label": h.label, "caption": h.caption, "score": h.score}
                 for h in self.hits

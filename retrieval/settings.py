@@ -43,7 +43,6 @@ class Settings:
     host: str | None
     port: int | None
     share: bool
-    public_space: bool
 
     @property
     def data_asked(self) -> bool:
@@ -174,7 +173,6 @@ def parse(
     values.update({name: default for name, default in defaults.items() if values[name] is None})
     for name in ("streaming", "share"):
         values[name] = bool(values[name])
-    values["public_space"] = bool(environment.get("SPACE_ID"))
     return flags, Settings(**values)
 
 
@@ -190,6 +188,8 @@ def _take_environment(parser: argparse.ArgumentParser, environment: Mapping[str,
             continue
         if isinstance(action, argparse._StoreTrueAction):
             action.default = text.strip().lower() in {"1", "true", "yes", "on"}
+        elif isinstance(action, argparse._AppendAction):
+            action.default = [text]
         elif action.choices and text not in action.choices:
             choices = ", ".join(map(str, action.choices))
             parser.error(f"{PREFIX}{action.dest.upper()} is {text!r}; choose one of: {choices}")

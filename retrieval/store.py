@@ -54,7 +54,7 @@ def own(build: Path) -> FileLock:
         lock.acquire()
     except Timeout as error:
         raise IndexInUse(
-            f"The index in {build.parent} is in use by another process (a running app or builder). Stop that one "
+            f"The index in {build} is in use by another process (a running app or builder). Stop that one "
             "first, or search with --engine exact, which any number of processes can do."
         ) from error
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from retrieval.comparison import Cell, equal_by_mathematics
+from retrieval.comparison import Cell, equal_by_mathematics, positions, share_found
 from retrieval.evaluation import Result
 from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
@@ -71,12 +71,13 @@ DOWNLOAD = "Download as CSV"
 EVALUATION_COLUMNS = ["Features", "Metric", "P@1", "P@5", "mAP or AP"]
 NO_LABEL = "The label of your own picture is not known. Click a result in the Search tab, then come back."
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
+OWNER = "The index or the model has a fault that only the owner of this page can mend; the log says which."
 NO_FILE = "The picture is none that was uploaded here. Upload it again."
 
 
 def about_model(model: ModelIdentity, why: str) -> str:
     """Return one line on the model in use, and why it is this one."""
-    return f"CLIP model: **{model.name}** ({model.dtype}, {model.dimensions} numbers a picture); {why}."
+    return f"CLIP model: **{model.title}** ({model.dtype}, {model.dimensions} numbers a picture); {why}."
 
 
 def name_of(entry: Entry | Hit) -> str:
@@ -125,8 +126,8 @@ def meaning(query: Query, ranking: Ranking, index: GalleryIndex) -> str:
 
 def recall(ranking: Ranking, exact: Ranking) -> str:
     """Return how much of the exact answer an approximate ranking has, and how long each took."""
-    wanted = {hit.position for hit in exact.hits}
-    share = len(wanted & {hit.position for hit in ranking.hits}) / max(1, len(wanted))
+    wanted = positions(exact)
+    share = share_found(positions(ranking), wanted)
     return f" · recall@{len(wanted)} {share:.2f} (exact scan: {exact.timings.search:.1f} ms)"
 
 

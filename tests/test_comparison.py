@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 
 from retrieval.cli import main
 from retrieval.comparison import BASELINE, compare, equal_by_mathematics, kendall_tau, moves, share_found
-from retrieval.errors import IndexingError, PictureError, QueryError
+from retrieval.errors import PictureError, QueryError
 from retrieval.features import Features
 from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric
@@ -175,7 +175,7 @@ def test_errors_of_a_search_are_those_of_a_comparison(icons_searcher, tmp_path):
         compare(icons_searcher, Query())
     with pytest.raises(PictureError, match="cannot be read"):
         compare(icons_searcher, Query(tmp_path / "missing.png"))
-    with pytest.raises(IndexingError, match="holiday"):
+    with pytest.raises(QueryError, match="holiday"):
         compare(icons_searcher, Query(position=1, gallery="holiday"))
 
 

@@ -24,6 +24,8 @@ SHOTS = (
     ("compare", "light", (1280, 1660), "clip", "Compare"),
     ("evaluate", "light", (1280, 1130), "clip", "Evaluate"),
 )
+# Pictures below the fold are loaded when one scrolls there.
+LOADED = "[...document.images].every(each => each.complete || each.getBoundingClientRect().top > innerHeight)"
 
 
 def main() -> None:
@@ -62,8 +64,8 @@ def _take(
         page.locator("#evaluate").click()
         expect(page.locator("#figures_plot img")).to_be_visible(timeout=PATIENCE)
     page.mouse.move(0, 0)
-    page.wait_for_load_state("networkidle")
     page.evaluate("window.scrollTo({ top: 0, behavior: 'instant' })")
+    page.wait_for_function(LOADED)
     page.screenshot(path=HERE / f"{name}.png")
     page.close()
     print(HERE / f"{name}.png")

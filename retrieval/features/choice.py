@@ -35,9 +35,14 @@ class ModelIdentity:
     dtype: str
     dimensions: int
 
+    @property
+    def title(self) -> str:
+        """The name for people: of a local folder its own name, not its path."""
+        return Path(self.name).name if Path(self.name).is_absolute() else self.name
+
     def __str__(self) -> str:
         """Return a short form for people."""
-        return f"{self.name} ({self.dtype})"
+        return f"{self.title} ({self.dtype})"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import gradio as gr
 
 from retrieval import words
-from retrieval.errors import RetrievalError
+from retrieval.errors import IndexingError, ModelError, RetrievalError
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ def as_shown(html_safe: bool = True) -> Iterator[None]:
         yield
     except gr.Error:
         raise
+    except (IndexingError, ModelError) as error:
+        log.error("%s", error)  # with paths of this machine, which are not for visitors
+        raise gr.Error(words.OWNER, print_exception=False) from error
     except RetrievalError as error:
         text = html.escape(str(error), quote=False) if html_safe else str(error)
         raise gr.Error(text, print_exception=False) from error

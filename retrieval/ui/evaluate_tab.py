@@ -76,7 +76,8 @@ class EvaluateTab:
             entry = index.entry(query.position)
             results = evaluation.average_precision_of(index, self._searcher.embedder, query, entry.label)
             about = words.evaluated_query(words.name_of(entry), entry.label)
-            yield from self._growing(results, COMBINATIONS, about, "AP")
+            total = len(Metric) if query.text or query.without else COMBINATIONS
+            yield from self._growing(results, total, about, "AP")
 
     def stopped(self) -> tuple[str, gr.Button]:
         """Say that the evaluation was stopped; what was computed so far stays."""

@@ -97,23 +97,23 @@ class QueryPanel:
             elem_id="gallery",
         )
         self.inputs = [self.picture, self.text, self.without, self.balance, self.labels, self.gallery]
+        self._wire()
 
-    def wire(self, search: dict[str, Any], shown: dict[str, Any], quiet: dict[str, Any]) -> None:
-        """Run a search whenever the query changes.
-
-        Args:
-            search: arguments of the event that searches.
-            shown: arguments of what follows it when a new query was asked.
-            quiet: arguments of events that are no part of the API.
-        """
+    @property
+    def asked(self) -> list[Any]:
+        """The events by which a visitor asks something new."""
         # Of all events of a picture only `change` comes after its file has arrived, however it was chosen; it may
         # come twice, and the second search finds the vector remembered.
-        self.picture.change(trigger_mode="always_last", **search).then(**shown)
-        for asked in (self.text.submit, self.without.submit, self.button.click):
-            asked(**search).then(**shown)
-        self.labels.input(**search)
-        self.balance.release(**search)
-        self.gallery.input(self._new_gallery, self.gallery, self.labels, **quiet).then(**search)
+        return [self.picture.change, self.text.submit, self.without.submit, self.button.click]
+
+    @property
+    def refined(self) -> list[Any]:
+        """The events by which a visitor changes what counts for the same query."""
+        return [self.labels.input, self.balance.release, self.gallery.input]
+
+    def _wire(self) -> None:
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        self.gallery.input(self._new_gallery, self.gallery, self.labels, **quiet)
         self.example_strip.select(self._take_example, outputs=self.picture, **quiet)
         self.trail_strip.select(self._take_back, self.trail, self.picture, **quiet)
 

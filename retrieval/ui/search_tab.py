@@ -18,7 +18,7 @@ from retrieval.ui.thumbnails import Thumbnails
 TOP_K = 12
 TOP_K_MAX = 60  # on the page; the command line and the API allow more
 # On a phone the results lie below the fold; who chose a picture wants to see them.
-SCROLL_ON_PHONE = """() => { if (innerWidth <= 640 && document.querySelector("#results img"))
+SCROLL_ON_PHONE = """() => { if (innerWidth <= 640 && document.querySelector("#query img, #trail img"))
     document.getElementById("results").scrollIntoView({ behavior: "smooth" }); }"""
 
 
@@ -75,16 +75,18 @@ class SearchTab:
     def _wire(self) -> None:
         panel = self._panel
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-        search: dict[str, Any] = {
-            "fn": self.run,
-            "inputs": [*panel.inputs, self.features, self.metric, self.engine, self.top_k, panel.trail],
-            "outputs": [self.results, self.timings, self.explanation, panel.trail, panel.trail_strip],
+        toggles = [self.features.input, self.metric.input, self.engine.input, self.top_k.input]
+        # One event for all, so that of many flips the last one wins and none overtakes another.
+        gr.on(
+            [*panel.asked, *panel.refined, *toggles],
+            self.run,
+            [*panel.inputs, self.features, self.metric, self.engine, self.top_k, panel.trail],
+            [self.results, self.timings, self.explanation, panel.trail, panel.trail_strip],
+            trigger_mode="always_last",
+            show_progress_on=self.results,
             **quiet,
-        }
-        shown: dict[str, Any] = {"fn": None, "js": SCROLL_ON_PHONE}
-        for toggle in (self.features, self.metric, self.engine):
-            toggle.input(**search)
-        self.top_k.input(trigger_mode="always_last", **search)
+        )
+        gr.on(panel.asked, None, js=SCROLL_ON_PHONE)
         self.features.input(
             lambda features: panel.words_allowed(features == Features.CLIP),
             self.features,
@@ -92,7 +94,6 @@ class SearchTab:
             **quiet,
         )
         self.results.select(self.take_result, panel.gallery, panel.picture, **quiet)
-        panel.wire(search, shown, quiet)
 
     def run(self, *values: Any) -> tuple[gr.Gallery, str, str, list[str], gr.Gallery]:
         """Search with what the page shows; without a picture or words, say kindly what to do."""
