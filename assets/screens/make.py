@@ -24,8 +24,11 @@ SHOTS = (
     ("compare", "light", (1280, 1660), "clip", "Compare"),
     ("evaluate", "light", (1280, 1130), "clip", "Evaluate"),
 )
-# Pictures below the fold are loaded when one scrolls there.
-LOADED = "[...document.images].every(each => each.complete || each.getBoundingClientRect().top > innerHeight)"
+# Pictures outside the window are loaded when one scrolls there.
+LOADED = """[...document.images].every(each => {
+    const { top, left } = each.getBoundingClientRect();
+    return each.complete || top > innerHeight || left > innerWidth;
+})"""
 
 
 def main() -> None:
