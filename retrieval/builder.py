@@ -11,31 +11,33 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from retrieval.errors import IndexingError, PictureError
+from retrieval.export import background_of, cannot_write, export
 from retrieval.features import Features, Vectors
 from retrieval.features.clip import ClipEncoder
 from retrieval.features.pixels import embed_pixels
 from retrieval.gallery import Gallery, Item
 from retrieval.images import fit_within, load_picture
-from retrieval.manifest import FORMAT, SKIPPED_LISTED, Manifest, Skipped, publish_manifest, read_manifest
-from retrieval.metrics import QUANTILES, Metric, score_pairs
+from retrieval.manifest import (
+    FORMAT,
+    SKIPPED_LISTED,
+    Manifest,
+    Skipped,
+    publish_manifest,
+    read_manifest,
+    thumbnail_path,
+)
 from retrieval.store import IndexInUse, Store, own
 
 ROWS_AT_ONCE = 64  # rows of one write; also the unit of resuming
 LOOK_AHEAD = 2  # batches decoded while the model works on another
 THUMBNAIL_SIZE = 256  # pixels of the longer side
-THUMBNAIL_FOLDER_ROWS = 1000
-BACKGROUND_PAIRS = 4000
 REASONS = 5  # named in a summary; all are in the manifest
-ITEMS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("label", pa.string()), ("caption", pa.string())])
 
 Progress = Callable[[int, int | None], None]
 """Told how many rows are done, and of how many (None if nobody knows)."""
@@ -59,11 +61,6 @@ class _Prepared:
     pixels: Vectors
     clip: torch.Tensor
     thumbnail: bytes
-
-
-def thumbnail_path(build: Path, row: int) -> Path:
-    """Return where the thumbnail of a row lies; folders hold at most `THUMBNAIL_FOLDER_ROWS` files."""
-    return build / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}.webp"
 
 
 def build_index(
@@ -153,8 +150,8 @@ def _build(
         if not len(rows):
             raise IndexingError(f"None of the {len(skipped)} pictures could be used: {_reasons(skipped)}.")
         store.drop_rows_except(rows)
-        _export(store, rows)
-        background = _background(build)
+        export(store, rows)
+        background = background_of(build)
     finally:
         store.close()
     seconds = time.perf_counter() - started
@@ -176,7 +173,7 @@ def _build(
     try:
         publish_manifest(folder, manifest)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     sweep(folder)
     return Outcome(manifest, False, len(rows) - len(done), len(done), seconds, published)
 
@@ -306,7 +303,7 @@ def _write(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(each.thumbnail)
     except OSError as error:
-        raise _cannot_write(store.folder, error) from error
+        raise cannot_write(store.folder, error) from error
     if ready:
         parts = [ready[start : start + batch_size] for start in range(0, len(ready), batch_size)]
         clip = np.concatenate([encoder.forward(torch.cat([each.clip for each in part])) for part in parts])
@@ -332,66 +329,6 @@ def _read_skipped(build: Path) -> list[Skipped]:
             continue  # a line cut off when the builder was killed; its batch was tried again
         found[each.row] = each
     return [found[row] for row in sorted(found)]
-
-
-def _export(store: Store, rows: npt.NDArray[np.int64]) -> None:
-    """Copy items and plain vectors from Chroma, in gallery order, to files that any number of readers can map."""
-    try:
-        for features in Features:
-            path = store.folder / f"{features}.npy"
-            matrix: np.memmap[Any, np.dtype[np.float32]] | None = None
-            writer = pq.ParquetWriter(store.folder / "items.tmp", ITEMS) if features is Features.CLIP else None
-            start = 0
-            for vectors, metadata in store.read(rows, features):
-                if matrix is None:
-                    shape = (len(rows), vectors.shape[1])
-                    matrix = np.lib.format.open_memmap(f"{path}.tmp", "w+", np.dtype(np.float32), shape)
-                stop = start + len(vectors)
-                matrix[start:stop] = vectors
-                if writer:
-                    columns: dict[str, Any] = {name: [each[name] for each in metadata] for name in ITEMS.names[1:]}
-                    writer.write_table(pa.table({"row": rows[start:stop], **columns}, schema=ITEMS))
-                start = stop
-            if matrix is not None:
-                matrix.flush()
-                Path(f"{path}.tmp").replace(path)
-            if writer:
-                writer.close()
-                (store.folder / "items.tmp").replace(store.folder / "items.parquet")
-    except OSError as error:
-        raise _cannot_write(store.folder, error) from error
-
-
-def _background(build: Path) -> dict[str, dict[str, list[float]]]:
-    """Return the quantiles of the scores of random pairs of different pictures, by features and metric.
-
-    They are what a score means in this gallery: one inside them is no better than chance.
-    """
-    background: dict[str, dict[str, list[float]]] = {}
-    for features in Features:
-        vectors = np.load(build / f"{features}.npy", mmap_mode="r")
-        if len(vectors) < 2:
-            return {}
-        random = np.random.default_rng(0)
-        first = random.integers(len(vectors), size=BACKGROUND_PAIRS)
-        second = (first + random.integers(1, len(vectors), size=BACKGROUND_PAIRS)) % len(vectors)
-        parts: dict[Metric, list[npt.NDArray[np.float64]]] = {metric: [] for metric in Metric}
-        for start in range(0, BACKGROUND_PAIRS, ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
-            for metric, scores in parts.items():
-                scores.append(score_pairs(metric, vectors[first[rows]], vectors[second[rows]]))
-        background[features] = {
-            metric: [round(float(value), 6) for value in np.quantile(np.concatenate(scores), QUANTILES)]
-            for metric, scores in parts.items()
-        }
-    return background
-
-
-def _cannot_write(folder: Path, error: OSError) -> IndexingError:
-    return IndexingError(
-        f"The index in {folder} cannot be written: {error.strerror or error}. "
-        "Make room or give access, then run the same command again; it goes on where it stopped."
-    )
 
 
 def _reasons(skipped: Iterable[Skipped]) -> str:

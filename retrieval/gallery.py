@@ -1,11 +1,9 @@
 """A Hugging Face data set (Hub id, folder, parquet) as a stream of items: pictures with id, label and caption."""
 
-import glob
 import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,16 +15,14 @@ from datasets.utils.file_utils import xopen
 from huggingface_hub import constants
 
 from retrieval import hub
+from retrieval.dataset import open_dataset
 from retrieval.errors import GalleryError, PictureError
 from retrieval.source import GallerySource
 
 log = logging.getLogger(__name__)
 
-SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 CAPTION_LENGTH = 200  # characters; longer captions are cut, since they are only shown
 
-WHOLE_SPLIT = "Name a whole split with --split, and take its first rows with --limit."
 
 # What a row that cannot be fetched or decoded by the data set itself may raise.
 ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
@@ -63,7 +59,7 @@ class Gallery:
             GalleryError: missing data set, split, revision or column, with what there is instead.
         """
         self.source = source
-        self._data, self.version = _open(source)
+        self._data, self.version = open_dataset(source)
         self.columns = _find_columns(self._data.features, source)
         self._names = _class_names(self._data.features, self.columns.label)
         try:
@@ -189,151 +185,6 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         value = ", ".join(str(part) for part in value)
     return "" if value is None else " ".join(str(value).split())[:CAPTION_LENGTH]
-
-
-def _open(source: GallerySource) -> tuple[Any, str]:
-    """Return the chosen split as a datasets object, and the version of its content."""
-    if source.limit is not None and source.limit < 1:
-        raise GalleryError("--limit must be 1 or more.")
-    name, path = source.dataset, source.path
-    where = f"The data set {name!r}"
-    if not path and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "://" in name or "\\" in name):
-        raise GalleryError(f"{where} was not found: there is no such file or folder. Check the path.")
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs is raised too, and worded below
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # or it reports every load, even of a local folder, to a server
-    offline = datasets.config.HF_HUB_OFFLINE
-    try:
-        if path and any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
-            return _from_disk(path, source), _stat_digest(path)
-        arguments = _local_arguments(path, name) if path else _hub_arguments(name, source.config, source.revision)
-        arguments["name"] = source.config
-        builder = datasets.load_dataset_builder(**arguments)
-        splits = builder.info.splits or builder.config.data_files or ()
-        split = _choose_split(source, [str(s) for s in splits])
-        if source.streaming and "[" in split:
-            raise GalleryError(f"A slice such as {split!r} cannot be streamed. {WHOLE_SPLIT}")
-        if source.streaming:
-            builder.config.decode_num_threads = 0  # else datasets decodes pictures of a folder on the Hub ahead
-            data = builder.as_streaming_dataset(split)
-        else:
-            data = datasets.load_dataset(**arguments, split=split)
-    except GalleryError:
-        raise
-    except hub.HubError as error:
-        raise GalleryError(str(error)) from error
-    except RuntimeError as error:
-        raise GalleryError(
-            f"{where} cannot be used: {hub.first_line(error)} Code from data sets is never run."
-        ) from error
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        pa.ArrowInvalid,
-        datasets.exceptions.DatasetsError,
-    ) as error:
-        said = " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
-        raise GalleryError(f"{where} cannot be read: {said}") from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline  # the next data set may find the Hub back
-    if not source.streaming and len(data) == 0:
-        raise GalleryError(f"{where} has no rows in split {split!r}.")
-    if data.features is None:  # a stream without declared features tells its columns with its first row
-        data = data._resolve_features()
-    return data, _stat_digest(path) if path else str(builder.hash)
-
-
-def _from_disk(path: Path, source: GallerySource) -> Any:
-    """Return the chosen split of what `save_to_disk` wrote: one data set, or one for each split."""
-    found = datasets.load_from_disk(str(path))
-    splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
-    split = _choose_split(source, list(splits))
-    if split not in splits:
-        raise GalleryError(f"What save_to_disk wrote cannot be sliced by {split!r}. {WHOLE_SPLIT}")
-    data = splits[split]
-    if not len(data):
-        raise GalleryError(f"The data set {source.dataset!r} has no rows.")
-    return data
-
-
-def _local_arguments(path: Path, name: str) -> dict[str, Any]:
-    """Return what `load_dataset` needs for a parquet file, a folder that is a data set, or a folder of pictures."""
-    if path.is_file():
-        if path.suffix != ".parquet":
-            raise GalleryError(
-                f"{name!r} is a file but no parquet. Name a folder of pictures, a parquet file or a Hub id."
-            )
-        return {"path": "parquet", "data_files": {"train": glob.escape(str(path))}}
-    if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
-        if glob.has_magic(str(path)):
-            raise GalleryError(
-                f"The path {name!r} has one of the characters [ ] * ?, which datasets takes for a pattern. "
-                "Rename the folder, or name one parquet file in it."
-            )
-        return {"path": str(path)}
-    if not _holds_pictures(path):
-        raise GalleryError(
-            f"The folder {name!r} holds neither pictures nor parquet files. "
-            "Put pictures into it, one folder for each class, or name another --dataset."
-        )
-    # Left to itself datasets guesses splits from any part of a path, so that a class "bullet_train" becomes a
-    # split and the other classes vanish. Only folders that are named exactly like a split are splits here.
-    folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    splits = {p.name: p for p in folders if p.name in SPLIT_FOLDERS}
-    loose = any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
-    if loose or any(_holds_pictures(p) for p in folders if p.name not in SPLIT_FOLDERS):
-        splits = {}
-    # datasets takes a single class folder for no class at all.
-    alone = len(folders) == 1 and not loose and not splits and not list(path.rglob("metadata.*"))
-    return {
-        "path": "imagefolder",
-        "drop_labels": False if alone else None,
-        "data_files": {split: f"{glob.escape(str(p))}/**" for split, p in (splits or {"train": path}).items()},
-    }
-
-
-def _holds_pictures(folder: Path) -> bool:
-    return any(p.suffix.lower() in PICTURE_SUFFIXES for p in folder.rglob("*"))
-
-
-def _hub_arguments(name: str, config: str | None, revision: str | None) -> dict[str, Any]:
-    """Return what `load_dataset` needs for a Hub id: the commit if the Hub answers, the cached copy if not."""
-    try:
-        return {"path": name, "revision": hub.describe("dataset", name, revision).commit}
-    except hub.HubUnreachable:
-        # datasets would try again for 23 s before it looks into its cache; told that it is offline, it does so at once.
-        datasets.config.HF_HUB_OFFLINE = True
-        try:
-            cached = datasets.load_dataset_builder(name, config)
-        except (OSError, ValueError):
-            cached = None
-        if cached is None or (revision and cached.hash != revision):
-            raise
-        log.warning("The Hub cannot be reached; taking %s from the cache.", name)
-        return {"path": name}
-
-
-def _choose_split(source: GallerySource, splits: list[str]) -> str:
-    """Return the split that is meant: by default `train`, or the first one if there is no `train`."""
-    wanted = source.split
-    if wanted is None:
-        return "train" if "train" in splits or not splits else splits[0]
-    base = re.split(r"[\[+]", wanted)[0]
-    if splits and base not in splits and base != "all":
-        raise GalleryError(f"The data set {source.dataset!r} has no split {wanted!r}. It has: {', '.join(splits)}.")
-    return wanted
-
-
-def _stat_digest(path: Path) -> str:
-    """Return a digest of every file's name, size and time of change below a path."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    total = hashlib.sha256()
-    for file in files:
-        state = file.stat()
-        total.update(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    return total.hexdigest()[:16]
 
 
 def _find_columns(features: Any, source: GallerySource) -> Columns:

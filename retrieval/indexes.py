@@ -11,10 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval.builder import thumbnail_path
 from retrieval.errors import IndexingError, QueryError
 from retrieval.features import Features, Vectors
-from retrieval.manifest import FILE, Manifest, read_manifest, rebuild_command
+from retrieval.manifest import FILE, Manifest, read_manifest, rebuild_command, thumbnail_path
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
 from retrieval.store import Store
 

@@ -18,6 +18,7 @@ from retrieval.source import GallerySource
 FORMAT = 1
 FILE = "manifest.json"
 SKIPPED_LISTED = 1000  # reasons kept by picture; beyond that they are only counted
+THUMBNAIL_FOLDER_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Manifest:
     def dimensions(self, features: Features) -> int:
         """Return the length of a feature vector."""
         return self.model.dimensions if features is Features.CLIP else self.pixel_size**2 * 3
+
+
+def thumbnail_path(build: Path, row: int) -> Path:
+    """Return where the thumbnail of a row lies; folders hold at most `THUMBNAIL_FOLDER_ROWS` files."""
+    return build / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}.webp"
 
 
 def rebuild_command(folder: Path) -> str:

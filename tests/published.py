@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from retrieval.builder import _export
+from retrieval.export import export
 from retrieval.features import Features, Vectors
 from retrieval.features.choice import ModelIdentity
 from retrieval.gallery import Item
@@ -18,7 +18,7 @@ def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> In
     store = Store(build)
     items = [Item(row, f"id-{row}", label, "", b"") for row, label in enumerate(labels)]
     store.write(items, {Features.PIXELS: pixels, Features.CLIP: clip})
-    _export(store, store.rows())
+    export(store, store.rows())
     store.close()
     manifest = Manifest(
         gallery="given",

@@ -1,0 +1,79 @@
+"""What readers of a finished build map from disk instead of asking ChromaDB: items, matrices, random pairs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval.errors import IndexingError
+from retrieval.features import Features
+from retrieval.metrics import QUANTILES, Metric, score_pairs
+from retrieval.store import Store
+
+ITEMS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("label", pa.string()), ("caption", pa.string())])
+BACKGROUND_PAIRS = 4000
+PAIRS_AT_ONCE = 64
+
+
+def export(store: Store, rows: npt.NDArray[np.int64]) -> None:
+    """Copy items and plain vectors from Chroma, in gallery order, to files that any number of readers can map."""
+    try:
+        for features in Features:
+            path = store.folder / f"{features}.npy"
+            matrix: np.memmap[Any, np.dtype[np.float32]] | None = None
+            writer = pq.ParquetWriter(store.folder / "items.tmp", ITEMS) if features is Features.CLIP else None
+            start = 0
+            for vectors, metadata in store.read(rows, features):
+                if matrix is None:
+                    shape = (len(rows), vectors.shape[1])
+                    matrix = np.lib.format.open_memmap(f"{path}.tmp", "w+", np.dtype(np.float32), shape)
+                stop = start + len(vectors)
+                matrix[start:stop] = vectors
+                if writer:
+                    columns: dict[str, Any] = {name: [each[name] for each in metadata] for name in ITEMS.names[1:]}
+                    writer.write_table(pa.table({"row": rows[start:stop], **columns}, schema=ITEMS))
+                start = stop
+            if matrix is not None:
+                matrix.flush()
+                Path(f"{path}.tmp").replace(path)
+            if writer:
+                writer.close()
+                (store.folder / "items.tmp").replace(store.folder / "items.parquet")
+    except OSError as error:
+        raise cannot_write(store.folder, error) from error
+
+
+def background_of(build: Path) -> dict[str, dict[str, list[float]]]:
+    """Return the quantiles of the scores of random pairs of different pictures, by features and metric.
+
+    They are what a score means in this gallery: one inside them is no better than chance.
+    """
+    background: dict[str, dict[str, list[float]]] = {}
+    for features in Features:
+        vectors = np.load(build / f"{features}.npy", mmap_mode="r")
+        if len(vectors) < 2:
+            return {}
+        random = np.random.default_rng(0)
+        first = random.integers(len(vectors), size=BACKGROUND_PAIRS)
+        second = (first + random.integers(1, len(vectors), size=BACKGROUND_PAIRS)) % len(vectors)
+        parts: dict[Metric, list[npt.NDArray[np.float64]]] = {metric: [] for metric in Metric}
+        for start in range(0, BACKGROUND_PAIRS, PAIRS_AT_ONCE):
+            rows = slice(start, start + PAIRS_AT_ONCE)
+            for metric, scores in parts.items():
+                scores.append(score_pairs(metric, vectors[first[rows]], vectors[second[rows]]))
+        background[features] = {
+            metric: [round(float(value), 6) for value in np.quantile(np.concatenate(scores), QUANTILES)]
+            for metric, scores in parts.items()
+        }
+    return background
+
+
+def cannot_write(folder: Path, error: OSError) -> IndexingError:
+    """Return the worded form of a failed write below an index's folder."""
+    return IndexingError(
+        f"The index in {folder} cannot be written: {error.strerror or error}. "
+        "Make room or give access, then run the same command again; it goes on where it stopped."
+    )
