@@ -97,11 +97,33 @@ def test_arguments_beyond_the_picture_have_defaults(client: Client, queries: Pat
     )
 
 
+def search_words(client: Client, **named: Any) -> dict[str, Any]:
+    return client.predict(api_name="/search_words", **({"text": "", "image": None} | named))
+
+
 def test_words_and_filter(client: Client) -> None:
-    answer = search(client, None, "clip", "cosine", "chroma", 5, "", "red fruit", "apple", 0.5, ["food-drink"])
+    asked = {"text": "red fruit", "without": "apple", "labels": ["food-drink"], "engine": "chroma", "top_k": 5}
+    answer = search_words(client, **asked)
     assert len(answer["hits"]) == 5
     assert {hit["label"] for hit in answer["hits"]} == {"food-drink"}
     assert "apple" not in answer["hits"][0]["caption"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"features": "pixels", "text": "red"}, "Words need CLIP features"),
+        ({"text": "red " * 500}, "say it in 500 or fewer"),
+        ({"text": "red", "balance": 2}, "balance must be a number from 0"),
+        ({"text": "red", "labels": ["nothing"]}, "No picture has the label 'nothing'."),
+        ({"text": "red", "labels": "flags"}, "labels must be a list"),
+        ({}, "The argument image is missing."),
+    ],
+)
+def test_bad_words_are_worded(client: Client, changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(AppError) as caught:
+        search_words(client, **changed)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +137,6 @@ def test_words_and_filter(client: Client) -> None:
         ({"engine": ""}, "Engine '' does not exist. Choose one of: exact, chroma."),
         ({"gallery": "nowhere"}, "There is no gallery 'nowhere'. There are: icons."),
         ({"image": None}, "The argument image is missing."),
-        ({"features": "pixels", "text": "red"}, "Words need CLIP features"),
-        ({"text": "red " * 500}, "say it in 500 or fewer"),
-        ({"text": "red", "balance": 2}, "balance must be a number from 0"),
-        ({"labels": ["nothing"]}, "No picture has the label 'nothing'."),
-        ({"labels": "flags"}, "labels must be a list"),
     ],
 )
 def test_bad_argument_is_worded(client: Client, queries: Path, changed: dict[str, Any], words: str) -> None:
@@ -143,13 +160,15 @@ def test_bad_picture_is_worded_and_the_server_lives_on(
     assert search(client, handle_file(str(queries / "fox.png")))["hits"]
 
 
-def post(address: str, image: Any, text: str = "") -> str:
-    """Call the endpoint as any program can, without the client's own checks; return the events' text."""
-    body = json.dumps({"data": [image, "clip", "cosine", "exact", 3, "", text, "", 0.5, []]}).encode()
-    request = urllib.request.Request(f"{address}/gradio_api/call/search", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
+def post(address: str, name: str, *data: Any) -> str:
+    """Call an endpoint as any program can, without the client's own checks; return the events' text."""
+    body = json.dumps({"data": data}).encode()
+    url = f"{address}/gradio_api/call/{name}"
+    with urllib.request.urlopen(
+        urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=60
+    ) as reply:
         event = json.load(reply)["event_id"]
-    with urllib.request.urlopen(f"{address}/gradio_api/call/search/{event}", timeout=60) as reply:
+    with urllib.request.urlopen(f"{url}/{event}", timeout=60) as reply:
         return reply.read().decode()
 
 
@@ -160,7 +179,8 @@ def test_files_of_the_server_are_not_read_for_visitors(
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     named = {"picture": queries.parents[1] / "screens" / "search-clip.png", "pipe": tmp_path / "pipe"}
-    answer = post(address, {"path": str(named.get(kind, kind)), **meta})
+    image = {"path": str(named.get(kind, kind)), **meta}
+    answer = post(address, "search", image, "clip", "cosine", "exact", 3, "")
     assert "event: error" in answer
     assert "hits" not in answer
     assert "No such file" not in answer, "tells whether a file exists"
@@ -168,7 +188,8 @@ def test_files_of_the_server_are_not_read_for_visitors(
 
 
 def test_half_a_character_in_a_text_is_no_surprise(address: str) -> None:
-    assert "hits" in post(address, None, "red \ud800")
+    data = ["red \ud800", None, "", 0.5, [], "clip", "cosine", "exact", 3, ""]
+    assert "hits" in post(address, "search_words", *data)
 
 
 def test_index_files_are_not_served(address: str, icons: Path) -> None:

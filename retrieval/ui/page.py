@@ -9,7 +9,7 @@ from retrieval import words
 from retrieval.images import MAX_BYTES
 from retrieval.search import Searcher
 from retrieval.settings import Settings
-from retrieval.ui.api import add_search_endpoint
+from retrieval.ui.api import add_endpoints
 from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.query_panel import QueryPanel
@@ -45,7 +45,7 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
                 with gr.Tab(words.TAB_EVALUATE):
                     EvaluateTab(searcher, panel)
         gr.Markdown(about, elem_id="about")
-        add_search_endpoint(searcher)
+        add_endpoints(searcher)
     page.queue(default_concurrency_limit=SEARCHES_AT_ONCE, max_size=WAITING)
     return page
 
