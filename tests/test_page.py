@@ -139,6 +139,7 @@ def test_example_is_searched_at_a_click(page: Page) -> None:
 
 def test_how_many(page: Page, queries: Path) -> None:
     upload(page, queries / "lion.png")
+    expect(page.locator("#results .caption-label")).to_have_count(12)
     page.locator("#top_k input[type=number]").fill("3")
     page.locator("#top_k input[type=number]").blur()
     expect(page.locator("#results .caption-label")).to_have_count(3)
@@ -194,12 +195,14 @@ def test_way_back_through_the_last_pictures(page: Page) -> None:
 
 def test_chroma_shows_its_recall_for_this_query(page: Page, queries: Path) -> None:
     upload(page, queries / "guitar.png")
+    expect(page.locator("#results .caption-label")).to_have_count(12)
     toggle(page, "engine", "chroma")
     expect(timings(page)).to_contain_text(re.compile(r"recall@12 [01]\.\d\d \(exact scan: [\d.]+ ms\)"))
 
 
 def test_filter_by_class(page: Page, queries: Path) -> None:
     upload(page, queries / "cat.png")
+    expect(page.locator("#results .caption-label").first).to_contain_text("cat")
     page.locator("#more button").first.click()
     page.locator("#labels input").click()
     page.get_by_role("option", name="food-drink").click()
