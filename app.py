@@ -81,9 +81,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
 
     indexes = Indexes(chosen.index)
     first = chosen.gallery or (chosen.source.slug if chosen.data_asked else None)
-    if indexes.names() and chosen.gallery and not chosen.data_asked:
-        indexes.get(chosen.gallery)  # says which galleries there are if it is none of them
-    if not indexes.names() or (first and first not in indexes.names()):
+    if not indexes.names() or (chosen.data_asked and first not in indexes.names()):
         why = index_builder.build(chosen).reason
         first = first or chosen.source.slug
         manifest = indexes.get(first).manifest
@@ -93,7 +91,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
         if differences := _differences(chosen, manifest):
             raise IndexingError(
                 f"The index of {manifest.gallery!r} in {chosen.index} was made {' and '.join(differences)}. "
-                f"Bring it up to date with index_builder.py and the same flags, choose another --index, give this "
+                "Bring it up to date with index_builder.py and the same flags, choose another --index, give this "
                 "gallery another name with --gallery, or leave the flag away."
             )
     log.info("gallery %s: %d pictures, model %s, because %s", manifest.gallery, manifest.pictures, manifest.model, why)

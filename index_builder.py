@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags, chosen = settings.parse(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, _stop)
+    hub.bound_access()
     try:
         build(chosen, flags.rebuild)
     except RetrievalError as error:
@@ -47,7 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
     """Build what the settings describe, with a progress bar, print the closing summary, return the model taken."""
-    hub.bound_access()
     # Imported here, so that --help and a mistyped flag answer at once.
     from retrieval.builder import build_index, summary
     from retrieval.features.clip import ClipEncoder
