@@ -14,7 +14,7 @@ from retrieval.features import Features, Vectors
 from retrieval.features.choice import ModelIdentity, choose_model
 from retrieval.features.clip import ClipEncoder
 from retrieval.features.pixels import embed_pixels
-from retrieval.images import PictureSource, load_picture, read_bytes
+from retrieval.images import PictureSource, cut_out, load_picture, read_bytes
 from retrieval.indexes import GalleryIndex
 from retrieval.query import Query
 
@@ -148,16 +148,23 @@ class QueryEmbedder:
         if query.position is not None:
             if not 0 <= query.position < len(index):
                 raise QueryError(f"The gallery has no item {query.position}; it has {len(index):,}.")
-            return Embedded(index.vectors(query.features)[query.position], 0.0, 0.0)
-        if query.picture is None:
+            if query.as_it_is:
+                return Embedded(index.vectors(query.features)[query.position], 0.0, 0.0)
+            given: PictureSource = index.thumbnail(query.position)  # the gallery's own files need not be there any more
+        elif query.picture is not None:
+            given = query.picture
+        else:
             raise PictureError("There is no query picture. Choose one first.")
         started = time.perf_counter()
-        digest, source = _digest(query.picture)
+        digest, source = _digest(given)
         kind: object = index.manifest.pixel_size if query.features is Features.PIXELS else index.manifest.model
-        key = (digest, query.features, kind)
+        key = (digest, query.region, query.distortion, query.features, kind)
         if (known := self._cache.get(key)) is not None:
             return Embedded(known, (time.perf_counter() - started) * 1e3, 0.0)
         picture = load_picture(source)
+        if query.region is not None:
+            picture = cut_out(picture, query.region)
+        picture = query.distortion.apply(picture)
         decoded = time.perf_counter()
         if query.features is Features.PIXELS:
             vector = embed_pixels([picture], index.manifest.pixel_size)[0]

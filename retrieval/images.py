@@ -4,6 +4,7 @@ Builder and query share `load_picture`, so a picture gets the same pixels wherev
 """
 
 import io
+import math
 import stat
 import struct
 from pathlib import Path
@@ -50,6 +51,9 @@ TURNS: dict[object, Image.Transpose] = {
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 PictureSource = bytes | Path | Image.Image
+
+Region = tuple[float, float, float, float]
+"""Left, top, right and bottom as shares of width and height, from 0 to 1."""
 
 
 def read_bytes(source: bytes | Path) -> bytes:
@@ -109,6 +113,19 @@ def load_picture(source: PictureSource) -> Image.Image:
         raise PictureError(
             "The picture is damaged or cut off and cannot be decoded. Save it again or choose another."
         ) from error
+
+
+def cut_out(picture: Image.Image, region: Region) -> Image.Image:
+    """Return a part of a picture, of at least one pixel.
+
+    Args:
+        picture: any picture.
+        region: left < right and top < bottom.
+    """
+    left, top, right, bottom = region
+    width, height = picture.size
+    x, y = min(int(left * width), width - 1), min(int(top * height), height - 1)
+    return picture.crop((x, y, max(x + 1, math.ceil(right * width)), max(y + 1, math.ceil(bottom * height))))
 
 
 def fit_within(picture: Image.Image, longest: int) -> Image.Image:

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
+from retrieval.distortion import UNDISTORTED, Distortion
 from retrieval.errors import QueryError
 from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
-from retrieval.images import PictureSource
+from retrieval.images import PictureSource, Region
 from retrieval.metrics import Metric
 
 MAX_TOP_K = 10_000
+KEEP_ALL = 1.0  # of near-duplicates
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -28,6 +30,9 @@ class Query:
 
     `balance` is the share of the words where there are both, from 0 (picture alone) to 1 (words alone).
     `without` is what to stay away from, in words. `labels` keeps only pictures of these classes; empty keeps all.
+    `region` is the part of the picture that counts, and `distortion` what is done to it first, to see what a ranking
+    withstands. Of pictures whose CLIP vectors have a cosine of `alike` or more only the closest is kept; above 1
+    would keep all, and so does 1 itself.
     """
 
     picture: PictureSource | None = None
@@ -36,6 +41,9 @@ class Query:
     without: str = ""
     balance: float = 0.5
     labels: tuple[str, ...] = ()
+    region: Region | None = None
+    distortion: Distortion = UNDISTORTED
+    alike: float = KEEP_ALL
     features: Features = Features.CLIP
     metric: Metric = Metric.COSINE
     engine: Engine = Engine.EXACT
@@ -47,10 +55,18 @@ class Query:
         """Whether there is a picture to search with, given or of the gallery."""
         return self.picture is not None or self.position is not None
 
+    @property
+    def as_it_is(self) -> bool:
+        """Whether the picture is searched whole and undistorted."""
+        return self.region is None and self.distortion == UNDISTORTED
+
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture found; `score` is the metric's own value, and `position` its place in the gallery."""
+    """A picture found; `score` is the metric's own value, and `position` its place in the gallery.
+
+    `duplicates` counts the near-duplicates that rank below it and were left out for it.
+    """
 
     rank: int
     position: int
@@ -58,6 +74,12 @@ class Hit:
     label: str
     caption: str
     score: float
+    duplicates: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the public form; duplicates are named only where some were left out."""
+        found = {"rank": self.rank, "id": self.id, "label": self.label, "caption": self.caption, "score": self.score}
+        return found | ({"duplicates": self.duplicates} if self.duplicates else {})
 
 
 @dataclass(frozen=True)
@@ -91,10 +113,7 @@ class Ranking:
             "metric": str(self.metric),
             "engine": str(self.engine),
             "model": self.model.title,
-            "hits": [
-                {"rank": h.rank, "id": h.id, "label": h.label, "caption": h.caption, "score": h.score}
-                for h in self.hits
-            ],
+            "hits": [hit.to_json() for hit in self.hits],
             "timings_ms": {
                 "decode": round(self.timings.decode, 3),
                 "features": round(self.timings.features, 3),
@@ -129,15 +148,63 @@ def checked_top_k(value: object) -> int:
     return int(value)  # type: ignore[call-overload,no-any-return]  # checked above
 
 
+def checked_share(value: object, name: str, meaning: str = "") -> float:
+    """Return a number from 0 to 1.
+
+    Args:
+        value: what came from outside.
+        name: what it is called, for the message.
+        meaning: what 0 and 1 mean, for the message.
+
+    Raises:
+        QueryError: not a number, or out of range.
+    """
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise QueryError(f"{name} must be a number from 0 to 1{meaning and f' ({meaning})'}, not {repr(value)[:40]}.")
+    return float(value)
+
+
 def checked_balance(value: object) -> float:
     """Return the share of the words beside the picture, as a number from 0 to 1.
 
     Raises:
         QueryError: not a number, or out of range.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise QueryError(f"balance must be a number from 0 (picture) to 1 (words), not {repr(value)[:40]}.")
-    return float(value)
+    return checked_share(value, "balance", "0 the picture, 1 the words")
+
+
+def checked_alike(value: object) -> float:
+    """Return the cosine from which on two pictures are near-duplicates, as a number from 0 to 1; 1 keeps all.
+
+    Raises:
+        QueryError: not a number, or out of range.
+    """
+    return checked_share(value, "alike", "the cosine of near-duplicates; 1 keeps all")
+
+
+def checked_region(value: object) -> Region | None:
+    """Return a part of a picture as shares of its width and height; None and an empty list mean all of it.
+
+    Args:
+        value: left, top, right and bottom, from 0 to 1.
+
+    Raises:
+        QueryError: not four such numbers, or no area.
+    """
+    if value is None or (isinstance(value, (list, tuple)) and not value):
+        return None
+    if isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_number, value)):
+        left, top, right, bottom = (float(each) for each in value)
+        if 0 <= left < right <= 1 and 0 <= top < bottom <= 1:
+            return None if (left, top, right, bottom) == (0, 0, 1, 1) else (left, top, right, bottom)
+    raise QueryError(
+        f"region must be four numbers from 0 to 1: left, top, right, bottom, as in [0.2, 0, 0.8, 0.5]; "
+        f"not {repr(value)[:60]}."
+    )
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def checked_labels(value: object) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from retrieval.embedding import QueryEmbedder
 from retrieval.features import Features, Vectors
 from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.metrics import DEFINITIONS, Metric, closeness, closest, score_pairs
-from retrieval.query import Engine, Hit, Query, Ranking, Timings
+from retrieval.query import KEEP_ALL, Engine, Hit, Query, Ranking, Timings
 
+BLOCK = 256  # pictures compared with each other at once when near-duplicates are left out
 SURPLUS = 16  # neighbours asked of Chroma beyond k, so that ties at the end are seen
 L1_SHORTLIST = 200  # neighbours by L2 among which the closest by L1 are looked for, at least
 L1_FACTOR = 20  # ... and at least so many times k
@@ -34,13 +35,12 @@ class Searcher:
         index = self.indexes.get(query.gallery)
         embedded = self.embedder.embed(index, query)
         searching = time.perf_counter()
-        positions, scores = rank(
-            index, query.features, query.metric, query.engine, embedded.vector, query.top_k, query.labels
-        )
+        positions, scores, duplicates = _ranked(index, query, embedded.vector)
         hits = []
         for place, (position, score) in enumerate(zip(positions, scores, strict=True), start=1):
             entry = index.entry(int(position))
-            hits.append(Hit(place, entry.position, entry.id, entry.label, entry.caption, float(score)))
+            left_out = duplicates[place - 1]
+            hits.append(Hit(place, entry.position, entry.id, entry.label, entry.caption, float(score), left_out))
         ended = time.perf_counter()
         return Ranking(
             gallery=index.manifest.gallery,
@@ -65,6 +65,55 @@ class Searcher:
             for metric in Metric:
                 for engine in Engine:
                     rank(index, features, metric, engine, index.vectors(features)[0], 1)
+
+
+def _ranked(
+    index: GalleryIndex, query: Query, vector: Vectors
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], list[int]]:
+    """Return positions, scores and near-duplicates left out of a query's hits, as many as are asked for if possible."""
+    count = query.top_k
+    while True:
+        positions, scores = rank(index, query.features, query.metric, query.engine, vector, count, query.labels)
+        if query.alike >= KEEP_ALL:
+            return positions, scores, [0] * len(positions)
+        vectors = index.vectors(Features.CLIP)[positions]
+        kept, duplicates, complete = without_duplicates(vectors, query.alike, query.top_k)
+        if complete or len(positions) < count or count >= len(index):
+            return positions[kept], scores[kept], duplicates
+        count *= 4
+
+
+def without_duplicates(vectors: Vectors, alike: float, enough: int) -> tuple[list[int], list[int], bool]:
+    """Return which of some ranked pictures are kept, and how many near-duplicates each of them stands for.
+
+    The third value says whether there were more to keep than `enough`; otherwise a longer ranking could add to both.
+
+    A picture is left out for the first kept one whose vector has a cosine of `alike` or more with its own.
+
+    Args:
+        vectors: CLIP vectors of unit length, shape (n, d), closest picture first.
+        alike: cosine, 0 to 1.
+        enough: how many pictures to keep at most; none is looked at beyond.
+    """
+    kept: list[int] = []
+    duplicates: list[int] = []
+    for start in range(0, len(vectors), BLOCK):
+        block = vectors[start : start + BLOCK]
+        before = len(kept)
+        # Columns: pictures kept before this block, then those of the block itself.
+        near = np.hstack([block @ vectors[kept].T, block @ block.T]) >= alike
+        columns = list(range(before))
+        for place, row in enumerate(near):
+            stands_for = np.flatnonzero(row[columns])
+            if len(stands_for):
+                duplicates[stands_for[0]] += 1
+            elif len(kept) == enough:
+                return kept, duplicates, True
+            else:
+                kept.append(start + place)
+                duplicates.append(0)
+                columns.append(before + place)
+    return kept, duplicates, False
 
 
 def rank(
