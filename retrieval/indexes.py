@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrieval.errors import IndexingError, QueryError
@@ -56,6 +57,17 @@ class GalleryIndex:
         """Return the item at a position, 0 <= position < len."""
         values = {name: self._items[name][position].as_py() for name in ("id", "label", "caption")}
         return Entry(position, **values)
+
+    def position(self, id: str) -> int:
+        """Return the position of the item with an id, the first if a data set has it twice.
+
+        Raises:
+            QueryError: no such item.
+        """
+        found: int = pc.index(self._items["id"], id).as_py()
+        if found < 0:
+            raise QueryError(f"The gallery {self.manifest.gallery!r} has no picture {id[:80]!r}.")
+        return found
 
     @cached_property
     def labels(self) -> list[str]:

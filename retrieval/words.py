@@ -28,6 +28,15 @@ TAGLINE = "Find pictures by picture. Switch from raw pixels to CLIP features and
 QUERY = "Your picture"
 DROP = "Drop a picture here, paste one, or click to choose"
 QUERY_ALT = "The query picture"
+REGION_PART = "Search only a part"
+REGION_WHOLE = "Search the whole picture"
+REGION_WHERE = "Searched: {left} to {right} across, {top} to {bottom} down."
+REGION_KEYS = "Arrow keys move the box, with Shift they resize it, Escape removes it."
+LINK = "Link to this search"
+COPY = "Copy"
+COPIED = "Copied."
+LINK_OWN = "Your own picture is not part of it."
+LINK_BROKEN = "The link could not be opened as a whole."
 EXAMPLES = "Or try one of these"
 RESULTS = "Closest pictures"
 FEATURES_LABEL = "Features"
@@ -41,11 +50,12 @@ CLICK = "Click a result to search with it."
 HINT_PIXELS = "**Choose a picture:** raw pixels know no words. Or switch to CLIP features."
 TEXT = "Or in words"
 TEXT_EXAMPLE = "red fruit"
-MORE = "More: leave out, balance, classes"
+MORE = "More: leave out, balance, classes, duplicates"
 BALANCE = "Picture and words: 0 picture alone, 1 words alone"
 WITHOUT = "Leave out, in words"
 WORDS_OFF = "Off: raw pixels know no words. Switch to CLIP features."
 LABELS = "Only these classes"
+ALIKE = "Show near-duplicates once, from this likeness on (1: show all)"
 TRAIL = "Back to"
 STEP = "query"
 TAB_SEARCH = "Search"
@@ -91,8 +101,9 @@ def number(score: float) -> str:
 
 
 def caption(hit: Hit) -> str:
-    """Return the line below a result: rank, name and score."""
-    return f"{hit.rank}. {name_of(hit)} · {number(hit.score)}"
+    """Return the line below a result: rank, name, score, and how many near-duplicates it stands for."""
+    more = f" · +{hit.duplicates} alike" if hit.duplicates else ""
+    return f"{hit.rank}. {name_of(hit)} · {number(hit.score)}{more}"
 
 
 def explain(query: Query) -> str:

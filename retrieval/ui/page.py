@@ -39,13 +39,19 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
                 panel = QueryPanel(searcher, examples)
             with gr.Column(scale=8, min_width=320):
                 with gr.Tab(words.TAB_SEARCH):
-                    SearchTab(searcher, panel, thumbnails)
+                    search = SearchTab(searcher, panel, thumbnails)
                 with gr.Tab(words.TAB_COMPARE) as compare:
                     CompareTab(searcher, panel, thumbnails, compare)
                 with gr.Tab(words.TAB_EVALUATE):
                     EvaluateTab(searcher, panel)
         gr.Markdown(about, elem_id="about")
         add_endpoints(searcher)
+        page.load(
+            search.open_link,
+            outputs=[*search.shown, search.opened],
+            api_visibility="private",
+            show_progress="hidden",
+        )
     page.queue(default_concurrency_limit=SEARCHES_AT_ONCE, max_size=WAITING)
     return page
 

@@ -8,13 +8,16 @@ from typing import Any
 import gradio as gr
 
 from retrieval import words
+from retrieval.features import Features
 from retrieval.indexes import GalleryIndex
-from retrieval.query import Query, checked_balance, checked_labels
+from retrieval.query import KEEP_ALL, Query, checked_alike, checked_balance, checked_labels
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.picture_input import PictureInput
+from retrieval.ui.region_input import drawn_region, region_input
 
 TRAIL_LENGTH = 8  # pictures one can go back to
+ALIKE_FROM = 0.5  # below, pictures that have little in common would count as one
 LABELS_LISTED = 1000  # a gallery with more classes is filtered through the API
 
 
@@ -27,6 +30,8 @@ class Asked:
     without: str | None
     balance: float
     labels: list[str] | None
+    alike: float
+    region: Any
     gallery: str | None
 
     @property
@@ -44,6 +49,8 @@ class Asked:
             without=(self.without or "") if with_words else "",
             balance=checked_balance(self.balance),
             labels=checked_labels([label for label in self.labels or [] if label in index.classes]),
+            alike=checked_alike(self.alike),
+            region=drawn_region(self.region, self.picture),
             gallery=index.manifest.gallery,
         )
 
@@ -68,6 +75,7 @@ class QueryPanel:
             buttons=["fullscreen"],
             elem_id="query",
         )
+        self.region = region_input()
         self.text = gr.Textbox(
             value="", label=words.TEXT, placeholder=words.TEXT_EXAMPLE, max_length=500, elem_id="text", submit_btn=False
         )
@@ -89,6 +97,7 @@ class QueryPanel:
                 label=words.LABELS,
                 elem_id="labels",
             )
+            self.alike = gr.Slider(ALIKE_FROM, KEEP_ALL, value=KEEP_ALL, step=0.01, label=words.ALIKE, elem_id="alike")
         self.gallery = gr.Dropdown(
             names,
             value=names[0] if names else None,
@@ -96,7 +105,8 @@ class QueryPanel:
             visible=len(names) > 1,
             elem_id="gallery",
         )
-        self.inputs = [self.picture, self.text, self.without, self.balance, self.labels, self.gallery]
+        self.inputs = [self.picture, self.text, self.without, self.balance, self.labels]
+        self.inputs += [self.alike, self.region, self.gallery]
         self._wire()
 
     @property
@@ -109,7 +119,7 @@ class QueryPanel:
     @property
     def refined(self) -> list[Any]:
         """The events by which a visitor changes what counts for the same query."""
-        return [self.labels.input, self.balance.release, self.gallery.input]
+        return [self.labels.input, self.balance.input, self.alike.input, self.region.input, self.gallery.input]
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -124,14 +134,30 @@ class QueryPanel:
         pictures = [(path, f"{words.STEP} {step}") for step, path in enumerate(trail, start=1)]
         return trail, gr.Gallery(value=pictures, visible=len(trail) > 1, selected_index=None)
 
-    def words_allowed(self, allowed: bool) -> tuple[gr.Textbox, gr.Textbox, gr.Slider]:
-        """Return the words' boxes on, or off with the reason."""
+    def words_allowed(self, allowed: bool, **values: Any) -> tuple[gr.Textbox, gr.Textbox, gr.Slider]:
+        """Return the words' boxes on, or off with the reason, and with values for them by their names, if any."""
         info = None if allowed else words.WORDS_OFF
+        given = {name: {"value": value} for name, value in values.items()}
         return (
-            gr.Textbox(interactive=allowed, info=info),
-            gr.Textbox(interactive=allowed, info=info),
-            gr.Slider(interactive=allowed),
+            gr.Textbox(interactive=allowed, info=info, **given.get("text", {})),
+            gr.Textbox(interactive=allowed, info=info, **given.get("without", {})),
+            gr.Slider(interactive=allowed, **given.get("balance", {})),
         )
+
+    def restored(self, query: Query, index: GalleryIndex) -> list[Any]:
+        """Return values for `inputs` that show a query; the words' boxes are on where they count."""
+        picture = None if query.position is None else str(index.thumbnail(query.position))
+        boxes = self.words_allowed(
+            query.features is Features.CLIP, text=query.text, without=query.without, balance=query.balance
+        )
+        return [
+            picture,
+            *boxes,
+            gr.Dropdown(choices=self._classes(index.manifest.gallery), value=list(query.labels)),
+            query.alike,
+            picture and query.region and {"of": picture, "box": query.region},
+            index.manifest.gallery,
+        ]
 
     def _classes(self, gallery: str) -> list[str]:
         if not self._searcher.indexes.names():

@@ -1,5 +1,6 @@
 """The Search tab: three toggles, and the gallery ranked by them."""
 
+import html
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from retrieval.metrics import Metric
 from retrieval.query import Engine, Query, Ranking, checked_top_k, one_of
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
+from retrieval.ui.permalink import NAMES, NOTHING, from_address, link_output, linked
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.thumbnails import Thumbnails
 
@@ -70,6 +72,8 @@ class SearchTab:
         )
         self.timings = gr.Markdown(words.HINT, elem_id="timings")
         self.explanation = gr.Markdown(elem_id="explanation")
+        self.link = link_output()
+        self.opened = gr.State(0)
         self._wire()
 
     def _wire(self) -> None:
@@ -78,10 +82,10 @@ class SearchTab:
         toggles = [self.features.input, self.metric.input, self.engine.input, self.top_k.input]
         # One event for all, so that of many flips the last one wins and none overtakes another.
         gr.on(
-            [*panel.asked, *panel.refined, *toggles],
+            [*panel.asked, *panel.refined, *toggles, self.opened.change],
             self.run,
-            [*panel.inputs, self.features, self.metric, self.engine, self.top_k, panel.trail],
-            [self.results, self.timings, self.explanation, panel.trail, panel.trail_strip],
+            [*self.shown, panel.trail],
+            [self.results, self.timings, self.explanation, self.link, panel.trail, panel.trail_strip],
             trigger_mode="always_last",
             show_progress_on=self.results,
             **quiet,
@@ -95,13 +99,31 @@ class SearchTab:
         )
         self.results.select(self.take_result, panel.gallery, panel.picture, **quiet)
 
-    def run(self, *values: Any) -> tuple[gr.Gallery, str, str, list[str], gr.Gallery]:
+    @property
+    def shown(self) -> list[Any]:
+        """What decides the results, in the order that `run` takes it."""
+        return [*self._panel.inputs, self.features, self.metric, self.engine, self.top_k]
+
+    def open_link(self, request: gr.Request) -> Any:
+        """Show what the address of the page says, if it says anything; the search follows."""
+        items = [(name, value) for name, value in request.query_params.multi_items() if name in NAMES]
+        if not items:
+            return gr.skip()
+        with as_shown():
+            query, problems = from_address(items, self._searcher.indexes, Query(top_k=TOP_K))
+            index = self._searcher.indexes.get(query.gallery)
+            self._thumbnails.serve(index)
+        if problems:
+            gr.Warning(html.escape(f"{words.LINK_BROKEN} {' '.join(problems)}"))
+        toggles = [str(query.features), str(query.metric), str(query.engine), min(query.top_k, TOP_K_MAX)]
+        return [*self._panel.restored(query, index), *toggles, 1]
+
+    def run(self, *values: Any) -> tuple[Any, ...]:
         """Search with what the page shows; without a picture or words, say kindly what to do."""
         *panel, features, metric, engine, top_k, trail = values
         asked = Asked(*panel)
         if asked.nothing or (asked.picture is None and features == Features.PIXELS):
-            hint = words.HINT if asked.nothing else words.HINT_PIXELS
-            return gr.Gallery(value=[], selected_index=None), hint, "", *self._panel.remember(trail, None)
+            return self._no_results(words.HINT if asked.nothing else words.HINT_PIXELS, trail)
         try:
             with as_shown():
                 index = self._searcher.indexes.get(asked.gallery or "")
@@ -118,14 +140,19 @@ class SearchTab:
         except gr.Error as error:
             # Said in a toast and where the results would be; raised, it would lie as "Error" over everything.
             gr.Warning(str(error.message))
-            return gr.Gallery(value=[], selected_index=None), str(error.message), "", *self._panel.remember(trail, None)
+            return self._no_results(str(error.message), trail)
         hits = [(str(index.thumbnail(hit.position)), words.caption(hit)) for hit in ranking.hits]
         return (
             gr.Gallery(value=hits, selected_index=None),
             words.timings(ranking) + recall,
             f"{words.meaning(query, ranking, index)} {words.explain(query)} {words.CLICK}",
+            linked(query, index),
             *self._panel.remember(trail, asked.picture),
         )
+
+    def _no_results(self, why: str, trail: list[str]) -> tuple[Any, ...]:
+        empty = gr.Gallery(value=[], selected_index=None)
+        return empty, why, "", NOTHING, *self._panel.remember(trail, None)
 
     def _recall(self, query: Query, ranking: Ranking) -> str:
         """Return what ChromaDB found of the exact answer to this very query, in words; nothing for the exact scan."""

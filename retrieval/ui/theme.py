@@ -55,6 +55,26 @@ CSS = """
   white-space: normal; overflow-wrap: anywhere; font-size: 0.82rem; line-height: 1.25;
   color: var(--body-text-color); background: none; opacity: 1 !important;
 }
+/* The box in which the query picture is searched. */
+#query .image-frame img { object-fit: contain; }
+:is(#region, #link) { font-size: 0.85rem; }
+:is(#region, #link) button { text-decoration: underline; cursor: pointer; padding: 4px 2px; min-height: 28px; }
+:is(#region, #link) [role="status"] { margin-left: 10px; }
+#region { margin: -8px 0; }
+#link :not(.there) > :is(a, button) { display: none; }
+#region button:disabled { display: none; }
+.region-layer { position: absolute; cursor: crosshair; overflow: hidden; }
+.region-layer.drawn { touch-action: none; }
+.region-box {
+  position: absolute; cursor: move; outline: 2px solid white; border: 2px dashed var(--primary-700);
+  box-shadow: 0 0 0 9999px rgb(0 0 0 / 55%);
+}
+.region-box[hidden] { display: none; }
+.region-box:focus-visible { outline: 3px solid var(--primary-500); }
+.region-corner {
+  position: absolute; right: 0; bottom: 0; width: 24px; height: 24px; cursor: nwse-resize;
+  background: linear-gradient(135deg, transparent 50%, var(--primary-600) 50%);
+}
 .strip .grid-container { grid-template-columns: repeat(auto-fill, minmax(48px, 1fr)) !important; gap: 6px; }
 .strip .grid-wrap { min-height: 0; }
 .strip .caption-label { display: none; }

@@ -1,0 +1,121 @@
+"""A search as an address: gallery, toggles, words and a picture of the gallery; never a visitor's own picture."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import gradio as gr
+
+from retrieval import words
+from retrieval.errors import QueryError
+from retrieval.features import Features
+from retrieval.indexes import GalleryIndex, Indexes
+from retrieval.metrics import Metric
+from retrieval.query import (
+    Engine,
+    Query,
+    checked_alike,
+    checked_balance,
+    checked_labels,
+    checked_region,
+    checked_top_k,
+    one_of,
+)
+
+NAMES = ("gallery", "id", "region", "text", "without", "balance", "label", "alike", "features", "metric", "engine", "k")
+NOTHING: dict[str, Any] = {"address": "", "own": False}
+TEMPLATE = """<a>${link}</a> <button type="button">${copy}</button> <span role="status"></span>"""
+
+
+def link_output() -> gr.HTML:
+    """Return the component that shows a search's address and keeps the browser's in step; its value: `linked`."""
+    return gr.HTML(
+        value=NOTHING,
+        html_template=TEMPLATE,
+        js_on_load=(Path(__file__).parent / "permalink.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="link",
+        names=NAMES,
+        link=words.LINK,
+        copy=words.COPY,
+        copied=words.COPIED,
+        own=words.LINK_OWN,
+    )
+
+
+def linked(query: Query, index: GalleryIndex) -> dict[str, Any]:
+    """Return a query's address, and whether there is a picture of the visitor's own that is not in it."""
+    return {"address": to_address(query, index), "own": query.has_picture and query.position is None}
+
+
+def to_address(query: Query, index: GalleryIndex) -> str:
+    """Return a query as the part of an address behind the `?`; what is as by default is left away."""
+    default = Query()
+    values: list[tuple[str, object]] = [("gallery", index.manifest.gallery)]
+    if query.position is not None:
+        values.append(("id", index.entry(query.position).id))
+        if query.region:
+            values.append(("region", ",".join(f"{each:g}" for each in query.region)))
+    values += [("text", query.text), ("without", query.without)]
+    values += [("label", label) for label in query.labels]
+    values += [(name, getattr(query, name)) for name in ("balance", "alike") if _differs(query, default, name)]
+    values += [("features", query.features), ("metric", query.metric), ("engine", query.engine), ("k", query.top_k)]
+    return urlencode([(name, str(value)) for name, value in values if value != ""])
+
+
+def from_address(items: Iterable[tuple[str, str]], indexes: Indexes, query: Query) -> tuple[Query, list[str]]:
+    """Return the query that an address means, and what of it could not be understood, in words.
+
+    Args:
+        items: names and values of the address, as they came from a stranger; names that are not ours are passed over.
+        indexes: the galleries.
+        query: what holds where the address says nothing.
+
+    Raises:
+        IndexingError: a gallery cannot be read.
+    """
+    given: dict[str, list[str]] = {}
+    for name, value in items:
+        if name in NAMES:
+            given.setdefault(name, []).append(value)
+    problems: list[str] = []
+    readers: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+        "gallery": lambda values: {"gallery": indexes.get(values[0]).manifest.gallery},
+        "id": lambda values: {"position": indexes.get(query.gallery).position(values[0])},
+        "region": lambda values: {"region": checked_region([_number(each) for each in values[0].split(",")])},
+        "text": lambda values: {"text": values[0]},
+        "without": lambda values: {"without": values[0]},
+        "balance": lambda values: {"balance": checked_balance(_number(values[0]))},
+        "label": lambda values: {"labels": _known(checked_labels(values), indexes.get(query.gallery))},
+        "alike": lambda values: {"alike": checked_alike(_number(values[0]))},
+        "features": lambda values: {"features": one_of(Features, values[0])},
+        "metric": lambda values: {"metric": one_of(Metric, values[0])},
+        "engine": lambda values: {"engine": one_of(Engine, values[0])},
+        "k": lambda values: {"top_k": checked_top_k(_number(values[0]))},
+    }
+    for name, read in readers.items():  # the gallery first, since others mean something only in it
+        if name in given:
+            try:
+                query = replace(query, **read(given[name]))
+            except QueryError as error:
+                problems.append(str(error))
+    return query, problems
+
+
+def _differs(query: Query, default: Query, name: str) -> bool:
+    return bool(getattr(query, name) != getattr(default, name))
+
+
+def _number(text: str) -> float | str:
+    """Return the number a text means, or the text, for the message that says so."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _known(labels: tuple[str, ...], index: GalleryIndex) -> tuple[str, ...]:
+    index.with_labels(labels)
+    return labels

@@ -1,0 +1,125 @@
+/* Draws the box in which the query picture is searched: by mouse, by finger (after the button), or by arrow keys.
+   The box belongs to one picture, named by its file, so that it never applies to another one. */
+const STEP = 0.05, SMALLEST = 0.04, START = [0.2, 0.2, 0.8, 0.8], SETTLED = 350;
+const button = element.querySelector("button"), status = element.querySelector("[role=status]");
+const layer = document.createElement("div"), box = document.createElement("div");
+layer.className = "region-layer";
+box.className = "region-box";
+box.tabIndex = 0;
+box.setAttribute("role", "group");
+box.innerHTML = '<span class="region-corner"></span>';
+layer.append(box);
+
+let drawn = null, began = null, settling = 0;
+const round = each => Math.round(each * 1000) / 1000;
+const within = each => Math.min(1, Math.max(0, each));
+const picture = () => document.querySelector("#query .image-frame img");
+const fileOf = shown => shown && shown.src.includes("file=") ? shown.src.split("file=")[1] : "";
+
+function place() {
+  const shown = picture();
+  button.disabled = !fileOf(shown);
+  if (!shown) { layer.remove(); return; }
+  const frame = shown.parentElement;
+  if (layer.parentElement !== frame) { frame.style.position = "relative"; frame.append(layer); }
+  const scale = Math.min(shown.clientWidth / shown.naturalWidth, shown.clientHeight / shown.naturalHeight) || 0;
+  const width = shown.naturalWidth * scale, height = shown.naturalHeight * scale;
+  Object.assign(layer.style, {
+    left: `${shown.offsetLeft + (shown.clientWidth - width) / 2}px`,
+    top: `${shown.offsetTop + (shown.clientHeight - height) / 2}px`,
+    width: `${width}px`, height: `${height}px`,
+  });
+}
+
+function show() {
+  const value = props.value, own = value && value.of && decodeURI(value.of) === decodeURI(fileOf(picture()));
+  if (!began) drawn = own ? value.box : null;
+  layer.classList.toggle("drawn", Boolean(drawn));
+  box.hidden = !drawn;
+  button.textContent = drawn ? props.whole : props.part;
+  button.setAttribute("aria-pressed", String(Boolean(drawn)));
+  if (!drawn) { status.textContent = ""; return; }
+  const [left, top, right, bottom] = drawn.map(each => `${Math.round(each * 100)} %`);
+  const where = props.where.replace("{left}", left).replace("{top}", top).replace("{right}", right)
+    .replace("{bottom}", bottom);
+  status.textContent = where;
+  box.setAttribute("aria-label", `${where} ${props.keys}`);
+  Object.assign(box.style, {
+    left: `${drawn[0] * 100}%`, top: `${drawn[1] * 100}%`,
+    width: `${(drawn[2] - drawn[0]) * 100}%`, height: `${(drawn[3] - drawn[1]) * 100}%`,
+  });
+}
+
+function search(next) {
+  clearTimeout(settling);
+  props.value = next ? { of: fileOf(picture()), box: next.map(round) } : null;
+  show();
+  trigger("input");
+}
+
+/* While a key is held or a finger moves, the box follows; the search waits until it rests. */
+function rest(next) {
+  drawn = next;
+  began = began || { rest: true };
+  show();
+  clearTimeout(settling);
+  settling = setTimeout(() => { began = null; search(next); }, SETTLED);
+}
+
+function moved(by, [x, y]) {
+  const [left, top, right, bottom] = by;
+  const dx = Math.min(1 - right, Math.max(-left, x)), dy = Math.min(1 - bottom, Math.max(-top, y));
+  return [left + dx, top + dy, right + dx, bottom + dy];
+}
+
+function resized([left, top, right, bottom], [x, y]) {
+  return [left, top, Math.min(1, Math.max(left + SMALLEST, right + x)), Math.min(1, Math.max(top + SMALLEST, bottom + y))];
+}
+
+function at(event) {
+  const area = layer.getBoundingClientRect();
+  return [within((event.clientX - area.left) / area.width), within((event.clientY - area.top) / area.height)];
+}
+
+layer.addEventListener("pointerdown", event => {
+  if (event.button || (event.pointerType === "touch" && !drawn)) return;  // a finger scrolls, until there is a box
+  event.preventDefault();
+  layer.setPointerCapture(event.pointerId);
+  const how = event.target.closest(".region-corner") ? "resize" : event.target === box ? "move" : "draw";
+  began = { how, from: at(event), box: drawn };
+});
+layer.addEventListener("pointermove", event => {
+  if (!began || !began.how) return;
+  const [x, y] = at(event), [a, b] = began.from;
+  if (began.how === "draw") drawn = [Math.min(a, x), Math.min(b, y), Math.max(a, x), Math.max(b, y)];
+  else drawn = (began.how === "move" ? moved : resized)(began.box, [x - a, y - b]);
+  show();
+});
+layer.addEventListener("pointerup", () => {
+  if (!began || !began.how) return;
+  const before = began.box;
+  began = null;
+  const small = !drawn || drawn[2] - drawn[0] < SMALLEST || drawn[3] - drawn[1] < SMALLEST;
+  if (small && !before) { drawn = null; show(); }  // a click, no box
+  else if (small) { drawn = before; show(); }
+  else search(drawn);
+});
+layer.addEventListener("pointercancel", () => { if (began) { drawn = began.box || null; began = null; show(); } });
+box.addEventListener("keydown", event => {
+  const way = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] }[event.key];
+  if (way) { event.preventDefault(); rest((event.shiftKey ? resized : moved)(drawn, way)); }
+  else if (["Escape", "Delete", "Backspace"].includes(event.key)) { event.preventDefault(); search(null); button.focus(); }
+});
+button.addEventListener("click", () => {
+  search(drawn ? null : START);
+  if (drawn) box.focus();
+});
+
+watch("value", () => { place(); show(); });
+const again = () => { place(); show(); };
+new MutationObserver(again).observe(document.getElementById("query"),
+  { childList: true, subtree: true, attributes: true, attributeFilter: ["src"] });
+const resizes = new ResizeObserver(place);
+resizes.observe(document.getElementById("query"));
+document.getElementById("query").addEventListener("load", again, true);
+again();
