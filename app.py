@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings.add_index_flag(parser)
     settings.add_gallery_flag(parser, "the gallery shown first (default: the data set's, or the first by name)")
     settings.add_build_flags(parser)
+    settings.add_template_flag(parser)
     settings.add_serve_flags(parser)
     _, chosen = settings.parse(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -58,7 +59,7 @@ def serve(chosen: settings.Settings) -> None:
     from retrieval.source import BUNDLED_GALLERY
     from retrieval.ui.page import build_page, launch
 
-    searcher = Searcher(Indexes(chosen.index, first))
+    searcher = Searcher(Indexes(chosen.index, first), chosen.templates)
     # Models and ChromaDB load while the page is already there; a search that comes early waits for them.
     threading.Thread(target=_warm, args=(searcher,), name="warm-up", daemon=True).start()
     page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why)

@@ -7,6 +7,7 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from retrieval import hub, settings
 from retrieval.errors import QueryError, RetrievalError
@@ -16,6 +17,7 @@ EXAMPLES = """examples:
   python -m retrieval search cat.jpg --features pixels --metric l1 --engine chroma --plot hits.png
   python -m retrieval search --text "red fruit" --label food-drink
   python -m retrieval search cat.jpg --text black --balance 0.4 --without dog
+  python -m retrieval search street.jpg --region 0.5,0.2,1,0.9 --alike 0.95
   python -m retrieval search cat.jpg --json | jq .hits
   python -m retrieval compare cat.jpg --top-k 5       every features x metric x engine, side by side
   python -m retrieval evaluate                        leave-one-out over the gallery's labels
@@ -50,17 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     search = commands.add_parser("search", help="rank the gallery by a picture", epilog=EXAMPLES, formatter_class=raw)
-    search.add_argument("image", type=Path, nargs="?", metavar="IMAGE", help="the query picture")
-    search.add_argument("--text", default="", help="what to look for in words, alone or beside the picture")
-    search.add_argument("--without", default="", metavar="TEXT", help="what to stay away from, in words")
-    search.add_argument(
-        "--balance",
-        type=float,
-        default=0.5,
-        metavar="B",
-        help="share of the words beside a picture, 0 to 1 (default: 0.5)",
-    )
-    search.add_argument("--label", action="append", default=[], metavar="NAME", help="only this class; may be repeated")
     search.add_argument("--features", default="clip", metavar="pixels|clip", help="default: %(default)s")
     search.add_argument("--metric", default="cosine", metavar="l1|l2|cosine|correlation", help="default: %(default)s")
     search.add_argument("--engine", default="exact", metavar="exact|chroma", help="default: %(default)s")
@@ -70,7 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser(
         "compare", help="one picture by every features x metric x engine", epilog=EXAMPLES, formatter_class=raw
     )
-    compare.add_argument("image", type=Path, metavar="IMAGE", help="the query picture")
     compare.add_argument("--top-k", type=int, default=5, metavar="K", help="how many (default: %(default)s)")
     compare.add_argument(
         "--exact-only", action="store_true", help="leave out ChromaDB, which only one process at a time can use"
@@ -94,31 +84,73 @@ def _parser() -> argparse.ArgumentParser:
     for command in (search, compare, evaluate, info):
         settings.add_index_flag(command)
         command.add_argument("--json", action="store_true", help="print JSON")
+    for command in (search, compare):
+        _add_query_flags(command)
+        settings.add_template_flag(command)
     for command in (search, compare, evaluate):
         settings.add_gallery_flag(command, "which gallery of the index (default: its only or first one)")
     return parser
+
+
+def _add_query_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what is asked, however it is ranked."""
+    query = parser.add_argument_group("query")
+    query.add_argument("image", type=Path, nargs="?", metavar="IMAGE", help="the query picture")
+    query.add_argument("--text", default="", help="what to look for in words, alone or beside the picture")
+    query.add_argument("--without", default="", metavar="TEXT", help="what to stay away from, in words")
+    query.add_argument(
+        "--balance",
+        type=float,
+        default=0.5,
+        metavar="B",
+        help="share of the words beside a picture, 0 to 1 (default: 0.5)",
+    )
+    query.add_argument("--label", action="append", default=[], metavar="NAME", help="only this class; may be repeated")
+    query.add_argument(
+        "--region",
+        type=_numbers,
+        metavar="L,T,R,B",
+        help="search only this part of the picture: left, top, right, bottom as shares, such as 0.2,0,0.8,0.5",
+    )
+    query.add_argument(
+        "--alike",
+        type=float,
+        default=1,
+        metavar="C",
+        help="of pictures whose CLIP features have a cosine of C or more show one (default: 1, all)",
+    )
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between them, not {text[:40]!r}") from None
+
+
+def _asked(flags: argparse.Namespace, chosen: settings.Settings) -> dict[str, Any]:
+    return {
+        "picture": flags.image,
+        "text": flags.text,
+        "without": flags.without,
+        "balance": flags.balance,
+        "labels": flags.label,
+        "region": flags.region,
+        "alike": flags.alike,
+        "gallery": chosen.gallery or "",
+    }
 
 
 def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from retrieval import words
     from retrieval.features import Features
     from retrieval.indexes import Indexes
-    from retrieval.metrics import Metric
-    from retrieval.query import Engine, Query, checked_balance, checked_labels, checked_top_k, one_of
+    from retrieval.query import checked_query
     from retrieval.search import Searcher
 
-    searcher = Searcher(Indexes(chosen.index))
-    query = Query(
-        picture=flags.image,
-        text=flags.text,
-        without=flags.without,
-        balance=checked_balance(flags.balance),
-        labels=checked_labels(flags.label),
-        features=one_of(Features, flags.features),
-        metric=one_of(Metric, flags.metric),
-        engine=one_of(Engine, flags.engine),
-        top_k=checked_top_k(flags.top_k),
-        gallery=chosen.gallery or "",
+    searcher = Searcher(Indexes(chosen.index), chosen.templates)
+    query = checked_query(
+        **_asked(flags, chosen), features=flags.features, metric=flags.metric, engine=flags.engine, top_k=flags.top_k
     )
     if query.features is Features.CLIP:  # loaded first, so that the timings are those of the search
         searcher.embedder.encoders.get(searcher.indexes.get(query.gallery).manifest.model)
@@ -141,12 +173,12 @@ def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from retrieval import words
     from retrieval.comparison import ENGINES, compare
     from retrieval.indexes import Indexes
-    from retrieval.query import Engine, Query, checked_top_k
+    from retrieval.query import Engine, checked_query
     from retrieval.search import Searcher
 
-    query = Query(picture=flags.image, top_k=checked_top_k(flags.top_k), gallery=chosen.gallery or "")
+    query = checked_query(**_asked(flags, chosen), top_k=flags.top_k)
     engines = (Engine.EXACT,) if flags.exact_only else ENGINES
-    comparison = compare(Searcher(Indexes(chosen.index)), query, engines=engines)
+    comparison = compare(Searcher(Indexes(chosen.index), chosen.templates), query, engines=engines)
     if flags.json:
         print(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False))
         return

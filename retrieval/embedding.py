@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +18,12 @@ from retrieval.features.pixels import embed_pixels
 from retrieval.images import PictureSource, cut_out, load_picture, read_bytes
 from retrieval.indexes import GalleryIndex
 from retrieval.query import Query
+from retrieval.settings import TEMPLATES
 
 VECTORS_KEPT = 256  # query vectors remembered, so that another metric or engine embeds nothing again
 NUMBERS_KEPT = 16 * 2**20  # 64 MB of float32
 MAX_WORDS = 500  # characters of a text; the models read 40 to 77 tokens of it
 
-# A name alone says little to a model that was trained on sentences; the mean over some is steadier
-# (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 3.1.4).
-TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}")
 WITHOUT_WEIGHT = 0.5  # how strongly words to stay away from push, beside 1 for the rest
 
 
@@ -98,15 +97,10 @@ class VectorCache:
 class QueryEmbedder:
     """Turns queries into vectors with the very model of the index they go to; safe for many threads."""
 
-    def __init__(self, encoders: Encoders | None = None, templates: tuple[str, ...] = TEMPLATES) -> None:
-        """Take models that are loaded already, if any; others are loaded when a query needs them.
-
-        Args:
-            encoders: the models.
-            templates: sentences with `{}` for the words; their vectors are averaged.
-        """
-        self.encoders = encoders or Encoders()
-        self._templates = templates
+    def __init__(self, templates: Sequence[str] = TEMPLATES) -> None:
+        """Take sentences with `{}` for the words, whose vectors are averaged; models are loaded when needed."""
+        self.encoders = Encoders()
+        self._templates = tuple(templates)
         self._cache = VectorCache()
 
     def embed(self, index: GalleryIndex, query: Query) -> Embedded:
@@ -178,7 +172,7 @@ class QueryEmbedder:
         key = (text, self._templates, index.manifest.model)
         if (known := self._cache.get(key)) is not None:
             return known
-        sentences = [template.format(text) for template in self._templates]
+        sentences = [template.replace("{}", text) for template in self._templates]
         mean = self.encoders.get(index.manifest.model).embed_texts(sentences).mean(axis=0)
         vector: Vectors = mean / np.linalg.norm(mean)
         self._cache.put(key, vector)

@@ -123,6 +123,42 @@ class Ranking:
         }
 
 
+def checked_query(
+    *,
+    picture: PictureSource | None,
+    text: str = "",
+    without: str = "",
+    balance: object = 0.5,
+    labels: object = (),
+    region: object = None,
+    alike: object = KEEP_ALL,
+    features: object = Features.CLIP,
+    metric: object = Metric.COSINE,
+    engine: object = Engine.EXACT,
+    top_k: object = 10,
+    gallery: str = "",
+) -> Query:
+    """Return the query that values from outside mean; each is described at `Query`.
+
+    Raises:
+        QueryError: a value that means nothing.
+    """
+    return Query(
+        picture=picture,
+        text=text,
+        without=without,
+        balance=checked_balance(balance),
+        labels=checked_labels(labels),
+        region=checked_region(region),
+        alike=checked_alike(alike),
+        features=one_of(Features, features),
+        metric=one_of(Metric, metric),
+        engine=one_of(Engine, engine),
+        top_k=checked_top_k(top_k),
+        gallery=gallery,
+    )
+
+
 def one_of(kind: type[Choice], value: object) -> Choice:
     """Return the member of a set of choices that a word means, or say which words there are.
 

@@ -1,6 +1,7 @@
 """One query, one ranking: the flow that the page, the HTTP API and the command line share."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from retrieval.features import Features, Vectors
 from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.metrics import DEFINITIONS, Metric, closeness, closest, score_pairs
 from retrieval.query import KEEP_ALL, Engine, Hit, Query, Ranking, Timings
+from retrieval.settings import TEMPLATES
 
 BLOCK = 256  # pictures compared with each other at once when near-duplicates are left out
 SURPLUS = 16  # neighbours asked of Chroma beyond k, so that ties at the end are seen
@@ -20,10 +22,10 @@ L1_FACTOR = 20  # ... and at least so many times k
 class Searcher:
     """Answers queries over all galleries of an index folder; safe for many threads."""
 
-    def __init__(self, indexes: Indexes, embedder: QueryEmbedder | None = None) -> None:
-        """Take the galleries; models are loaded when a query needs them."""
+    def __init__(self, indexes: Indexes, templates: Sequence[str] = TEMPLATES) -> None:
+        """Take the galleries, and the sentences that words are put into; models are loaded when a query needs them."""
         self.indexes = indexes
-        self.embedder = embedder or QueryEmbedder()
+        self.embedder = QueryEmbedder(templates)
 
     def search(self, query: Query) -> Ranking:
         """Return the gallery's pictures closest to the query.

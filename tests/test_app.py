@@ -15,8 +15,14 @@ from typing import Any
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 from retrieval.cli import main as command_line
+from retrieval.comparison import compare
+from retrieval.images import load_picture
+from retrieval.indexes import Indexes
+from retrieval.query import Engine, Query
+from retrieval.search import Searcher
 
 ROOT = Path(__file__).resolve().parents[1]
 START_LIMIT = 180  # seconds; far above the goal, since speed is no matter of tests
@@ -97,16 +103,40 @@ def test_arguments_beyond_the_picture_have_defaults(client: Client, queries: Pat
     )
 
 
-def search_words(client: Client, **named: Any) -> dict[str, Any]:
-    return client.predict(api_name="/search_words", **({"text": "", "image": None} | named))
+def query(client: Client, **named: Any) -> dict[str, Any]:
+    return client.predict(api_name="/query", **({"text": "", "image": None} | named))
 
 
 def test_words_and_filter(client: Client) -> None:
     asked = {"text": "red fruit", "without": "apple", "labels": ["food-drink"], "engine": "chroma", "top_k": 5}
-    answer = search_words(client, **asked)
+    answer = query(client, **asked)
     assert len(answer["hits"]) == 5
     assert {hit["label"] for hit in answer["hits"]} == {"food-drink"}
     assert "apple" not in answer["hits"][0]["caption"]
+
+
+def test_a_part_of_the_picture_is_as_that_part_alone(client: Client, queries: Path, tmp_path: Path) -> None:
+    with Image.open(queries / "castle.png") as picture:
+        whole = load_picture(picture)
+    whole.crop((0, 0, whole.width // 2, whole.height)).save(tmp_path / "left.png")
+    part = query(client, image=handle_file(str(queries / "castle.png")), region=[0, 0, 0.5, 1])
+    alone = query(client, image=handle_file(str(tmp_path / "left.png")))
+    assert part["hits"] == alone["hits"]
+    assert part["hits"] != query(client, image=handle_file(str(queries / "castle.png")))["hits"]
+
+
+def test_compare_answers_as_the_command_line(client: Client, icons: Path, queries: Path) -> None:
+    asked: dict[str, Any] = {"text": "", "image": handle_file(str(queries / "fox.png")), "top_k": 4}
+    answer = client.predict(api_name="/compare", **asked)
+    query = Query(picture=queries / "fox.png", top_k=4)
+    expected = compare(Searcher(Indexes(icons)), query, engines=[Engine.EXACT]).to_json()  # the app has ChromaDB
+    exact = [cell for cell in answer["cells"] if cell["engine"] == "exact"]
+    for cell in (*exact, *expected["cells"]):
+        del cell["timings_ms"]
+    assert len(answer["cells"]) == 2 * len(exact)
+    assert exact == json.loads(json.dumps(expected["cells"]))
+    with pytest.raises(AppError, match="at most 1,000"):
+        client.predict(api_name="/compare", **(asked | {"top_k": 1001}))
 
 
 @pytest.mark.parametrize(
@@ -117,12 +147,15 @@ def test_words_and_filter(client: Client) -> None:
         ({"text": "red", "balance": 2}, "balance must be a number from 0"),
         ({"text": "red", "labels": ["nothing"]}, "No picture has the label 'nothing'."),
         ({"text": "red", "labels": "flags"}, "labels must be a list"),
+        ({"text": "red", "region": [0.5, 0, 0.5, 1]}, "region must be four numbers from 0 to 1"),
+        ({"text": "red", "region": "all"}, "region must be four numbers from 0 to 1"),
+        ({"text": "red", "alike": -1}, "alike must be a number from 0"),
         ({}, "The argument image is missing."),
     ],
 )
 def test_bad_words_are_worded(client: Client, changed: dict[str, Any], words: str) -> None:
     with pytest.raises(AppError) as caught:
-        search_words(client, **changed)
+        query(client, **changed)
     assert words in str(caught.value)
 
 
@@ -188,8 +221,8 @@ def test_files_of_the_server_are_not_read_for_visitors(
 
 
 def test_half_a_character_in_a_text_is_no_surprise(address: str) -> None:
-    data = ["red \ud800", None, "", 0.5, [], "clip", "cosine", "exact", 3, ""]
-    assert "hits" in post(address, "search_words", *data)
+    data = ["red \ud800", None, "", 0.5, [], [], 1, "clip", "cosine", "exact", 3, ""]
+    assert "hits" in post(address, "query", *data)
 
 
 def test_index_files_are_not_served(address: str, icons: Path) -> None:

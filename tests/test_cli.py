@@ -16,6 +16,7 @@ from PIL import Image
 import index_builder
 from retrieval.cli import main
 from retrieval.features import Features
+from retrieval.images import load_picture
 from retrieval.indexes import Indexes
 from retrieval.metrics import Metric
 from retrieval.query import Engine
@@ -110,6 +111,35 @@ def test_search_json_of_every_combination(run, queries, features, metric, engine
 def test_search_for_more_than_there_is_gives_all(run, queries):
     result = run("search", queries / "fox.png", "--json", "--top-k", 10_000)
     assert len({hit["id"] for hit in json.loads(result.out)["hits"]}) == 48
+
+
+def test_search_of_a_part_of_a_picture_and_without_near_duplicates(run, queries, tmp_path):
+    with Image.open(queries / "cat.png") as picture:
+        load_picture(picture).crop((0, 0, 64, 128)).save(tmp_path / "half.png")
+    part = run("search", queries / "cat.png", "--region", "0,0,0.5,1", "--json")
+    half = run("search", tmp_path / "half.png", "--json")
+    assert json.loads(part.out)["hits"] == json.loads(half.out)["hits"]
+    few = json.loads(run("search", queries / "cat.png", "--alike", "0", "--json").out)["hits"]
+    assert [hit["rank"] for hit in few] == list(range(1, len(few) + 1))
+    assert sum(1 + hit.get("duplicates", 0) for hit in few) == 48
+    assert refused(run("search", queries / "cat.png", "--region", "0,0,1"), "region must be four numbers")
+    assert refused(run("search", queries / "cat.png", "--alike", "7"), "alike must be a number from 0 to 1")
+
+
+def test_templates_change_what_words_find_and_must_have_a_place_for_them(run, capsys):
+    plain = json.loads(run("search", "--text", "dog", "--json", "--template", "{}").out)["hits"]
+    usual = json.loads(run("search", "--text", "dog", "--json").out)["hits"]
+    two = run("search", "--text", "dog", "--json", "--template", "{}", "--template", "not a {}, but the sea").out
+    assert plain != usual
+    assert json.loads(two)["hits"] != plain
+    with pytest.raises(SystemExit):
+        run("search", "--text", "dog", "--template", "a photo")
+    assert "has no {} where the words go" in capsys.readouterr().err
+
+
+def test_compare_takes_words_too(run):
+    cells = json.loads(run("compare", "--text", "something to drink", "--json", "--exact-only").out)["cells"]
+    assert [cell["features"] for cell in cells] == ["clip"] * 4
 
 
 @pytest.mark.parametrize("top_k", [1, 10, 48])

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from retrieval import settings
 from retrieval.indexes import Indexes
+from retrieval.query import Query
 from retrieval.search import Searcher
 from retrieval.ui.page import build_page, launch
 
@@ -214,6 +215,104 @@ def test_a_score_no_better_than_chance_is_said_so(page: Page, tmp_path: Path) ->
     Image.effect_noise((200, 200), 200).save(noise)
     upload(page, noise)
     expect(page.locator("#explanation")).to_contain_text("No convincing match.")
+
+
+def draw(page: Page, left: float, top: float, right: float, bottom: float) -> None:
+    """Draw a box on the query picture with the mouse; shares of the picture."""
+    area = page.locator(".region-layer").bounding_box()
+    page.mouse.move(area["x"] + left * area["width"], area["y"] + top * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + right * area["width"], area["y"] + bottom * area["height"], steps=5)
+    page.mouse.up()
+
+
+def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, icons: Path, queries: Path) -> None:
+    upload(page, queries / "castle.png")
+    expect(page.locator("#results .caption-label").first).to_contain_text("castle")
+    whole = captions(page)
+    draw(page, 0.1, 0.5, 0.6, 0.9)
+    expect(page.locator("#region")).to_contain_text("Searched: 10 % to 60 % across, 50 % to 90 % down.")
+    expect(page.locator("#results .caption-label").first).not_to_have_text(whole[0])
+    query = Query(queries / "castle.png", region=(0.1, 0.5, 0.6, 0.9), top_k=12)
+    hits = Searcher(Indexes(icons)).search(query).hits
+    assert [caption.rsplit(" · ", 1)[0] for caption in captions(page)] == [f"{hit.rank}. {hit.caption}" for hit in hits]
+    page.get_by_role("button", name="Search the whole picture").click()
+    expect(page.locator("#results .caption-label").first).to_have_text(whole[0])
+    assert captions(page) == whole
+
+
+def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(page: Page, queries: Path) -> None:
+    upload(page, queries / "castle.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    page.get_by_role("button", name="Search only a part").press("Enter")
+    expect(page.locator(".region-box")).to_be_focused()
+    for key in ("ArrowLeft", "ArrowDown", "Shift+ArrowRight", "Shift+ArrowUp"):
+        page.keyboard.press(key)
+    status = page.locator("#region [role=status]")
+    expect(status).to_have_text("Searched: 15 % to 80 % across, 25 % to 80 % down.")
+    before = timings(page).inner_text()
+    expect(timings(page)).not_to_have_text(before)  # the search follows when the keys rest
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    expect(status).to_have_text("Searched: 35 % to 100 % across, 25 % to 80 % down.")
+    upload(page, queries / "cat.png")  # another picture is searched whole
+    expect(page.locator("#results .caption-label").first).to_contain_text("1. cat")
+    expect(status).to_have_text("")
+    page.get_by_role("button", name="Search only a part").click()
+    page.keyboard.press("Escape")
+    expect(status).to_have_text("")
+    expect(page.get_by_role("button", name="Search only a part")).to_be_focused()
+
+
+def test_near_duplicates_are_shown_once_with_their_count(page: Page, queries: Path) -> None:
+    upload(page, queries / "cat.png")
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    assert not any("alike" in each for each in captions(page))
+    page.locator("#more button").first.click()
+    page.locator("#alike input[type=number]").fill("0.6")
+    page.locator("#alike input[type=number]").blur()
+    expect(page.locator("#results", has_text="alike")).to_be_visible()
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    assert any(re.search(r" · \+\d+ alike$", each) for each in captions(page))
+
+
+def test_the_address_opens_the_same_page_for_another_visitor(page: Page, browser: Browser, queries: Path) -> None:
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#link")).to_contain_text("Your own picture is not part of it.")
+    assert "id=" not in page.url
+    page.locator("#results .thumbnail-item").nth(1).click()
+    expect(timings(page)).to_contain_text("decode 0.0 ms")
+    expect(page.locator("#link [role=status]")).to_have_text("")
+    page.get_by_role("button", name="Search only a part").click()
+    toggle(page, "metric", "l1")
+    page.locator("#text input, #text textarea").fill("red & round")
+    page.keyboard.press("Enter")
+    expect(page.locator("#explanation")).to_contain_text("Score: L1 =")
+    expect(page).to_have_url(re.compile("text=red"))
+    found = captions(page)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.locator("#link [role=status]")).to_have_text("Copied.")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.url
+    context = browser.new_context()
+    other = context.new_page()
+    other.goto(copied)
+    expect(other.locator("#results .caption-label").first).to_have_text(found[0])
+    assert captions(other) == found
+    expect(other.locator("#text input, #text textarea")).to_have_value("red & round")
+    expect(other.locator("#metric input[value=l1]")).to_be_checked()
+    expect(other.locator("#region [role=status]")).to_have_text("Searched: 20 % to 80 % across, 20 % to 80 % down.")
+    assert other.url == copied
+    context.close()
+
+
+def test_a_broken_address_is_worded_and_opens_what_it_can(page: Page, address: str) -> None:
+    page.goto(f"{address}?text=red+fruit&k=5&metric=<b>magic</b>&id=nothing")
+    expect(page.locator("#results .caption-label")).to_have_count(5)
+    toast = page.locator("[data-testid=toast-body]")
+    expect(toast).to_contain_text("has no picture 'nothing'")
+    expect(toast).to_contain_text("'<b>magic</b>'")
+    expect(page.locator("#metric input[value=cosine]")).to_be_checked()
 
 
 def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) -> None:

@@ -4,18 +4,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from published import publish
 
-from retrieval.embedding import QueryEmbedder
 from retrieval.errors import PictureError, QueryError
 from retrieval.evaluation import evaluate, from_folder, leave_one_out
 from retrieval.features import Features
 from retrieval.features.pixels import embed_pixels
-from retrieval.images import load_picture
+from retrieval.images import cut_out, load_picture
 from retrieval.metrics import Metric, Scan, closest
-from retrieval.query import MAX_TOP_K, Engine, Query, checked_top_k, one_of
-from retrieval.search import Searcher, rank
+from retrieval.query import MAX_TOP_K, Engine, Query, checked_region, checked_top_k, one_of
+from retrieval.search import Searcher, rank, without_duplicates
 
 PICTURES = ("pizza", "cat", "soccer-ball", "castle", "red-apple")
 
@@ -173,12 +174,118 @@ def test_ties_at_the_cut_come_in_gallery_order(tmp_path, metric, engine, k):
 
 @pytest.mark.parametrize("features", Features)
 def test_the_same_picture_is_embedded_once(icons_searcher, queries, features):
-    searcher = Searcher(icons_searcher.indexes, QueryEmbedder(icons_searcher.embedder.encoders))
+    searcher = Searcher(icons_searcher.indexes)
+    searcher.embedder.encoders = icons_searcher.embedder.encoders
     data = (queries / "fox.png").read_bytes()
     first = searcher.search(Query(data, features=features))
     again = searcher.search(Query(data, features=features, metric=Metric.L1, top_k=3))
     assert first.timings.features > 0
     assert again.timings.features == 0
+
+
+@pytest.mark.parametrize("features", Features)
+def test_a_region_is_searched_as_that_part_alone(icons_searcher, queries, features):
+    whole = load_picture(queries / "castle.png")
+    width, height = whole.size
+    part = icons_searcher.search(Query(whole, region=(0.25, 0.5, 1, 1), features=features))
+    alone = icons_searcher.search(Query(whole.crop((width // 4, height // 2, width, height)), features=features))
+    assert part.hits == alone.hits
+    assert part.hits != icons_searcher.search(Query(whole, features=features)).hits
+
+
+def test_a_region_of_a_gallery_picture_is_cut_from_its_thumbnail(icons_searcher):
+    thumbnail = icons_searcher.indexes.get().thumbnail(7)
+    region = (0.1, 0.1, 0.6, 0.7)
+    assert (
+        icons_searcher.search(Query(position=7, region=region)).hits
+        == icons_searcher.search(Query(thumbnail, region=region)).hits
+    )
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=2, unique=True).map(sorted),
+    st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(sorted),
+)
+def test_what_is_cut_out_lies_within_and_has_pixels(size, across, down):
+    left, top, right, bottom = across[0], down[0], across[1], down[1]
+    part = cut_out(Image.new("RGB", size), (left, top, right, bottom))
+    assert 1 <= part.width <= size[0]
+    assert 1 <= part.height <= size[1]
+    assert abs(part.width - (right - left) * size[0]) <= 2
+    assert abs(part.height - (bottom - top) * size[1]) <= 2
+
+
+@pytest.mark.parametrize("value", [None, [], (), [0, 0, 1, 1], (0.0, 0, 1, 1)])
+def test_no_region_means_the_whole_picture(value):
+    assert checked_region(value) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [0, 0, 1],
+        [0, 0, 0, 1],
+        [0.5, 0, 0.4, 1],
+        [0, 0, 1, 1.1],
+        [-0.1, 0, 1, 1],
+        "0,0,1,1",
+        [True] * 4,
+        [float("nan")] * 4,
+        {"left": 0},
+        7,
+        ["0", "0", "1", "1"],
+    ],
+)
+def test_other_regions_are_refused(value):
+    with pytest.raises(QueryError, match="four numbers from 0 to 1"):
+        checked_region(value)
+
+
+def reference_without_duplicates(vectors, alike, enough):
+    """Plain loops: keep a picture unless one kept before it is alike; stop before one more than enough."""
+    kept, duplicates = [], []
+    for place, vector in enumerate(vectors):
+        like = [i for i, other in enumerate(kept) if float(vectors[other] @ vector) >= alike]
+        if like:
+            duplicates[like[0]] += 1
+        elif len(kept) == enough:
+            return kept, duplicates, True
+        else:
+            kept.append(place)
+            duplicates.append(0)
+    return kept, duplicates, False
+
+
+@pytest.mark.parametrize("enough", [1, 7, 300, 1000])
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.8, 0.95])
+def test_near_duplicates_are_left_out_as_a_plain_loop_does(alike, enough):
+    chance = np.random.default_rng(3)
+    vectors = np.repeat(chance.normal(size=(200, 6)), 4, axis=0) + chance.normal(size=(800, 6)) * 0.3
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    assert without_duplicates(vectors, alike, enough) == reference_without_duplicates(vectors, alike, enough)
+
+
+@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize("features", Features)
+def test_near_duplicates_are_shown_once_and_counted(tmp_path, features, engine):
+    chance = np.random.default_rng(0)
+    clip = np.repeat(np.eye(30, dtype=np.float32), 5, axis=0)  # 30 pictures, each five times
+    pixels = chance.random((150, 12), np.float32)
+    indexes = publish(tmp_path, pixels, clip, [""] * 150)
+    searcher = Searcher(indexes)
+    plain = searcher.search(Query(position=0, features=features, engine=engine, top_k=150))
+    ranking = searcher.search(Query(position=0, features=features, engine=engine, top_k=20, alike=0.9))
+    everything = searcher.search(Query(position=0, features=features, engine=engine, top_k=150, alike=0.9))
+    indexes.close()
+    groups = [hit.position // 5 for hit in ranking.hits]
+    assert len(set(groups)) == len(groups) == 20
+    assert [hit.rank for hit in ranking.hits] == list(range(1, 21))
+    first = list(dict.fromkeys(hit.position // 5 for hit in plain.hits))  # of each group the closest is kept
+    assert groups == first[:20]
+    assert [hit.duplicates for hit in everything.hits] == [4] * 30
+    assert ranking.to_json()["hits"][0]["duplicates"] == ranking.hits[0].duplicates
+    assert all("duplicates" not in hit for hit in plain.to_json()["hits"])
 
 
 def test_pictures_of_the_same_bytes_and_other_colours_are_told_apart(icons_searcher):

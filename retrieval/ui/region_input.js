@@ -10,7 +10,7 @@ box.setAttribute("role", "group");
 box.innerHTML = '<span class="region-corner"></span>';
 layer.append(box);
 
-let drawn = null, began = null, settling = 0;
+let drawn = null, began = null, settling = 0, file = "";
 const round = each => Math.round(each * 1000) / 1000;
 const within = each => Math.min(1, Math.max(0, each));
 const picture = () => document.querySelector("#query .image-frame img");
@@ -18,7 +18,12 @@ const fileOf = shown => shown && shown.src.includes("file=") ? shown.src.split("
 
 function place() {
   const shown = picture();
-  button.disabled = !fileOf(shown);
+  if (fileOf(shown) !== file) {  // another picture: what was begun on the last one is over
+    file = fileOf(shown);
+    began = null;
+    clearTimeout(settling);
+  }
+  button.disabled = !file;
   if (!shown) { layer.remove(); return; }
   const frame = shown.parentElement;
   if (layer.parentElement !== frame) { frame.style.position = "relative"; frame.append(layer); }
@@ -32,7 +37,7 @@ function place() {
 }
 
 function show() {
-  const value = props.value, own = value && value.of && decodeURI(value.of) === decodeURI(fileOf(picture()));
+  const value = props.value, own = value && value.of && decodeURI(value.of) === decodeURI(file);
   if (!began) drawn = own ? value.box : null;
   layer.classList.toggle("drawn", Boolean(drawn));
   box.hidden = !drawn;
@@ -52,7 +57,7 @@ function show() {
 
 function search(next) {
   clearTimeout(settling);
-  props.value = next ? { of: fileOf(picture()), box: next.map(round) } : null;
+  props.value = next ? { of: file, box: next.map(round) } : null;
   show();
   trigger("input");
 }

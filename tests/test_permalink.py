@@ -1,0 +1,92 @@
+"""A search as an address: what is written comes back, and what strangers write does no harm."""
+
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.features import Features
+from retrieval.metrics import Metric
+from retrieval.query import Engine, Query
+from retrieval.search import Searcher
+from retrieval.ui.permalink import NAMES, from_address, linked, to_address
+
+DEFAULT = Query(top_k=12)
+
+
+def opened(address: str, searcher: Searcher) -> tuple[Query, list[str]]:
+    return from_address(parse_qsl(address), searcher.indexes, DEFAULT)
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
+
+
+@given(
+    position=st.none() | st.integers(0, 1851),
+    region=st.none() | st.just((0.1, 0.2, 0.75, 1.0)),
+    text=TEXTS,
+    without=TEXTS,
+    balance=st.floats(0, 1),
+    labels=st.sets(st.sampled_from(["flags", "food-drink", "symbols"])).map(lambda found: tuple(sorted(found))),
+    alike=st.floats(0, 1),
+    features=st.sampled_from(Features),
+    metric=st.sampled_from(Metric),
+    engine=st.sampled_from(Engine),
+    top_k=st.integers(1, 60),
+)
+def test_what_is_written_comes_back(icons_searcher, position, region, **values):
+    query = Query(position=position, region=region if position is not None else None, gallery="icons", **values)
+    again, problems = opened(to_address(query, icons_searcher.indexes.get()), icons_searcher)
+    assert not problems
+    assert again == query
+
+
+def test_a_picture_of_ones_own_is_never_in_it(icons_searcher, queries):
+    index = icons_searcher.indexes.get()
+    value = linked(Query(picture=queries / "fox.png", region=(0.1, 0.1, 0.5, 0.5)), index)
+    assert value["own"]
+    assert "fox" not in value["address"]
+    assert "id=" not in value["address"]
+    assert "region" not in value["address"]
+    assert not linked(Query(position=3), index)["own"]
+
+
+def test_an_empty_address_asks_nothing(icons_searcher):
+    assert opened("", icons_searcher) == (DEFAULT, [])
+    assert opened("__theme=dark&utm_source=x", icons_searcher) == (DEFAULT, [])
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("gallery=nothing", "There is no gallery 'nothing'."),
+        ("gallery=../../etc", "There is no gallery"),
+        ("id=nothing", "has no picture 'nothing'"),
+        ("region=1,2", "four numbers"),
+        ("region=a,b,c,d", "four numbers"),
+        ("balance=2", "balance must be"),
+        ("balance=nan", "balance must be"),
+        ("alike=x", "alike must be"),
+        ("label=nothing", "No picture has the label"),
+        ("features=words", "does not exist"),
+        ("metric=l9", "does not exist"),
+        ("engine=magic", "does not exist"),
+        ("k=0", "top_k must be"),
+        ("k=1e400", "top_k must be"),
+        ("k=many", "top_k must be"),
+    ],
+)
+def test_what_cannot_be_understood_is_said_and_the_rest_counts(icons_searcher, address, words):
+    query, problems = opened(f"text=red&{address}", icons_searcher)
+    assert query.text == "red"
+    assert len(problems) == 1
+    assert words in problems[0]
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.text(max_size=30)), max_size=12))
+def test_no_address_of_a_stranger_is_a_surprise(icons_searcher, items):
+    query, problems = from_address(items, icons_searcher.indexes, DEFAULT)
+    assert len(problems) <= len(NAMES)
+    if not problems:
+        icons_searcher.indexes.get(query.gallery).with_labels(query.labels)
