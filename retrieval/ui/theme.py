@@ -46,8 +46,18 @@ CSS = """
 :is(#results, .strip) .grid-wrap { max-height: none; height: auto; }
 :is(#results, .strip) :is(.gallery-item, .thumbnail-lg) { aspect-ratio: auto; width: 100%; height: auto; }
 :is(#results, .strip) img { aspect-ratio: 1; height: auto; width: 100%; object-fit: contain; background: white; }
-#results .grid-container { grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)) !important; gap: 8px; }
-#results { min-height: 560px; }
+#results .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; gap: 8px; }
+#results { min-height: 470px; }
+/* While the first results are on their way: tiles where they will be. */
+#results:has(.wrap.translucent:not(.hide)) .empty {
+  position: absolute; inset: 2.4rem 16px 8px; height: auto; min-height: 0;
+  background: repeating-linear-gradient(90deg, var(--border-color-primary) 0 104px, transparent 104px 112px);
+  mask: repeating-linear-gradient(black 0 168px, transparent 168px 176px);
+  animation: waiting 1.2s ease-in-out infinite alternate;
+}
+#results:has(.wrap.translucent:not(.hide)) .empty > * { display: none; }
+@keyframes waiting { from { opacity: 0.35; } to { opacity: 0.9; } }
+@media (prefers-reduced-motion: reduce) { #results .empty { animation: none !important; } }
 #results .gallery-item { display: flex; }
 #results .thumbnail-lg { display: flex; flex-direction: column; background: var(--block-background-fill); }
 #results .caption-label {
@@ -58,6 +68,8 @@ CSS = """
 /* The box in which the query picture is searched. */
 #query .image-frame img { object-fit: contain; }
 :is(#region, #link) { font-size: 0.85rem; }
+:is(#region, #link) .html-container { padding: 0; }
+#link a { text-decoration: underline; }
 :is(#region, #link) button { text-decoration: underline; cursor: pointer; padding: 4px 2px; min-height: 28px; }
 :is(#region, #link) [role="status"] { margin-left: 10px; }
 #region { margin: -8px 0; }
@@ -96,8 +108,8 @@ CSS = """
 #timings p { font-variant-numeric: tabular-nums; font-size: 0.85rem; margin: 0; }
 #explanation p { font-size: 0.95rem; margin: 0; }
 @media (max-width: 640px) {
-  #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; }
-  #results { min-height: 420px; }
+  #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }
+  #results { min-height: 730px; }
   #examples, #trail { contain: inline-size; }
   :is(#examples, #trail) .grid-wrap { overflow-x: auto; }
   :is(#examples, #trail) .grid-container { display: flex !important; }
