@@ -62,6 +62,7 @@ TAB_SEARCH = "Search"
 TAB_COMPARE = "Compare"
 TAB_EVALUATE = "Evaluate"
 BASELINE = "Compared with"
+SHOWN_ENGINE = "Show the hits of"
 COMPARE = "Compare"
 COMPARE_NOTE = (
     "Overlap: share of the baseline's pictures. τ: Kendall's agreement of both orders, 1 the same, -1 reversed. "
@@ -154,12 +155,12 @@ def move(places: int | None) -> str:
     return "" if places == 0 else f"↑{places}" if places > 0 else f"↓{-places}"
 
 
-def agreement(exact: Cell, chroma: Cell, is_baseline: bool) -> str:
-    """Return how a combination agrees with the baseline, and ChromaDB with the exact scan."""
-    features, metric, _ = exact.combination
-    k = len(exact.ranking.hits)
+def agreement(shown: Cell, chroma: Cell, is_baseline: bool) -> str:
+    """Return how the combination shown agrees with the baseline, and ChromaDB with the exact scan."""
+    features, metric, _ = shown.combination
+    k = len(shown.ranking.hits)
     lines = [f"**{combination(features, metric)}**"]
-    lines.append("baseline" if is_baseline else f"overlap@{k} {exact.overlap:.2f} · τ {exact.tau:.2f}")
+    lines.append("baseline" if is_baseline else f"overlap@{k} {shown.overlap:.2f} · τ {shown.tau:.2f}")
     lines.append(f"ChromaDB: recall@{k} {chroma.recall:.2f}")
     if (same := equal_by_mathematics(features, metric))[1]:
         lines.append(f"*{same[1]}*")

@@ -133,6 +133,13 @@ def test_timings_name_every_part(page: Page, queries: Path) -> None:
     expect(timings(page)).to_have_text(re.compile(pattern + r"Exact scan · mini \(\w+\)"))
 
 
+def test_nothing_moves_when_results_come(page: Page, queries: Path) -> None:
+    before = timings(page).bounding_box()
+    upload(page, queries / "fox.png")
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    assert timings(page).bounding_box()["y"] == before["y"]
+
+
 def test_example_is_searched_at_a_click(page: Page) -> None:
     page.locator("#examples .thumbnail-item").first.click()
     expect(page.locator("#results .caption-label").first).to_be_visible()
@@ -412,6 +419,10 @@ def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: 
     assert all(re.search(r"ChromaDB: recall@6 [01]\.\d\d", row) for row in rows)
     same = page.locator(".comparison", has_text="CLIP features · L2")
     expect(same).to_contain_text("overlap@6 1.00 · τ 1.00")
+    # ChromaDB's own hits: compared with the same baseline, which is then none of those shown.
+    toggle(page, "compare_engine", "chroma")
+    expect(page.locator(".comparison", has_text="CLIP features · Cosine")).to_contain_text("overlap@6 1.00 · τ 1.00")
+    expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
 
 
 def test_compare_with_words_leaves_raw_pixels_out(page: Page) -> None:

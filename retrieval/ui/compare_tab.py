@@ -36,6 +36,12 @@ class CompareTab:
                 label=words.BASELINE,
                 elem_id="baseline",
             )
+            self.engine = gr.Radio(
+                [(words.ENGINES[each], str(each)) for each in Engine],
+                value=str(Engine.EXACT),
+                label=words.SHOWN_ENGINE,
+                elem_id="compare_engine",
+            )
             self.top_k = gr.Slider(1, TOP_K_MAX, value=TOP_K, step=1, label=words.TOP_K_LABEL, elem_id="compare_top_k")
             self.button = gr.Button(words.COMPARE, variant="primary", elem_id="compare")
         self.note = gr.Markdown(words.HINT, elem_id="compare_note")
@@ -58,7 +64,7 @@ class CompareTab:
                     self.strips.append(strip)
         event: dict[str, Any] = {
             "fn": self.run,
-            "inputs": [*panel.inputs, self.baseline, self.top_k],
+            "inputs": [*panel.inputs, self.baseline, self.engine, self.top_k],
             "outputs": [self.note, *self.figures, *self.strips],
             "api_visibility": "private",
             "show_progress": "minimal",
@@ -68,11 +74,12 @@ class CompareTab:
         tab.select(**event)
         self.button.click(**event)
         self.baseline.input(**event)
+        self.engine.input(**event)
         self.top_k.release(**event)
 
     def run(self, *values: Any) -> list[Any]:
         """Compare what the panel asks; without a picture or words, say kindly what to do."""
-        *panel, baseline, top_k = values
+        *panel, baseline, engine, top_k = values
         asked = Asked(*panel)
         if asked.nothing:
             return [words.HINT, *(f"**{words.combination(*row)}**" for row in ROWS), *([] for _ in ROWS)]
@@ -80,19 +87,20 @@ class CompareTab:
             index = self._searcher.indexes.get(asked.gallery or "")
             features, metric = str(baseline).split(" ")
             chosen: Combination = (one_of(Features, features), one_of(Metric, metric), Engine.EXACT)
+            shown_engine = one_of(Engine, engine)
             query = replace(asked.query(index), top_k=checked_top_k(top_k))
             comparison = compare(self._searcher, query, chosen)
             self._thumbnails.serve(index)
         cells = {cell.combination: cell for cell in comparison.cells}
         figures, strips = [], []
         for row in ROWS:
-            exact, chroma = cells.get((*row, Engine.EXACT)), cells.get((*row, Engine.CHROMA))
-            if exact is None or chroma is None:
+            shown, chroma = cells.get((*row, shown_engine)), cells.get((*row, Engine.CHROMA))
+            if shown is None or chroma is None:
                 figures.append(f"**{words.combination(*row)}**\n\n{words.WORDS_OFF}")
                 strips.append(gr.Gallery(value=[]))
                 continue
-            figures.append(words.agreement(exact, chroma, is_baseline=exact is comparison.baseline))
-            strips.append(gr.Gallery(value=self._hits(index, exact), selected_index=None))
+            figures.append(words.agreement(shown, chroma, is_baseline=shown is comparison.baseline))
+            strips.append(gr.Gallery(value=self._hits(index, shown), selected_index=None))
         return [words.COMPARE_NOTE, *figures, *strips]
 
     @staticmethod
