@@ -155,8 +155,8 @@ function paint() {
 }
 
 function described(item) {
-  const parts = [item.name];
-  if (item.position !== null) parts.push(data.labels[item.label][0] || MAP.unlabelled);
+  if (item.position === null) return MAP.query;
+  const parts = [item.name, data.labels[item.label][0] || MAP.unlabelled];
   if (item.query) parts.push(MAP.query);
   else if (item.rank) parts.push(`${MAP.hit} ${item.rank}`);
   return parts.join(" · ");
@@ -169,8 +169,8 @@ function show(item, aloud = false) {
   card.hidden = !item;
   clearTimeout(asking);
   canvas.style.cursor = item && item.position !== null ? "pointer" : "default";
+  card.querySelector("span").textContent = item ? described(item) : "";
   if (!item) return;
-  card.querySelector("span").textContent = described(item);
   if (aloud) $("[aria-live]").textContent = described(item);
   const picture = card.querySelector("img");
   const known = thumbnails.get(item.position);
@@ -277,7 +277,9 @@ canvas.addEventListener("pointerup", (event) => {
   else choose(under);
 });
 canvas.addEventListener("pointercancel", () => { drag = null; });
-canvas.addEventListener("pointerleave", () => { if (!drag && document.activeElement !== canvas) show(null); });
+canvas.addEventListener("pointerleave", (event) => {  // a finger that is lifted leaves too, but what it tapped stays
+  if (event.pointerType !== "touch" && !drag && document.activeElement !== canvas) show(null);
+});
 canvas.addEventListener("wheel", (event) => {
   if (!event.ctrlKey && !event.metaKey) return;  // a plain wheel scrolls the page, as everywhere
   event.preventDefault();

@@ -205,7 +205,7 @@ def _marks_json(index: GalleryIndex, query: Query, found: Marks | None) -> str:
         return _members(query=None, hits=hits)
     if query.position is None:
         x, y = found.query.tolist()
-        return _members(query=[short(x), short(y), 0, None, words.MAP_QUERY], hits=hits)
+        return _members(query=[short(x), short(y), 0, None, ""], hits=hits)
     entry = index.entry(query.position)
     return _members(query=_row(entry, found.query, label_of[entry.label]), hits=hits)
 
