@@ -150,7 +150,7 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
         "--map",
         choices=list(Method),
         default=Method.PCA,
-        help="tsne: lay the gallery out by t-SNE too, seconds for 2,000 pictures, minutes for 20,000 (default: PCA alone)",
+        help="tsne: lay the gallery out by t-SNE too; minutes for 20,000 pictures (default: PCA alone)",
     )
 
 
