@@ -79,6 +79,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     """
     from retrieval import words
     from retrieval.indexes import Indexes
+    from retrieval.projection import Method
 
     indexes = Indexes(chosen.index)
     first = chosen.gallery or (chosen.source.slug if chosen.data_asked else None)
@@ -88,8 +89,12 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
         manifest = indexes.get(first).manifest
     else:
         why = "the index was made with it"
-        manifest = indexes.get(first or "").manifest
-        if differences := _differences(chosen, manifest):
+        index = indexes.get(first or "")
+        manifest = index.manifest
+        differences = _differences(chosen, manifest)
+        if chosen.map == Method.TSNE and not any(method is Method.TSNE for _, method in index.maps):
+            differences.append("without a map by t-SNE")
+        if differences:
             raise IndexingError(
                 f"The index of {manifest.gallery!r} in {chosen.index} was made {' and '.join(differences)}. "
                 "Bring it up to date with index_builder.py and the same flags, choose another --index, give this "

@@ -52,6 +52,7 @@ def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
     from retrieval.builder import build_index, summary
     from retrieval.features.clip import ClipEncoder
     from retrieval.gallery import Gallery
+    from retrieval.projection import Method
 
     gallery = Gallery(chosen.source)
     choice = choose_model(chosen.model, chosen.model_revision)
@@ -74,6 +75,7 @@ def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
             batch_size=chosen.batch_size,
             workers=chosen.workers,
             rebuild=rebuild,
+            tsne=chosen.map == Method.TSNE,
             progress=show,
         )
         if outcome.already_done:

@@ -32,6 +32,7 @@ from retrieval.manifest import (
     read_manifest,
     thumbnail_path,
 )
+from retrieval.projection import Method, read_projection, write_projections
 from retrieval.store import IndexInUse, Store, own
 
 ROWS_AT_ONCE = 64  # rows of one write; also the unit of resuming
@@ -45,7 +46,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The finished build, and whether this run had anything to do."""
+    """The finished build, whether its pictures were there already, and which maps were made now."""
 
     manifest: Manifest
     already_done: bool
@@ -53,6 +54,7 @@ class Outcome:
     resumed_from: int
     seconds: float
     replaced: Manifest | None = None
+    maps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def build_index(
     batch_size: int,
     workers: int,
     rebuild: bool = False,
+    tsne: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Outcome:
     """Bring the index of a gallery up to date and publish it.
@@ -89,6 +92,7 @@ def build_index(
         batch_size: pictures in one forward pass.
         workers: threads that decode and preprocess.
         rebuild: make it anew even if it is complete.
+        tsne: make maps by t-SNE beside those by PCA; maps missing from a complete build are added to it.
         progress: called after every batch.
 
     Raises:
@@ -107,7 +111,16 @@ def build_index(
     lock = own(folder)
     try:
         return _build(
-            started, folder, gallery, encoder, pixel_size, batch_size, workers, rebuild=rebuild, progress=progress
+            started,
+            folder,
+            gallery,
+            encoder,
+            pixel_size,
+            batch_size,
+            workers,
+            rebuild=rebuild,
+            methods=list(Method) if tsne else [Method.PCA],
+            progress=progress,
         )
     finally:
         lock.release()
@@ -123,6 +136,7 @@ def _build(
     workers: int,
     *,
     rebuild: bool,
+    methods: list[Method],
     progress: Progress,
 ) -> Outcome:
     root, name = folder.parent, folder.name
@@ -135,7 +149,10 @@ def _build(
                 "Choose another name with --gallery, or replace it with --rebuild."
             )
         if published.fingerprint == fingerprint:
-            return Outcome(published, True, 0, published.pictures, time.perf_counter() - started)
+            maps = _add_maps(
+                folder / published.build, [each for each in methods if _lacks_map(published, folder, each)]
+            )
+            return Outcome(published, True, 0, published.pictures, time.perf_counter() - started, maps=maps)
     build = folder / f"build-{fingerprint}"
     if published and published.build == build.name:
         build = folder / f"{build.name}-again"
@@ -152,6 +169,7 @@ def _build(
         store.drop_rows_except(rows)
         export(store, rows)
         background = background_of(build)
+        maps = _add_maps(build, methods)
     finally:
         store.close()
     seconds = time.perf_counter() - started
@@ -175,17 +193,19 @@ def _build(
     except OSError as error:
         raise cannot_write(folder, error) from error
     sweep(folder)
-    return Outcome(manifest, False, len(rows) - len(done), len(done), seconds, published)
+    return Outcome(manifest, False, len(rows) - len(done), len(done), seconds, published, maps)
 
 
 def summary(outcome: Outcome) -> str:
     """Return the closing lines of a build, for people."""
     manifest = outcome.manifest
+    maps = f"maps:     {', '.join(outcome.maps)}"
     if outcome.already_done:
+        todo = f"maps added in {outcome.seconds:.1f} s, nothing else to do" if outcome.maps else "nothing to do"
         return (
-            f"{manifest.gallery}: nothing to do, {manifest.pictures:,} pictures are indexed "
+            f"{manifest.gallery}: {todo}, {manifest.pictures:,} pictures are indexed "
             f"with {manifest.model} since {manifest.created}."
-        )
+        ) + (f"\n{maps}" if outcome.maps else "")
     lines = [
         f"{manifest.gallery}: {manifest.pictures:,} pictures indexed with {manifest.model} "
         f"({outcome.added:,} now, {outcome.resumed_from:,} before)",
@@ -193,6 +213,7 @@ def summary(outcome: Outcome) -> str:
         + (f" ({_reasons(manifest.skipped_pictures)})" if manifest.skipped_pictures else ""),
         f"time:     {outcome.seconds:.1f} s, {outcome.added / max(outcome.seconds, 1e-9):.1f} pictures/s",
         f"on disk:  {manifest.bytes / 1e6:,.1f} MB ({manifest.bytes:,} bytes)",
+        maps,
     ]
     if old := outcome.replaced:
         lines.append(f"replaced: the index of {old.pictures:,} pictures with {old.model} of {old.created}")
@@ -221,6 +242,25 @@ def sweep(folder: Path) -> None:
 def _fingerprint(gallery: Gallery, encoder: ClipEncoder, pixel_size: int) -> str:
     parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE)
     return sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _add_maps(build: Path, methods: list[Method]) -> tuple[str, ...]:
+    """Make the maps of a build whose matrices are exported; they are no part of its fingerprint."""
+    try:
+        return tuple(f"{features} by {method}" for features, method in write_projections(build, methods))
+    except OSError as error:
+        raise cannot_write(build, error) from error
+
+
+def _lacks_map(manifest: Manifest, folder: Path, method: Method) -> bool:
+    """Say whether a published build has no good map by a method: it is older than maps, or a file is damaged."""
+    try:
+        for features in Features:
+            dimensions = manifest.dimensions(features)
+            read_projection(folder / manifest.build, features, method, manifest.pictures, dimensions)
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def _published(folder: Path, rebuild: bool) -> Manifest | None:

@@ -1,6 +1,7 @@
-"""The command line: `python -m retrieval search | compare | evaluate | info`."""
+"""The command line: `python -m retrieval search | compare | evaluate | map | info`."""
 
 import argparse
+import csv
 import json
 import logging
 import platform
@@ -22,6 +23,7 @@ EXAMPLES = """examples:
   python -m retrieval compare cat.jpg --top-k 5       every features x metric x engine, side by side
   python -m retrieval evaluate                        leave-one-out over the gallery's labels
   python -m retrieval evaluate --queries test_photos  class folders as queries
+  python -m retrieval map --plot map.png              the gallery on a plane; id, label, x, y as CSV
   python -m retrieval info
 """
 
@@ -32,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     hub.bound_access()
     try:
-        {"search": _search, "compare": _compare, "evaluate": _evaluate, "info": _info}[flags.command](flags, chosen)
+        commands = {"search": _search, "compare": _compare, "evaluate": _evaluate, "map": _map, "info": _info}
+        commands[flags.command](flags, chosen)
     except RetrievalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -80,14 +83,21 @@ def _parser() -> argparse.ArgumentParser:
         help="leave-one-out over N random pictures, 0 for all (default: at most 2000)",
     )
 
+    places = commands.add_parser(
+        "map", help="the gallery on a plane: id, label, x, y as CSV", epilog=EXAMPLES, formatter_class=raw
+    )
+    places.add_argument("--features", default="clip", metavar="pixels|clip", help="default: %(default)s")
+    places.add_argument("--method", default="pca", metavar="pca|tsne", help="default: %(default)s")
+    places.add_argument("--plot", type=Path, metavar="PNG", help="draw it, coloured by label")
+
     info = commands.add_parser("info", help="galleries, models, versions", epilog=EXAMPLES, formatter_class=raw)
-    for command in (search, compare, evaluate, info):
+    for command in (search, compare, evaluate, places, info):
         settings.add_index_flag(command)
         command.add_argument("--json", action="store_true", help="print JSON")
     for command in (search, compare):
         _add_query_flags(command)
         settings.add_template_flag(command)
-    for command in (search, compare, evaluate):
+    for command in (search, compare, evaluate, places):
         settings.add_gallery_flag(command, "which gallery of the index (default: its only or first one)")
     return parser
 
@@ -241,6 +251,32 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
             f"| {words.FEATURES[r.features]} | {words.METRICS[r.metric]} | {words.ENGINES[r.engine]} "
             f"| {r.p_at_1:.3f} | {r.p_at_5:.3f} | {mean} |"
         )
+
+
+def _map(flags: argparse.Namespace, chosen: settings.Settings) -> None:
+    from retrieval import words
+    from retrieval.features import Features
+    from retrieval.indexes import Indexes
+    from retrieval.maps import as_rows
+    from retrieval.projection import Method
+    from retrieval.query import one_of
+
+    index = Indexes(chosen.index).get(chosen.gallery or "")
+    features, method = one_of(Features, flags.features), one_of(Method, flags.method)
+    rows = as_rows(index, features, method)
+    if flags.plot:
+        from retrieval.map_plot import plot_map
+
+        plot_map(index, features, method, flags.plot)
+    if flags.json:
+        about = {"gallery": index.manifest.gallery, "features": features, "method": method}
+        kept = index.map(features, method).kept
+        print(json.dumps({**about, "variance_kept": kept, "pictures": rows}, indent=1, ensure_ascii=False))
+        return
+    writer = csv.DictWriter(sys.stdout, ["id", "label", "x", "y"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    print(words.map_title(index, features, method), file=sys.stderr)  # beside the table, which may go into a file
 
 
 def _info(flags: argparse.Namespace, chosen: settings.Settings) -> None:

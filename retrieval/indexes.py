@@ -4,6 +4,7 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from retrieval.errors import IndexingError, QueryError
 from retrieval.features import Features, Vectors
 from retrieval.manifest import FILE, Manifest, read_manifest, rebuild_command, thumbnail_path
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
+from retrieval.projection import Method, Projection, projection_path, read_projection
 from retrieval.store import Store
 
 
@@ -166,6 +168,40 @@ class GalleryIndex:
     @cached_property
     def _store(self) -> Store:
         return Store(self.build)
+
+    @property
+    def maps(self) -> list[tuple[Features, Method]]:
+        """The maps there are; a builder may add some to a finished index."""
+        kinds = product((Features.CLIP, Features.PIXELS), Method)
+        return [each for each in kinds if projection_path(self.build, *each).is_file()]
+
+    def map(self, features: Features, method: Method) -> Projection:
+        """Return the places of all items on a plane.
+
+        Raises:
+            QueryError: the gallery has no such map.
+            IndexingError: it is damaged.
+        """
+        with self._opening:
+            if (features, method) not in self._maps:
+                try:
+                    dimensions = self.manifest.dimensions(features)
+                    self._maps[features, method] = read_projection(self.build, features, method, len(self), dimensions)
+                except FileNotFoundError as error:
+                    raise QueryError(
+                        f"The gallery {self.manifest.gallery!r} has no map of {features} by {method}. Its owner adds "
+                        f"one with index_builder.py --map {method} and the other flags that it was made with."
+                    ) from error
+                except (OSError, ValueError) as error:
+                    raise IndexingError(
+                        f"A map of the index in {self.build} is damaged ({error}). Run index_builder.py --map {method} "
+                        "with the other flags that the index was made with; it makes that file anew."
+                    ) from error
+            return self._maps[features, method]
+
+    @cached_property
+    def _maps(self) -> dict[tuple[Features, Method], Projection]:
+        return {}
 
     def close(self) -> None:
         """Give ChromaDB back, if it was opened."""

@@ -1,7 +1,7 @@
 """What an index says of itself on disk; a gallery is visible to readers once its manifest is published.
 
 index/<gallery>/manifest.json        names the finished build; written last, by rename
-index/<gallery>/build-<digest>/      chroma/, thumbnails/, items.parquet, pixels.npy, clip.npy, lock
+index/<gallery>/build-<digest>/      chroma/, thumbnails/, items.parquet, pixels.npy, clip.npy, map-*.npz, lock
 """
 
 import json

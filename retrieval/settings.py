@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.features.choice import AUTO, DTYPES
+from retrieval.projection import Method
 from retrieval.source import BUNDLED_GALLERY, GallerySource
 
 PREFIX = "RETRIEVAL_"
@@ -43,6 +44,7 @@ class Settings:
     pixel_size: int
     batch_size: int
     workers: int
+    map: str
     host: str | None
     port: int | None
     share: bool
@@ -167,6 +169,12 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="decoding threads (default: cores)",
     )
+    work.add_argument(
+        "--map",
+        choices=list(Method),
+        default=Method.PCA,
+        help="tsne: lay the gallery out by t-SNE too; minutes for 20,000 pictures (default: PCA alone)",
+    )
 
 
 def add_serve_flags(parser: argparse.ArgumentParser) -> None:
@@ -192,6 +200,7 @@ def parse(
         "pixel_size": DEFAULT_PIXEL_SIZE,
         "batch_size": DEFAULT_BATCH,
         "workers": 1,
+        "map": Method.PCA,
     }
     values.update({name: default for name, default in defaults.items() if values[name] is None})
     for name in ("streaming", "share"):

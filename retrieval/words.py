@@ -7,7 +7,9 @@ from retrieval.evaluation import Result
 from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
 from retrieval.indexes import Entry, GalleryIndex
+from retrieval.maps import Marks
 from retrieval.metrics import DEFINITIONS, Metric
+from retrieval.projection import Method
 from retrieval.query import Engine, Hit, Query, Ranking
 
 FEATURES = {Features.CLIP: "CLIP features", Features.PIXELS: "Raw pixels"}
@@ -81,6 +83,28 @@ FIGURES = "Figures"
 DOWNLOAD = "Download as CSV"
 EVALUATION_COLUMNS = ["Features", "Metric", "P@1", "P@5", "mAP or AP"]
 NO_LABEL = "The label of your own picture is not known. Click a result in the Search tab, then come back."
+TAB_MAP = "Map"
+METHODS = {Method.PCA: "PCA", Method.TSNE: "t-SNE"}
+METHOD_LABEL = "Laid out by"
+MAP_NAME = "Map of the gallery: each point is a picture"
+MAP_KEYS = (
+    "Point at a picture to see it; click makes it the query (touch: tap twice). Drag to move; zoom by the buttons, by "
+    "pinching a touchpad, or Ctrl and the wheel. Keys: arrows go from picture to picture, Enter makes it the query, "
+    "+ and - zoom, 0 shows all."
+)
+MAP_ZOOM_IN = "Zoom in"
+MAP_ZOOM_OUT = "Zoom out"
+MAP_ALL = "Show all"
+MAP_QUERY = "your query"
+MAP_HITS = "its closest pictures"
+MAP_HIT = "hit"
+MAP_OTHER = "other labels"
+MAP_UNLABELLED = "no label"
+MAP_LEGEND = "Labels: click one to see it alone"
+NO_MAP = (
+    "**This gallery has no map yet.** Its index was made before there were maps. Whoever runs this page adds them in "
+    "seconds, without indexing again: `python index_builder.py` with the same flags as before."
+)
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
 OWNER = "The index or the model has a fault that only the owner of this page can mend; the log says which."
 NO_FILE = "The picture is none that was uploaded here. Upload it again."
@@ -141,6 +165,53 @@ def recall(ranking: Ranking, exact: Ranking) -> str:
     wanted = positions(exact)
     share = share_found(positions(ranking), wanted)
     return f" · recall@{len(wanted)} {share:.2f} (exact scan: {exact.timings.search:.1f} ms)"
+
+
+def map_title(index: GalleryIndex, features: Features, method: Method) -> str:
+    """Return what a map shows, and how much of the truth is left on it."""
+    title = f"{index.manifest.gallery}: {len(index):,} pictures, {FEATURES[features]}, {METHODS[method]}"
+    kept = index.map(features, method).kept
+    return title if kept is None else f"{title} ({kept:.1%} of the variance)"
+
+
+def map_note(index: GalleryIndex, features: Features, method: Method, drawn: int) -> str:
+    """Return how to read a map: what was laid out, by what, and what a distance on it means."""
+    projection = index.map(features, method)
+    dimensions = index.manifest.dimensions(features)
+    shown = f"{len(index):,} pictures" if drawn == len(index) else f"{drawn:,} of {len(index):,} pictures, at random"
+    parts = [f"**{shown}, {FEATURES[features]}:** each picture is {dimensions:,} numbers, drawn as 2."]
+    sampled = projection.computed_from < len(index)
+    if projection.kept is not None:
+        parts.append(
+            f"PCA keeps the two directions in which the pictures differ most, {projection.kept:.1%} of the variance; "
+            "the rest is lost, so far apart here is far apart, but close here may still be far apart."
+        )
+        if sampled:
+            parts.append(f"The directions are those of {projection.computed_from:,} pictures, at random.")
+    else:
+        parts.append(
+            "t-SNE keeps neighbours together; the sizes of groups and the distances between them mean nothing."
+        )
+        if sampled:
+            parts.append(
+                f"It was computed from {projection.computed_from:,} pictures, at random; the others lie between their "
+                "nearest of those."
+            )
+    return " ".join(parts)
+
+
+def map_marks(found: Marks, query: Query) -> str:
+    """Return what is marked on a map, and how the query was placed."""
+    parts = [f"○ The {len(found.hits)} closest pictures by L2, numbered."]
+    if found.query is None:
+        parts.append("Words have no place of their own here: CLIP's vectors of words lie apart from all pictures.")
+    elif query.text or query.without:
+        parts.append("◆ Your picture without the words; the hits are those of both.")
+    elif found.estimated:
+        parts.append("◆ Your query: t-SNE maps no new pictures, so it lies between its 3 nearest.")
+    else:
+        parts.append("◆ Your query.")
+    return " ".join(parts)
 
 
 def combination(features: Features, metric: Metric) -> str:

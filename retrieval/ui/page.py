@@ -12,6 +12,7 @@ from retrieval.settings import Settings
 from retrieval.ui.api import add_endpoints
 from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
+from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
@@ -42,6 +43,8 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
                     search = SearchTab(searcher, panel, thumbnails)
                 with gr.Tab(words.TAB_COMPARE) as compare:
                     CompareTab(searcher, panel, thumbnails, compare)
+                with gr.Tab(words.TAB_MAP) as places:
+                    MapTab(searcher, panel, thumbnails, places)
                 with gr.Tab(words.TAB_EVALUATE):
                     EvaluateTab(searcher, panel)
         gr.Markdown(about, elem_id="about")

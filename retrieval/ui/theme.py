@@ -110,6 +110,7 @@ CSS = """
 @media (max-width: 640px) {
   #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }
   #results { min-height: 730px; }
+  .tab-container button { padding-inline: 0.55rem !important; font-size: 0.9rem !important; }
   #examples, #trail { contain: inline-size; }
   :is(#examples, #trail) .grid-wrap { overflow-x: auto; }
   :is(#examples, #trail) .grid-container { display: flex !important; }
