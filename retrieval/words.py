@@ -73,6 +73,10 @@ NO_LABEL = "The label of your own picture is not known. Click a result in the Se
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
 OWNER = "The index or the model has a fault that only the owner of this page can mend; the log says which."
 NO_FILE = "The picture is none that was uploaded here. Upload it again."
+NO_IMAGE = "The argument image is missing. Send a picture: handle_file('cat.jpg'), or its bytes in base64."
+NO_ADDRESS = "This server fetches no addresses. Send the picture itself."
+NO_BASE64 = "The image is no picture in base64. Send one as data:image/png;base64,... and no address or path of a file."
+PICTURE_ARGUMENT = "A file (in Python: handle_file), or its bytes in base64 as data:image/png;base64,..."
 
 
 def about_model(model: ModelIdentity, why: str) -> str:

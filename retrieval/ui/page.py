@@ -12,6 +12,7 @@ from retrieval.settings import Settings
 from retrieval.ui.api import add_endpoints
 from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
+from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
@@ -52,6 +53,7 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
 
 def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
     """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything."""
+    forbid_fetching()
     page.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -62,6 +64,7 @@ def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
+        mcp_server=True,
         footer_links=["api", "settings"],
         prevent_thread_lock=not block,
     )
