@@ -2,11 +2,11 @@
 
 import base64
 import binascii
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from gradio.components.api_component import Api
+import gradio as gr
+from gradio.blocks import Block
 
 from retrieval import words
 from retrieval.errors import PictureError
@@ -17,14 +17,41 @@ from retrieval.ui.picture_input import uploaded
 UPLOADED = "/gradio_api/file="
 
 
-class Argument(Api):
-    """A value of an endpoint with no place on the page, described by a JSON schema of its own."""
-
-    is_template = True  # gr.Api's frontend, which is none
+class Argument(gr.Textbox):
+    """A value of any type for an endpoint, with no place on the page, described by a JSON schema of its own."""
 
     def __init__(self, name: str, value: Any, **schema: Any) -> None:
         """Take the name, the default (None: none) and the JSON schema."""
-        super().__init__(value, _api_info=schema, label=name)
+        self._schema = schema
+        super().__init__(value, label=name, visible=False)
+
+    def get_block_name(self) -> str:
+        """Return the stock frontend's name, for subclasses too: the page waits for each component's frontend."""
+        return "textbox"
+
+    def get_config(self, cls: type[Block] | None = None) -> dict[str, Any]:
+        """Return the stock component's configuration: gradio takes what there is from the arguments of __init__."""
+        return super().get_config(gr.Textbox)
+
+    def api_info(self) -> dict[str, Any]:
+        """Return the schema."""
+        return self._schema
+
+    def preprocess(self, payload: Any) -> Any:
+        """Return the value as it came."""
+        return payload
+
+    def postprocess(self, value: Any) -> Any:
+        """Return the value as it is."""
+        return value
+
+    def example_payload(self) -> Any:
+        """Return what the page on the API shows as an example: the default."""
+        return self.value
+
+    def example_value(self) -> Any:
+        """Return the same for an answer."""
+        return self.value
 
 
 class PictureArgument(Argument):
@@ -36,9 +63,11 @@ class PictureArgument(Argument):
 
     def __init__(self, name: str, value: str | None = None) -> None:
         """Take the name and the default: None where a call without a picture makes no sense, else an empty text."""
-        super().__init__(name, value, type="string", additional_description=words.PICTURE_ARGUMENT)
+        super().__init__(
+            name, value, oneOf=[{"type": "string"}, {"type": "null"}], additional_description=words.PICTURE_ARGUMENT
+        )
 
-    def preprocess(self, payload: Any) -> Path | bytes | None:
+    def preprocess(self, payload: Any) -> Any:
         """Return the path of the uploaded file, or the bytes; None if there is no picture."""
         if not payload:
             return None
@@ -53,8 +82,6 @@ class PictureArgument(Argument):
     def example_payload(self) -> Any:
         """Return what the page on the API shows as an example."""
         return {"path": "cat.jpg", "url": "cat.jpg", "meta": {"_type": "gradio.FileData"}}
-
-    example_value = example_payload
 
 
 def from_base64(text: str) -> bytes:
