@@ -9,6 +9,7 @@ from retrieval import words
 from retrieval.images import MAX_BYTES
 from retrieval.search import Searcher
 from retrieval.settings import Settings
+from retrieval.ui.accessibility import JS
 from retrieval.ui.api import add_endpoints
 from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
@@ -60,6 +61,7 @@ def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
         share=settings.share,
         theme=THEME,
         css=CSS,
+        js=JS,
         max_file_size=MAX_BYTES,
         run_history=False,
         enable_monitoring=False,
