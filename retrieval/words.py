@@ -41,6 +41,7 @@ LINK_OWN = "Your own picture is not part of it."
 LINK_BROKEN = "The link could not be opened as a whole."
 EXAMPLES = "Or try one of these"
 RESULTS = "Closest pictures"
+RESULTS_SAID = "{count} pictures found, the closest: {first}"
 FEATURES_LABEL = "Features"
 METRIC_LABEL = "Metric"
 ENGINE_LABEL = "Engine"
@@ -108,6 +109,10 @@ NO_MAP = (
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
 OWNER = "The index or the model has a fault that only the owner of this page can mend; the log says which."
 NO_FILE = "The picture is none that was uploaded here. Upload it again."
+NO_IMAGE = "The argument image is missing. Send a picture: handle_file('cat.jpg'), or its bytes in base64."
+NO_ADDRESS = "This server fetches no addresses. Send the picture itself."
+NO_BASE64 = "The image is no picture in base64. Send one as data:image/png;base64,... and no address or path of a file."
+PICTURE_ARGUMENT = "A file (in Python: handle_file), or its bytes in base64 as data:image/png;base64,..."
 
 
 def about_model(model: ModelIdentity, why: str) -> str:

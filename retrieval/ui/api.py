@@ -1,52 +1,65 @@
-"""The HTTP API: the same query and the same JSON as the command line's `search --json` and `compare --json`."""
+"""The HTTP API and the MCP tools: the same query and the same JSON as the command line's `--json`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from retrieval import words
 from retrieval.comparison import compare as compare_all
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import Features
 from retrieval.metrics import Metric
-from retrieval.query import KEEP_ALL, Engine, Query, checked_query
+from retrieval.query import KEEP_ALL, MAX_TOP_K, Engine, Query, checked_query
 from retrieval.search import Searcher
+from retrieval.ui.arguments import Argument, PictureArgument
 from retrieval.ui.errors import as_shown
-from retrieval.ui.picture_input import PictureInput
 
+CALLER = "x-gradio-user"  # the header by which gradio's MCP server says who it is
 COMPARED_MAX = 1000  # Kendall's tau takes the square of it
+
+Picture = Path | bytes | None
+Answer = dict[str, Any] | str
 
 
 def add_endpoints(searcher: Searcher) -> None:
     """Add `/search` (by picture), `/query` (all that a query can hold) and `/compare` to the Blocks being made.
 
-    They have no visible part. `/search` keeps its six arguments, so that callers who send them all by position, as a
-    raw request must, are not broken by new ones.
+    They have no visible part. They are the tools of the MCP server too, which tells models what the docstrings say, of
+    an argument one line. `/search` keeps its six arguments, so that callers who send them all by position, as a raw
+    request must, are not broken by new ones.
     """
 
     def search(
-        image: str | None, features: str, metric: str, engine: str, top_k: float, gallery: str | None
-    ) -> dict[str, Any]:
-        """Rank a gallery of pictures by their closeness to a query picture.
+        image: Picture,
+        features: str,
+        metric: str,
+        engine: str,
+        top_k: float,
+        gallery: str | None,
+        request: gr.Request,
+    ) -> Answer:
+        """Find the pictures of a gallery that look most like a given picture, closest first.
 
         Args:
-            image: the query picture, a file.
-            features: "pixels" or "clip".
-            metric: "l1", "l2", "cosine" or "correlation".
-            engine: "exact" (scan of every picture) or "chroma" (approximate index).
+            image: the query picture, as an uploaded file or in base64 (data:image/png;base64,...); no addresses.
+            features: what is compared: "clip" (what is shown) or "pixels" (colours and their places).
+            metric: how it is compared: "l1" or "l2" (smaller is closer), "cosine" or "correlation" (larger is closer).
+            engine: "exact" (scan of every picture) or "chroma" (approximate index; may miss some).
             top_k: how many pictures to return, from 1 to 10,000.
             gallery: name of the gallery; empty means the first.
 
         Returns:
-            gallery, features, metric, engine, model, hits (rank, id, label, caption, score) and timings_ms.
+            JSON with gallery, features, metric, engine, model, hits (rank, id, label, caption, score) and timings_ms.
         """
         with as_shown(html_safe=False):
             asked = _query(image, features=features, metric=metric, engine=engine, top_k=top_k, gallery=gallery)
-            return searcher.search(asked).to_json()
+            return _for_caller(searcher.search(asked).to_json(), request)
 
     def query(
         text: str | None,
-        image: str | None,
+        image: Picture,
         without: str | None,
         balance: float,
         labels: list[str] | None,
@@ -57,26 +70,26 @@ def add_endpoints(searcher: Searcher) -> None:
         engine: str,
         top_k: float,
         gallery: str | None,
-    ) -> dict[str, Any]:
-        """Rank a gallery of pictures by words, by a picture or a part of it, or by both.
+        request: gr.Request,
+    ) -> Answer:
+        """Find the pictures of a gallery that fit words, look like a picture or a part of it, or both, closest first.
 
         Args:
-            text: what to look for, in words; needs features "clip".
-            image: a query picture, a file; may be left out where there is a text.
+            text: what to look for, in English words such as "red fruit"; needs features "clip".
+            image: a query picture, as an uploaded file or in base64 (data:image/png;base64,...); may be left out.
             without: what to stay away from, in words.
-            balance: share of the words where there are picture and text, from 0 to 1.
-            labels: keep only pictures of these classes; empty keeps all.
-            region: search only this part of the picture: left, top, right, bottom from 0 to 1; empty means all.
+            balance: share of the words where there are picture and text: 0 the picture alone, 1 the words alone.
+            labels: keep only pictures of these classes, the label of hits; empty keeps all.
+            region: search only this part of the picture: left, top, right, bottom from 0 to 1; empty means all of it.
             alike: of pictures whose CLIP features have this cosine or more show one; 1 shows all.
-            features: "clip", or "pixels" for a picture alone.
-            metric: "l1", "l2", "cosine" or "correlation".
-            engine: "exact" (scan of every picture) or "chroma" (approximate index).
+            features: "clip" (what is shown), or for a picture without words "pixels" (colours and their places).
+            metric: how it is compared: "l1" or "l2" (smaller is closer), "cosine" or "correlation" (larger is closer).
+            engine: "exact" (scan of every picture) or "chroma" (approximate index; may miss some).
             top_k: how many pictures to return, from 1 to 10,000.
             gallery: name of the gallery; empty means the first.
 
         Returns:
-            gallery, features, metric, engine, model, hits (rank, id, label, caption, score, and duplicates where some
-            were left out) and timings_ms.
+            JSON as of search; a hit that stands for near-duplicates has their number as duplicates.
         """
         with as_shown(html_safe=False):
             asked = _query(
@@ -93,11 +106,11 @@ def add_endpoints(searcher: Searcher) -> None:
                 top_k=top_k,
                 gallery=gallery,
             )
-            return searcher.search(asked).to_json()
+            return _for_caller(searcher.search(asked).to_json(), request)
 
     def compare(
         text: str | None,
-        image: str | None,
+        image: Picture,
         without: str | None,
         balance: float,
         labels: list[str] | None,
@@ -105,22 +118,23 @@ def add_endpoints(searcher: Searcher) -> None:
         alike: float,
         top_k: float,
         gallery: str | None,
-    ) -> dict[str, Any]:
+        request: gr.Request,
+    ) -> Answer:
         """Rank a gallery by every features x metric x engine, and tell how far each agrees with CLIP's cosine.
 
         Args:
-            text: what to look for, in words; then only CLIP features are compared.
-            image: a query picture, a file; may be left out where there is a text.
+            text: what to look for, in English words; then only CLIP features are compared.
+            image: a query picture, as an uploaded file or in base64 (data:image/png;base64,...); may be left out.
             without: what to stay away from, in words.
-            balance: share of the words where there are picture and text, from 0 to 1.
-            labels: keep only pictures of these classes; empty keeps all.
-            region: search only this part of the picture: left, top, right, bottom from 0 to 1; empty means all.
+            balance: share of the words where there are picture and text: 0 the picture alone, 1 the words alone.
+            labels: keep only pictures of these classes, the label of hits; empty keeps all.
+            region: search only this part of the picture: left, top, right, bottom from 0 to 1; empty means all of it.
             alike: of pictures whose CLIP features have this cosine or more show one; 1 shows all.
             top_k: how many pictures of each, from 1 to 1,000.
             gallery: name of the gallery; empty means the first.
 
         Returns:
-            gallery, model, pictures, top_k, baseline, and cells: each with its overlap, tau, recall and hits.
+            JSON with gallery, model, pictures, top_k, baseline, and cells: each with overlap, tau, recall and hits.
         """
         with as_shown(html_safe=False):
             if isinstance(top_k, (int, float)) and top_k > COMPARED_MAX:
@@ -136,33 +150,41 @@ def add_endpoints(searcher: Searcher) -> None:
                 top_k=top_k,
                 gallery=gallery,
             )
-            return compare_all(searcher, asked).to_json()
+            return _for_caller(compare_all(searcher, asked).to_json(), request)
 
-    hidden: dict[str, Any] = {"visible": False}
-    image = PictureInput(label="image", **hidden)
     asked = [
-        gr.Textbox("", label="text", **hidden),
-        image,
-        gr.Textbox("", label="without", **hidden),
-        gr.Number(0.5, label="balance", **hidden),
-        gr.JSON([], label="labels", **hidden),
-        gr.JSON([], label="region", **hidden),
-        gr.Number(KEEP_ALL, label="alike", **hidden),
+        Argument("text", "", type="string", default=""),
+        PictureArgument("image", ""),
+        Argument("without", "", type="string", default=""),
+        Argument("balance", 0.5, type="number", minimum=0, maximum=1),
+        Argument("labels", [], type="array", items={"type": "string"}, default=[]),
+        Argument("region", [], type="array", items={"type": "number"}, default=[]),
+        Argument("alike", KEEP_ALL, type="number", minimum=0, maximum=1),
     ]
     toggles = [
-        gr.Textbox(str(Features.CLIP), label="features", **hidden),
-        gr.Textbox(str(Metric.COSINE), label="metric", **hidden),
-        gr.Textbox(str(Engine.EXACT), label="engine", **hidden),
+        Argument("features", str(Features.CLIP), type="string", enum=[str(each) for each in Features]),
+        Argument("metric", str(Metric.COSINE), type="string", enum=[str(each) for each in Metric]),
+        Argument("engine", str(Engine.EXACT), type="string", enum=[str(each) for each in Engine]),
     ]
-    where = [gr.Number(10, label="top_k", **hidden), gr.Textbox("", label="gallery", **hidden)]
-    answer = gr.JSON(label="answer", **hidden)
-    gr.Button(**hidden).click(search, [image, *toggles, *where], answer, api_name="search")
-    gr.Button(**hidden).click(query, [*asked, *toggles, *where], answer, api_name="query")
-    gr.Button(**hidden).click(compare, [*asked, *where], answer, api_name="compare")
+    gallery = Argument("gallery", "", type="string", default="")
+    top_k = Argument("top_k", 10, type="integer", minimum=1, maximum=MAX_TOP_K)
+    few = Argument("top_k", 10, type="integer", minimum=1, maximum=COMPARED_MAX)
+    answer = Argument("answer", None, type="object")
+    for function, arguments in (
+        (search, [PictureArgument("image"), *toggles, top_k, gallery]),
+        (query, [*asked, *toggles, top_k, gallery]),
+        (compare, [*asked, few, gallery]),
+    ):
+        gr.Button(visible=False).click(function, arguments, answer, api_name=function.__name__)
 
 
-def _query(image: str | None, text: str | None = "", without: str | None = "", **values: Any) -> Query:
+def _query(image: Picture, text: str | None = "", without: str | None = "", **values: Any) -> Query:
     if image is None and not text:
-        raise PictureError("The argument image is missing. Send a picture: handle_file('cat.jpg').")
+        raise PictureError(words.NO_IMAGE)
     values["gallery"] = values["gallery"] or ""
-    return checked_query(picture=Path(image) if image else None, text=text or "", without=without or "", **values)
+    return checked_query(picture=image, text=text or "", without=without or "", **values)
+
+
+def _for_caller(answer: dict[str, Any], request: gr.Request) -> Answer:
+    """Return the answer as it is; for MCP, whose answers are texts, as JSON, where gradio would write Python."""
+    return json.dumps(answer, ensure_ascii=False) if request.headers.get(CALLER) == "mcp" else answer

@@ -9,9 +9,11 @@ from retrieval import words
 from retrieval.images import MAX_BYTES
 from retrieval.search import Searcher
 from retrieval.settings import Settings
+from retrieval.ui.accessibility import JS
 from retrieval.ui.api import add_endpoints
 from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
+from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.search_tab import SearchTab
@@ -61,16 +63,19 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
 
 def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
     """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything."""
+    forbid_fetching()
     page.launch(
         server_name=settings.host,
         server_port=settings.port,
         share=settings.share,
         theme=THEME,
         css=CSS,
+        js=JS,
         max_file_size=MAX_BYTES,
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
+        mcp_server=True,
         footer_links=["api", "settings"],
         prevent_thread_lock=not block,
     )

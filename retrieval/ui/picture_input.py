@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import is_static_file
+from gradio.utils import get_upload_folder, is_static_file
 
 from retrieval import words
 from retrieval.errors import PictureError
@@ -24,9 +24,20 @@ class PictureInput(gr.Image):
         """Return the path of the file, which gradio has put into its own cache, or None."""
         if payload is None:
             return None
-        # gradio checks a path only where the caller says that it is one; any other caller could name any file here.
-        path = Path(payload.path or "").resolve()
-        if payload.path and (path.is_relative_to(Path(self.GRADIO_CACHE).resolve()) or is_static_file(path)):
-            return str(path)
         with as_shown():
-            raise PictureError(words.NO_FILE)
+            return str(uploaded(payload.path))
+
+
+def uploaded(name: object) -> Path:
+    """Return the path of a file that a visitor names, if it was uploaded here or is served to everyone.
+
+    gradio checks a path only where the caller says that it is one; any other caller could name any file here.
+
+    Raises:
+        PictureError: it is any other file, or no name of one.
+    """
+    if isinstance(name, str) and name and "\0" not in name:
+        path = Path(name).resolve()
+        if path.is_relative_to(Path(get_upload_folder()).resolve()) or is_static_file(path):
+            return path
+    raise PictureError(words.NO_FILE)

@@ -19,9 +19,10 @@ from retrieval.ui.thumbnails import Thumbnails
 
 TOP_K = 12
 TOP_K_MAX = 60  # on the page; the command line and the API allow more
-# On a phone the results lie below the fold; who chose a picture wants to see them.
+# On a phone the results lie below the fold; who chose a picture wants to see them, moving or not.
 SCROLL_ON_PHONE = """() => { if (innerWidth <= 640 && document.querySelector("#query img, #trail img"))
-    document.getElementById("results").scrollIntoView({ behavior: "smooth" }); }"""
+    document.getElementById("results").scrollIntoView({
+        behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" }); }"""
 
 
 class SearchTab:

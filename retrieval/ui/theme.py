@@ -110,10 +110,30 @@ CSS = """
 @media (max-width: 640px) {
   #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; }
   #results { min-height: 730px; }
-  .tab-container button { padding-inline: 0.55rem !important; font-size: 0.9rem !important; }
   #examples, #trail { contain: inline-size; }
   :is(#examples, #trail) .grid-wrap { overflow-x: auto; }
   :is(#examples, #trail) .grid-container { display: flex !important; }
   :is(#examples, #trail) .gallery-item { flex: 0 0 48px; }
 }
+
+/* Accessibility: contrast, size of what one taps, and what only screen readers find. */
+[role=tab].selected { color: var(--primary-700) !important; }
+.dark [role=tab].selected { color: var(--primary-300) !important; }
+/* A ring inside a chosen toggle would be indigo on indigo: it goes around the toggle. */
+label:has(> :is([type=radio], [type=checkbox]):focus-visible) {
+  outline: 3px solid var(--primary-500); outline-offset: 2px;
+}
+label > :is([type=radio], [type=checkbox]):focus-visible { outline: none !important; }
+.pending { opacity: 0.8 !important; }
+:is(.icon-button, .source-selection button, .reset-button, footer button, .label-wrap) {
+  min-width: 24px; min-height: 24px;
+}
+:is(.head input[type=number], input[type=range], input[role=combobox]) { min-height: 24px; }
+/* Tabs that do not fit go on in a second row. gradio would hide them in a menu, by the widths of an unseen copy. */
+.tab-container.visually-hidden button { width: 0; min-width: 0; padding: 0; font-size: 0; }
+.tab-container[role=tablist] { flex-wrap: wrap; height: auto; overflow: visible; min-width: 0; }
+:is(.column, .tabs, .tab-wrapper) { min-width: 0; }
+.tab-wrapper { height: auto; }
+[role=tab] { min-height: 32px; }
+#announcement { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 """

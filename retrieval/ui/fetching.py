@@ -1,0 +1,24 @@
+"""No visitor can make the server fetch an address."""
+
+from typing import Any, NoReturn
+
+import gradio as gr
+import safehttpx
+
+from retrieval import words
+
+
+def forbid_fetching() -> None:
+    """Keep gradio, in this process and for good, from fetching addresses that visitors name.
+
+    It would for `/gradio_api/file=https://...` and for any argument that is a file named by its address, of any
+    component and before a component can object. It refuses private addresses itself but would still ask for public
+    ones, at its own speed and size, with this machine as the sender. Both ways go through these two functions, and so
+    does each redirect; nothing else here uses them.
+    """
+    for door in ("get", "async_validate_url"):
+        setattr(safehttpx, door, _refuse)
+
+
+async def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise gr.Error(words.NO_ADDRESS, print_exception=False)
