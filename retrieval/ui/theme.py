@@ -70,6 +70,10 @@ CSS = """
 }
 .hits .thumbnail-lg { display: flex; flex-direction: column; background: var(--block-background-fill); }
 .comparison p { font-size: 0.85rem; }
+/* The Galleries tab. */
+#build_state progress { width: 100%; height: 0.9rem; accent-color: var(--primary-600); }
+:is(#build_state, #build_found) p { margin: 0.25rem 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+:is(#galleries, #skipped) { contain: inline-size; }
 /* A click makes a picture the query and the results change: there is nothing that stays chosen. */
 :is(#results, .strip) .thumbnail-item.selected { border-color: var(--border-color-primary); box-shadow: none; }
 #about p { font-size: 0.85rem; }
