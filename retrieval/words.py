@@ -116,7 +116,7 @@ PHASES = {
     Phase.OPENING: "opening the data set; one on the Hub is downloaded first",
     Phase.FINDING: "looking for the model; one on the Hub is downloaded first",
     Phase.LOADING: "loading the model",
-    Phase.PICTURES: "reading the first pictures",
+    Phase.PICTURES: "working on the first ones",
     Phase.FINISHING: "all pictures are read; writing the index",
 }
 GALLERIES = "Galleries in the index"
@@ -152,7 +152,9 @@ def building(name: str, stage: Stage, now: float, stopping: bool) -> str:
     parts = [f"{name}: {stage.done:,}" + (f" of {stage.total:,} pictures" if stage.total is not None else " pictures")]
     if stage.before:
         parts.append(f"{stage.before:,} from before")
-    if stage.rate:
+    if stage.rate is None:
+        parts.append(f"{PHASES[stage.phase]} ...")
+    else:
         parts.append(f"{stage.rate:.1f} pictures/s")
     if stage.left is not None:
         parts.append(f"{duration(max(0.0, stage.left - (now - stage.at)))} left")
@@ -189,7 +191,7 @@ def gallery_row(manifest: Manifest) -> list[str]:
         manifest.source.dataset + (f" ({manifest.source.split})" if manifest.source.split else ""),
         f"{manifest.pictures:,}",
         f"{manifest.skipped:,}",
-        str(manifest.model),
+        manifest.model.title,
         f"{built:%Y-%m-%d %H:%M}",
         f"{manifest.bytes / 1e6:,.1f} MB",
     ]

@@ -21,7 +21,8 @@ from retrieval.ui.errors import as_shown
 from retrieval.ui.own_page import only_own_page
 from retrieval.ui.query_panel import QueryPanel
 
-SECONDS = 0.5  # between two looks at a running build
+LOOK = 0.5  # seconds between two looks at a running build
+WIDTHS: list[str | int] = ["110px", "170px", "80px", "80px", "100px", "95px", "80px"]
 SHOWN = words.BUILD_MODEL_SHOWN  # chosen as a model: that of the gallery shown
 
 Updates = dict[Any, Any]
@@ -34,7 +35,9 @@ class GalleriesTab:
     and cancel it, and a page that is opened later finds it.
     """
 
-    def __init__(self, indexes: Indexes, panel: QueryPanel, builds: Builds, page: gr.Blocks, tab: gr.Tab) -> None:
+    def __init__(
+        self, indexes: Indexes, panel: QueryPanel, builds: Builds, page: gr.Blocks, tab: gr.Tab, timer: gr.Timer
+    ) -> None:
         """Lay the tab out inside `tab`, and wire it.
 
         Args:
@@ -43,6 +46,7 @@ class GalleriesTab:
             builds: builds them.
             page: looks for a running build when it is opened.
             tab: shows the galleries anew when it is opened.
+            timer: looks at a running build; not in the tab, since a timer in a tab that is not shown does not tick.
         """
         self._indexes = indexes
         self._panel = panel
@@ -60,9 +64,11 @@ class GalleriesTab:
             self.gallery = gr.Textbox(
                 label=words.BUILD["gallery"], info=words.BUILD_GALLERY_INFO, elem_id="build_gallery", min_width=200
             )
-        self.found = gr.HTML(elem_id="build_found")
+        self.found = gr.HTML(padding=False, elem_id="build_found")
         with gr.Row():
-            limit = gr.Number(label=words.BUILD["limit"], info=words.BUILD_LIMIT_INFO, elem_id="build_limit")
+            limit = gr.Textbox(
+                label=words.BUILD["limit"], info=words.BUILD_LIMIT_INFO, elem_id="build_limit", min_width=200
+            )
             model = gr.Dropdown(
                 [SHOWN, (words.BUILD_MODEL_AUTO, AUTO), (words.BUILD_MODEL_MINI, BUNDLED)],
                 value=SHOWN,
@@ -70,6 +76,7 @@ class GalleriesTab:
                 label=words.BUILD["model"],
                 info=words.BUILD_MODEL_INFO,
                 elem_id="build_model",
+                min_width=200,
             )
         with gr.Accordion(words.BUILD_MORE, open=False, elem_id="build_more"), gr.Row():
             more = {
@@ -88,22 +95,27 @@ class GalleriesTab:
         with gr.Row():
             self.start_button = gr.Button(words.BUILD_START, variant="primary", elem_id="build_start")
             self.cancel_button = gr.Button(words.CANCEL, interactive=False, elem_id="build_cancel")
-        self.state = gr.HTML(elem_id="build_state")
+        self.state = gr.HTML(padding=False, elem_id="build_state")
         self.table = gr.Dataframe(
-            headers=words.GALLERY_COLUMNS, interactive=False, label=words.GALLERIES, elem_id="galleries", wrap=True
+            headers=words.GALLERY_COLUMNS,
+            column_widths=WIDTHS,
+            interactive=False,
+            label=words.GALLERIES,
+            elem_id="galleries",
+            wrap=True,
         )
         self.skipped_note = gr.Markdown(elem_id="skipped_note")
         self.skipped = gr.Dataframe(
             headers=words.SKIPPED_COLUMNS,
+            column_widths=["40%", "60%"],
             interactive=False,
             label=words.SKIPPED,
             elem_id="skipped",
             wrap=True,
             visible=False,
         )
-        with page:  # outside of the tab: a timer in a tab that is not shown does not tick
-            self.timer = gr.Timer(SECONDS, active=False)
-            self.followed = gr.State(0)  # number of the build whose end this page waits for
+        self.timer = timer
+        self.followed = gr.State(0)  # number of the build whose end this page waits for
         self._wire(page, tab)
 
     def _wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -115,7 +127,7 @@ class GalleriesTab:
         self.start_button.click(
             self.start,
             [self._panel.gallery, self.replace, self.streaming, *self.fields.values()],
-            [*progress, self.found],
+            progress,
             concurrency_limit=1,
             **quiet,
         )
@@ -123,7 +135,7 @@ class GalleriesTab:
         self.timer.tick(
             self.tick, self.followed, [*progress, *listed, *self._panel.offered], trigger_mode="once", **quiet
         )
-        tab.select(self.list, self._panel.gallery, listed, **quiet)
+        tab.select(self.show_galleries, self._panel.gallery, listed, **quiet)
         self.table.select(self.show_skipped, None, [self.skipped_note, self.skipped], **quiet)
         page.load(self.arrive, None, [*progress, self._panel.gallery], **quiet)
 
@@ -143,10 +155,10 @@ class GalleriesTab:
         return {self.found: _status(found), self.gallery: gr.Textbox(placeholder=source.slug)}
 
     def start(
-        self, request: gr.Request, shown: str | None, again: bool, streaming: bool, *texts: str | float | None
+        self, request: gr.Request, shown: str | None, again: bool, streaming: bool, *texts: str | None
     ) -> Updates:
         """Start to build what the fields say, or say in words why not."""
-        given = {name: _text(text) for name, text in zip(self.fields, texts, strict=True)}
+        given = {name: str(text or "").strip() for name, text in zip(self.fields, texts, strict=True)}
         try:
             with as_shown(owner=True):
                 only_own_page(request)
@@ -157,8 +169,10 @@ class GalleriesTab:
                 except RetrievalError as error:
                     raise type(error)(words.on_page(str(error))) from error
         except gr.Error as error:
-            return {**self._follow(self._builds.running), self.found: _alert(str(error.message))}
-        return {**self._follow(build), self.found: ""}
+            gr.Warning(str(error.message))
+            running = self._builds.running  # somebody else's, perhaps; then its progress is what there is to see
+            return self._follow(running) if running else {self.state: _alert(str(error.message))}
+        return self._follow(build)
 
     def cancel(self, request: gr.Request) -> Updates:
         """Ask the running build to stop."""
@@ -202,7 +216,7 @@ class GalleriesTab:
         found = self._follow(running) if running else {}
         return {**found, self._panel.gallery: gr.Dropdown(choices=names, visible=len(names) > 1)}
 
-    def list(self, request: gr.Request, shown: str | None) -> Updates:
+    def show_galleries(self, request: gr.Request, shown: str | None) -> Updates:
         """List the galleries there are, and what was skipped of the one shown."""
         with as_shown(owner=True):
             only_own_page(request)
@@ -268,12 +282,6 @@ class GalleriesTab:
         rows = [[each.id, each.reason] for each in manifest.skipped_pictures] if manifest else []
         note = words.skipped(manifest) if manifest else ""
         return {self.skipped_note: note, self.skipped: gr.Dataframe(value=rows, visible=bool(rows))}
-
-
-def _text(value: str | float | None) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value).strip()
 
 
 def _status(text: str) -> str:

@@ -24,14 +24,11 @@ def only_own_page(request: gr.Request) -> None:
     headers = request.headers
     host, origin = headers.get("host", ""), headers.get("origin")
     client = request.client.host if request.client else ""
-    own = is_loopback(_name(f"//{host}")) and is_loopback(client) and not any(name in headers for name in PROXY_HEADERS)
-    # Browsers name the origin in every POST; programs of this machine, which could read and write anyway, need not.
-    if not own or (origin is not None and urlsplit(origin).netloc != host):
-        raise RetrievalError(words.FOREIGN)
-
-
-def _name(address: str) -> str:
     try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
+        own = is_loopback(urlsplit(f"//{host}").hostname or "") and is_loopback(client)
+        # Browsers name the origin in every POST; programs of this machine, which could read and write anyway, need not.
+        same = origin is None or urlsplit(origin).netloc == host
+    except ValueError:  # no address at all
+        own = same = False
+    if not own or not same or any(name in headers for name in PROXY_HEADERS):
+        raise RetrievalError(words.FOREIGN)

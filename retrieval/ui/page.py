@@ -13,7 +13,7 @@ from retrieval.settings import Settings
 from retrieval.ui.api import add_endpoints
 from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
-from retrieval.ui.galleries_tab import GalleriesTab
+from retrieval.ui.galleries_tab import LOOK, GalleriesTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
@@ -38,6 +38,7 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
     thumbnails = Thumbnails()
     with page:
         gr.Markdown(f"# {words.TITLE}\n{words.TAGLINE}", elem_id="title")
+        timer = gr.Timer(LOOK, active=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
                 panel = QueryPanel(searcher, examples)
@@ -50,7 +51,7 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
                     EvaluateTab(searcher, panel)
                 if builds:
                     with gr.Tab(words.TAB_GALLERIES) as galleries:
-                        GalleriesTab(searcher.indexes, panel, builds, page, galleries)
+                        GalleriesTab(searcher.indexes, panel, builds, page, galleries, timer)
         gr.Markdown(about, elem_id="about")
         add_endpoints(searcher)
     page.queue(default_concurrency_limit=SEARCHES_AT_ONCE, max_size=WAITING)
