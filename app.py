@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(chosen: settings.Settings) -> None:
     """Make sure there is an index, and serve the page over it."""
     first, why = ready(chosen)
+    from retrieval.building import Builds
     from retrieval.indexes import Indexes
     from retrieval.search import Searcher
     from retrieval.source import BUNDLED_GALLERY
@@ -62,12 +63,15 @@ def serve(chosen: settings.Settings) -> None:
     searcher = Searcher(Indexes(chosen.index, first), chosen.templates)
     # Models and ChromaDB load while the page is already there; a search that comes early waits for them.
     threading.Thread(target=_warm, args=(searcher,), name="warm-up", daemon=True).start()
-    page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why)
+    builds = Builds(chosen, searcher.embedder.encoders.load) if chosen.own_machine else None
+    page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds)
     try:
         launch(page, chosen)
     except OSError as error:
         raise RetrievalError(f"The page cannot be served: {error} Choose another --port.") from error
     finally:
+        if builds:
+            builds.close()
         searcher.indexes.close()
 
 

@@ -4,13 +4,16 @@ import argparse
 import logging
 import signal
 import sys
+from contextlib import closing
 from types import FrameType
+from typing import Any
 
 from tqdm import tqdm
 
 from retrieval import hub, settings
+from retrieval.building import Watch, build_gallery
 from retrieval.errors import RetrievalError
-from retrieval.features.choice import ModelChoice, choose_model
+from retrieval.features.choice import ModelChoice
 
 EXAMPLES = """examples:
   python index_builder.py                                       the bundled icons, into ./index
@@ -46,40 +49,33 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class _Terminal(Watch):
+    """A line on the model, and a bar that counts the pictures."""
+
+    bar: Any = None  # tqdm has no types
+
+    def loading(self, choice: ModelChoice) -> None:
+        print(f"model: {choice.name}, because {choice.reason}")
+
+    def started(self, name: str, total: int | None) -> None:
+        self.bar = tqdm(total=total, unit=" pictures", desc=name, smoothing=0.1)
+
+    def progress(self, done: int, total: int | None) -> None:
+        if self.bar.n == 0 and done:
+            self.bar.initial = done
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
 def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
     """Build what the settings describe, with a progress bar, print the closing summary, return the model taken."""
-    # Imported here, so that --help and a mistyped flag answer at once.
-    from retrieval.builder import build_index, summary
-    from retrieval.features.clip import ClipEncoder
-    from retrieval.gallery import Gallery
-    from retrieval.projection import Method
+    with closing(_Terminal()) as terminal:
+        outcome, choice = build_gallery(chosen, rebuild, terminal)
+    from retrieval.builder import summary  # with torch, which --help does without
 
-    gallery = Gallery(chosen.source)
-    choice = choose_model(chosen.model, chosen.model_revision)
-    print(f"model: {choice.name}, because {choice.reason}")
-    encoder = ClipEncoder(choice, chosen.dtype)
-    name = chosen.gallery or chosen.source.slug
-    with tqdm(total=gallery.total, unit=" pictures", desc=name, smoothing=0.1) as bar:
-
-        def show(done: int, total: int | None) -> None:
-            if bar.n == 0 and done:
-                bar.initial = done
-            bar.update(done - bar.n)
-
-        outcome = build_index(
-            chosen.index,
-            name,
-            gallery,
-            encoder,
-            pixel_size=chosen.pixel_size,
-            batch_size=chosen.batch_size,
-            workers=chosen.workers,
-            rebuild=rebuild,
-            tsne=chosen.map == Method.TSNE,
-            progress=show,
-        )
-        if outcome.already_done:
-            show(gallery.total or outcome.manifest.pictures, gallery.total)
     print(summary(outcome))
     return choice
 

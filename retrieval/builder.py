@@ -5,8 +5,9 @@ import json
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -77,6 +78,7 @@ def build_index(
     rebuild: bool = False,
     tsne: bool = False,
     progress: Progress = lambda done, total: None,
+    finishing: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Bring the index of a gallery up to date and publish it.
 
@@ -93,7 +95,8 @@ def build_index(
         workers: threads that decode and preprocess.
         rebuild: make it anew even if it is complete.
         tsne: make maps by t-SNE beside those by PCA; maps missing from a complete build are added to it.
-        progress: called after every batch.
+        progress: called after every batch. What it raises stops the build; another one goes on from there.
+        finishing: called when all pictures are written and files for readers are about to be.
 
     Raises:
         IndexingError: the gallery's name is taken by another data set, or the index is in use or not writable.
@@ -121,6 +124,7 @@ def build_index(
             rebuild=rebuild,
             methods=list(Method) if tsne else [Method.PCA],
             progress=progress,
+            finishing=finishing,
         )
     finally:
         lock.release()
@@ -138,6 +142,7 @@ def _build(
     rebuild: bool,
     methods: list[Method],
     progress: Progress,
+    finishing: Callable[[], None],
 ) -> Outcome:
     root, name = folder.parent, folder.name
     fingerprint = _fingerprint(gallery, encoder, pixel_size)
@@ -159,8 +164,11 @@ def _build(
     store = _open(build, rebuild)
     try:
         done = store.rows()
-        for count in _fill(store, gallery, encoder, done, pixel_size, batch_size, workers):
-            progress(count, gallery.total)
+        # Closed at once, not when an error is forgotten: a program that lives on keeps no thread of a stopped build.
+        with closing(_fill(store, gallery, encoder, done, pixel_size, batch_size, workers)) as batches:
+            for count in batches:
+                progress(count, gallery.total)
+        finishing()
         rows = store.rows()
         indexed = set(rows.tolist())
         skipped = [each for each in _read_skipped(build) if each.row not in indexed]
@@ -293,7 +301,7 @@ def _fill(
     pixel_size: int,
     batch_size: int,
     workers: int,
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Write every batch that is not in the store yet, yielding how many rows are behind us.
 
     Batches always span the same rows, so that a picture is embedded in the same company, and so to the same

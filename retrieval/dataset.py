@@ -21,6 +21,24 @@ SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
+def check_dataset(source: GallerySource) -> None:
+    """Say what can be said without opening the data set and without asking the Hub.
+
+    Raises:
+        GalleryError: an address, no such file or folder, a file of another kind, a folder with nothing to read.
+    """
+    name, path = source.dataset, source.path
+    if "://" in name and not path:
+        raise GalleryError(
+            f"The data set {name!r} is an address, and there is no such file or folder. "
+            "Name a data set on the Hub as org/name, or download it and name the folder."
+        )
+    if not path and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name):
+        raise GalleryError(f"The data set {name!r} was not found: there is no such file or folder. Check the path.")
+    if path and not _saved(path):
+        _local_arguments(path, name)
+
+
 def open_dataset(source: GallerySource) -> tuple[Any, str]:
     """Return the chosen split as a datasets object, and the version of its content.
 
@@ -29,16 +47,15 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
     """
     if source.limit is not None and source.limit < 1:
         raise GalleryError("--limit must be 1 or more.")
+    check_dataset(source)
     name, path = source.dataset, source.path
     where = f"The data set {name!r}"
-    if not path and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "://" in name or "\\" in name):
-        raise GalleryError(f"{where} was not found: there is no such file or folder. Check the path.")
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs is raised too, and worded below
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # or it reports every load, even of a local folder, to a server
     offline = datasets.config.HF_HUB_OFFLINE
     try:
-        if path and any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
+        if path and _saved(path):
             return _from_disk(path, source), _stat_digest(path)
         arguments = _local_arguments(path, name) if path else _hub_arguments(name, source.config, source.revision)
         arguments["name"] = source.config
@@ -77,6 +94,11 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
     if data.features is None:  # a stream without declared features tells its columns with its first row
         data = data._resolve_features()
     return data, _stat_digest(path) if path else str(builder.hash)
+
+
+def _saved(path: Path) -> bool:
+    """Say whether a folder was written by `save_to_disk`."""
+    return any((path / file).is_file() for file in ("state.json", "dataset_dict.json"))
 
 
 def _from_disk(path: Path, source: GallerySource) -> Any:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from retrieval.errors import IndexingError, ModelError, PictureError, QueryError
 from retrieval.features import Features, Vectors
-from retrieval.features.choice import ModelIdentity, choose_model
-from retrieval.features.clip import ClipEncoder
+from retrieval.features.choice import ModelChoice, ModelIdentity, choose_model
+from retrieval.features.clip import ClipEncoder, best_device, best_dtype
 from retrieval.features.pixels import embed_pixels
 from retrieval.images import PictureSource, cut_out, load_picture, read_bytes
 from retrieval.indexes import GalleryIndex
@@ -53,9 +53,8 @@ class Encoders:
         """
         with self._lock:
             if identity not in self._loaded:
-                commit = identity.revision if "/" in identity.name and not identity.name.startswith("/") else None
                 try:
-                    encoder = ClipEncoder(choose_model(identity.name, commit), identity.dtype)
+                    encoder = ClipEncoder(choose_model(identity.name, identity.commit), identity.dtype)
                 except ModelError as error:
                     raise ModelError(
                         f"The model of this index cannot be had, so only raw pixels can be searched. {error}"
@@ -67,6 +66,22 @@ class Encoders:
                     )
                 self._loaded[identity] = encoder
             return self._loaded[identity]
+
+    def load(self, choice: ModelChoice, dtype: str = "auto") -> ClipEncoder:
+        """Return a model to build an index with: one that searches use already, or one that they will.
+
+        Raises:
+            ModelError: it cannot be used.
+        """
+        dtype = best_dtype(best_device()) if dtype == "auto" else dtype
+        wanted = (choice.name, choice.revision, dtype)
+        with self._lock:
+            for encoder in self._loaded.values():
+                if (encoder.choice.name, encoder.choice.revision, encoder.dtype) == wanted:
+                    return encoder
+        encoder = ClipEncoder(choice, dtype)  # not under the lock: searches with other models do not wait for it
+        with self._lock:
+            return self._loaded.setdefault(encoder.identity, encoder)
 
 
 class VectorCache:

@@ -5,12 +5,14 @@ Every flag has an environment variable of the same name behind `RETRIEVAL_`, in 
 """
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from retrieval.errors import RetrievalError
 from retrieval.features.choice import AUTO, DTYPES
 from retrieval.projection import Method
 from retrieval.source import BUNDLED_GALLERY, GallerySource
@@ -56,6 +58,19 @@ class Settings:
         return self.source != GallerySource(str(BUNDLED_GALLERY), streaming=self.streaming) or self.dataset is not None
 
     @property
+    def own_machine(self) -> bool:
+        """Whether whoever opens the page sits at this very machine, and so may have it read folders and fetch data.
+
+        That is: it listens on loopback alone, has no public link, is no Space, and stands behind no proxy that is
+        known of. Read when asked, since gradio reads these variables at launch.
+        """
+        # As gradio does: the variable counts only where no host is named.
+        host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1") if self.host is None else self.host
+        link = os.environ.get("GRADIO_SHARE", "").lower() not in ("", "0", "false")
+        space = "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
+        return is_loopback(host) and not (self.share or link or space or os.environ.get("GRADIO_ROOT_PATH"))
+
+    @property
     def source(self) -> GallerySource:
         """The data set that is meant; without one the bundled gallery."""
         return GallerySource(
@@ -69,6 +84,14 @@ class Settings:
             limit=self.limit,
             streaming=self.streaming,
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host's name or address is that of this machine for itself alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -185,6 +208,26 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         "--port", type=_whole(0, 65535), help="port to listen on (default: the first free one from 7860)"
     )
     serve.add_argument("--share", action="store_true", help="also open a public link through gradio's tunnel")
+
+
+def with_flags(base: Settings, given: Mapping[str, str]) -> Settings:
+    """Return settings with flags of a build given anew, read and checked as on the command line.
+
+    Args:
+        base: the rest.
+        given: texts by the setting's name, such as `image_column`.
+
+    Raises:
+        RetrievalError: a text that the flag does not take.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    add_gallery_flag(parser, "")
+    add_build_flags(parser)
+    try:
+        flags = parser.parse_args([f"--{name.replace('_', '-')}={text}" for name, text in given.items()])
+    except argparse.ArgumentError as error:
+        raise RetrievalError(f"{error.argument_name}: {error.message}.") from error
+    return replace(base, **{name: getattr(flags, name) for name in given})
 
 
 def parse(

@@ -8,6 +8,15 @@ BUNDLED_GALLERY = Path(__file__).resolve().parents[1] / "assets" / "gallery"
 BUNDLED_NAME = "icons"
 
 
+def local_path(name: str) -> Path | None:
+    """Return the file or folder that a name means on this machine, or None if there is none."""
+    try:
+        path = Path(name).expanduser()
+        return path.resolve() if path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for a path; the home of somebody who is not here
+        return None
+
+
 @dataclass(frozen=True)
 class GallerySource:
     """Which rows of which data set make up a gallery, and which of its columns mean what."""
@@ -25,8 +34,7 @@ class GallerySource:
     @property
     def path(self) -> Path | None:
         """The local file or folder, or None for a Hub id."""
-        path = Path(self.dataset).expanduser()
-        return path.resolve() if path.exists() else None
+        return local_path(self.dataset)
 
     @property
     def identity(self) -> tuple[str, str | None, str | None]:

@@ -1,12 +1,16 @@
 """What the program says about scores and results, in English; shared by the page and the command line."""
 
+import re
 from collections.abc import Sequence
+from datetime import datetime
 
+from retrieval.building import Phase, Stage
 from retrieval.comparison import Cell, equal_by_mathematics, positions, share_found
 from retrieval.evaluation import Result
 from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
 from retrieval.indexes import Entry, GalleryIndex
+from retrieval.manifest import SKIPPED_LISTED, Manifest
 from retrieval.maps import Marks
 from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.projection import Method
@@ -113,6 +117,137 @@ NO_IMAGE = "The argument image is missing. Send a picture: handle_file('cat.jpg'
 NO_ADDRESS = "This server fetches no addresses. Send the picture itself."
 NO_BASE64 = "The image is no picture in base64. Send one as data:image/png;base64,... and no address or path of a file."
 PICTURE_ARGUMENT = "A file (in Python: handle_file), or its bytes in base64 as data:image/png;base64,..."
+
+TAB_GALLERIES = "Galleries"
+BUILD_NOTE = (
+    "Make a gallery of your own pictures, and search in it right away. The other tabs keep working meanwhile. "
+    "A build goes on when you close this page; open it again to see how far it is. Whoever stops one can go on later."
+)
+BUILD = {
+    "dataset": "Data set",
+    "gallery": "Name of the gallery",
+    "limit": "Only the first",
+    "model": "Model",
+    "split": "Split",
+    "config": "Configuration",
+    "revision": "Revision",
+    "image_column": "Column of the pictures",
+    "label_column": "Column of the class",
+    "caption_column": "Column of the caption",
+    "rebuild": "Replace the gallery of this name, if there is one",
+}
+BUILD_DATASET_EXAMPLE = "~/photos"
+BUILD_DATASET_INFO = "A folder of pictures, a parquet file, or a data set on the Hub (org/name)"
+BUILD_GALLERY_INFO = "Empty: after the data set"
+BUILD_LIMIT_INFO = "Pictures; empty: all"
+BUILD_MODEL_SHOWN = "As the gallery shown"
+BUILD_MODEL_AUTO = "auto: OpenCLIP if it can be had"
+BUILD_MODEL_MINI = "mini: the bundled one"
+BUILD_MODEL_INFO = "Or type a Hub id or a folder"
+BUILD_MORE = "More: split, revision, columns"
+BUILD_STREAMING = "Read row by row, without downloading all first"
+BUILD_START = "Build"
+BUILD_PROGRESS = "Progress of the build"
+BUILD_FOUND = "Found. Its pictures stay where they are; the index keeps small copies."
+BUILD_ON_HUB = "Not on this machine, so it is looked up on the Hugging Face Hub. Code from data sets is never run."
+BUILD_NO_DATASET = "Say which data set: a folder of pictures, a parquet file, or a data set on the Hub (org/name)."
+FOREIGN = "Galleries are only built from this page, opened on the machine that it runs on."
+PHASES = {
+    Phase.OPENING: "opening the data set; one on the Hub is downloaded first",
+    Phase.FINDING: "looking for the model; one on the Hub is downloaded first",
+    Phase.LOADING: "loading the model",
+    Phase.PICTURES: "working on the first ones",
+    Phase.FINISHING: "all pictures are read; writing the index",
+}
+GALLERIES = "Galleries in the index"
+GALLERY_COLUMNS = ["Name", "Data set", "Pictures", "Skipped", "Model", "Built", "On disk"]
+SKIPPED = "Skipped pictures"
+SKIPPED_COLUMNS = ["Picture", "Reason"]
+
+
+def on_page(text: str) -> str:
+    """Return an error of the builder with the fields' names in place of the flags', unless it gives a command."""
+    if "python " in text:
+        return text
+    return re.sub(
+        r"--([a-z]+(?:-[a-z]+)?)",
+        lambda m: f"“{BUILD[key]}”" if (key := m[1].replace("-", "_")) in BUILD else m[0],
+        text,
+    )
+
+
+def building(name: str, stage: Stage, now: float, stopping: bool) -> str:
+    """Return how far a build is.
+
+    Args:
+        name: the gallery.
+        stage: what it is at.
+        now: `time.monotonic()`, in seconds.
+        stopping: whether somebody has asked it to stop.
+    """
+    if stopping:
+        return f"{name}: stopping after the step that it is at ..."
+    if stage.phase is not Phase.PICTURES or (stage.total is None and not stage.done):
+        return f"{name}: {PHASES[stage.phase]} ... {duration(now - stage.since)}"
+    parts = [f"{name}: {stage.done:,}" + (f" of {stage.total:,} pictures" if stage.total is not None else " pictures")]
+    if stage.before:
+        parts.append(f"{stage.before:,} from before")
+    if stage.rate is None:
+        parts.append(f"{PHASES[stage.phase]} ...")
+    else:
+        parts.append(f"{stage.rate:.1f} pictures/s")
+    if stage.left is not None:
+        parts.append(f"{duration(max(0.0, stage.left - (now - stage.at)))} left")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them, in the two largest units."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def ready(manifest: Manifest) -> str:
+    """Return that a gallery is built."""
+    skipped = f", {manifest.skipped:,} skipped" if manifest.skipped else ""
+    return f"{manifest.gallery} is ready: {manifest.pictures:,} pictures{skipped}. It is the gallery shown now."
+
+
+def stopped(stage: Stage) -> str:
+    """Return that a build was stopped, and that nothing is lost."""
+    kept = f" after {stage.done:,} pictures" if stage.done else ""
+    return f"Stopped{kept}. Start the same again, and it goes on from there."
+
+
+def gallery_row(manifest: Manifest) -> list[str]:
+    """Return a gallery's row in the table of galleries."""
+    built = datetime.fromisoformat(manifest.created).astimezone()
+    return [
+        manifest.gallery,
+        manifest.source.dataset + (f" ({manifest.source.split})" if manifest.source.split else ""),
+        f"{manifest.pictures:,}",
+        f"{manifest.skipped:,}",
+        manifest.model.title,
+        f"{built:%Y-%m-%d %H:%M}",
+        f"{manifest.bytes / 1e6:,.1f} MB",
+    ]
+
+
+def gallery_unreadable(name: str, error: Exception) -> list[str]:
+    """Return the row of a gallery whose manifest cannot be read."""
+    return [name, str(error), *[""] * (len(GALLERY_COLUMNS) - 2)]
+
+
+def skipped(manifest: Manifest) -> str:
+    """Return how many pictures of a gallery were skipped."""
+    if not manifest.skipped:
+        return f"`{manifest.gallery}`: no picture was skipped. Click a gallery to see what was skipped of it."
+    listed = f" (the first {SKIPPED_LISTED:,} are listed)" if manifest.skipped > SKIPPED_LISTED else ""
+    return f"`{manifest.gallery}`: {manifest.skipped:,} skipped{listed}. Click a gallery to see what was skipped of it."
 
 
 def about_model(model: ModelIdentity, why: str) -> str:

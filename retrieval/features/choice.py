@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 
 from retrieval import hub
 from retrieval.errors import ModelError
+from retrieval.source import local_path
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,11 @@ class ModelIdentity:
     preprocessing: str
     dtype: str
     dimensions: int
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a model on the Hub; None for one that lies in a folder."""
+        return self.revision if "/" in self.name and not self.name.startswith("/") else None
 
     @property
     def title(self) -> str:
@@ -76,9 +82,9 @@ def choose_model(name: str, revision: str | None = None) -> ModelChoice:
         except ModelError as error:
             log.info("auto: %s", error)
             return _local(BUNDLED, BUNDLED_FOLDER, f"{AUTO_MODEL} is neither cached nor can the Hub be reached")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _local(str(folder.resolve()), folder.resolve(), "it is a local folder")
+    folder = local_path(name)
+    if folder and folder.is_dir():
+        return _local(str(folder), folder, "it is a local folder")
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
         raise ModelError(f"There is no model folder {name!r}. Check the path, or name a Hub id (org/name). {REMEDY}")
     return _from_hub(name, revision)

@@ -14,17 +14,20 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def as_shown(html_safe: bool = True) -> Iterator[None]:
+def as_shown(html_safe: bool = True, owner: bool = False) -> Iterator[None]:
     """Turn what is raised inside into a message for the visitor.
 
     Args:
         html_safe: escape the text; the page renders messages as HTML, a client of the API reads them as they are.
+        owner: the visitor is the owner, who is told what is wrong with an index or a model, with paths.
     """
     try:
         yield
     except gr.Error:
         raise
     except (IndexingError, ModelError) as error:
+        if owner:
+            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
         log.error("%s", error)  # with paths of this machine, which are not for visitors
         raise gr.Error(words.OWNER, print_exception=False) from error
     except RetrievalError as error:

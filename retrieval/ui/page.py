@@ -6,6 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 from retrieval import words
+from retrieval.building import Builds
 from retrieval.images import MAX_BYTES
 from retrieval.search import Searcher
 from retrieval.settings import Settings
@@ -14,6 +15,7 @@ from retrieval.ui.api import add_endpoints
 from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.fetching import forbid_fetching
+from retrieval.ui.galleries_tab import LOOK, GalleriesTab
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.search_tab import SearchTab
@@ -25,18 +27,21 @@ WAITING = 64  # searches in the queue; beyond that visitors are told that the pa
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
 
 
-def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.Blocks:
+def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> gr.Blocks:
     """Return the page over a searcher.
 
     Args:
         searcher: answers the queries.
         examples: query pictures to try.
         about: one line on the model in use and why.
+        builds: builds new galleries for visitors, which only those may who sit at this machine, see
+            `Settings.own_machine`; None: nothing on the page can build.
     """
     page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     thumbnails = Thumbnails()
     with page:
         gr.Markdown(f"# {words.TITLE}\n{words.TAGLINE}", elem_id="title")
+        timer = gr.Timer(LOOK, active=False) if builds else None
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
                 panel = QueryPanel(searcher, examples)
@@ -49,6 +54,9 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
                     MapTab(searcher, panel, thumbnails, places)
                 with gr.Tab(words.TAB_EVALUATE):
                     EvaluateTab(searcher, panel)
+                if builds and timer:
+                    with gr.Tab(words.TAB_GALLERIES) as galleries:
+                        GalleriesTab(searcher.indexes, panel, builds, page, galleries, timer)
         gr.Markdown(about, elem_id="about")
         add_endpoints(searcher)
         page.load(

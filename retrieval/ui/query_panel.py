@@ -66,6 +66,7 @@ class QueryPanel:
             gr.set_static_paths([self._examples[0].parent])
         names = searcher.indexes.names()
         self.trail = gr.State([])
+        self.renewed = gr.State(0)  # changes when another gallery, or another build of it, is put before the visitor
         self.picture = PictureInput(
             label=words.QUERY,
             sources=["upload", "webcam", "clipboard"],
@@ -119,7 +120,32 @@ class QueryPanel:
     @property
     def refined(self) -> list[Any]:
         """The events by which a visitor changes what counts for the same query."""
-        return [self.labels.input, self.balance.input, self.alike.input, self.region.input, self.gallery.input]
+        return [
+            self.labels.input,
+            self.balance.input,
+            self.alike.input,
+            self.region.input,
+            self.gallery.input,
+            self.renewed.change,
+        ]
+
+    @property
+    def offered(self) -> list[Any]:
+        """What `offer` sets."""
+        return [self.gallery, self.labels, self.renewed]
+
+    def offer(self, name: str, number: int) -> tuple[gr.Dropdown, gr.Dropdown, int]:
+        """Return the galleries there are with one of them chosen, its classes, and what starts the search anew.
+
+        Args:
+            name: the gallery.
+            number: another one than the time before.
+        """
+        return self._galleries(name), gr.Dropdown(choices=self._classes(name), value=[]), number
+
+    def _galleries(self, chosen: str) -> gr.Dropdown:
+        names = self._searcher.indexes.names()
+        return gr.Dropdown(choices=names, value=chosen, visible=len(names) > 1)
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -156,7 +182,7 @@ class QueryPanel:
             gr.Dropdown(choices=self._classes(index.manifest.gallery), value=list(query.labels)),
             query.alike,
             picture and query.region and {"of": picture, "box": query.region},
-            index.manifest.gallery,
+            self._galleries(index.manifest.gallery),
         ]
 
     def _classes(self, gallery: str) -> list[str]:

@@ -102,6 +102,21 @@ CSS = """
 }
 .hits .thumbnail-lg { display: flex; flex-direction: column; background: var(--block-background-fill); }
 .comparison p { font-size: 0.85rem; }
+/* The Galleries tab. */
+#build_state progress {
+  appearance: none; width: 100%; height: 0.8rem; border: 1px solid var(--neutral-500); border-radius: 0.4rem;
+  overflow: hidden; background: var(--block-background-fill);
+}
+#build_state progress::-webkit-progress-bar { background: none; }
+#build_state progress::-webkit-progress-value { background: var(--primary-500); }
+#build_state progress::-moz-progress-bar { background: var(--primary-500); }
+#build_state progress:not([value]) {
+  background: repeating-linear-gradient(45deg, var(--primary-500) 0 0.5rem, transparent 0.5rem 1rem);
+}
+#build_state progress:not([value])::-moz-progress-bar { background: none; }
+:is(#build_state, #build_found) p { margin: 0.25rem 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+:is(#galleries, #skipped) { contain: inline-size; }
+:is(#galleries, #skipped) :is(th, td) { font-size: 0.8rem; }
 /* A click makes a picture the query and the results change: there is nothing that stays chosen. */
 :is(#results, .strip) .thumbnail-item.selected { border-color: var(--border-color-primary); box-shadow: none; }
 #about p { font-size: 0.85rem; }
