@@ -92,12 +92,14 @@ label:has(> :is([type=radio], [type=checkbox]):focus-visible) {
   outline: 3px solid var(--primary-500); outline-offset: 2px;
 }
 label > :is([type=radio], [type=checkbox]):focus-visible { outline: none !important; }
+::placeholder { color: var(--neutral-600) !important; opacity: 1 !important; }
+.dark ::placeholder { color: var(--neutral-300) !important; }
 .pending { opacity: 0.8 !important; }
 :is(.icon-button, .source-selection button, .reset-button, footer button, .label-wrap) {
   min-width: 24px; min-height: 24px;
 }
 :is(.head input[type=number], input[type=range], input[role=combobox]) { min-height: 24px; }
-/* Tabs go on in a second row where they do not fit. gradio would hide them in a menu, by the widths of an unseen copy. */
+/* Tabs that do not fit go on in a second row. gradio would hide them in a menu, by the widths of an unseen copy. */
 .tab-container.visually-hidden button { width: 0; min-width: 0; padding: 0; font-size: 0; }
 .tab-container[role=tablist] { flex-wrap: wrap; height: auto; overflow: visible; min-width: 0; }
 :is(.column, .tabs, .tab-wrapper) { min-width: 0; }
