@@ -139,6 +139,8 @@ label:has(> :is([type=radio], [type=checkbox]):focus-visible) {
   outline: 3px solid var(--primary-500); outline-offset: 2px;
 }
 label > :is([type=radio], [type=checkbox]):focus-visible { outline: none !important; }
+::placeholder { color: var(--neutral-600) !important; opacity: 1 !important; }
+.dark ::placeholder { color: var(--neutral-300) !important; }
 .pending { opacity: 0.8 !important; }
 :is(.icon-button, .source-selection button, .reset-button, footer button, .label-wrap) {
   min-width: 24px; min-height: 24px;
