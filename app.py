@@ -27,17 +27,7 @@ log = logging.getLogger("app")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the app until it is stopped; return the exit code: 0 stopped, 2 a worded error."""
-    parser = argparse.ArgumentParser(
-        description="Picture search with a page of its own.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    settings.add_index_flag(parser)
-    settings.add_gallery_flag(parser, "the gallery shown first (default: the data set's, or the first by name)")
-    settings.add_build_flags(parser)
-    settings.add_template_flag(parser)
-    settings.add_serve_flags(parser)
-    _, chosen = settings.parse(parser, arguments)
+    _, chosen = settings.parse(parser(), arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hub.bound_access()
@@ -49,6 +39,21 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the flags of the app."""
+    parser = argparse.ArgumentParser(
+        description="Picture search with a page of its own.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    settings.add_index_flag(parser)
+    settings.add_gallery_flag(parser, "the gallery shown first (default: the data set's, or the first by name)")
+    settings.add_build_flags(parser)
+    settings.add_template_flag(parser)
+    settings.add_serve_flags(parser)
+    return parser
 
 
 def serve(chosen: settings.Settings) -> None:

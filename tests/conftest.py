@@ -1,12 +1,14 @@
 """What the tests share: real indexes, built once in a run by the real builder."""
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = ROOT.parent / "shared" / "seed-data"
@@ -16,9 +18,22 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")  # what this machine has cached changes no result
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the network; those of the Hub start processes of their own
 
-import index_builder  # noqa: E402  # needs the path above
+from browsing import PATIENCE, served, settings_of  # noqa: E402  # needs the path above
+
+import index_builder  # noqa: E402
+from retrieval.building import Builds  # noqa: E402
 from retrieval.indexes import Indexes  # noqa: E402
 from retrieval.search import Searcher  # noqa: E402
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +81,53 @@ def photos_searcher(photos: Path) -> Iterator[Searcher]:
     searcher = Searcher(Indexes(photos))
     yield searcher
     searcher.indexes.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    if not Path(CHROMIUM).exists():
+        # Where everything is meant to be tested, a missing browser must not pass unseen.
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing(f"no browser at {CHROMIUM}; install chromium, or set CHROMIUM to its path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def page_searcher(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searcher]:
+    """What the served page searches with: a copy of the icons, since ChromaDB's files have one owner at a time."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(icons, folder, dirs_exist_ok=True)
+    searcher = Searcher(Indexes(folder))
+    searcher.warm()
+    yield searcher
+    searcher.indexes.close()
+
+
+@pytest.fixture(scope="session")
+def address(page_searcher: Searcher, queries: Path) -> Iterator[str]:
+    """The page over the icons, as on a machine of one's own, served once for all tests that do not change it."""
+    chosen = settings_of(page_searcher.indexes.root)
+    builds = Builds(chosen, page_searcher.embedder.encoders.load)
+    with served(page_searcher, chosen, queries, builds) as address:
+        yield address
+    builds.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A fresh visitor on the page; fails if the page asked any other server for anything."""
+    context = browser.new_context(permissions=["camera", "clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url))
+    page.goto(address)
+    expect(page.locator("#query")).to_be_visible()
+    yield page
+    context.close()
+    outside = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
+    assert not outside

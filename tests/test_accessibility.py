@@ -9,20 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-
-from retrieval import settings
-from retrieval.indexes import Indexes
-from retrieval.search import Searcher
-from retrieval.ui.page import build_page, launch
+from browsing import PATIENCE
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 AXE = "axe-core@4.14.1"
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-PATIENCE = 60_000  # ms; a slow machine is no failure
-expect.set_options(timeout=PATIENCE)
 
 LOOKS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
 
@@ -50,30 +43,6 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
     assert done.returncode == 0, done.stderr
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def address(icons: Path, queries: Path) -> Iterator[str]:
-    searcher = Searcher(Indexes(icons))
-    searcher.warm()
-    page = build_page(searcher, queries.glob("*.png"), "about")
-    chosen = settings.Settings(
-        **dict.fromkeys(settings.Settings.__dataclass_fields__) | {"index": icons, "host": "127.0.0.1", "share": False}
-    )
-    launch(page, chosen, block=False)
-    yield str(page.local_url)
-    page.close()
-    searcher.indexes.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        missing(f"no browser at {CHROMIUM}; install chromium, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -211,11 +180,11 @@ def test_tab_reaches_every_control_in_order_and_shows_where_it_is(
         assert ring["style"] == "solid" and ring["width"] >= 2, shown
         assert ring["contrast"] >= 3, (shown, ring)  # WCAG 1.4.11
         region = focused.evaluate(
-            "e => { e.dataset.reached = ''; return e.closest('[id]:not(input), footer, [role=tablist]').id"
+            "e => { e.dataset.reached = ''; return e.closest('[id]:not(input, [id^=html-]), footer, [role=tablist]').id"
             " || e.closest('footer, [role=tablist]').tagName; }"
         )
         regions += [region] if regions[-1:] != [region] else []
-    wanted = "query text search examples more DIV features metric engine top_k results FOOTER"
+    wanted = "query region text search examples more DIV features metric engine top_k results link FOOTER"
     assert regions == wanted.split()
     unreached = page.evaluate(
         """selector => [...document.querySelectorAll(selector)].filter(e => e.checkVisibility() && e.tabIndex >= 0

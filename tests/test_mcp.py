@@ -6,6 +6,7 @@ import importlib.util
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,9 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, InitializeResult, Tool
 
-from retrieval import settings, words
-from retrieval.indexes import Indexes
+from retrieval import words
 from retrieval.query import Query
 from retrieval.search import Searcher
-from retrieval.ui.page import build_page, launch
 
 PICTURE_TOOL = "search"
 WORDS_TOOL = "query"
@@ -38,21 +37,9 @@ LATER = {  # what both tools take besides their query, and its default
 
 
 @pytest.fixture(scope="module")
-def searcher(icons: Path) -> Iterator[Searcher]:
-    searcher = Searcher(Indexes(icons))
-    yield searcher
-    searcher.indexes.close()
-
-
-@pytest.fixture(scope="module")
-def address(searcher: Searcher, icons: Path, queries: Path) -> Iterator[str]:
-    page = build_page(searcher, queries.glob("*.png"), "about")
-    chosen = settings.Settings(
-        **dict.fromkeys(settings.Settings.__dataclass_fields__) | {"index": icons, "host": "127.0.0.1", "share": False}
-    )
-    launch(page, chosen, block=False)
-    yield str(page.local_url).rstrip("/")
-    page.close()
+def searcher(page_searcher: Searcher) -> Searcher:
+    """The very one that the page asks."""
+    return page_searcher
 
 
 class Canary(BaseHTTPRequestHandler):
@@ -93,7 +80,8 @@ def in_session(address: str, ask: Any) -> Any:
         ):
             return await ask(session, await session.initialize())
 
-    return asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:  # of its own, since the browser tests have a loop running in this one
+        return thread.submit(asyncio.run, run()).result()
 
 
 def call(address: str, tool: str, **arguments: Any) -> CallToolResult:

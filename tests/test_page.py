@@ -1,93 +1,18 @@
 """The page in a real browser: what a visitor does, and what the visitor then reads."""
 
 import contextlib
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import PATIENCE, captions, open_tab, timings, toggle, upload
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from retrieval import settings
-from retrieval.indexes import Indexes
 from retrieval.query import Query
 from retrieval.search import Searcher
-from retrieval.ui.page import build_page, launch
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
-PATIENCE = 30_000  # ms; a slow machine is no failure
-expect.set_options(timeout=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def address(icons: Path, queries: Path) -> Iterator[str]:
-    """A served page over the icons; ends with the module."""
-    searcher = Searcher(Indexes(icons))
-    searcher.warm()
-    page = build_page(searcher, queries.glob("*.png"), "about")
-    chosen = settings.Settings(
-        **dict.fromkeys(settings.Settings.__dataclass_fields__) | {"index": icons, "host": "127.0.0.1", "share": False}
-    )
-    launch(page, chosen, block=False)
-    yield str(page.local_url)
-    page.close()
-    searcher.indexes.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        # Where everything is meant to be tested, a missing browser must not pass unseen.
-        missing = pytest.fail if os.environ.get("CI") else pytest.skip
-        missing(f"no browser at {CHROMIUM}; install chromium, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A fresh visitor on the page; fails if the page asked any other server for anything."""
-    context = browser.new_context(permissions=["camera", "clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    asked: set[str] = set()
-    page.on("request", lambda request: asked.add(request.url))
-    page.goto(address)
-    expect(page.locator("#query")).to_be_visible()
-    yield page
-    context.close()
-    outside = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
-    assert not outside
-
-
-def captions(page: Page) -> list[str]:
-    return page.locator("#results .caption-label").all_inner_texts()
-
-
-def timings(page: Page) -> Locator:
-    return page.locator("#timings")
-
-
-def upload(page: Page, path: Path) -> None:
-    page.locator("#query input[type=file]").set_input_files(str(path))
-
-
-def toggle(page: Page, group: str, value: str) -> None:
-    page.locator(f"#{group} input[value={value}]").check()
 
 
 def test_without_a_picture_the_page_gives_a_hint_and_no_error(page: Page) -> None:
@@ -233,7 +158,7 @@ def draw(page: Page, left: float, top: float, right: float, bottom: float) -> No
     page.mouse.up()
 
 
-def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, icons: Path, queries: Path) -> None:
+def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, page_searcher: Searcher, queries: Path) -> None:
     upload(page, queries / "castle.png")
     expect(page.locator("#results .caption-label").first).to_contain_text("castle")
     whole = captions(page)
@@ -241,7 +166,7 @@ def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, icons: Path,
     expect(page.locator("#region")).to_contain_text("Searched: 10 % to 60 % across, 50 % to 90 % down.")
     expect(page.locator("#results .caption-label").first).not_to_have_text(whole[0])
     query = Query(queries / "castle.png", region=(0.1, 0.5, 0.6, 0.9), top_k=12)
-    hits = Searcher(Indexes(icons)).search(query).hits
+    hits = page_searcher.search(query).hits
     assert [caption.rsplit(" · ", 1)[0] for caption in captions(page)] == [f"{hit.rank}. {hit.caption}" for hit in hits]
     page.get_by_role("button", name="Search the whole picture").click()
     expect(page.locator("#results .caption-label").first).to_have_text(whole[0])
@@ -400,10 +325,6 @@ def test_results_of_two_visitors_do_not_mix(browser: Browser, address: str, quer
             visitors.append((name, page))
         for name, page in visitors:
             expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name}")
-
-
-def open_tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name).click()
 
 
 def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: Path) -> None:

@@ -5,20 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import test_page
+from browsing import PATIENCE, open_tab, served, settings_of, timings, toggle, upload
 from playwright.sync_api import Browser, Locator, Page, expect
-from test_galleries import Held, draw, parsed
-from test_page import open_tab, timings, toggle, upload
+from test_galleries import Held, draw
 
 import index_builder
 from retrieval import settings, words
 from retrieval.building import Builds
 from retrieval.indexes import Indexes
 from retrieval.search import Searcher
-from retrieval.ui.page import build_page, launch
 
 pytestmark = pytest.mark.browser
-browser = test_page.browser
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +35,7 @@ def held() -> Held:
 
 @pytest.fixture(scope="module")
 def builds(small: Path, held: Held) -> Builds:
-    return Builds(parsed("--index", str(small), "--host", "127.0.0.1"), held.load)
+    return Builds(settings_of(small), held.load)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +43,10 @@ def address(small: Path, builds: Builds, held: Held, queries: Path) -> Iterator[
     """A served page that can build; ends with the module."""
     searcher = Searcher(Indexes(small))
     searcher.warm()
-    page = build_page(searcher, queries.glob("*.png"), "about", builds)
-    launch(page, builds.base, block=False)
-    yield str(page.local_url)
-    held.go.set()
-    builds.close()
-    page.close()
+    with served(searcher, builds.base, queries, builds) as address:
+        yield address
+        held.go.set()
+        builds.close()
     searcher.indexes.close()
 
 
@@ -65,7 +60,7 @@ def page(browser: Browser, address: str, held: Held) -> Iterator[Page]:
 
 
 def visit(page: Page, address: str) -> Page:
-    page.set_default_timeout(test_page.PATIENCE)
+    page.set_default_timeout(PATIENCE)
     page.goto(address)
     expect(page.locator("#query")).to_be_visible()
     open_tab(page, words.TAB_GALLERIES)
@@ -222,7 +217,7 @@ def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path
     held.go.set()
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
-    page.set_default_timeout(test_page.PATIENCE)
+    page.set_default_timeout(PATIENCE)
     page.goto(f"{address}?__theme=dark")
     page.locator(".overflow-menu > button").click()
     page.locator(".overflow-dropdown button", has_text=words.TAB_GALLERIES).click()
@@ -239,15 +234,13 @@ def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path
     context.close()
 
 
-def test_without_builds_there_is_no_tab(browser: Browser, small: Path) -> None:
+def test_without_builds_there_is_no_tab(browser: Browser, small: Path, queries: Path) -> None:
     searcher = Searcher(Indexes(small))
-    blocks = build_page(searcher, [], "about")
-    launch(blocks, parsed("--index", str(small), "--host", "127.0.0.1"), block=False)
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(str(blocks.local_url))
-    expect(page.get_by_role("tab", name=words.TAB_EVALUATE)).to_be_visible()
-    expect(page.get_by_role("tab", name=words.TAB_GALLERIES)).to_have_count(0)
-    context.close()
-    blocks.close()
+    with served(searcher, settings_of(small), queries) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        expect(page.get_by_role("tab", name=words.TAB_EVALUATE)).to_be_visible()
+        expect(page.get_by_role("tab", name=words.TAB_GALLERIES)).to_have_count(0)
+        context.close()
     searcher.indexes.close()

@@ -1,4 +1,3 @@
-# ruff: noqa: F811  # fixtures of the page are imported, and asked for by their names
 """The Map tab in a real browser: pointing, clicking, keys, and captions that would like to be code."""
 
 import re
@@ -7,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import PATIENCE, open_tab, served, settings_of, toggle, upload
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from test_page import address, browser, open_tab, page, toggle, upload  # noqa: F401
 
 import index_builder
-from retrieval import settings
 from retrieval.features import Features
 from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.map_plot import DARK, LIGHT
@@ -20,7 +18,6 @@ from retrieval.maps import marks, ranked_labels
 from retrieval.projection import Method
 from retrieval.query import Query
 from retrieval.search import Searcher
-from retrieval.ui.page import build_page, launch
 from retrieval.words import name_of
 
 pytestmark = pytest.mark.browser
@@ -184,7 +181,7 @@ def test_zoom_by_buttons_and_keys_and_a_label_alone(page: Page, icons_index: Gal
 
 
 @pytest.fixture
-def hostile(tmp_path: Path, browser: Browser) -> Iterator[Page]:
+def hostile(tmp_path: Path, browser: Browser, queries: Path) -> Iterator[Page]:
     """A page over a gallery whose labels and names are HTML and templates, with maps by both methods."""
     for number in range(8):
         folder = tmp_path / "pictures" / (HOSTILE if number % 2 else "tame")
@@ -195,16 +192,13 @@ def hostile(tmp_path: Path, browser: Browser) -> Iterator[Page]:
     arguments = ["--index", str(root), "--dataset", str(tmp_path / "pictures"), "--model", "mini", "--map", "tsne"]
     assert index_builder.main(arguments) == 0
     searcher = Searcher(Indexes(root))
-    made = build_page(searcher, [], "about")
-    fields = dict.fromkeys(settings.Settings.__dataclass_fields__)
-    launch(made, settings.Settings(**fields | {"index": root, "host": "127.0.0.1", "share": False}), block=False)
-    context = browser.new_context()
-    opened = context.new_page()
-    opened.set_default_timeout(30_000)
-    opened.goto(str(made.local_url))
-    yield opened
-    context.close()
-    made.close()
+    with served(searcher, settings_of(root), queries) as address:
+        context = browser.new_context()
+        opened = context.new_page()
+        opened.set_default_timeout(PATIENCE)
+        opened.goto(address)
+        yield opened
+        context.close()
     searcher.indexes.close()
 
 
