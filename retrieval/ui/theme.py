@@ -69,7 +69,7 @@ CSS = """
 #query .image-frame img { object-fit: contain; }
 :is(#region, #link) { font-size: 0.85rem; }
 :is(#region, #link) .html-container { padding: 0; }
-#link a { text-decoration: underline; }
+#link a { text-decoration: underline; display: inline-block; padding: 4px 2px; min-height: 28px; }
 :is(#region, #link) button { text-decoration: underline; cursor: pointer; padding: 4px 2px; min-height: 28px; }
 :is(#region, #link) [role="status"] { margin-left: 10px; }
 #region { margin: -8px 0; }
