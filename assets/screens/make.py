@@ -1,29 +1,28 @@
-"""Take the pictures of the page that README shows: light, dark and phone width, of the real app on the bundled data.
+"""Take the pictures of the page that README shows: every tab in light, dark and phone width, of the real app.
 
-python assets/screens/make.py        needs Chromium and requirements-dev.txt
+python assets/screens/make.py            all of them
+python assets/screens/make.py search     those of one tab
+
+Needs Chromium and requirements-dev.txt.
 """
 
+import io
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import Browser, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PATIENCE = 120_000  # ms
-SHOTS = (
-    ("search-clip", "light", (1280, 1130), "clip", "Search"),
-    ("search-pixels", "light", (1280, 1130), "pixels", "Search"),
-    ("search-dark", "dark", (1280, 1130), "clip", "Search"),
-    ("search-phone", "light", (390, 1600), "clip", "Search"),
-    ("compare", "light", (1280, 1660), "clip", "Compare"),
-    ("evaluate", "light", (1280, 1130), "clip", "Evaluate"),
-)
+LOOKS = {"light": ("light", 1280, 1000), "dark": ("dark", 1280, 1000), "phone": ("light", 390, 844)}
 # Pictures outside the window are loaded when one scrolls there.
 LOADED = """[...document.images].every(each => {
     const { top, left } = each.getBoundingClientRect();
@@ -31,48 +30,96 @@ LOADED = """[...document.images].every(each => {
 })"""
 
 
-def main() -> None:
+def _results(page: Page) -> None:
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+
+
+def _pixels(page: Page) -> None:
+    page.locator("#features input[value=pixels]").check()
+    expect(page.locator("#timings")).to_contain_text("no model")
+
+
+def _compared(page: Page) -> None:
+    expect(page.locator(".hits .caption-label").last).to_be_visible()
+
+
+def _robust(page: Page) -> None:
+    page.locator("#robustness_sweep").click()
+    expect(page.locator("#robustness_plot img")).to_be_visible()
+
+
+def _mapped(page: Page) -> None:
+    page.locator("#map_method input[value=tsne]").check()
+    expect(page.locator("#map_note")).to_contain_text("t-SNE")
+    expect(page.locator("#map_note")).to_contain_text("◆")
+
+
+def _evaluated(page: Page) -> None:
+    page.locator("#evaluate").click()
+    expect(page.locator("#figures_plot img")).to_be_visible()
+
+
+def _listed(page: Page) -> None:
+    expect(page.locator("#galleries").get_by_role("gridcell", name="icons", exact=True)).to_be_visible()
+
+
+# Name of the picture, tab, and what is done there before it is taken.
+STATES: dict[str, tuple[str, Callable[[Page], None]]] = {
+    "search": ("Search", _results),
+    "pixels": ("Search", _pixels),
+    "compare": ("Compare", _compared),
+    "robustness": ("Robustness", _robust),
+    "map": ("Map", _mapped),
+    "evaluate": ("Evaluate", _evaluated),
+    "galleries": ("Galleries", _listed),
+}
+
+
+def main(wanted: list[str]) -> None:
     """Start the app on a free port, photograph it, stop it."""
+    expect.set_options(timeout=PATIENCE)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "app.py", "--index", folder, "--model", "mini", "--host", "127.0.0.1"]
-        app = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = [sys.executable, "app.py", "--index", folder, "--model", "mini", "--map", "tsne"]
+        app = subprocess.Popen(
+            [*command, "--host", "127.0.0.1"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         try:
             assert app.stdout
             lines = iter(app.stdout.readline, "")
             address = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-                for shot in SHOTS:
-                    _take(browser, address, *shot)
+                for name in wanted or STATES:
+                    for look in LOOKS:
+                        print(_take(browser, address, name, look))
                 browser.close()
         finally:
             app.terminate()
             app.wait()
 
 
-def _take(
-    browser: Browser, address: str, name: str, theme: str, size: tuple[int, int], features: str, tab: str
-) -> None:
-    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+def _take(browser: Browser, address: str, name: str, look: str) -> Path:
+    theme, width, height = LOOKS[look]
+    tab, prepare = STATES[name]
+    page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}/?__theme={theme}")
     page.locator("#query input[type=file]").set_input_files(str(ROOT / "assets/gallery/queries/cat.png"))
-    expect(page.locator("#results .caption-label").first).to_be_visible(timeout=PATIENCE)
-    page.locator(f"#features input[value={features}]").check()
-    expect(page.locator("#timings")).to_contain_text("mini" if features == "clip" else "no model")
+    _results(page)
     page.get_by_role("tab", name=tab).click()
-    if tab == "Compare":
-        expect(page.locator(".hits .caption-label").last).to_be_visible(timeout=PATIENCE)
-    elif tab == "Evaluate":
-        page.locator("#evaluate").click()
-        expect(page.locator("#figures_plot img")).to_be_visible(timeout=PATIENCE)
+    prepare(page)
+    expect(page.locator(".pending, .generating")).to_have_count(0)
     page.mouse.move(0, 0)
+    tall = page.evaluate("document.querySelector('main').scrollHeight")
+    page.set_viewport_size({"width": width, "height": max(height, min(tall + 20, 3000))})
     page.evaluate("window.scrollTo({ top: 0, behavior: 'instant' })")
     page.wait_for_function(LOADED)
-    page.screenshot(path=HERE / f"{name}.png")
+    path = HERE / f"{name}-{look}.webp"
+    with Image.open(io.BytesIO(page.screenshot())) as shot:
+        shot.save(path, quality=82, method=6)
     page.close()
-    print(HERE / f"{name}.png")
+    return path
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
