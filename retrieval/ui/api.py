@@ -5,10 +5,12 @@ from typing import Any
 
 import gradio as gr
 
+from retrieval.distortion import UNDISTORTED
 from retrieval.errors import PictureError
 from retrieval.features import Features
 from retrieval.metrics import Metric
-from retrieval.query import Engine, Query, checked_balance, checked_labels, checked_top_k, one_of
+from retrieval.query import Engine, Query, checked_balance, checked_distortion, checked_labels, checked_top_k, one_of
+from retrieval.robustness import Kind, measure
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.picture_input import PictureInput
@@ -104,3 +106,58 @@ def add_endpoints(searcher: Searcher) -> None:
     ranking = gr.JSON(label="ranking", **hidden)
     gr.Button(**hidden).click(search, [image, *toggles], ranking, api_name="search")
     gr.Button(**hidden).click(search_words, [*worded, *toggles], ranking, api_name="search_words")
+
+
+def add_robustness_endpoint(searcher: Searcher) -> None:
+    """Add `/robustness` to the Blocks that are being made; it has no visible part."""
+
+    def robustness(
+        image: str | None,
+        rotation: float,
+        crop: float,
+        blur: float,
+        grey: float,
+        quality: float,
+        metric: str,
+        top_k: float,
+        gallery: str | None,
+    ) -> dict[str, Any]:
+        """Compare what a picture finds as it is with what it finds when distorted, by raw pixels and by CLIP features.
+
+        Args:
+            image: the query picture, a file.
+            rotation: degrees counter-clockwise, from -180 to 180.
+            crop: share of width and height that is cut away around the middle, from 0 to 0.9.
+            blur: standard deviation of a Gaussian as a share of the shorter side, from 0 to 0.1.
+            grey: share of grey mixed in, from 0 to 1.
+            quality: of the JPEG that the picture is saved as, from 1 to 100; 100 leaves it as it is.
+            metric: "l1", "l2", "cosine" or "correlation".
+            top_k: how many pictures to compare, from 1 to 10,000.
+            gallery: name of the gallery; empty means the first.
+
+        Returns:
+            gallery, model, pictures, metric, top_k, distortion and results, one for each features: overlap, tau,
+            cosine (of both query vectors), undistorted hits and distorted hits with their move (null: new).
+        """
+        with as_shown(html_safe=False):
+            if image is None:
+                raise PictureError("The argument image is missing. Send a picture: handle_file('cat.jpg').")
+            query = Query(
+                picture=Path(image),
+                distortion=checked_distortion(rotation, crop, blur, grey, quality),
+                metric=one_of(Metric, metric),
+                top_k=checked_top_k(top_k),
+                gallery=gallery or "",
+            )
+            return measure(searcher, query).to_json()
+
+    hidden: dict[str, Any] = {"visible": False}
+    inputs = [
+        PictureInput(label="image", **hidden),
+        *(gr.Number(getattr(UNDISTORTED, kind), label=kind, **hidden) for kind in Kind),
+        gr.Textbox(str(Metric.COSINE), label="metric", **hidden),
+        gr.Number(10, label="top_k", **hidden),
+        gr.Textbox("", label="gallery", **hidden),
+    ]
+    answer = gr.JSON(label="robustness", **hidden)
+    gr.Button(**hidden).click(robustness, inputs, answer, api_name="robustness")

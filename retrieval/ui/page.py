@@ -9,10 +9,11 @@ from retrieval import words
 from retrieval.images import MAX_BYTES
 from retrieval.search import Searcher
 from retrieval.settings import Settings
-from retrieval.ui.api import add_endpoints
+from retrieval.ui.api import add_endpoints, add_robustness_endpoint
 from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.query_panel import QueryPanel
+from retrieval.ui.robustness_tab import RobustnessTab
 from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
 from retrieval.ui.thumbnails import Thumbnails
@@ -42,10 +43,13 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str) -> gr.B
                     SearchTab(searcher, panel, thumbnails)
                 with gr.Tab(words.TAB_COMPARE) as compare:
                     CompareTab(searcher, panel, thumbnails, compare)
+                with gr.Tab(words.TAB_ROBUSTNESS) as robustness:
+                    RobustnessTab(searcher, panel, thumbnails, robustness)
                 with gr.Tab(words.TAB_EVALUATE):
                     EvaluateTab(searcher, panel)
         gr.Markdown(about, elem_id="about")
         add_endpoints(searcher)
+        add_robustness_endpoint(searcher)
     page.queue(default_concurrency_limit=SEARCHES_AT_ONCE, max_size=WAITING)
     return page
 

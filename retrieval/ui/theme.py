@@ -70,6 +70,14 @@ CSS = """
 }
 .hits .thumbnail-lg { display: flex; flex-direction: column; background: var(--block-background-fill); }
 .comparison p { font-size: 0.85rem; }
+/* Robustness: room is kept for what comes, so that nothing jumps when it does. */
+.labelled .grid-container { padding-top: 2.2rem !important; }
+.labelled .grid-wrap { min-height: 196px; }
+#robustness_note { min-height: 3.4rem; }
+:is(#robustness_note, #sweep_state, .withstood) p { font-size: 0.9rem; font-variant-numeric: tabular-nums; margin: 0; }
+#sweep_state { min-height: 2.8rem; }
+:is(#sweep_table, #sweep_plot) { contain: inline-size; }
+#sweep_plot img { max-width: 640px; width: 100%; }
 /* A click makes a picture the query and the results change: there is nothing that stays chosen. */
 :is(#results, .strip) .thumbnail-item.selected { border-color: var(--border-color-primary); box-shadow: none; }
 #about p { font-size: 0.85rem; }
