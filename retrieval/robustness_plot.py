@@ -1,24 +1,26 @@
 """A sweep of distortions as lines, one panel a kind, to be laid on a light or a dark page."""
 
+import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from retrieval import words
 from retrieval.evaluation_plot import COLOURS, DPI, TEXT
 from retrieval.features import Features
 from retrieval.robustness import Kind, Step
 
-WIDTH, HEIGHT = 6.4, 5.2  # inches; narrow, so that the letters are not too small on a phone
+WIDTH, HEIGHT = 6.4, 7.2  # inches; narrow, so that the letters are not too small on a phone
 COLUMNS = 2
 FONT = 12  # points
 MARKERS = {Features.CLIP: "o", Features.PIXELS: "s"}  # so that colour is not all that tells the lines apart
 
 
-def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Figure:
-    """Draw the overlap of each features against the strength of each kind of distortion, from none on.
+def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Image.Image:
+    """Return a drawing of the overlap of each features against the strength of each kind of distortion, from none on.
 
     The background is transparent; the last panel is the legend.
 
@@ -27,8 +29,7 @@ def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Figure:
         dark: whether the page is dark; None if that is not known.
     """
     kinds = list(dict.fromkeys(step.kind for step in steps))
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     figure.patch.set_alpha(0)
     rows = len(kinds) // COLUMNS + 1
     panels = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False).flatten()
@@ -38,7 +39,9 @@ def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Figure:
         axes.axis("off")
     lines, names = panels[0].get_legend_handles_labels()
     panels[-1].legend(lines, names, loc="center", frameon=False, labelcolor=TEXT[dark], fontsize=FONT)
-    return figure
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer)
 
 
 def _panel(axes: Axes, kind: Kind, steps: Sequence[Step], text: str) -> None:

@@ -30,6 +30,7 @@ OPENED = "(...values) => [...values.slice(0, -1), true]"
 # Whoever changes the query in another tab does not wait for this one.
 IF_OPEN = """(...values) => [...values.slice(0, -1),
     document.getElementById("distortions")?.offsetParent != null]"""
+DARK = """(...values) => [...values.slice(0, -1), document.body.classList.contains("dark")]"""
 # gradio's sliders tell their release only to a pointer; the keys of a keyboard are let go, too.
 KEYBOARD = """() => document.addEventListener("keyup", event => {
     if (event.target.matches?.("#distortions input[type=range]") && /^(Arrow|Page|Home|End)/.test(event.key)
@@ -101,15 +102,25 @@ class RobustnessTab:
                     interactive=False,
                     label=words.SWEPT,
                     max_height=720,
+                    wrap=True,
+                    column_widths=["40%", "30%", "30%"],
                     elem_id="sweep_table",
                     visible=False,
                 )
             with gr.Column(scale=5, min_width=300):
-                self.plot = gr.Plot(label=words.SWEPT, show_label=False, elem_id="sweep_plot", visible=False)
+                self.plot = gr.Image(  # gr.Plot has no alternative text
+                    label=words.SWEPT,
+                    show_label=False,
+                    format="png",
+                    interactive=False,
+                    buttons=[],
+                    elem_id="sweep_plot",
+                    visible=False,
+                )
         self._wire(panel, tab)
 
     def _wire(self, panel: QueryPanel, tab: gr.Tab) -> None:
-        opened = gr.Checkbox(visible=False)  # set by the page itself
+        opened, dark = gr.Checkbox(visible=False), gr.Checkbox(visible=False)  # set by the page itself
         toggles = [self.metric, self.top_k]
         changed = [*panel.asked, *panel.refined, self.metric.input, self.top_k.release]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
@@ -129,8 +140,9 @@ class RobustnessTab:
         swept = [self.state, self.table, self.plot, self.cancel]
         running = self.sweep_button.click(
             self.sweep,
-            [*panel.inputs, *toggles],
+            [*panel.inputs, *toggles, dark],
             swept,
+            js=DARK,
             show_progress_on=self.state,
             concurrency_id="sweep",
             concurrency_limit=2,
@@ -171,7 +183,7 @@ class RobustnessTab:
 
     def sweep(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the table as it fills, then the plot and what the figures say."""
-        *panel, metric, top_k = values
+        *panel, metric, top_k, dark = values
         asked = Asked(*panel)
         if asked.picture is None:
             yield words.HINT if asked.nothing else words.ROBUSTNESS_WORDS, gr.skip(), gr.skip(), gr.skip()
@@ -183,22 +195,23 @@ class RobustnessTab:
             yield (
                 words.sweep_progress(0, STEPS),
                 gr.Dataframe(value=words.sweep_rows(done), visible=True),
-                gr.Plot(value=None, visible=False),
+                gr.Image(value=None, visible=False),
                 gr.Button(interactive=True),
             )
             for step in sweep(self._searcher, query, picture):
                 done.append(step)
                 yield words.sweep_progress(len(done), STEPS), words.sweep_rows(done), gr.skip(), gr.skip()
-            plot = gr.Plot(value=plot_sweep(done), visible=True)
-            yield words.lesson(done), words.sweep_rows(done), plot, gr.Button(interactive=False)
+            lesson = words.lesson(done)
+            plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=lesson, visible=True)
+            yield lesson, words.sweep_rows(done), plot, gr.Button(interactive=False)
 
     def stopped(self) -> tuple[str, gr.Button]:
         """Say that the sweep was stopped; what was computed so far stays."""
         return words.STOPPED, gr.Button(interactive=False)
 
-    def forget(self) -> tuple[str, gr.Dataframe, gr.Plot, gr.Button]:
+    def forget(self) -> tuple[str, gr.Dataframe, gr.Image, gr.Button]:
         """Take the figures of the last sweep away."""
-        return "", gr.Dataframe(visible=False), gr.Plot(value=None, visible=False), gr.Button(interactive=False)
+        return "", gr.Dataframe(visible=False), gr.Image(value=None, visible=False), gr.Button(interactive=False)
 
     def _query(self, asked: Asked, metric: object, top_k: object) -> tuple[GalleryIndex, Query]:
         index = self._searcher.indexes.get(asked.gallery or "")

@@ -72,7 +72,7 @@ CSS = """
 .comparison p { font-size: 0.85rem; }
 /* Robustness: room is kept for what comes, so that nothing jumps when it does. */
 .labelled .grid-container { padding-top: 2.2rem !important; }
-.labelled .grid-wrap { min-height: 196px; }
+.labelled .grid-wrap { min-height: 212px; }
 #robustness_note { min-height: 3.4rem; }
 :is(#robustness_note, #sweep_state, .withstood) p { font-size: 0.9rem; font-variant-numeric: tabular-nums; margin: 0; }
 #sweep_state { min-height: 2.8rem; }
@@ -86,6 +86,7 @@ CSS = """
 @media (max-width: 640px) {
   #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; }
   #results { min-height: 420px; }
+  .tab-container button { padding: 0 8px; }  /* as many tabs as there is room for; the rest is in gradio's menu */
   #examples, #trail { contain: inline-size; }
   :is(#examples, #trail) .grid-wrap { overflow-x: auto; }
   :is(#examples, #trail) .grid-container { display: flex !important; }
