@@ -5,7 +5,10 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from PIL import Image
+from test_page import address  # noqa: F401  # a fixture: the served page
 
 from retrieval import embedding, words
 from retrieval.cli import main
@@ -308,3 +311,41 @@ def test_nothing_asked_for_is_a_comparison_too(capsys, icons, cat):
     code, said = run(capsys, icons, cat.picture, "--rotation", "0", "--json")
     assert code == 0
     assert [(each["overlap"], each["tau"]) for each in json.loads(said.out)["results"]] == [(1, 1), (1, 1)]
+
+
+@pytest.fixture(scope="module")
+def client(address):  # noqa: F811  # the fixture
+    return Client(address, verbose=False)
+
+
+def test_the_endpoint_answers_as_the_command_line(client, capsys, icons, queries):
+    path = queries / "lion.png"
+    answer = client.predict(handle_file(str(path)), 30, 0.2, 0.02, 1, 20, "l2", 6, "icons", api_name="/robustness")
+    flags = "--rotation 30 --crop 0.2 --blur 0.02 --grey 1 --quality 20 --metric l2 --top-k 6 --gallery icons --json"
+    code, said = run(capsys, icons, path, *flags.split())
+    assert code == 0
+    assert answer == json.loads(said.out)
+
+
+def test_the_endpoint_has_defaults_that_distort_nothing(client, queries):
+    answer = client.predict(image=handle_file(str(queries / "lion.png")), api_name="/robustness")
+    assert answer["distortion"] == asdict(UNDISTORTED)
+    assert (answer["metric"], answer["top_k"]) == ("cosine", 10)
+    assert [(each["overlap"], each["tau"]) for each in answer["results"]] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"rotation": 200}, "rotation must be a number from -180 to 180 (degrees, counter-clockwise), not 200."),
+        ({"quality": 20.5}, "quality must be a whole number from 1 to 100"),
+        ({"blur": None}, "blur must be a number from 0 to 0.1"),
+        ({"metric": "<b>"}, "Metric '<b>' does not exist."),
+        ({"gallery": "nowhere"}, "There is no gallery 'nowhere'."),
+        ({"image": None}, "The argument image is missing."),
+    ],
+)
+def test_the_endpoint_words_what_is_wrong(client, queries, changed, said):
+    with pytest.raises(AppError) as caught:
+        client.predict(**({"image": handle_file(str(queries / "fox.png"))} | changed), api_name="/robustness")
+    assert said in str(caught.value)

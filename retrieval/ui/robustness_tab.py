@@ -30,7 +30,25 @@ OPENED = "(...values) => [...values.slice(0, -1), true]"
 # Whoever changes the query in another tab does not wait for this one.
 IF_OPEN = """(...values) => [...values.slice(0, -1),
     document.getElementById("distortions")?.offsetParent != null]"""
-DARK = """(...values) => [...values.slice(0, -1), document.body.classList.contains("dark")]"""
+# What a sweep was asked for is kept in the page. Where that changes, a sweep under way is cancelled and its figures go,
+# which would be taken for those of the new query; events come late and twice, so they alone do not mean a change. The
+# page does it, since the server's answer could come so late that it would take the figures of the next sweep.
+ASKED = "const asked = JSON.stringify(values.map(value => value?.path ?? value));"
+STARTED = f"""(...values) => {{
+    const running = values.splice(-2)[0];
+    {ASKED}
+    document.getElementById("sweep").dataset.asked = asked;
+    return [...values, running, document.body.classList.contains("dark")];
+}}"""
+FORGET = f"""(...values) => {{
+    {ASKED}
+    const button = document.getElementById("sweep");
+    const update = changes => ({{ __type__: "update", ...changes }});
+    if (!button?.dataset.asked || button.dataset.asked === asked) return [update(), update(), update()];
+    delete button.dataset.asked;
+    document.querySelector("#sweep_cancel:enabled, #sweep_cancel button:enabled")?.click();
+    return ["", update({{ visible: false }}), update({{ value: null, visible: false }})];
+}}"""
 # gradio's sliders tell their release only to a pointer; the keys of a keyboard are let go, too.
 KEYBOARD = """() => document.addEventListener("keyup", event => {
     if (event.target.matches?.("#distortions input[type=range]") && /^(Arrow|Page|Home|End)/.test(event.key)
@@ -138,19 +156,21 @@ class RobustnessTab:
         gr.on([*changed, *(slider.release for slider in self.sliders)], **event, js=IF_OPEN)
         self.reset.click(_undistorted, None, self.sliders, **quiet).then(**event, js=OPENED)
         swept = [self.state, self.table, self.plot, self.cancel]
-        running = self.sweep_button.click(
+        # A sweep is asked to stop and says so itself: gradio's `cancels` cuts it off, and what it has still on the way
+        # to the page may come after "Stopped.", or break the sweep that is started next.
+        running = gr.State([])
+        self.sweep_button.click(
             self.sweep,
-            [*panel.inputs, *toggles, dark],
+            [*panel.inputs, *toggles, running, dark],
             swept,
-            js=DARK,
+            js=STARTED,
             show_progress_on=self.state,
             concurrency_id="sweep",
             concurrency_limit=2,
             **quiet,
         )
-        self.cancel.click(self.stopped, None, [self.state, self.cancel], cancels=running, **quiet)
-        # Figures of another query would be taken for those of this one.
-        gr.on(changed, self.forget, None, swept, cancels=running, **quiet)
+        self.cancel.click(list.clear, running, None, queue=False, **quiet)
+        gr.on(changed, None, [*panel.inputs, *toggles], swept[:-1], js=FORGET, trigger_mode="multiple")
         gr.on(None, None, js=KEYBOARD)
 
     def run(self, *values: Any) -> Any:
@@ -182,8 +202,8 @@ class RobustnessTab:
         ]
 
     def sweep(self, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield the table as it fills, then the plot and what the figures say."""
-        *panel, metric, top_k, dark = values
+        """Yield the table as it fills, then the plot and what the figures say; end where `running` is emptied."""
+        *panel, metric, top_k, running, dark = values
         asked = Asked(*panel)
         if asked.picture is None:
             yield words.HINT if asked.nothing else words.ROBUSTNESS_WORDS, gr.skip(), gr.skip(), gr.skip()
@@ -192,6 +212,7 @@ class RobustnessTab:
             index, query = self._query(asked, metric, top_k)
             picture = QueryPicture(self._searcher.embedder, index, query)
             done: list[Step] = []
+            running[:] = [True]
             yield (
                 words.sweep_progress(0, STEPS),
                 gr.Dataframe(value=words.sweep_rows(done), visible=True),
@@ -199,19 +220,14 @@ class RobustnessTab:
                 gr.Button(interactive=True),
             )
             for step in sweep(self._searcher, query, picture):
+                if not running:
+                    yield words.STOPPED, gr.skip(), gr.skip(), gr.Button(interactive=False)
+                    return
                 done.append(step)
                 yield words.sweep_progress(len(done), STEPS), words.sweep_rows(done), gr.skip(), gr.skip()
             lesson = words.lesson(done)
             plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=lesson, visible=True)
             yield lesson, words.sweep_rows(done), plot, gr.Button(interactive=False)
-
-    def stopped(self) -> tuple[str, gr.Button]:
-        """Say that the sweep was stopped; what was computed so far stays."""
-        return words.STOPPED, gr.Button(interactive=False)
-
-    def forget(self) -> tuple[str, gr.Dataframe, gr.Image, gr.Button]:
-        """Take the figures of the last sweep away."""
-        return "", gr.Dataframe(visible=False), gr.Image(value=None, visible=False), gr.Button(interactive=False)
 
     def _query(self, asked: Asked, metric: object, top_k: object) -> tuple[GalleryIndex, Query]:
         index = self._searcher.indexes.get(asked.gallery or "")
