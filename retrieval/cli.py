@@ -1,4 +1,4 @@
-"""The command line: `python -m retrieval search | compare | evaluate | map | info`."""
+"""The command line: `python -m retrieval search | compare | robustness | evaluate | map | info`."""
 
 import argparse
 import csv
@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   python -m retrieval search street.jpg --region 0.5,0.2,1,0.9 --alike 0.95
   python -m retrieval search cat.jpg --json | jq .hits
   python -m retrieval compare cat.jpg --top-k 5       every features x metric x engine, side by side
+  python -m retrieval robustness cat.jpg              which features withstand which distortions
+  python -m retrieval robustness cat.jpg --rotation 30 --quality 20
   python -m retrieval evaluate                        leave-one-out over the gallery's labels
   python -m retrieval evaluate --queries test_photos  class folders as queries
   python -m retrieval map --plot map.png              the gallery on a plane; id, label, x, y as CSV
@@ -34,7 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     hub.bound_access()
     try:
-        commands = {"search": _search, "compare": _compare, "evaluate": _evaluate, "map": _map, "info": _info}
+        commands = {
+            "search": _search,
+            "compare": _compare,
+            "robustness": _robustness,
+            "evaluate": _evaluate,
+            "map": _map,
+            "info": _info,
+        }
         commands[flags.command](flags, chosen)
     except RetrievalError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,6 +78,22 @@ def _parser() -> argparse.ArgumentParser:
         "--exact-only", action="store_true", help="leave out ChromaDB, which only one process at a time can use"
     )
 
+    robustness = commands.add_parser(
+        "robustness",
+        help="what distortions of one picture do to its ranking",
+        description="What a distorted picture still finds; without a distortion, many are tried one after another.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    robustness.add_argument("image", type=Path, metavar="IMAGE", help="the query picture")
+    robustness.add_argument("--rotation", type=float, metavar="DEG", help="degrees counter-clockwise, -180 to 180")
+    robustness.add_argument("--crop", type=float, metavar="SHARE", help="cut away around the middle, 0 to 0.9")
+    robustness.add_argument("--blur", type=float, metavar="SHARE", help="Gaussian, of the shorter side, 0 to 0.1")
+    robustness.add_argument("--grey", type=float, metavar="SHARE", help="mixed in, 0 to 1")
+    robustness.add_argument("--quality", type=int, metavar="Q", help="of a JPEG, 1 to 100; 100 leaves it as it is")
+    robustness.add_argument("--metric", default="cosine", metavar="l1|l2|cosine|correlation", help="default: cosine")
+    robustness.add_argument("--top-k", type=int, default=10, metavar="K", help="how many (default: %(default)s)")
+
     evaluate = commands.add_parser(
         "evaluate", help="P@1, P@5 and mAP of every features x metric", epilog=EXAMPLES, formatter_class=raw
     )
@@ -91,13 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     places.add_argument("--plot", type=Path, metavar="PNG", help="draw it, coloured by label")
 
     info = commands.add_parser("info", help="galleries, models, versions", epilog=EXAMPLES, formatter_class=raw)
-    for command in (search, compare, evaluate, places, info):
+    for command in (search, compare, robustness, evaluate, places, info):
         settings.add_index_flag(command)
         command.add_argument("--json", action="store_true", help="print JSON")
     for command in (search, compare):
         _add_query_flags(command)
         settings.add_template_flag(command)
-    for command in (search, compare, evaluate, places):
+    for command in (search, compare, robustness, evaluate, places):
         settings.add_gallery_flag(command, "which gallery of the index (default: its only or first one)")
     return parser
 
@@ -208,6 +233,50 @@ def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
         f"\noverlap and tau (Kendall's tau-b, 1 is the same order): against {words.FEATURES[features]}, "
         f"{words.METRICS[metric]}, {words.ENGINES[engine]}; recall: of ChromaDB against the exact scan"
     )
+
+
+def _robustness(flags: argparse.Namespace, chosen: settings.Settings) -> None:
+    from tqdm import tqdm
+
+    from retrieval import words
+    from retrieval.indexes import Indexes
+    from retrieval.metrics import Metric
+    from retrieval.query import Query, checked_distortion, checked_top_k, one_of
+    from retrieval.robustness import STEPS, Kind, measure, sweep, sweep_to_json
+    from retrieval.search import Searcher
+
+    given = {str(kind): value for kind in Kind if (value := getattr(flags, kind)) is not None}
+    query = Query(
+        picture=flags.image,
+        distortion=checked_distortion(**given),
+        metric=one_of(Metric, flags.metric),
+        top_k=checked_top_k(flags.top_k),
+        gallery=chosen.gallery or "",
+    )
+    searcher = Searcher(Indexes(chosen.index))
+    if given:
+        result = measure(searcher, query)
+        if flags.json:
+            print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+            return
+        print(f"{words.about_distortion(query.distortion)}\n")
+        for each in result.by_features:
+            print(words.withstood(each).replace("**", ""))
+            for before, after, move in zip(each.undistorted.hits, each.distorted.hits, each.moves, strict=True):
+                print(f"  {words.caption(before):36.36}  {words.caption(after):36.36}  {words.move(move)}".rstrip())
+            print()
+        return
+    steps = list(tqdm(sweep(searcher, query), total=STEPS, unit=" distortions", file=sys.stderr, leave=False))
+    if flags.json:
+        print(json.dumps(sweep_to_json(query, steps), indent=1, ensure_ascii=False))
+        return
+    ranking = next(iter(steps[0].withstood.values())).undistorted
+    print(f"{ranking.gallery}: {ranking.size:,} pictures, {ranking.model}, {words.METRICS[ranking.metric]}\n")
+    print(f"overlap@{query.top_k:<12}  " + "  ".join(words.sweep_columns()[1:]))
+    for name, *shares in words.sweep_rows(steps):
+        columns = zip(shares, words.sweep_columns()[1:], strict=True)
+        print(f"{name:20}  " + "  ".join(f"{share:>{len(column)}}" for share, column in columns))
+    print(f"\n{words.lesson(steps)}")
 
 
 def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:

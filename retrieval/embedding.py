@@ -6,16 +6,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
+from retrieval.distortion import Distortion
 from retrieval.errors import IndexingError, ModelError, PictureError, QueryError
 from retrieval.features import Features, Vectors
 from retrieval.features.choice import ModelChoice, ModelIdentity, choose_model
 from retrieval.features.clip import ClipEncoder, best_device, best_dtype
 from retrieval.features.pixels import embed_pixels
-from retrieval.images import PictureSource, cut_out, load_picture, read_bytes
+from retrieval.images import PictureSource, Region, cut_out, load_picture, read_bytes
 from retrieval.indexes import GalleryIndex
 from retrieval.query import Query
 from retrieval.settings import TEMPLATES
@@ -116,7 +118,7 @@ class QueryEmbedder:
         """Take sentences with `{}` for the words, whose vectors are averaged; models are loaded when needed."""
         self.encoders = Encoders()
         self._templates = tuple(templates)
-        self._cache = VectorCache()
+        self.cache = VectorCache()
 
     def embed(self, index: GalleryIndex, query: Query) -> Embedded:
         """Return the vector of a query.
@@ -154,44 +156,119 @@ class QueryEmbedder:
         return Embedded(vector, picture.decode if picture else 0.0, spent + (picture.features if picture else 0.0))
 
     def _picture(self, index: GalleryIndex, query: Query) -> Embedded:
-        if query.position is not None:
-            if not 0 <= query.position < len(index):
-                raise QueryError(f"The gallery has no item {query.position}; it has {len(index):,}.")
-            if query.as_it_is:
-                return Embedded(index.vectors(query.features)[query.position], 0.0, 0.0)
-            given: PictureSource = index.thumbnail(query.position)  # the gallery's own files need not be there any more
-        elif query.picture is not None:
-            given = query.picture
-        else:
-            raise PictureError("There is no query picture. Choose one first.")
+        given = _given(index, query)
+        if query.position is not None and query.as_it_is:
+            return Embedded(index.vectors(query.features)[query.position], 0.0, 0.0)
         started = time.perf_counter()
         digest, source = _digest(given)
-        kind: object = index.manifest.pixel_size if query.features is Features.PIXELS else index.manifest.model
-        key = (digest, query.region, query.distortion, query.features, kind)
-        if (known := self._cache.get(key)) is not None:
+        key = _key(index, digest, query.region, query.distortion, query.features)
+        if (known := self.cache.get(key)) is not None:
             return Embedded(known, (time.perf_counter() - started) * 1e3, 0.0)
-        picture = load_picture(source)
-        if query.region is not None:
-            picture = cut_out(picture, query.region)
-        picture = query.distortion.apply(picture)
+        picture = query.distortion.apply(_load(source, query.region))
         decoded = time.perf_counter()
-        if query.features is Features.PIXELS:
-            vector = embed_pixels([picture], index.manifest.pixel_size)[0]
-        else:
-            vector = self.encoders.get(index.manifest.model).embed_pictures([picture])[0]
-        self._cache.put(key, vector)
+        vector = self.embed_pictures(index, query.features, [picture])[0]
+        self.cache.put(key, vector)
         return Embedded(vector, (decoded - started) * 1e3, (time.perf_counter() - decoded) * 1e3)
+
+    def embed_pictures(self, index: GalleryIndex, features: Features, pictures: Sequence[Image.Image]) -> Vectors:
+        """Return upright RGB pictures as vectors like those of an index, shape (n, d).
+
+        Raises:
+            ModelError: the index's model cannot be had.
+        """
+        if features is Features.PIXELS:
+            return embed_pixels(pictures, index.manifest.pixel_size)
+        return self.encoders.get(index.manifest.model).embed_pictures(pictures)
 
     def _text(self, index: GalleryIndex, text: str) -> Vectors:
         """Return the unit mean of the unit vectors of a text in every template."""
         key = (text, self._templates, index.manifest.model)
-        if (known := self._cache.get(key)) is not None:
+        if (known := self.cache.get(key)) is not None:
             return known
         sentences = [template.replace("{}", text) for template in self._templates]
         mean = self.encoders.get(index.manifest.model).embed_texts(sentences).mean(axis=0)
         vector: Vectors = mean / np.linalg.norm(mean)
-        self._cache.put(key, vector)
+        self.cache.put(key, vector)
         return vector
+
+
+class QueryPicture:
+    """The picture of a query, under one distortion after another: decoded once at most, its vectors remembered.
+
+    A picture of the gallery is its thumbnail, with any distortion and without, so that nothing but the distortion
+    makes a difference.
+    """
+
+    def __init__(self, embedder: QueryEmbedder, index: GalleryIndex, query: Query) -> None:
+        """Take the query's picture and its region; nothing else of the query counts.
+
+        Raises:
+            PictureError: there is no picture, or its file cannot be read.
+            QueryError: an unknown item.
+        """
+        self._embedder = embedder
+        self._index = index
+        self._region = query.region
+        self._digest, self._source = _digest(_given(index, query))
+
+    @cached_property
+    def undistorted(self) -> Image.Image:
+        """The picture, upright, in RGB.
+
+        Raises:
+            PictureError: it cannot be decoded.
+        """
+        return _load(self._source, self._region)
+
+    def vectors(self, distortions: Sequence[Distortion]) -> dict[Features, Vectors]:
+        """Return the vectors of the distorted pictures by each features, shape (n, d) in the order given.
+
+        Raises:
+            PictureError: the picture cannot be decoded.
+            ModelError: the index's model cannot be had.
+        """
+        cache, pictures = self._embedder.cache, dict[Distortion, Image.Image]()
+        found: dict[Features, Vectors] = {}
+        for features in Features:
+            known = {each: cache.get(self._key(each, features)) for each in distortions}
+            missing = [each for each, vector in known.items() if vector is None]
+            for each in missing:
+                if each not in pictures:
+                    pictures[each] = each.apply(self.undistorted)
+            if missing:
+                new = self._embedder.embed_pictures(self._index, features, [pictures[each] for each in missing])
+                for each, vector in zip(missing, new, strict=True):
+                    known[each] = vector
+                    cache.put(self._key(each, features), vector)
+            found[features] = np.stack([vector for each in distortions if (vector := known[each]) is not None])
+        return found
+
+    def _key(self, distortion: Distortion, features: Features) -> tuple[object, ...]:
+        return _key(self._index, self._digest, self._region, distortion, features)
+
+
+def _given(index: GalleryIndex, query: Query) -> PictureSource:
+    """Return the picture of a query; of an item its thumbnail, since the gallery's own files need not be there."""
+    if query.position is not None:
+        if not 0 <= query.position < len(index):
+            raise QueryError(f"The gallery has no item {query.position}; it has {len(index):,}.")
+        return index.thumbnail(query.position)
+    if query.picture is None:
+        raise PictureError("There is no query picture. Choose one first.")
+    return query.picture
+
+
+def _load(source: PictureSource, region: Region | None) -> Image.Image:
+    picture = load_picture(source)
+    return picture if region is None else cut_out(picture, region)
+
+
+def _key(
+    index: GalleryIndex, digest: bytes, region: Region | None, distortion: Distortion, features: Features
+) -> tuple[object, ...]:
+    """Return all that the vector of a picture depends on."""
+    kind: object = index.manifest.pixel_size if features is Features.PIXELS else index.manifest.model
+    return (digest, region, distortion, features, kind)
 
 
 def _words(text: str) -> str:

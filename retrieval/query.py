@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeGuard, TypeVar
 
-from retrieval.distortion import UNDISTORTED, Distortion
+from retrieval.distortion import LIMITS, UNDISTORTED, Distortion
 from retrieval.errors import QueryError
 from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
@@ -237,6 +237,36 @@ def checked_region(value: object) -> Region | None:
         f"region must be four numbers from 0 to 1: left, top, right, bottom, as in [0.2, 0, 0.8, 0.5]; "
         f"not {repr(value)[:60]}."
     )
+
+
+def checked_distortion(
+    rotation: object = UNDISTORTED.rotation,
+    crop: object = UNDISTORTED.crop,
+    blur: object = UNDISTORTED.blur,
+    grey: object = UNDISTORTED.grey,
+    quality: object = UNDISTORTED.quality,
+) -> Distortion:
+    """Return a distortion, each part a number within its `LIMITS`; the defaults change nothing.
+
+    Raises:
+        QueryError: not a number, out of range, or a JPEG quality that is not whole.
+    """
+    parts = {
+        "rotation": _within("rotation", rotation, "degrees, counter-clockwise"),
+        "crop": _within("crop", crop, "share cut away; 0 none"),
+        "blur": _within("blur", blur, "share of the shorter side; 0 none"),
+        "grey": _within("grey", grey, "share mixed in; 1 no colour left"),
+    }
+    encoded = _within("quality", quality, "of a JPEG; 100 leaves the picture as it is", whole=True)
+    return Distortion(**parts, quality=int(encoded))
+
+
+def _within(name: str, value: object, meaning: str, whole: bool = False) -> float:
+    low, high = LIMITS[name]
+    if not _is_number(value) or not low <= value <= high or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        raise QueryError(f"{name} must be {kind} from {low} to {high} ({meaning}), not {repr(value)[:40]}.")
+    return float(value)
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

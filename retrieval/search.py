@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.embedding import QueryEmbedder
+from retrieval.embedding import Embedded, QueryEmbedder
 from retrieval.features import Features, Vectors
 from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.metrics import DEFINITIONS, Metric, closeness, closest, score_pairs
@@ -35,7 +35,20 @@ class Searcher:
         """
         started = time.perf_counter()
         index = self.indexes.get(query.gallery)
-        embedded = self.embedder.embed(index, query)
+        return self.answer(index, query, self.embedder.embed(index, query), started)
+
+    def answer(self, index: GalleryIndex, query: Query, embedded: Embedded, started: float | None = None) -> Ranking:
+        """Return the pictures closest to a query whose vector is known already.
+
+        Args:
+            index: the gallery.
+            query: what is asked of it; its picture and words do not count any more.
+            embedded: its vector, by the query's features.
+            started: when the query came, by `time.perf_counter`; None is now.
+
+        Raises:
+            QueryError: a label that the gallery does not have.
+        """
         searching = time.perf_counter()
         positions, scores, duplicates = _ranked(index, query, embedded.vector)
         hits = []
@@ -51,7 +64,9 @@ class Searcher:
             engine=query.engine,
             model=index.manifest.model,
             hits=tuple(hits),
-            timings=Timings(embedded.decode, embedded.features, (ended - searching) * 1e3, (ended - started) * 1e3),
+            timings=Timings(
+                embedded.decode, embedded.features, (ended - searching) * 1e3, (ended - (started or searching)) * 1e3
+            ),
             size=len(index),
         )
 

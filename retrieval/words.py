@@ -6,6 +6,7 @@ from datetime import datetime
 
 from retrieval.building import Phase, Stage
 from retrieval.comparison import Cell, equal_by_mathematics, positions, share_found
+from retrieval.distortion import UNDISTORTED, Distortion
 from retrieval.evaluation import Result
 from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
@@ -15,6 +16,8 @@ from retrieval.maps import Marks
 from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.projection import Method
 from retrieval.query import Engine, Hit, Query, Ranking
+from retrieval.robustness import SWEEP as DISTORTIONS
+from retrieval.robustness import Kind, Step, Withstood, mean_overlaps
 
 FEATURES = {Features.CLIP: "CLIP features", Features.PIXELS: "Raw pixels"}
 METRICS = {metric: definition.title for metric, definition in DEFINITIONS.items()}
@@ -415,3 +418,124 @@ def timings(ranking: Ranking) -> str:
         f"decode {t.decode:.1f} ms · features {t.features:.1f} ms · search {t.search:.1f} ms · "
         f"total {t.total:.1f} ms · {ranking.size:,} pictures · {ENGINES[ranking.engine]} · {used}"
     )
+
+
+TAB_ROBUSTNESS = "Robustness"
+ROBUSTNESS_NOTE = (
+    "Overlap: share of the undistorted picture's hits that are still found. τ: Kendall's agreement of both orders, "
+    "1 the same. Cosine: between the vectors of both pictures. ↑ ↓: places won or lost; new: not found before."
+)
+ROBUSTNESS_START = "**Nothing is distorted yet:** move a slider and watch which hits stay."
+ROBUSTNESS_WORDS = "**Choose a picture:** words cannot be turned or blurred."
+WORDS_LEFT_OUT = "Only the picture counts here, not the words."
+SLIDERS = {
+    Kind.ROTATION: "Rotation (degrees)",
+    Kind.CROP: "Crop (% cut away)",
+    Kind.BLUR: "Blur (% of the shorter side)",
+    Kind.GREY: "Grey (% mixed in)",
+    Kind.QUALITY: "JPEG quality (100 is off)",
+}
+KINDS = {
+    Kind.ROTATION: "Rotation",
+    Kind.CROP: "Crop",
+    Kind.BLUR: "Blur",
+    Kind.GREY: "Grey",
+    Kind.QUALITY: "JPEG quality",
+}
+RESET = "Back to none"
+DISTORTED = "What is searched"
+AS_IT_IS = "as it is"
+AS_DISTORTED = "distorted"
+SWEEP = "Try every distortion"
+SWEEP_NOTE = "Each distortion alone, weak to strong, and the share of hits that both features keep."
+SWEPT = "Overlap by distortion"
+SWEPT_FEATURES = (Features.CLIP, Features.PIXELS)
+PENDING = "…"
+
+
+def strength(kind: Kind, value: float) -> str:
+    """Return how strong a distortion is, with its unit."""
+    if kind is Kind.ROTATION:
+        return f"{value:g}°"
+    return f"{value:g}" if kind is Kind.QUALITY else f"{value * 100:g} %"
+
+
+def about_distortion(distortion: Distortion) -> str:
+    """Return what was done to a picture, for who cannot see it."""
+    verbs = {
+        Kind.ROTATION: "rotated by {}",
+        Kind.CROP: "cropped by {}",
+        Kind.BLUR: "blurred by {} of its shorter side",
+        Kind.GREY: "{} grey",
+        Kind.QUALITY: "saved as JPEG of quality {}",
+    }
+    done = [
+        verb.format(strength(kind, getattr(distortion, kind)))
+        for kind, verb in verbs.items()
+        if getattr(distortion, kind) != getattr(UNDISTORTED, kind)
+    ]
+    return f"The query picture, {', '.join(done) or 'undistorted'}"
+
+
+def withstood(result: Withstood) -> str:
+    """Return what a distortion left of a ranking."""
+    k = len(result.undistorted.hits)
+    return (
+        f"**{FEATURES[result.distorted.features]}** · overlap@{k} {result.overlap:.2f} · τ {result.tau:.2f} · "
+        f"cosine {result.cosine:.2f}"
+    )
+
+
+def sweep_columns() -> list[str]:
+    """Return the heads of the table of a sweep."""
+    return ["Distortion", *(FEATURES[features] for features in SWEPT_FEATURES)]
+
+
+def sweep_rows(steps: Sequence[Step]) -> list[list[str]]:
+    """Return the table of a sweep, with what is not tried yet left open."""
+    done = {(step.kind, step.distortion): step for step in steps}
+    return [
+        [
+            f"{KINDS[kind]} {strength(kind, getattr(distortion, kind))}",
+            *(
+                f"{step.overlap(features):.2f}" if (step := done.get((kind, distortion))) else PENDING
+                for features in SWEPT_FEATURES
+            ),
+        ]
+        for kind, distortions in DISTORTIONS.items()
+        for distortion in distortions
+    ]
+
+
+def sweep_progress(done: int, total: int) -> str:
+    """Return how far a sweep is."""
+    return f"{done} of {total} distortions tried ..."
+
+
+def lesson(steps: Sequence[Step]) -> str:
+    """Return one sentence on which features kept more of their hits under what, by the figures as they are shown."""
+    k = len(steps[0].withstood[Features.CLIP].undistorted.hits)
+    clip, pixels, both = list[str](), list[str](), list[str]()
+    for kind, means in mean_overlaps(steps).items():
+        a, b = (f"{means[features]:.2f}" for features in (Features.CLIP, Features.PIXELS))
+        name = "JPEG" if kind is Kind.QUALITY else KINDS[kind].lower()
+        if a == b:
+            both.append(f"{name} ({a})")
+        elif float(a) > float(b):
+            clip.append(f"{name} ({a} against {b})")
+        else:
+            pixels.append(f"{name} ({b} against {a})")
+    parts = [
+        f"{who} under {_listed(what)}"
+        for who, what in (
+            ("CLIP features keep more", clip),
+            ("raw pixels keep more", pixels),
+            ("both keep the same", both),
+        )
+        if what
+    ]
+    return f"Mean overlap@{k} for this picture: {'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

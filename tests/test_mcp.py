@@ -122,7 +122,7 @@ def tools(address: str) -> dict[str, Tool]:
 
 
 def test_the_tools_are_the_endpoints_and_no_event_of_the_page(tools: dict[str, Tool]) -> None:
-    assert set(tools) == {PICTURE_TOOL, WORDS_TOOL, "compare"}
+    assert set(tools) == {PICTURE_TOOL, WORDS_TOOL, "compare", "robustness"}
 
 
 @pytest.mark.parametrize("name", [PICTURE_TOOL, WORDS_TOOL])

@@ -1,6 +1,7 @@
 """The HTTP API and the MCP tools: the same query and the same JSON as the command line's `--json`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import gradio as gr
 
 from retrieval import words
 from retrieval.comparison import compare as compare_all
+from retrieval.distortion import LIMITS, UNDISTORTED
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import Features
 from retrieval.metrics import Metric
-from retrieval.query import KEEP_ALL, MAX_TOP_K, Engine, Query, checked_query
+from retrieval.query import KEEP_ALL, MAX_TOP_K, Engine, Query, checked_distortion, checked_query
+from retrieval.robustness import Kind, measure
 from retrieval.search import Searcher
 from retrieval.ui.arguments import Argument, PictureArgument
 from retrieval.ui.errors import as_shown
@@ -24,7 +27,7 @@ Answer = dict[str, Any] | str
 
 
 def add_endpoints(searcher: Searcher) -> None:
-    """Add `/search` (by picture), `/query` (all that a query can hold) and `/compare` to the Blocks being made.
+    """Add `/search` (by picture), `/query` (all that a query can hold), `/compare` and `/robustness` to the Blocks.
 
     They have no visible part. They are the tools of the MCP server too, which tells models what the docstrings say, of
     an argument one line. `/search` keeps its six arguments, so that callers who send them all by position, as a raw
@@ -137,8 +140,6 @@ def add_endpoints(searcher: Searcher) -> None:
             JSON with gallery, model, pictures, top_k, baseline, and cells: each with overlap, tau, recall and hits.
         """
         with as_shown(html_safe=False):
-            if isinstance(top_k, (int, float)) and top_k > COMPARED_MAX:
-                raise QueryError(f"top_k must be at most {COMPARED_MAX:,} to compare, not {top_k:,}.")
             asked = _query(
                 image,
                 text,
@@ -147,10 +148,44 @@ def add_endpoints(searcher: Searcher) -> None:
                 labels=labels,
                 region=region,
                 alike=alike,
-                top_k=top_k,
+                top_k=_few(top_k),
                 gallery=gallery,
             )
             return _for_caller(compare_all(searcher, asked).to_json(), request)
+
+    def robustness(
+        image: Picture,
+        rotation: float,
+        crop: float,
+        blur: float,
+        grey: float,
+        quality: float,
+        metric: str,
+        top_k: float,
+        gallery: str | None,
+        request: gr.Request,
+    ) -> Answer:
+        """Compare what a picture finds as it is with what it finds when distorted, by raw pixels and by CLIP features.
+
+        Args:
+            image: the query picture, as an uploaded file or in base64 (data:image/png;base64,...); no addresses.
+            rotation: degrees counter-clockwise, from -180 to 180.
+            crop: share of width and height that is cut away around the middle, from 0 to 0.9.
+            blur: standard deviation of a Gaussian as a share of the shorter side, from 0 to 0.1.
+            grey: share of grey mixed in, from 0 to 1.
+            quality: of the JPEG that the picture is saved as, from 1 to 100; 100 leaves it as it is.
+            metric: how it is compared: "l1" or "l2" (smaller is closer), "cosine" or "correlation" (larger is closer).
+            top_k: how many pictures to compare, from 1 to 1,000.
+            gallery: name of the gallery; empty means the first.
+
+        Returns:
+            JSON with gallery, model, pictures, metric, top_k, distortion and results, one for each features: overlap,
+            tau, cosine (of both query vectors), undistorted hits and distorted hits with their move (null: new).
+        """
+        with as_shown(html_safe=False):
+            asked = _query(image, metric=metric, top_k=_few(top_k), gallery=gallery)
+            distortion = checked_distortion(rotation, crop, blur, grey, quality)
+            return _for_caller(measure(searcher, replace(asked, distortion=distortion)).to_json(), request)
 
     asked = [
         Argument("text", "", type="string", default=""),
@@ -166,6 +201,10 @@ def add_endpoints(searcher: Searcher) -> None:
         Argument("metric", str(Metric.COSINE), type="string", enum=[str(each) for each in Metric]),
         Argument("engine", str(Engine.EXACT), type="string", enum=[str(each) for each in Engine]),
     ]
+    distortion = [
+        Argument(kind, getattr(UNDISTORTED, kind), type="number", minimum=LIMITS[kind][0], maximum=LIMITS[kind][1])
+        for kind in Kind
+    ]
     gallery = Argument("gallery", "", type="string", default="")
     top_k = Argument("top_k", 10, type="integer", minimum=1, maximum=MAX_TOP_K)
     few = Argument("top_k", 10, type="integer", minimum=1, maximum=COMPARED_MAX)
@@ -174,6 +213,7 @@ def add_endpoints(searcher: Searcher) -> None:
         (search, [PictureArgument("image"), *toggles, top_k, gallery]),
         (query, [*asked, *toggles, top_k, gallery]),
         (compare, [*asked, few, gallery]),
+        (robustness, [PictureArgument("image"), *distortion, toggles[1], few, gallery]),
     ):
         gr.Button(visible=False).click(function, arguments, answer, api_name=function.__name__)
 
@@ -183,6 +223,12 @@ def _query(image: Picture, text: str | None = "", without: str | None = "", **va
         raise PictureError(words.NO_IMAGE)
     values["gallery"] = values["gallery"] or ""
     return checked_query(picture=image, text=text or "", without=without or "", **values)
+
+
+def _few(top_k: float) -> float:
+    if isinstance(top_k, (int, float)) and top_k > COMPARED_MAX:
+        raise QueryError(f"top_k must be at most {COMPARED_MAX:,} to compare, not {top_k:,}.")
+    return top_k
 
 
 def _for_caller(answer: dict[str, Any], request: gr.Request) -> Answer:

@@ -18,6 +18,7 @@ from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.galleries_tab import LOOK, GalleriesTab
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
+from retrieval.ui.robustness_tab import RobustnessTab
 from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
 from retrieval.ui.thumbnails import Thumbnails
@@ -50,6 +51,8 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
                     search = SearchTab(searcher, panel, thumbnails)
                 with gr.Tab(words.TAB_COMPARE) as compare:
                     CompareTab(searcher, panel, thumbnails, compare)
+                with gr.Tab(words.TAB_ROBUSTNESS) as robustness:
+                    RobustnessTab(searcher, panel, thumbnails, robustness)
                 with gr.Tab(words.TAB_MAP) as places:
                     MapTab(searcher, panel, thumbnails, places)
                 with gr.Tab(words.TAB_EVALUATE):

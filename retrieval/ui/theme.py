@@ -117,6 +117,14 @@ CSS = """
 :is(#build_state, #build_found) p { margin: 0.25rem 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 :is(#galleries, #skipped) { contain: inline-size; }
 :is(#galleries, #skipped) :is(th, td) { font-size: 0.8rem; }
+/* Robustness: room is kept for what comes, so that nothing jumps when it does. */
+.labelled .grid-container { padding-top: 2.2rem !important; }
+.labelled .grid-wrap { min-height: 212px; }
+#robustness_note { min-height: 3.4rem; }
+:is(#robustness_note, #sweep_state, .withstood) p { font-size: 0.9rem; font-variant-numeric: tabular-nums; margin: 0; }
+#sweep_state { min-height: 2.8rem; }
+:is(#sweep_table, #sweep_plot) { contain: inline-size; }
+#sweep_plot img { max-width: 640px; width: 100%; }
 /* A click makes a picture the query and the results change: there is nothing that stays chosen. */
 :is(#results, .strip) .thumbnail-item.selected { border-color: var(--border-color-primary); box-shadow: none; }
 #about p { font-size: 0.85rem; }

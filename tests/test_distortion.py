@@ -1,0 +1,218 @@
+"""Distortions of a query picture: against plain numpy and scipy, at their limits, and what the cache makes of them."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from retrieval import distortion
+from retrieval.distortion import LIMITS, LONGEST, UNDISTORTED, WORKING_PIXELS, Distortion, turned
+from retrieval.errors import QueryError
+from retrieval.features import Features
+from retrieval.images import load_picture
+from retrieval.query import Query, checked_distortion
+
+ODD = [(1, 1), (1, 5000), (5000, 1), (2, 3), (7, 1), (640, 480)]
+EACH = [
+    Distortion(rotation=33),
+    Distortion(crop=0.9),
+    Distortion(blur=0.1),
+    Distortion(grey=0.5),
+    Distortion(quality=1),
+    Distortion(-180, 0.5, 0.02, 1, 30),
+]
+
+
+def picture(width, height, seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(values)
+
+
+def pixels(image):
+    return np.asarray(image, np.float64)
+
+
+@pytest.fixture(scope="module")
+def fox(queries):
+    return load_picture(queries / "fox.png")
+
+
+def test_the_undistorted_picture_is_the_very_picture():
+    given = picture(3000, 2000)  # also where others would be shrunk
+    assert UNDISTORTED.apply(given) is given
+    assert checked_distortion() == UNDISTORTED == checked_distortion(0, 0.0, 0, 0, 100.0)
+
+
+@pytest.mark.parametrize(("degrees", "quarters"), [(90, 1), (180, 2), (-180, 2), (-90, 3)])
+def test_a_quarter_turn_moves_pixels_and_changes_none(degrees, quarters):
+    given = picture(31, 17)
+    assert np.array_equal(pixels(Distortion(rotation=degrees).apply(given)), np.rot90(pixels(given), quarters))
+
+
+def test_a_turned_picture_lies_whole_on_white():
+    black = Image.new("RGB", (100, 60))
+    tilted = pixels(Distortion(rotation=30).apply(black))
+    assert np.allclose(tilted.shape[1::-1], turned(100, 60, 30), atol=2)
+    assert np.all(tilted[[0, 0, -1, -1], [0, -1, 0, -1]] == 255)
+    assert np.count_nonzero(tilted[..., 0] < 128) == pytest.approx(100 * 60, rel=0.03)  # its area is kept
+
+
+@pytest.mark.parametrize(("share", "x", "y"), [(0.2, 10, 4), (0.5, 25, 10), (0.9, 45, 18), (0.01, 0, 0)])
+def test_crop_is_a_slice(share, x, y):
+    given = picture(100, 40)
+    assert np.array_equal(pixels(Distortion(crop=share).apply(given)), pixels(given)[y : 40 - y, x : 100 - x])
+
+
+@pytest.mark.parametrize("name", ["fox", "cat", "pizza"])
+@pytest.mark.parametrize("share", [0.005, 0.02, 0.06, 0.1])
+def test_blur_is_a_gaussian(queries, name, share):
+    # Pillow's is three box blurs in turn (Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by
+    # Extended Box Filtering", 2011), each rounded to 8 bits: it may differ by a few of 255 levels, not by more.
+    # At the edge each of the three repeats the edge of what the last one left, scipy the edge of the picture itself,
+    # so what is compared closely lies 2.5 standard deviations away from it.
+    given = load_picture(queries / f"{name}.png")
+    sigma = share * min(given.size)
+    error = np.abs(
+        pixels(Distortion(blur=share).apply(given)) - gaussian_filter(pixels(given), (sigma, sigma, 0), mode="nearest")
+    )
+    edge = int(2.5 * sigma) + 1
+    assert error[edge:-edge, edge:-edge].max() <= 6
+    assert error[edge:-edge, edge:-edge].mean() <= 1
+    assert error.mean() <= 1.5
+    other = gaussian_filter(pixels(given), (1.5 * sigma, 1.5 * sigma, 0), mode="nearest")
+    assert error.mean() < np.abs(pixels(Distortion(blur=share).apply(given)) - other).mean()
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1])
+def test_grey_is_the_luma_of_bt_601(share):
+    given = picture(60, 40)
+    luma = pixels(given) @ [0.299, 0.587, 0.114]
+    expected = (1 - share) * pixels(given) + share * luma[..., None]
+    assert np.abs(pixels(Distortion(grey=share).apply(given)) - expected).max() <= 1.01  # rounded twice
+
+
+def test_jpeg_is_worse_the_lower_its_quality(fox):
+    # Below 5 libjpeg's tables are at their limit of 255 almost everywhere, so there worse is not lower any more.
+    errors = [np.abs(pixels(Distortion(quality=q).apply(fox)) - pixels(fox)).mean() for q in (99, 50, 20, 5)]
+    assert errors == sorted(errors)
+    assert 0 < errors[0] < 1 < 5 < errors[-1]
+    buffer = io.BytesIO()
+    fox.save(buffer, "JPEG", quality=20)
+    assert np.array_equal(pixels(Distortion(quality=20).apply(fox)), pixels(load_picture(buffer.getvalue())))
+
+
+def test_the_order_is_crop_rotation_blur_grey_jpeg(fox):
+    parts = [Distortion(crop=0.3), Distortion(rotation=20), Distortion(blur=0.02), Distortion(grey=1)]
+    parts.append(Distortion(quality=30))
+    one_by_one = fox
+    for part in parts:
+        one_by_one = part.apply(one_by_one)
+    assert np.array_equal(pixels(Distortion(20, 0.3, 0.02, 1, 30).apply(fox)), pixels(one_by_one))
+
+
+@pytest.mark.parametrize("size", ODD, ids=str)
+@pytest.mark.parametrize("each", EACH, ids=str)
+def test_odd_pictures(size, each):
+    changed = each.apply(picture(*size))
+    assert changed.mode == "RGB"
+    assert min(changed.size) >= 1
+
+
+@pytest.mark.parametrize("size", [(10**7, 1), (3, 5 * 10**6)], ids=str)
+@pytest.mark.parametrize("each", EACH, ids=str)
+def test_a_ribbon_neither_fills_the_memory_nor_exceeds_what_jpeg_can(size, each):
+    changed = each.apply(Image.new("RGB", size))
+    assert changed.width * changed.height <= 1.1 * WORKING_PIXELS
+    assert max(changed.size) <= LONGEST
+
+
+@pytest.mark.parametrize("each", [part for part in EACH if part.quality == 100], ids=str)
+def test_shrinking_a_large_picture_first_changes_nothing_material(each, fox, monkeypatch):
+    """What raw pixels are made of is the same to a few levels, far less than what the distortion itself does."""
+    large = fox.resize((1600, 1600), Image.Resampling.BICUBIC)
+    first = pixels(each.apply(large).resize((32, 32), Image.Resampling.BICUBIC))
+    monkeypatch.setattr(distortion, "WORKING_PIXELS", 10**9)
+    last = pixels(each.apply(large).resize((32, 32), Image.Resampling.BICUBIC))
+    assert each.apply(large).width > 0
+    done = np.abs(last - pixels(large.resize((32, 32), Image.Resampling.BICUBIC))).mean()
+    assert np.abs(first - last).mean() < min(1.0, done / 5)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("rotation", 181, "rotation must be a number from -180 to 180 (degrees, counter-clockwise), not 181."),
+        ("rotation", float("nan"), "not nan."),
+        ("rotation", True, "not True."),
+        ("crop", 0.91, "crop must be a number from 0 to 0.9 (share cut away; 0 none), not 0.91."),
+        ("crop", -0.1, "not -0.1."),
+        ("blur", "0.05", "blur must be a number from 0 to 0.1 (share of the shorter side; 0 none), not '0.05'."),
+        ("blur", float("inf"), "not inf."),
+        ("grey", None, "grey must be a number from 0 to 1 (share mixed in; 1 no colour left), not None."),
+        ("quality", 0, "quality must be a whole number from 1 to 100"),
+        ("quality", 20.5, "not 20.5."),
+        ("quality", [20], "not [20]."),
+    ],
+)
+def test_out_of_range_is_worded(part, value, words):
+    with pytest.raises(QueryError) as caught:
+        checked_distortion(**{part: value})
+    assert words in str(caught.value)
+
+
+def test_limits_themselves_are_allowed():
+    for part, limits in LIMITS.items():
+        for limit in limits:
+            assert getattr(checked_distortion(**{part: limit}), part) == limit
+
+
+sides = st.integers(1, 40)
+within = {part: st.floats(low, high) for part, (low, high) in LIMITS.items()} | {"quality": st.integers(1, 100)}
+
+
+@given(width=sides, height=sides, seed=st.integers(0, 99), chosen=st.fixed_dictionaries(within))
+def test_any_distortion_within_the_limits_is_a_picture_and_repeatable(width, height, seed, chosen):
+    given = picture(width, height, seed)
+    before = given.tobytes()
+    one, two = (checked_distortion(**chosen).apply(given) for _ in "ab")
+    assert one.mode == "RGB"
+    assert min(one.size) >= 1
+    assert (one.size, one.tobytes()) == (two.size, two.tobytes())
+    assert given.tobytes() == before  # the picture itself is left alone
+
+
+@given(width=sides, height=sides, share=st.floats(0, 0.9))
+def test_a_crop_keeps_the_middle_and_about_its_share(width, height, share):
+    cropped = Distortion(crop=share).apply(Image.new("RGB", (width, height)))
+    for before, after in zip((width, height), cropped.size, strict=True):
+        assert (before - after) % 2 == 0
+        assert 0 <= after - before * (1 - share) <= 2
+
+
+@given(value=st.floats(), part=st.sampled_from(sorted(LIMITS)))
+def test_what_is_accepted_lies_within_the_limits(value, part):
+    low, high = LIMITS[part]
+    try:
+        accepted = getattr(checked_distortion(**{part: value}), part)
+    except QueryError:
+        assert not low <= value <= high or (part == "quality" and value != int(value))
+    else:
+        assert low <= accepted <= high
+        assert accepted == value
+
+
+def test_the_cache_tells_distortions_apart(icons_searcher, queries):
+    query = Query(picture=queries / "fox.png")
+    index, embedder = icons_searcher.indexes.get(), icons_searcher.embedder
+    for features in Features:
+        asked = [replace(query, features=features, distortion=each) for each in (UNDISTORTED, *EACH)]
+        vectors = [embedder.embed(index, each).vector for each in asked]
+        assert len({vector.tobytes() for vector in vectors}) == len(asked)
+        again = [embedder.embed(index, each) for each in asked]
+        assert not any(each.features for each in again)
+        assert all(np.array_equal(a.vector, b) for a, b in zip(again, vectors, strict=True))
