@@ -303,7 +303,7 @@ def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
         panel = QueryPanel(searcher, [])
         with gr.Tab("Map") as opened:
             tab = MapTab(searcher, panel, Thumbnails(), opened)
-    text = tab.run(None, "", "", 0.5, [], "given", "clip", "pca", True)[3].value
+    text = tab.run(None, "", "", 0.5, [], 1, None, "given", "clip", "pca", True)[3].value
     assert "<" not in text
     sent = json.loads(text)
     assert [row[4] for row in sent["points"]] == labels
@@ -318,11 +318,11 @@ def test_without_maps_the_tab_says_which_command_adds_them(tmp_path: Path) -> No
         panel = QueryPanel(searcher, [])
         with gr.Tab("Map") as opened:
             tab = MapTab(searcher, panel, Thumbnails(), opened)
-    *_, note, drawing = tab.run(None, "", "", 0.5, [], "given", "clip", "pca", True)
+    *_, note, drawing = tab.run(None, "", "", 0.5, [], 1, None, "given", "clip", "pca", True)
     assert "python index_builder.py" in note
     assert str(tmp_path) not in note
     assert drawing.value == ""
-    assert tab.run(None, "", "", 0.5, [], "given", "clip", "pca", False) == (gr.skip(),) * 4, (
+    assert tab.run(None, "", "", 0.5, [], 1, None, "given", "clip", "pca", False) == (gr.skip(),) * 4, (
         "a closed tab is left alone"
     )
 
@@ -412,7 +412,7 @@ def test_a_copy_of_an_index_without_clip_maps_offers_what_there_is(tmp_path: Pat
         panel = QueryPanel(searcher, [])
         with gr.Tab("Map") as opened:
             tab = MapTab(searcher, panel, Thumbnails(), opened)
-    features, method, note, _ = tab.run(None, "", "", 0.5, [], "icons", "clip", "pca", True)
+    features, method, note, _ = tab.run(None, "", "", 0.5, [], 1, None, "icons", "clip", "pca", True)
     assert (features.value, method.value) == ("pixels", "pca")
     assert not features.visible
     assert "Raw pixels" in note

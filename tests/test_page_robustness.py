@@ -1,13 +1,12 @@
 """The Robustness tab in a real browser."""
-# ruff: noqa: F811  # fixtures are imported, and then named as arguments
 
 import re
 from pathlib import Path
 
 import pytest
+from browsing import PATIENCE, open_tab, upload
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
-from test_page import PATIENCE, address, browser, open_tab, page, upload  # noqa: F401  # fixtures among them
 
 from retrieval.robustness import STEPS
 

@@ -8,7 +8,6 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from test_page import address  # noqa: F401  # a fixture: the served page
 
 from retrieval import embedding, words
 from retrieval.cli import main
@@ -142,7 +141,8 @@ def test_sweep_decodes_once_and_embeds_nothing_again(icons_searcher, queries, mo
 
     monkeypatch.setattr(embedding, "load_picture", load)
     monkeypatch.setattr(QueryEmbedder, "embed_pictures", embed_pictures)
-    fresh = Searcher(icons_searcher.indexes, QueryEmbedder(icons_searcher.embedder.encoders))
+    fresh = Searcher(icons_searcher.indexes)
+    fresh.embedder.encoders = icons_searcher.embedder.encoders
     query = Query(picture=queries / "duck.png")
     list(sweep(fresh, query))
     assert counted == {"decoded": 1, "embedded": 2 * (STEPS + 1)}
@@ -314,7 +314,7 @@ def test_nothing_asked_for_is_a_comparison_too(capsys, icons, cat):
 
 
 @pytest.fixture(scope="module")
-def client(address):  # noqa: F811  # the fixture
+def client(address):  # the fixture
     return Client(address, verbose=False)
 
 

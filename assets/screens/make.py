@@ -44,8 +44,8 @@ def _compared(page: Page) -> None:
 
 
 def _robust(page: Page) -> None:
-    page.locator("#robustness_sweep").click()
-    expect(page.locator("#robustness_plot img")).to_be_visible()
+    page.locator("#sweep").click()
+    expect(page.locator("#sweep_plot img")).to_be_visible()
 
 
 def _mapped(page: Page) -> None:
