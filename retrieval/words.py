@@ -18,6 +18,7 @@ from retrieval.projection import Method
 from retrieval.query import Engine, Hit, Query, Ranking
 from retrieval.robustness import SWEEP as DISTORTIONS
 from retrieval.robustness import Kind, Step, Withstood, mean_overlaps
+from retrieval.source import BUNDLED_GALLERY
 
 FEATURES = {Features.CLIP: "CLIP features", Features.PIXELS: "Raw pixels"}
 METRICS = {metric: definition.title for metric, definition in DEFINITIONS.items()}
@@ -164,6 +165,7 @@ PHASES = {
 }
 GALLERIES = "Galleries in the index"
 GALLERY_COLUMNS = ["Name", "Data set", "Pictures", "Skipped", "Model", "Built", "On disk"]
+BUNDLED_DATASET = "the bundled icons"
 SKIPPED = "Skipped pictures"
 SKIPPED_COLUMNS = ["Picture", "Reason"]
 
@@ -229,9 +231,11 @@ def stopped(stage: Stage) -> str:
 def gallery_row(manifest: Manifest) -> list[str]:
     """Return a gallery's row in the table of galleries."""
     built = datetime.fromisoformat(manifest.created).astimezone()
+    source = manifest.source
+    dataset = BUNDLED_DATASET if source.path == BUNDLED_GALLERY else source.dataset
     return [
         manifest.gallery,
-        manifest.source.dataset + (f" ({manifest.source.split})" if manifest.source.split else ""),
+        dataset + (f" ({source.split})" if source.split else ""),
         f"{manifest.pictures:,}",
         f"{manifest.skipped:,}",
         manifest.model.title,

@@ -102,6 +102,9 @@ CSS = """
 }
 .hits .thumbnail-lg { display: flex; flex-direction: column; background: var(--block-background-fill); }
 .comparison p { font-size: 0.85rem; }
+/* A slider's handle is white; on a white page it needs an edge. */
+input[type="range"]::-webkit-slider-thumb { border: 2px solid var(--primary-600) !important; }
+input[type="range"]::-moz-range-thumb { border: 2px solid var(--primary-600) !important; }
 /* The Galleries tab. */
 #build_state progress {
   appearance: none; width: 100%; height: 0.8rem; border: 1px solid var(--neutral-500); border-radius: 0.4rem;
