@@ -1,0 +1,42 @@
+"""What each features withstands, over the bundled query pictures: overlap@10 by distortion, as a table and as JSON.
+
+python benchmarks/robustness.py --index index        needs an index of the bundled icons
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tqdm import tqdm  # noqa: E402  # as what follows: needs the path above
+
+from retrieval import words  # noqa: E402
+from retrieval.indexes import Indexes  # noqa: E402
+from retrieval.query import Query  # noqa: E402
+from retrieval.robustness import sweep  # noqa: E402
+from retrieval.search import Searcher  # noqa: E402
+
+
+def main() -> None:
+    """Sweep every query picture and print the means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--index", type=Path, default=ROOT / "index")
+    searcher = Searcher(Indexes(parser.parse_args().index))
+    queries = sorted((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
+    swept = [list(sweep(searcher, Query(picture=path, gallery="icons"))) for path in tqdm(queries, leave=False)]
+    found = []
+    print(f"{'distortion':20}" + "".join(f"{words.FEATURES[features]:>16}" for features in words.SWEPT_FEATURES))
+    for steps in zip(*swept, strict=True):
+        means = {each: statistics.mean(step.overlap(each) for step in steps) for each in words.SWEPT_FEATURES}
+        name = f"{words.KINDS[steps[0].kind]} {words.strength(steps[0].kind, steps[0].strength)}"
+        print(f"{name:20}" + "".join(f"{mean:16.3f}" for mean in means.values()))
+        found.append({"kind": steps[0].kind, "strength": steps[0].strength, **means})
+    print(json.dumps({"pictures": len(queries), "overlap_at_10": found}))
+
+
+if __name__ == "__main__":
+    main()
