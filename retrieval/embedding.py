@@ -26,6 +26,8 @@ VECTORS_KEPT = 256  # query vectors remembered, so that another metric or engine
 NUMBERS_KEPT = 16 * 2**20  # 64 MB of float32
 MAX_WORDS = 500  # characters of a text; the models read 40 to 77 tokens of it
 
+# A picture at the limit takes half a gigabyte while it is decoded, and visitors come many at a time.
+_DECODING = threading.BoundedSemaphore(2)
 WITHOUT_WEIGHT = 0.5  # how strongly words to stay away from push, beside 1 for the rest
 
 
@@ -207,7 +209,7 @@ class QueryPicture:
             QueryError: an unknown item.
         """
         self._embedder = embedder
-        self._index = index
+        self.index = index
         self._region = query.region
         self._digest, self._source = _digest(_given(index, query))
 
@@ -236,7 +238,7 @@ class QueryPicture:
                 if each not in pictures:
                     pictures[each] = each.apply(self.undistorted)
             if missing:
-                new = self._embedder.embed_pictures(self._index, features, [pictures[each] for each in missing])
+                new = self._embedder.embed_pictures(self.index, features, [pictures[each] for each in missing])
                 for each, vector in zip(missing, new, strict=True):
                     known[each] = vector
                     cache.put(self._key(each, features), vector)
@@ -244,7 +246,7 @@ class QueryPicture:
         return found
 
     def _key(self, distortion: Distortion, features: Features) -> tuple[object, ...]:
-        return _key(self._index, self._digest, self._region, distortion, features)
+        return _key(self.index, self._digest, self._region, distortion, features)
 
 
 def _given(index: GalleryIndex, query: Query) -> PictureSource:
@@ -259,8 +261,9 @@ def _given(index: GalleryIndex, query: Query) -> PictureSource:
 
 
 def _load(source: PictureSource, region: Region | None) -> Image.Image:
-    picture = load_picture(source)
-    return picture if region is None else cut_out(picture, region)
+    with _DECODING:
+        picture = load_picture(source)
+        return picture if region is None else cut_out(picture, region)
 
 
 def _key(

@@ -18,7 +18,7 @@ from retrieval.errors import PictureError
 MAX_PIXELS = 80_000_000  # a 2026 phone's 50 MP with room to spare; decoded it takes 240 MB
 MAX_BYTES = 64 * 2**20
 WHITE = (255, 255, 255)
-STRIP = 64  # rows of a wide picture converted at once, so that float64 copies stay small
+STRIP = 64  # rows converted at once, so that wider copies of a picture stay small
 
 # Formats whose decoders start no other program and fetch nothing. Pillow's EPS decoder would run Ghostscript.
 # The two pictures of a stereo camera (MPO) are opened by the JPEG decoder, and are no format of their own here.
@@ -155,9 +155,10 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
     if upright.mode.startswith("I") or upright.mode == "F":
         return _to_eight_bits(upright).convert("RGB")
     if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        canvas = Image.new("RGB", layer.size, WHITE)
-        canvas.paste(layer, mask=layer.getchannel("A"))
+        canvas = Image.new("RGB", upright.size, WHITE)
+        for top in range(0, upright.height, STRIP):
+            strip = upright.crop((0, top, upright.width, min(top + STRIP, upright.height))).convert("RGBA")
+            canvas.paste(strip, (0, top), strip.getchannel("A"))
         return canvas
     picture = upright.convert("RGB")
     picture.info = {}  # with its EXIF kept, the picture would be turned again

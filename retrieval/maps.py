@@ -70,7 +70,7 @@ def ranked_labels(index: GalleryIndex) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counted.items(), key=lambda each: (each[0] == "", -each[1], each[0])))
 
 
-def marks(searcher: Searcher, query: Query, method: Method) -> Marks:
+def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method) -> Marks:
     """Search, and return where the query and its closest pictures lie on the map of the query's features.
 
     The metric is L2, whatever the query says, since distances on a plane are L2. With words beside the picture the
@@ -80,16 +80,16 @@ def marks(searcher: Searcher, query: Query, method: Method) -> Marks:
         RetrievalError: see `Searcher.search` and `GalleryIndex.map`.
     """
     query = replace(query, metric=Metric.L2, engine=Engine.EXACT, top_k=HITS)
-    index = searcher.indexes.get(query.gallery)
     projection = index.map(query.features, method)
-    hits = searcher.search(query).hits
+    hits = searcher.search(query, index).hits
     place, estimated = None, False
-    if query.position is not None:
-        place = projection.coordinates[query.position]
+    position = query.position if query.as_it_is else None
+    if position is not None:
+        place = projection.coordinates[position]
     elif query.has_picture:
         vector = searcher.embedder.embed(index, replace(query, text="", without="")).vector
         place, estimated = _place(index, projection, query.features, vector)
-    return Marks(place, query.position, estimated, hits, projection.coordinates[[hit.position for hit in hits]])
+    return Marks(place, position, estimated, hits, projection.coordinates[[hit.position for hit in hits]])
 
 
 def _place(index: GalleryIndex, projection: Projection, features: Features, vector: Vectors) -> tuple[Vectors, bool]:

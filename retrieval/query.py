@@ -126,8 +126,8 @@ class Ranking:
 def checked_query(
     *,
     picture: PictureSource | None,
-    text: str = "",
-    without: str = "",
+    text: object = "",
+    without: object = "",
     balance: object = 0.5,
     labels: object = (),
     region: object = None,
@@ -136,7 +136,7 @@ def checked_query(
     metric: object = Metric.COSINE,
     engine: object = Engine.EXACT,
     top_k: object = 10,
-    gallery: str = "",
+    gallery: object = "",
 ) -> Query:
     """Return the query that values from outside mean; each is described at `Query`.
 
@@ -145,8 +145,8 @@ def checked_query(
     """
     return Query(
         picture=picture,
-        text=text,
-        without=without,
+        text=checked_text(text, "text"),
+        without=checked_text(without, "without"),
         balance=checked_balance(balance),
         labels=checked_labels(labels),
         region=checked_region(region),
@@ -155,8 +155,19 @@ def checked_query(
         metric=one_of(Metric, metric),
         engine=one_of(Engine, engine),
         top_k=checked_top_k(top_k),
-        gallery=gallery,
+        gallery=checked_text(gallery, "gallery"),
     )
+
+
+def checked_text(value: object, name: str) -> str:
+    """Return a text; None means an empty one.
+
+    Raises:
+        QueryError: something else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise QueryError(f"{name} must be a text, not {repr(value)[:40]}.")
+    return value or ""
 
 
 def one_of(kind: type[Choice], value: object) -> Choice:

@@ -117,13 +117,14 @@ def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = Non
     Args:
         searcher: the galleries.
         query: picture, distortion, metric, how many, and where.
-        picture: the query's, if it is at hand.
+        picture: the query's in its gallery, if it is at hand.
 
     Raises:
         RetrievalError: as of `Searcher.search`.
     """
-    index, query = _prepared(searcher, query)
-    picture = picture or QueryPicture(searcher.embedder, index, query)
+    query = replace(query, text="", without="", engine=Engine.EXACT)
+    picture = picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
+    index = picture.index
     vectors = picture.vectors([UNDISTORTED, query.distortion])
     withstood = _withstood(searcher, index, query, vectors, [query.distortion])[0]
     return Robustness(query, tuple(withstood.values()))
@@ -137,13 +138,14 @@ def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None)
     Args:
         searcher: the galleries.
         query: picture, metric, how many, and where.
-        picture: the query's, if it is at hand.
+        picture: the query's in its gallery, if it is at hand.
 
     Raises:
         RetrievalError: as of `Searcher.search`.
     """
-    index, query = _prepared(searcher, query)
-    picture = picture or QueryPicture(searcher.embedder, index, query)
+    query = replace(query, text="", without="", engine=Engine.EXACT)
+    picture = picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
+    index = picture.index
     clean = picture.vectors([UNDISTORTED])
     for kind, distortions in SWEEP.items():
         distorted = picture.vectors(distortions)
@@ -167,10 +169,6 @@ def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[Features, float]]:
         }
         for kind in dict.fromkeys(step.kind for step in steps)
     }
-
-
-def _prepared(searcher: Searcher, query: Query) -> tuple[GalleryIndex, Query]:
-    return searcher.indexes.get(query.gallery), replace(query, text="", without="", engine=Engine.EXACT)
 
 
 def _withstood(

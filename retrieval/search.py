@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.embedding import Embedded, QueryEmbedder
+from retrieval.errors import QueryError
 from retrieval.features import Features, Vectors
 from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.metrics import DEFINITIONS, Metric, closeness, closest, score_pairs
@@ -14,6 +15,7 @@ from retrieval.query import KEEP_ALL, Engine, Hit, Query, Ranking, Timings
 from retrieval.settings import TEMPLATES
 
 BLOCK = 256  # pictures compared with each other at once when near-duplicates are left out
+DISTINCT_MAX = 1000  # pictures shown without near-duplicates; each is compared with every candidate
 SURPLUS = 16  # neighbours asked of Chroma beyond k, so that ties at the end are seen
 L1_SHORTLIST = 200  # neighbours by L2 among which the closest by L1 are looked for, at least
 L1_FACTOR = 20  # ... and at least so many times k
@@ -27,14 +29,19 @@ class Searcher:
         self.indexes = indexes
         self.embedder = QueryEmbedder(templates)
 
-    def search(self, query: Query) -> Ranking:
+    def search(self, query: Query, index: GalleryIndex | None = None) -> Ranking:
         """Return the gallery's pictures closest to the query.
+
+        Args:
+            query: what is asked, and where.
+            index: the query's gallery, for who shows more of it than the answer: between two looks at a gallery a
+                new build of it can be published.
 
         Raises:
             RetrievalError: any of its children, worded for the person who asked.
         """
         started = time.perf_counter()
-        index = self.indexes.get(query.gallery)
+        index = index or self.indexes.get(query.gallery)
         return self.answer(index, query, self.embedder.embed(index, query), started)
 
     def answer(self, index: GalleryIndex, query: Query, embedded: Embedded, started: float | None = None) -> Ranking:
@@ -88,7 +95,10 @@ def _ranked(
     index: GalleryIndex, query: Query, vector: Vectors
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], list[int]]:
     """Return positions, scores and near-duplicates left out of a query's hits, as many as are asked for if possible."""
-    count = query.top_k
+    if query.alike < KEEP_ALL and query.top_k > DISTINCT_MAX:
+        raise QueryError(f"Without near-duplicates top_k must be at most {DISTINCT_MAX:,}, not {query.top_k:,}.")
+    # One more tells that there are more to keep, where nothing is left out.
+    count = query.top_k if query.alike >= KEEP_ALL else query.top_k + 1
     while True:
         positions, scores = rank(index, query.features, query.metric, query.engine, vector, count, query.labels)
         if query.alike >= KEEP_ALL:
@@ -114,22 +124,27 @@ def without_duplicates(vectors: Vectors, alike: float, enough: int) -> tuple[lis
     """
     kept: list[int] = []
     duplicates: list[int] = []
+    seen = np.empty((min(enough, len(vectors)), vectors.shape[1]), np.float32)  # vectors of those kept
     for start in range(0, len(vectors), BLOCK):
         block = vectors[start : start + BLOCK]
         before = len(kept)
-        # Columns: pictures kept before this block, then those of the block itself.
-        near = np.hstack([block @ vectors[kept].T, block @ block.T]) >= alike
-        columns = list(range(before))
-        for place, row in enumerate(near):
-            stands_for = np.flatnonzero(row[columns])
-            if len(stands_for):
-                duplicates[stands_for[0]] += 1
+        near_kept = block @ seen[:before].T >= alike
+        stands_for = near_kept.argmax(axis=1) if before else np.zeros(len(block), np.intp)
+        left_out = near_kept.any(axis=1)
+        near = block @ block.T >= alike
+        new: list[int] = []  # places in the block of those kept from it
+        for place in range(len(block)):
+            if left_out[place]:
+                duplicates[stands_for[place]] += 1
+            elif new and near[place, new].any():
+                duplicates[before + int(near[place, new].argmax())] += 1
             elif len(kept) == enough:
                 return kept, duplicates, True
             else:
+                seen[len(kept)] = block[place]
                 kept.append(start + place)
                 duplicates.append(0)
-                columns.append(before + place)
+                new.append(place)
     return kept, duplicates, False
 
 

@@ -50,6 +50,7 @@ class Settings:
     host: str | None
     port: int | None
     share: bool
+    no_build: bool = False
     templates: tuple[str, ...] = TEMPLATES
 
     @property
@@ -68,7 +69,8 @@ class Settings:
         host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1") if self.host is None else self.host
         link = os.environ.get("GRADIO_SHARE", "").lower() not in ("", "0", "false")
         space = "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
-        return is_loopback(host) and not (self.share or link or space or os.environ.get("GRADIO_ROOT_PATH"))
+        proxy = os.environ.get("GRADIO_ROOT_PATH")
+        return is_loopback(host) and not (self.no_build or self.share or link or space or proxy)
 
     @property
     def source(self) -> GallerySource:
@@ -208,6 +210,11 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         "--port", type=_whole(0, 65535), help="port to listen on (default: the first free one from 7860)"
     )
     serve.add_argument("--share", action="store_true", help="also open a public link through gradio's tunnel")
+    serve.add_argument(
+        "--no-build",
+        action="store_true",
+        help="no Galleries tab: for a page behind a proxy, whose visitors are strangers",
+    )
 
 
 def with_flags(base: Settings, given: Mapping[str, str]) -> Settings:
@@ -246,7 +253,7 @@ def parse(
         "map": Method.PCA,
     }
     values.update({name: default for name, default in defaults.items() if values[name] is None})
-    for name in ("streaming", "share"):
+    for name in ("streaming", "share", "no_build"):
         values[name] = bool(values[name])
     values["templates"] = tuple(values["templates"] or TEMPLATES)
     return flags, Settings(**values)

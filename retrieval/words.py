@@ -118,6 +118,7 @@ SURPRISE = "Something went wrong on our side, and it was written to the log. Try
 OWNER = "The index or the model has a fault that only the owner of this page can mend; the log says which."
 NO_FILE = "The picture is none that was uploaded here. Upload it again."
 NO_IMAGE = "The argument image is missing. Send a picture: handle_file('cat.jpg'), or its bytes in base64."
+TOO_LARGE = "The request is too large. Send a smaller picture."
 NO_ADDRESS = "This server fetches no addresses. Send the picture itself."
 NO_BASE64 = "The image is no picture in base64. Send one as data:image/png;base64,... and no address or path of a file."
 PICTURE_ARGUMENT = "A file (in Python: handle_file), or its bytes in base64 as data:image/png;base64,..."

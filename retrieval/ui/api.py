@@ -18,6 +18,7 @@ from retrieval.robustness import Kind, measure
 from retrieval.search import Searcher
 from retrieval.ui.arguments import Argument, PictureArgument
 from retrieval.ui.errors import as_shown
+from retrieval.ui.limits import SEARCHES
 
 CALLER = "x-gradio-user"  # the header by which gradio's MCP server says who it is
 COMPARED_MAX = 1000  # Kendall's tau takes the square of it
@@ -215,14 +216,13 @@ def add_endpoints(searcher: Searcher) -> None:
         (compare, [*asked, few, gallery]),
         (robustness, [PictureArgument("image"), *distortion, toggles[1], few, gallery]),
     ):
-        gr.Button(visible=False).click(function, arguments, answer, api_name=function.__name__)
+        gr.Button(visible=False).click(function, arguments, answer, api_name=function.__name__, **SEARCHES)
 
 
 def _query(image: Picture, text: str | None = "", without: str | None = "", **values: Any) -> Query:
     if image is None and not text:
         raise PictureError(words.NO_IMAGE)
-    values["gallery"] = values["gallery"] or ""
-    return checked_query(picture=image, text=text or "", without=without or "", **values)
+    return checked_query(picture=image, text=text, without=without, **values)
 
 
 def _few(top_k: float) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from retrieval import words
 from retrieval.building import Builds
@@ -16,6 +17,7 @@ from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.galleries_tab import LOOK, GalleriesTab
+from retrieval.ui.limits import WAITING, BodyLimit
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.robustness_tab import RobustnessTab
@@ -23,8 +25,6 @@ from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
 from retrieval.ui.thumbnails import Thumbnails
 
-SEARCHES_AT_ONCE = 4  # more would only wait for each other on the cores of a Space
-WAITING = 64  # searches in the queue; beyond that visitors are told that the page is busy
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
 
 
@@ -68,7 +68,7 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
             api_visibility="private",
             show_progress="hidden",
         )
-    page.queue(default_concurrency_limit=SEARCHES_AT_ONCE, max_size=WAITING)
+    page.queue(max_size=WAITING)
     return page
 
 
@@ -83,6 +83,7 @@ def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
         css=CSS,
         js=JS,
         max_file_size=MAX_BYTES,
+        app_kwargs={"middleware": [Middleware(BodyLimit)]},
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,

@@ -179,8 +179,11 @@ class QueryPanel:
         return [
             picture,
             *boxes,
-            gr.Dropdown(choices=self._classes(index.manifest.gallery), value=list(query.labels)),
-            query.alike,
+            gr.Dropdown(
+                choices=list(dict.fromkeys([*self._classes(index.manifest.gallery), *query.labels])),
+                value=list(query.labels),
+            ),
+            max(query.alike, ALIKE_FROM),
             picture and query.region and {"of": picture, "box": query.region},
             self._galleries(index.manifest.gallery),
         ]

@@ -9,10 +9,12 @@ import gradio as gr
 
 from retrieval import words
 from retrieval.features import Features
+from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric
 from retrieval.query import Engine, Query, Ranking, checked_top_k, one_of
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
+from retrieval.ui.limits import SEARCHES
 from retrieval.ui.permalink import NAMES, NOTHING, from_address, link_output, linked
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.thumbnails import Thumbnails
@@ -88,6 +90,7 @@ class SearchTab:
             [*self.shown, panel.trail],
             [self.results, self.timings, self.explanation, self.link, panel.trail, panel.trail_strip],
             trigger_mode="always_last",
+            **SEARCHES,
             show_progress_on=self.results,
             **quiet,
         )
@@ -135,8 +138,8 @@ class SearchTab:
                     engine=one_of(Engine, engine),
                     top_k=checked_top_k(top_k),
                 )
-                ranking = self._searcher.search(query)
-                recall = self._recall(query, ranking)
+                ranking = self._searcher.search(query, index)
+                recall = self._recall(query, ranking, index)
                 self._thumbnails.serve(index)
         except gr.Error as error:
             # Said in a toast and where the results would be; raised, it would lie as "Error" over everything.
@@ -155,11 +158,11 @@ class SearchTab:
         empty = gr.Gallery(value=[], selected_index=None)
         return empty, why, "", NOTHING, *self._panel.remember(trail, None)
 
-    def _recall(self, query: Query, ranking: Ranking) -> str:
+    def _recall(self, query: Query, ranking: Ranking, index: GalleryIndex) -> str:
         """Return what ChromaDB found of the exact answer to this very query, in words; nothing for the exact scan."""
         if ranking.engine is Engine.EXACT:
             return ""
-        return words.recall(ranking, self._searcher.search(replace(query, engine=Engine.EXACT)))
+        return words.recall(ranking, self._searcher.search(replace(query, engine=Engine.EXACT), index))
 
     def take_result(self, gallery: str | None, chosen: gr.SelectData) -> Any:
         """Make a result the query. The path comes from the visitor's browser: only a thumbnail is taken."""
