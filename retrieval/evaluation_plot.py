@@ -1,10 +1,12 @@
 """Results of an evaluation as bars, one panel a figure of merit, to be laid on a light or a dark page."""
 
+import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from retrieval import words
 from retrieval.evaluation import Result
@@ -66,6 +68,13 @@ def plot_results(results: Sequence[Result], dark: bool | None = None, average: s
         _clear(axes, title, TEXT[dark])
     axes.invert_yaxis()  # the first result on top; the panels share the axis
     return figure
+
+
+def as_picture(figure: Figure) -> Image.Image:
+    """Return a figure as a picture, its background transparent if the figure's is."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer)
 
 
 def _clear(axes: Axes, title: str, text: str) -> None:

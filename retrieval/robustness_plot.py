@@ -1,6 +1,5 @@
 """A sweep of distortions as lines, one panel a kind, to be laid on a light or a dark page."""
 
-import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -9,7 +8,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from retrieval import words
-from retrieval.evaluation_plot import COLOURS, DPI, TEXT
+from retrieval.evaluation_plot import COLOURS, DPI, TEXT, as_picture
 from retrieval.features import Features
 from retrieval.robustness import Kind, Step
 
@@ -39,9 +38,7 @@ def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Image.Image:
         axes.axis("off")
     lines, names = panels[0].get_legend_handles_labels()
     panels[-1].legend(lines, names, loc="center", frameon=False, labelcolor=TEXT[dark], fontsize=FONT)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer)
+    return as_picture(figure)
 
 
 def _panel(axes: Axes, kind: Kind, steps: Sequence[Step], text: str) -> None:

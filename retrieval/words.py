@@ -74,7 +74,6 @@ TAB_COMPARE = "Compare"
 TAB_EVALUATE = "Evaluate"
 BASELINE = "Compared with"
 SHOWN_ENGINE = "Show the hits of"
-COMPARE = "Compare"
 COMPARE_NOTE = (
     "Overlap: share of the baseline's pictures. τ: Kendall's agreement of both orders, 1 the same, -1 reversed. "
     "Recall: what ChromaDB finds of the exact answer. ↑ ↓: places above or below the baseline; new: not among its hits."
@@ -413,6 +412,22 @@ def evaluation_rows(results: Sequence[Result]) -> list[list[str]]:
         ]
         for r in results
     ]
+
+
+def best(results: Sequence[Result], average: str) -> str:
+    """Return one sentence on the best metrics of each features, by the figures as they are shown; empty without any.
+
+    Args:
+        results: of one engine.
+        average: what `Result.map` is called, "AP" for a single query.
+    """
+    parts = list[str]()
+    for features, name in ((Features.CLIP, "CLIP features"), (Features.PIXELS, "raw pixels")):
+        shown = {METRICS[r.metric]: f"{r.map:.3f}" for r in results if r.features is features and r.map is not None}
+        if shown:
+            top = max(shown.values())
+            parts.append(f"{top} by {name} with {_listed([metric for metric in shown if shown[metric] == top])}")
+    return f"Highest {average}: {'; '.join(sorted(parts, reverse=True))}." if parts else ""
 
 
 def timings(ranking: Ranking) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from browsing import PATIENCE, captions, open_tab, timings, toggle, upload
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from retrieval.query import Query
 from retrieval.search import Searcher
@@ -331,8 +331,7 @@ def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: 
     open_tab(page, "Compare")
     expect(page.locator("#compare_note")).to_contain_text("Choose a picture to start")
     upload(page, queries / "pizza.png")
-    page.locator("#compare").click()
-    expect(page.locator(".hits")).to_have_count(8)
+    expect(page.locator(".comparison .hits")).to_have_count(8)
     expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
     rows = page.locator(".comparison").all_inner_texts()
     assert sum("gives the same order, always" in row for row in rows) == 2
@@ -344,6 +343,56 @@ def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: 
     toggle(page, "compare_engine", "chroma")
     expect(page.locator(".comparison", has_text="CLIP features · Cosine")).to_contain_text("overlap@6 1.00 · τ 1.00")
     expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
+
+
+def compared(page: Page, row: str) -> Locator:
+    """The captions of a combination's hits on the Compare tab."""
+    return page.locator(".comparison", has_text=row).locator(".caption-label")
+
+
+def test_compare_follows_the_query_while_it_is_open_and_waits_while_it_is_not(page: Page, queries: Path) -> None:
+    upload(page, queries / "cat.png")
+    open_tab(page, "Compare")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. cat")
+    page.locator("#query button[aria-label='Remove Image']").click()
+    expect(page.locator("#compare_note")).to_contain_text("Choose a picture to start")
+    expect(page.locator(".comparison .caption-label")).to_have_count(0)
+    upload(page, queries / "pizza.png")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. pizza")
+    before = compared(page, "CLIP features · Cosine").all_text_contents()
+    open_tab(page, "Search")
+    page.locator("#examples .thumbnail-item").last.click()
+    expect(page.locator("#results .caption-label").first).to_contain_text("1. volcano")
+    assert compared(page, "CLIP features · Cosine").all_text_contents() == before
+    open_tab(page, "Compare")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. volcano")
+    page.locator("#more button").first.click()
+    page.locator("#labels input").click()
+    page.get_by_role("option", name="animals-nature").click()
+    expect(compared(page, "CLIP features · Cosine").first).not_to_contain_text("volcano")
+
+
+def test_compare_by_keyboard_shows_as_many_hits_as_the_slider_says(page: Page, queries: Path) -> None:
+    upload(page, queries / "cat.png")
+    open_tab(page, "Compare")
+    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 6)
+    page.locator("#compare_top_k input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 7)
+    page.keyboard.press("Home")
+    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 1)
+
+
+def test_compare_words_a_bad_picture_and_lives_on(page: Page, queries: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "cut.png"
+    bad.write_bytes((queries / "cat.png").read_bytes()[:2000])
+    open_tab(page, "Compare")
+    upload(page, bad)
+    expect(page.locator("#compare_note")).to_contain_text("damaged or cut off")
+    expect(page.locator(".error:visible")).to_have_count(0)
+    page.locator("#query button[aria-label='Remove Image']").click()
+    upload(page, queries / "cat.png")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. cat")
 
 
 def test_compare_with_words_leaves_raw_pixels_out(page: Page) -> None:
@@ -366,6 +415,38 @@ def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
     lines = Path(download.value.path()).read_text().splitlines()
     assert len(lines) == 9
     assert lines[0] == "features,metric,engine,p@1,p@5,map"
+    said = str(page.locator("#figures_plot img").get_attribute("alt"))
+    assert said.startswith(f"Highest mAP: {max(float(line.split(',')[-1]) for line in lines[1:]):.3f} by CLIP features")
+    expect(page.locator("#evaluate_state")).to_contain_text(said)
+    expect(page.locator("#cancel")).to_be_disabled()
+
+
+def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page) -> None:
+    open_tab(page, "Evaluate")
+    page.locator("#sample input[type=number]").fill("2000")
+    page.locator("#sample input[type=number]").blur()
+    page.locator("#evaluate").click()
+    expect(page.locator("#evaluate_state")).to_contain_text("1 of 8 combinations")
+    page.locator("#cancel").click()
+    expect(page.locator("#evaluate_state")).to_have_text("Stopped.")
+    expect(page.locator("#cancel")).to_be_disabled()
+    rows = page.locator("#figures .virtual-row")
+    assert 1 <= rows.count() < 8
+    expect(page.locator("#figures_plot img")).to_have_count(0)
+    page.locator("#evaluate_query").click()  # an answer of the run that was stopped would come before this one's
+    expect(page.locator("#evaluate_state")).to_contain_text("is not known")
+
+
+def test_evaluate_cancelled_and_started_again_at_once_ends_with_all_figures(page: Page) -> None:
+    open_tab(page, "Evaluate")
+    page.locator("#evaluate").click()
+    page.locator("#cancel:enabled").click()
+    page.locator("#evaluate").click()
+    expect(page.locator("#figures_plot img")).to_be_visible()
+    expect(page.locator("#figures .virtual-row")).to_have_count(8)
+    expect(page.locator("#evaluate_state")).to_contain_text("Highest mAP")
+    expect(page.locator(".error:visible")).to_have_count(0)
+    expect(page.locator("#cancel")).to_be_disabled()
 
 
 def test_evaluate_query_needs_a_picture_whose_label_is_known(page: Page, queries: Path) -> None:

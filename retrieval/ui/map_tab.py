@@ -22,6 +22,7 @@ from retrieval.query import Hit, Query, one_of
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.query_panel import Asked, QueryPanel
+from retrieval.ui.scripts import OPENED, if_open
 from retrieval.ui.thumbnails import Thumbnails
 
 HERE = Path(__file__).parent
@@ -56,12 +57,6 @@ SCRIPT = f"""const MAP = {
     )
 };
 """
-# A closed tab is not drawn anew at every query; only the browser knows whether it is open. The last input says so.
-ONLY_OPEN = """(...values) => {
-    const inputs = values.slice(0, %d);
-    inputs.push(Boolean(document.querySelector("#map canvas")?.offsetParent));
-    return inputs;
-}"""
 
 
 class MapTab:
@@ -98,11 +93,10 @@ class MapTab:
             server_functions=[self._thumbnail_function()],
             elem_id="map",
         )
-        is_open = gr.Checkbox(True, visible=False)
-        inputs = [*panel.inputs, self.features, self.method]
+        opened = gr.Checkbox(visible=False)  # set by the page itself
         event: dict[str, Any] = {
             "fn": self.run,
-            "inputs": [*inputs, is_open],
+            "inputs": [*panel.inputs, self.features, self.method, opened],
             "outputs": [self.features, self.method, self.note, self.map],
             "api_visibility": "private",
             "show_progress": "hidden",
@@ -110,15 +104,15 @@ class MapTab:
             "concurrency_limit": 2,
             "trigger_mode": "always_last",
         }
-        tab.select(**event)
+        tab.select(**event, js=OPENED)
         changes = [*panel.asked, *panel.refined, self.features.input, self.method.input]
-        gr.on(changes, js=ONLY_OPEN % len(inputs), **event)
+        gr.on(changes, **event, js=if_open("map_note"))
         self.map.select(self.take_point, None, panel.picture, api_visibility="private", show_progress="hidden")
 
     def run(self, *values: Any) -> tuple[Any, ...]:
         """Draw the map of the gallery with what the panel asks; of one that has none, say how it comes by one."""
-        *panel, features, method, is_open = values
-        if not is_open:
+        *panel, features, method, opened = values
+        if not opened:
             return (gr.skip(),) * 4
         asked = Asked(*panel)
         with as_shown():

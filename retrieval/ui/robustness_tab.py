@@ -13,12 +13,13 @@ from retrieval.images import fit_within
 from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric
 from retrieval.query import Query, checked_distortion, checked_top_k, one_of
-from retrieval.robustness import STEPS, Kind, Robustness, Step, Withstood, measure, sweep
+from retrieval.robustness import STEPS, Kind, Robustness, Step, measure, sweep
 from retrieval.robustness_plot import plot_sweep
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.query_panel import Asked, QueryPanel
-from retrieval.ui.thumbnails import Thumbnails
+from retrieval.ui.scripts import OPENED, if_open, release_by_keys
+from retrieval.ui.thumbnails import Thumbnails, strip_of
 
 TOP_K = 10
 TOP_K_MAX = 20
@@ -26,10 +27,6 @@ PREVIEW = 320  # pixels of the longer side
 PERCENT = (Kind.CROP, Kind.BLUR, Kind.GREY)  # sliders that show shares in percent
 STEP = {Kind.ROTATION: 1, Kind.CROP: 1, Kind.BLUR: 0.5, Kind.GREY: 5, Kind.QUALITY: 1}
 
-OPENED = "(...values) => [...values.slice(0, -1), true]"
-# Whoever changes the query in another tab does not wait for this one.
-IF_OPEN = """(...values) => [...values.slice(0, -1),
-    document.getElementById("distortions")?.offsetParent != null]"""
 # What a sweep was asked for is kept in the page. Where that changes, a sweep under way is cancelled and its figures go,
 # which would be taken for those of the new query; events come late and twice, so they alone do not mean a change. The
 # page does it, since the server's answer could come so late that it would take the figures of the next sweep.
@@ -49,12 +46,6 @@ FORGET = f"""(...values) => {{
     document.querySelector("#sweep_cancel:enabled, #sweep_cancel button:enabled")?.click();
     return ["", update({{ visible: false }}), update({{ value: null, visible: false }})];
 }}"""
-# gradio's sliders tell their release only to a pointer; the keys of a keyboard are let go, too.
-KEYBOARD = """() => document.addEventListener("keyup", event => {
-    if (event.target.matches?.("#distortions input[type=range]") && /^(Arrow|Page|Home|End)/.test(event.key)
-        || event.target.matches?.("#distortions input[type=number]") && event.key == "Enter")
-        event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
-})"""
 
 
 class RobustnessTab:
@@ -153,7 +144,7 @@ class RobustnessTab:
             **quiet,
         }
         tab.select(**event, js=OPENED)
-        gr.on([*changed, *(slider.release for slider in self.sliders)], **event, js=IF_OPEN)
+        gr.on([*changed, *(slider.release for slider in self.sliders)], **event, js=if_open("distortions"))
         self.reset.click(_undistorted, None, self.sliders, **quiet).then(**event, js=OPENED)
         swept = [self.state, self.table, self.plot, self.cancel]
         # A sweep is asked to stop and says so itself: gradio's `cancels` cuts it off, and what it has still on the way
@@ -171,7 +162,7 @@ class RobustnessTab:
         )
         self.cancel.click(list.clear, running, None, queue=False, **quiet)
         gr.on(changed, None, [*panel.inputs, *toggles], swept[:-1], js=FORGET, trigger_mode="multiple")
-        gr.on(None, None, js=KEYBOARD)
+        gr.on(None, None, js=release_by_keys("distortions"))
 
     def run(self, *values: Any) -> Any:
         """Rank the query's picture as it is and distorted; without a picture, say kindly what to do."""
@@ -242,7 +233,11 @@ class RobustnessTab:
     def _shown(self, index: GalleryIndex, result: Robustness) -> list[Any]:
         by_features = {each.distorted.features: each for each in result.by_features}
         results = [by_features[features] for features in words.SWEPT_FEATURES]
-        strips = [strip for each in results for strip in _strips(index, each)]
+        strips = [
+            strip
+            for each in results
+            for strip in (strip_of(index, each.undistorted), strip_of(index, each.distorted, each.moves))
+        ]
         return [*(words.withstood(each) for each in results), *strips]
 
 
@@ -260,13 +255,3 @@ def _slider(kind: Kind) -> gr.Slider:
 
 def _undistorted() -> list[float]:
     return [getattr(UNDISTORTED, kind) for kind in Kind]
-
-
-def _strips(index: GalleryIndex, result: Withstood) -> tuple[gr.Gallery, gr.Gallery]:
-    """Return the hits of the picture as it is, and of the distorted one with how far each has moved."""
-    before = [(str(index.thumbnail(hit.position)), words.caption(hit)) for hit in result.undistorted.hits]
-    after = [
-        (str(index.thumbnail(hit.position)), f"{words.caption(hit)} {words.move(move)}".rstrip())
-        for hit, move in zip(result.distorted.hits, result.moves, strict=True)
-    ]
-    return gr.Gallery(value=before, selected_index=None), gr.Gallery(value=after, selected_index=None)

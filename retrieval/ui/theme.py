@@ -140,6 +140,10 @@ input[type="range"]::-moz-range-thumb { border: 2px solid var(--primary-600) !im
   :is(#examples, #trail) .grid-wrap { overflow-x: auto; }
   :is(#examples, #trail) .grid-container { display: flex !important; }
   :is(#examples, #trail) .gallery-item { flex: 0 0 48px; }
+  /* All five columns of the figures, without a word or a number cut in two. */
+  #figures :is(th, .virtual-row) * { font-family: var(--font) !important; font-size: 0.74rem !important; }
+  #figures :is(th, td) { padding: 4px 0 4px 2px !important; }
+  #figures .cell-wrap { padding-inline: 2px !important; }
 }
 
 /* Accessibility: contrast, size of what one taps, and what only screen readers find. */
