@@ -222,6 +222,14 @@ class QueryPicture:
         """
         return _load(self._source, self._region)
 
+    def decode(self) -> None:
+        """Decode the picture now, for who wants to know first whether it can be.
+
+        Raises:
+            PictureError: it cannot.
+        """
+        assert self.undistorted
+
     def vectors(self, distortions: Sequence[Distortion]) -> dict[Features, Vectors]:
         """Return the vectors of the distorted pictures by each features, shape (n, d) in the order given.
 

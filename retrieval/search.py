@@ -131,7 +131,7 @@ def without_duplicates(vectors: Vectors, alike: float, enough: int) -> tuple[lis
         near_kept = block @ seen[:before].T >= alike
         stands_for = near_kept.argmax(axis=1) if before else np.zeros(len(block), np.intp)
         left_out = near_kept.any(axis=1)
-        near = block @ block.T >= alike
+        near = np.greater_equal(block @ block.T, alike)
         new: list[int] = []  # places in the block of those kept from it
         for place in range(len(block)):
             if left_out[place]:

@@ -213,7 +213,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--no-build",
         action="store_true",
-        help="no Galleries tab: for a page behind a proxy, whose visitors are strangers",
+        help="no Galleries tab: for a page behind a proxy, so open to strangers",
     )
 
 

@@ -213,7 +213,7 @@ def test_points_of_a_large_gallery_are_a_sample_with_the_labels_of_all(tmp_path:
         np.testing.assert_array_equal(place, everywhere[entry.position])
         assert found.labels[label][0] == entry.label
     outside = next(each for each in range(count) if each not in {entry.position for entry in found.entries})
-    marked = marks(searcher, Query(position=outside, features=Features.CLIP), Method.PCA)
+    marked = marks(searcher, searcher.indexes.get(), Query(position=outside, features=Features.CLIP), Method.PCA)
     np.testing.assert_array_equal(marked.query, everywhere[outside])
     assert marked.hits[0].position == outside
 
@@ -224,7 +224,7 @@ def test_marks_are_the_closest_by_l2_and_an_own_picture_lies_exactly_where_pca_p
     index = icons_searcher.indexes.get()
     for features in Features:
         query = Query(picture=queries / "cat.png", features=features)
-        found = marks(icons_searcher, query, Method.PCA)
+        found = marks(icons_searcher, icons_searcher.indexes.get(), query, Method.PCA)
         vector = icons_searcher.embedder.embed(index, query).vector
         distances = np.linalg.norm(index.vectors(features) - vector, axis=1)
         assert [hit.position for hit in found.hits] == np.argsort(distances, kind="stable")[:HITS].tolist()
@@ -237,13 +237,13 @@ def test_marks_are_the_closest_by_l2_and_an_own_picture_lies_exactly_where_pca_p
 def test_words_alone_are_not_placed_and_beside_a_picture_the_mark_is_the_picture(
     icons_searcher: Searcher, queries: Path
 ) -> None:
-    alone = marks(icons_searcher, Query(text="red fruit"), Method.PCA)
+    alone = marks(icons_searcher, icons_searcher.indexes.get(), Query(text="red fruit"), Method.PCA)
     assert alone.query is None
     assert len(alone.hits) == HITS
     assert "Words have no place" in words.map_marks(alone, Query(text="red fruit"))
     picture = Query(picture=queries / "cat.png")
-    both = marks(icons_searcher, replace(picture, text="red fruit"), Method.PCA)
-    plain = marks(icons_searcher, picture, Method.PCA)
+    both = marks(icons_searcher, icons_searcher.indexes.get(), replace(picture, text="red fruit"), Method.PCA)
+    plain = marks(icons_searcher, icons_searcher.indexes.get(), picture, Method.PCA)
     np.testing.assert_array_equal(both.query, plain.query)
     assert both.hits != plain.hits
     assert "without the words" in words.map_marks(both, replace(picture, text="red fruit"))
@@ -255,7 +255,7 @@ def test_on_tsne_an_own_picture_lies_between_its_three_nearest(tmp_path: Path, g
     searcher = Searcher(Indexes(root))
     index = searcher.indexes.get()
     query = Query(picture=queries / "pizza.png", features=Features.PIXELS)
-    found = marks(searcher, query, Method.TSNE)
+    found = marks(searcher, searcher.indexes.get(), query, Method.TSNE)
     nearest = [hit.position for hit in found.hits[:3]]
     placed = index.map(Features.PIXELS, Method.TSNE).coordinates
     np.testing.assert_allclose(found.query, placed[nearest].mean(axis=0), rtol=1e-6)

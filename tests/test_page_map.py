@@ -263,7 +263,7 @@ def test_a_hit_that_is_pointed_at_says_its_rank(page: Page, icons: Path, icons_i
     position = alone(places)
     page.locator("canvas.map").click(position={"x": float(places[position][0]), "y": float(places[position][1])})
     expect(page.locator("#map_note")).to_contain_text("◆ Your query.")
-    hits = marks(Searcher(Indexes(icons)), Query(position=position), Method.PCA).hits[1:]
+    hits = marks(Searcher(Indexes(icons)), icons_index, Query(position=position), Method.PCA).hits[1:]
     distances = np.linalg.norm(places[[hit.position for hit in hits], None] - places, axis=2)
     distances[distances == 0] = np.inf
     hit = hits[int(distances.min(axis=1).argmax())]

@@ -15,12 +15,15 @@ from retrieval.features import Features
 from retrieval.metrics import Metric
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
+from retrieval.ui.limits import LONG
 from retrieval.ui.query_panel import Asked, QueryPanel
-from retrieval.ui.scripts import DARK
+from retrieval.ui.stopping import NOW, Stopped, Stops, ended
 
 SAMPLE = 500  # queries by default: seconds on 2 cores
 SAMPLE_MAX = evaluation.SAMPLE
 COMBINATIONS = len(Features) * len(Metric)
+
+STARTED = f"""(...values) => [...values.slice(0, -2), {NOW}, document.body.classList.contains("dark")]"""
 
 Shown = tuple[Any, ...]  # state, table, plot, CSV and Cancel
 
@@ -76,43 +79,40 @@ class EvaluateTab:
 
     def _wire(self, panel: QueryPanel) -> None:
         dark = gr.Checkbox(visible=False)  # set by the page itself
-        # A run is asked to stop and says so itself: gradio's `cancels` cuts it off, and what it has still on the way
-        # to the page may come after "Stopped.", or break the run that is started next.
-        running = gr.State([])
-        private: dict[str, Any] = {"api_visibility": "private"}
-        stop: dict[str, Any] = {"fn": list.clear, "inputs": running, "outputs": None, "queue": False, **private}
+        stops = Stops()
         starts: list[tuple[gr.Button, Callable[..., Iterator[Shown]], list[Any]]] = [
             (self.gallery_button, self.evaluate_gallery, [panel.gallery, self.sample]),
             (self.query_button, self.evaluate_query, panel.inputs),
         ]
         for button, run, inputs in starts:
             # One that is still under way ends first.
-            button.click(**stop).then(
+            button.click(**stops.event).then(
                 run,
-                [*inputs, running, dark],
+                [*inputs, stops.stopped, stops.now, dark],
                 [self.state, self.table, self.plot, self.download, self.cancel],
-                js=DARK,
+                js=STARTED,
                 trigger_mode="multiple",
                 show_progress="minimal",
                 show_progress_on=self.state,
-                concurrency_id="evaluate",
-                concurrency_limit=1,
-                **private,
+                api_visibility="private",
+                **LONG,
             )
-        self.cancel.click(**stop)
+        self.cancel.click(**stops.event)
 
     @_worded
-    def evaluate_gallery(self, gallery: str | None, sample: float, running: list[bool], dark: bool) -> Iterator[Shown]:
-        """Yield the table as it grows, then the plot and the CSV; end where `running` is emptied."""
+    def evaluate_gallery(
+        self, gallery: str | None, sample: float, stopped: Stopped, began: float, dark: bool
+    ) -> Iterator[Shown]:
+        """Yield the table as it grows, then the plot and the CSV; end when the visitor stops it."""
         index = self._searcher.indexes.get(gallery or "")
         queries = evaluation.leave_one_out(index, min(int(sample), SAMPLE_MAX))
         about = words.evaluated(index, len(queries.labels))
-        yield from self._growing(evaluation.evaluate(index, queries), COMBINATIONS, about, "mAP", running, dark)
+        yield from self._growing(evaluation.evaluate(index, queries), COMBINATIONS, about, "mAP", stopped, began, dark)
 
     @_worded
     def evaluate_query(self, *values: Any) -> Iterator[Shown]:
-        """Yield the figures of the query on the left, if its label is known; end where `running` is emptied."""
-        *panel, running, dark = values
+        """Yield the figures of the query on the left, if its label is known; end when the visitor stops it."""
+        *panel, stopped, began, dark = values
         asked = Asked(*panel)
         index = self._searcher.indexes.get(asked.gallery or "")
         query = asked.query(index)
@@ -123,13 +123,21 @@ class EvaluateTab:
         results = evaluation.average_precision_of(index, self._searcher.embedder, query, entry.label)
         about = words.evaluated_query(words.name_of(entry), entry.label)
         total = len(Metric) if query.text or query.without else COMBINATIONS
-        yield from self._growing(results, total, about, "AP", running, dark)
+        yield from self._growing(results, total, about, "AP", stopped, began, dark)
 
     def _growing(
-        self, results: Iterator[Result], total: int, about: str, average: str, running: list[bool], dark: bool
+        self,
+        results: Iterator[Result],
+        total: int,
+        about: str,
+        average: str,
+        stopped: Stopped,
+        began: float,
+        dark: bool,
     ) -> Iterator[Shown]:
         done: list[Result] = []
-        running[:] = [True]
+        if ended(stopped, began):
+            return
         yield (
             words.progress(about, 0, total),
             [],
@@ -138,7 +146,7 @@ class EvaluateTab:
             gr.Button(interactive=True),
         )
         for result in results:
-            if not running:
+            if ended(stopped, began):
                 yield words.STOPPED, gr.skip(), gr.skip(), gr.skip(), gr.Button(interactive=False)
                 return
             done.append(result)

@@ -18,7 +18,7 @@ from retrieval.indexes import Entry, GalleryIndex
 from retrieval.map_plot import DARK, LIGHT, OTHER
 from retrieval.maps import COLOURED, DRAWN, Marks, marks, points, ranked_labels, short
 from retrieval.projection import Method
-from retrieval.query import Hit, Query, one_of
+from retrieval.query import Hit, one_of
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.query_panel import Asked, QueryPanel
@@ -131,7 +131,7 @@ class MapTab:
         if query.has_picture or query.text:
             try:
                 with as_shown():
-                    found = marks(self._searcher, query, chosen[1])
+                    found = marks(self._searcher, index, query, chosen[1])
                 about = words.map_marks(found, query)
             except gr.Error as error:  # also said in a toast, by the Search tab
                 about = str(error.message)
@@ -141,7 +141,7 @@ class MapTab:
             _radio(words.FEATURES, [each for each, kind in available if kind is chosen[1]], chosen[0]),
             _radio(words.METHODS, [kind for each, kind in available if each is chosen[0]], chosen[1]),
             f"{note}\n\n{about}",
-            gr.HTML(value=f"{{{drawn}, {_marks_json(index, query, found)}}}", visible=True),
+            gr.HTML(value=f"{{{drawn}, {_marks_json(index, found)}}}", visible=True),
         )
 
     def take_point(self, chosen: gr.EventData) -> Any:
@@ -189,7 +189,7 @@ class MapTab:
         return kept[features, method]
 
 
-def _marks_json(index: GalleryIndex, query: Query, found: Marks | None) -> str:
+def _marks_json(index: GalleryIndex, found: Marks | None) -> str:
     """Return the query and its hits as members of a JSON object, in the form of points."""
     if found is None:
         return _members(query=None, hits=[])
@@ -197,10 +197,10 @@ def _marks_json(index: GalleryIndex, query: Query, found: Marks | None) -> str:
     hits = [_row(hit, place, label_of[hit.label]) for hit, place in zip(found.hits, found.coordinates, strict=True)]
     if found.query is None:
         return _members(query=None, hits=hits)
-    if query.position is None:
+    if found.position is None:
         x, y = found.query.tolist()
         return _members(query=[short(x), short(y), 0, None, ""], hits=hits)
-    entry = index.entry(query.position)
+    entry = index.entry(found.position)
     return _members(query=_row(entry, found.query, label_of[entry.label]), hits=hits)
 
 

@@ -17,8 +17,10 @@ from retrieval.robustness import STEPS, Kind, Robustness, Step, measure, sweep
 from retrieval.robustness_plot import plot_sweep
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
+from retrieval.ui.limits import LONG, SEARCHES
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.scripts import OPENED, if_open, release_by_keys
+from retrieval.ui.stopping import NOW, Stopped, Stops, ended
 from retrieval.ui.thumbnails import Thumbnails, strip_of
 
 TOP_K = 10
@@ -32,10 +34,10 @@ STEP = {Kind.ROTATION: 1, Kind.CROP: 1, Kind.BLUR: 0.5, Kind.GREY: 5, Kind.QUALI
 # page does it, since the server's answer could come so late that it would take the figures of the next sweep.
 ASKED = "const asked = JSON.stringify(values.map(value => value?.path ?? value));"
 STARTED = f"""(...values) => {{
-    const running = values.splice(-2)[0];
+    const stopped = values.splice(-3)[0];
     {ASKED}
     document.getElementById("sweep").dataset.asked = asked;
-    return [...values, running, document.body.classList.contains("dark")];
+    return [...values, stopped, {NOW}, document.body.classList.contains("dark")];
 }}"""
 FORGET = f"""(...values) => {{
     {ASKED}
@@ -43,7 +45,7 @@ FORGET = f"""(...values) => {{
     const update = changes => ({{ __type__: "update", ...changes }});
     if (!button?.dataset.asked || button.dataset.asked === asked) return [update(), update(), update()];
     delete button.dataset.asked;
-    document.querySelector("#sweep_cancel:enabled, #sweep_cancel button:enabled")?.click();
+    document.querySelector("button#sweep_forget, #sweep_forget button").click();
     return ["", update({{ visible: false }}), update({{ value: null, visible: false }})];
 }}"""
 
@@ -139,28 +141,26 @@ class RobustnessTab:
             "outputs": [self.note, self.preview, *self.figures, *self.strips],
             "trigger_mode": "always_last",
             "show_progress_on": self.note,
-            "concurrency_id": "robustness",
-            "concurrency_limit": 2,
+            **SEARCHES,
             **quiet,
         }
         tab.select(**event, js=OPENED)
         gr.on([*changed, *(slider.release for slider in self.sliders)], **event, js=if_open("distortions"))
         self.reset.click(_undistorted, None, self.sliders, **quiet).then(**event, js=OPENED)
         swept = [self.state, self.table, self.plot, self.cancel]
-        # A sweep is asked to stop and says so itself: gradio's `cancels` cuts it off, and what it has still on the way
-        # to the page may come after "Stopped.", or break the sweep that is started next.
-        running = gr.State([])
+        stops = Stops()
         self.sweep_button.click(
             self.sweep,
-            [*panel.inputs, *toggles, running, dark],
+            [*panel.inputs, *toggles, stops.stopped, stops.now, dark],
             swept,
             js=STARTED,
             show_progress_on=self.state,
-            concurrency_id="sweep",
-            concurrency_limit=2,
+            **LONG,
             **quiet,
         )
-        self.cancel.click(list.clear, running, None, queue=False, **quiet)
+        self.cancel.click(**stops.event)
+        # Beside Cancel, which can be clicked only once a sweep has begun to answer.
+        gr.Button(visible="hidden", elem_id="sweep_forget").click(**stops.event)
         gr.on(changed, None, [*panel.inputs, *toggles], swept[:-1], js=FORGET, trigger_mode="multiple")
         gr.on(None, None, js=release_by_keys("distortions"))
 
@@ -193,32 +193,47 @@ class RobustnessTab:
         ]
 
     def sweep(self, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield the table as it fills, then the plot and what the figures say; end where `running` is emptied."""
-        *panel, metric, top_k, running, dark = values
+        """Yield the table as it fills, then the plot and what the figures say; end when the visitor stops it."""
+        *panel, metric, top_k, stopped, began, dark = values
         asked = Asked(*panel)
         if asked.picture is None:
             yield words.HINT if asked.nothing else words.ROBUSTNESS_WORDS, gr.skip(), gr.skip(), gr.skip()
             return
-        with as_shown():
-            index, query = self._query(asked, metric, top_k)
-            picture = QueryPicture(self._searcher.embedder, index, query)
-            done: list[Step] = []
-            running[:] = [True]
-            yield (
-                words.sweep_progress(0, STEPS),
-                gr.Dataframe(value=words.sweep_rows(done), visible=True),
-                gr.Image(value=None, visible=False),
-                gr.Button(interactive=True),
-            )
-            for step in sweep(self._searcher, query, picture):
-                if not running:
-                    yield words.STOPPED, gr.skip(), gr.skip(), gr.Button(interactive=False)
-                    return
-                done.append(step)
-                yield words.sweep_progress(len(done), STEPS), words.sweep_rows(done), gr.skip(), gr.skip()
-            lesson = words.lesson(done)
-            plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=lesson, visible=True)
-            yield lesson, words.sweep_rows(done), plot, gr.Button(interactive=False)
+        try:
+            with as_shown():
+                index, query = self._query(asked, metric, top_k)
+                yield from self._swept(index, query, stopped, began, dark)
+        except gr.Error as error:
+            gr.Warning(str(error.message))
+            yield str(error.message), gr.Dataframe(visible=False), gr.Image(visible=False), gr.Button(interactive=False)
+
+    def _swept(
+        self, index: GalleryIndex, query: Query, stopped: Stopped, began: float, dark: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        over = words.STOPPED, gr.skip(), gr.skip(), gr.Button(interactive=False)
+        picture = QueryPicture(self._searcher.embedder, index, query)
+        picture.decode()
+        done: list[Step] = []
+        if ended(stopped, began):
+            return
+        yield (
+            words.sweep_progress(0, STEPS),
+            gr.Dataframe(value=words.sweep_rows(done), visible=True),
+            gr.Image(value=None, visible=False),
+            gr.Button(interactive=True),
+        )
+        for step in sweep(self._searcher, query, picture):
+            if ended(stopped, began):
+                yield over
+                return
+            done.append(step)
+            yield words.sweep_progress(len(done), STEPS), words.sweep_rows(done), gr.skip(), gr.skip()
+        lesson = words.lesson(done)
+        plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=lesson, visible=True)
+        if ended(stopped, began):
+            yield over
+            return
+        yield lesson, words.sweep_rows(done), plot, gr.Button(interactive=False)
 
     def _query(self, asked: Asked, metric: object, top_k: object) -> tuple[GalleryIndex, Query]:
         index = self._searcher.indexes.get(asked.gallery or "")

@@ -1,8 +1,7 @@
-"""What only the browser knows, as JavaScript for gradio's events: whether a tab is open, the theme, the keys."""
+"""What only the browser knows, as JavaScript for gradio's events: whether a tab is open, and the keys."""
 
-# The last input of an event says whether its tab is open, or whether the page is dark: a hidden checkbox.
+# The last input of an event says whether its tab is open: a hidden checkbox.
 OPENED = "(...values) => [...values.slice(0, -1), true]"
-DARK = '(...values) => [...values.slice(0, -1), document.body.classList.contains("dark")]'
 
 
 def if_open(elem_id: str) -> str:
