@@ -294,7 +294,10 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     index = searcher.indexes.get(chosen.gallery or "")
     if flags.queries:
         queries = evaluation.from_folder(index, searcher.embedder.encoders.get(index.manifest.model), flags.queries)
+        counted = evaluation.answerable(index, queries)
         method = f"{len(queries.labels):,} queries from {flags.queries}"
+        if counted < len(queries.labels):
+            method += f", of which {counted:,} count: no picture of the gallery has the label of the others"
     else:
         if flags.sample is not None and flags.sample < 0:
             raise QueryError("--sample must be 0 (all) or more.")

@@ -155,6 +155,11 @@ def relevance(
         yield hits
 
 
+def answerable(index: GalleryIndex, queries: Labelled) -> int:
+    """Return how many of the queries have a label that a picture of the gallery has; the others do not count."""
+    return int((np.asarray(queries.labels) >= 0).sum())
+
+
 def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Return the average precision of each row of relevance by rank, shape (m, n); NaN where nothing is relevant."""
     found = np.cumsum(hits, axis=1)

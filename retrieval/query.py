@@ -245,7 +245,7 @@ def checked_region(value: object) -> Region | None:
         if 0 <= left < right <= 1 and 0 <= top < bottom <= 1:
             return None if (left, top, right, bottom) == (0, 0, 1, 1) else (left, top, right, bottom)
     raise QueryError(
-        f"region must be four numbers from 0 to 1: left, top, right, bottom, as in [0.2, 0, 0.8, 0.5]; "
+        f"region must be four numbers from 0 to 1: left, top, right, bottom, as in 0.2, 0, 0.8, 0.5; "
         f"not {repr(value)[:60]}."
     )
 

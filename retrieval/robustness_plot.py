@@ -42,7 +42,7 @@ def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Image.Image:
 
 
 def _panel(axes: Axes, kind: Kind, steps: Sequence[Step], text: str) -> None:
-    strengths = ["none", *(words.strength(kind, step.strength) for step in steps)]
+    strengths = [words.NOT_AT_ALL, *(words.strength(kind, step.strength) for step in steps)]
     for features in words.SWEPT_FEATURES:
         axes.plot(
             range(len(strengths)),

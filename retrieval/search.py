@@ -128,10 +128,10 @@ def without_duplicates(vectors: Vectors, alike: float, enough: int) -> tuple[lis
     for start in range(0, len(vectors), BLOCK):
         block = vectors[start : start + BLOCK]
         before = len(kept)
-        near_kept = block @ seen[:before].T >= alike
+        near_kept: npt.NDArray[np.bool_] = np.greater_equal(block @ seen[:before].T, alike)
         stands_for = near_kept.argmax(axis=1) if before else np.zeros(len(block), np.intp)
-        left_out = near_kept.any(axis=1)
-        near = np.greater_equal(block @ block.T, alike)
+        left_out: npt.NDArray[np.bool_] = np.any(near_kept, axis=1)
+        near: npt.NDArray[np.bool_] = np.greater_equal(block @ block.T, alike)
         new: list[int] = []  # places in the block of those kept from it
         for place in range(len(block)):
             if left_out[place]:

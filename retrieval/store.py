@@ -55,7 +55,7 @@ def own(build: Path) -> FileLock:
     except Timeout as error:
         raise IndexInUse(
             f"The index in {build} is in use by another process (a running app or builder). Stop that one "
-            "first, or search with --engine exact, which any number of processes can do."
+            "first, or search with --engine exact (compare with --exact-only), which any number of processes can do."
         ) from error
     except OSError as error:
         raise IndexingError(f"The index folder {build} cannot be written: {error.strerror or error}.") from error

@@ -60,7 +60,7 @@ HINT = "**Choose a picture to start:** drop one, click an example, or say it in 
 CLICK = "Click a result to search with it."
 HINT_PIXELS = "**Choose a picture:** raw pixels know no words. Or switch to CLIP features."
 TEXT = "Or in words"
-TEXT_EXAMPLE = "red fruit"
+TEXT_EXAMPLE = "for example: red fruit"
 MORE = "More ways to ask"
 BALANCE = "Picture and words: 0 picture alone, 1 words alone"
 WITHOUT = "Leave out, in words"
@@ -90,7 +90,7 @@ STOPPED = "Stopped."
 FIGURES = "Figures"
 DOWNLOAD = "Download as CSV"
 EVALUATION_COLUMNS = ["Features", "Metric", "P@1", "P@5", "mAP or AP"]
-NO_LABEL = "The label of your own picture is not known. Click a result in the Search tab, then come back."
+NO_LABEL = "This needs a picture whose label is known. Click a result in the Search tab, then come back."
 TAB_MAP = "Map"
 METHODS = {Method.PCA: "PCA", Method.TSNE: "t-SNE"}
 METHOD_LABEL = "Laid out by"
@@ -303,8 +303,11 @@ def meaning(query: Query, ranking: Ranking, index: GalleryIndex) -> str:
     share = index.percentile(query.features, query.metric, ranking.hits[0].score)
     if share is None:
         return ""
-    place = f"The best hit is closer than {share:.1%} of random pairs of this gallery."
-    return place if share >= CONVINCING else f"**No convincing match.** {place}"
+    closer = ">99.9%" if share > 0.9995 else f"{share:.1%}"
+    place = f"The best hit is closer than {closer} of random pairs of this gallery"
+    if share >= CONVINCING:
+        return f"{place}."
+    return f"**No convincing match.** {place}, which chance alone does among {len(index):,} pictures."
 
 
 def recall(ranking: Ranking, exact: Ranking) -> str:
@@ -378,7 +381,12 @@ def agreement(shown: Cell, chroma: Cell, is_baseline: bool) -> str:
     features, metric, _ = shown.combination
     k = len(shown.ranking.hits)
     lines = [f"**{combination(features, metric)}**"]
-    lines.append("baseline" if is_baseline else f"overlap@{k} {shown.overlap:.2f} · τ {shown.tau:.2f}")
+    if is_baseline:
+        lines.append("baseline")
+    elif shown.overlap:
+        lines.append(f"overlap@{k} {shown.overlap:.2f} · τ {shown.tau:.2f}")
+    else:
+        lines.append(f"overlap@{k} 0.00")  # without a picture in common there are no two orders to compare
     lines.append(f"ChromaDB: recall@{k} {chroma.recall:.2f}")
     if (same := equal_by_mathematics(features, metric))[1]:
         lines.append(f"*{same[1]}*")
@@ -467,6 +475,7 @@ DISTORTED = "What is searched"
 AS_IT_IS = "as it is"
 AS_DISTORTED = "distorted"
 SWEEP = "Try every distortion"
+NOT_AT_ALL = "none"
 SWEEP_NOTE = "Tries each distortion alone, weak to strong, and shows the share of hits that CLIP and raw pixels keep."
 SWEPT = "Overlap by distortion"
 SWEPT_FEATURES = (Features.CLIP, Features.PIXELS)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -223,6 +224,20 @@ def test_files_of_the_server_are_not_read_for_visitors(
 def test_half_a_character_in_a_text_is_no_surprise(address: str) -> None:
     data = ["red \ud800", None, "", 0.5, [], [], 1, "clip", "cosine", "exact", 3, ""]
     assert "hits" in post(address, "query", *data)
+
+
+def test_a_body_beyond_any_picture_is_refused_before_it_is_read(address: str) -> None:
+    request = urllib.request.Request(f"{address}/gradio_api/call/search", data=b"{}", method="POST")
+    request.add_unredirected_header("Content-Length", str(10**12))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    assert caught.value.code == 413
+
+
+@pytest.mark.parametrize(("name", "value"), [("text", 5), ("without", ["red"]), ("gallery", 7)])
+def test_what_is_no_text_is_said_so(client: Client, name: str, value: object) -> None:
+    with pytest.raises(AppError, match=f"{name} must be a text"):
+        query(client, **{"text": "red", name: value})
 
 
 def test_index_files_are_not_served(address: str, icons: Path) -> None:

@@ -295,6 +295,16 @@ def test_a_request_of_another_form_is_refused(tab: MapTab, data: object) -> None
     assert tab.take_point(gr.EventData(None, named)) == gr.skip()
 
 
+def test_a_part_of_a_gallery_picture_lies_where_that_part_does(icons_searcher):
+    index = icons_searcher.indexes.get()
+    region = (0.0, 0.0, 0.3, 0.3)
+    part = marks(icons_searcher, index, Query(position=700, region=region), Method.PCA)
+    alone = marks(icons_searcher, index, Query(index.thumbnail(700), region=region), Method.PCA)
+    assert part.position is None
+    np.testing.assert_array_equal(part.query, alone.query)
+    assert not np.allclose(part.query, index.map(Features.CLIP, Method.PCA).coordinates[700])
+
+
 def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
     hostile = '</script><img src=x onerror=alert(1)>${alert(2)}{{alert}}`"\u2028'
     labels = [hostile, "tame", hostile, "tame"]

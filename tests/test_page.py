@@ -247,6 +247,14 @@ def test_a_broken_address_is_worded_and_opens_what_it_can(page: Page, address: s
     expect(page.locator("#metric input[value=cosine]")).to_be_checked()
 
 
+def test_an_address_at_the_limits_of_the_page_leaves_it_usable(page: Page, address: str, queries: Path) -> None:
+    page.goto(f"{address}?text=cat&alike=0.3&k=9999&balance=0")
+    expect(page.locator("#results .caption-label")).to_have_count(60)
+    expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#results .caption-label").first).to_contain_text("pizza")
+
+
 def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) -> None:
     upload(page, queries / "cat.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
@@ -434,7 +442,7 @@ def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page) -> None:
     assert 1 <= rows.count() < 8
     expect(page.locator("#figures_plot img")).to_have_count(0)
     page.locator("#evaluate_query").click()  # an answer of the run that was stopped would come before this one's
-    expect(page.locator("#evaluate_state")).to_contain_text("is not known")
+    expect(page.locator("#evaluate_state")).to_contain_text("whose label is known")
 
 
 def test_evaluate_cancelled_and_started_again_at_once_ends_with_all_figures(page: Page) -> None:
@@ -454,7 +462,7 @@ def test_evaluate_query_needs_a_picture_whose_label_is_known(page: Page, queries
     expect(page.locator("#results .caption-label").first).to_be_visible()
     open_tab(page, "Evaluate")
     page.locator("#evaluate_query").click()
-    expect(page.locator("#evaluate_state")).to_contain_text("is not known")
+    expect(page.locator("#evaluate_state")).to_contain_text("whose label is known")
     open_tab(page, "Search")
     page.locator("#results .thumbnail-item").first.click()
     expect(timings(page)).to_contain_text("decode 0.0 ms")

@@ -18,6 +18,7 @@ from retrieval.maps import marks, ranked_labels
 from retrieval.projection import Method
 from retrieval.query import Query
 from retrieval.search import Searcher
+from retrieval.ui.map_tab import MapTab
 from retrieval.words import name_of
 
 pytestmark = pytest.mark.browser
@@ -147,12 +148,20 @@ def test_hits_and_query_are_marked_and_follow_the_query(page: Page, queries: Pat
     expect(page.locator("#map_note")).to_contain_text("Raw pixels: each picture is 3,072 numbers")
 
 
-def test_a_closed_map_is_not_drawn_at_every_query(page: Page, queries: Path) -> None:
+def test_a_closed_map_is_not_drawn_at_every_query(page: Page, queries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    draw = MapTab._drawn
+    monkeypatch.setattr(MapTab, "_drawn", lambda *args: drawn.append("drawn") or draw(*args))
     upload(page, queries / "lion.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
-    assert page.locator("#map_note").count() == 0 or page.locator("#map_note").inner_text() == ""
+    toggle(page, "metric", "l1")
+    expect(page.locator("#explanation")).to_contain_text("Score: L1")
+    page.locator("#search").click()
+    expect(page.locator(".pending, .generating")).to_have_count(0)
+    assert not drawn
     open_map(page)
     expect(page.locator("#map_note")).to_contain_text("The 12 closest")
+    assert drawn
 
 
 def test_zoom_by_buttons_and_keys_and_a_label_alone(page: Page, icons_index: GalleryIndex) -> None:
@@ -166,9 +175,13 @@ def test_zoom_by_buttons_and_keys_and_a_label_alone(page: Page, icons_index: Gal
     page.get_by_role("button", name="Zoom in").click()
     middle = np.array(page.locator("canvas.map").evaluate("c => [c.clientWidth / 2, c.clientHeight / 2]"))
     zoomed = middle + (places[position] - middle) * 1.6
-    if (zoomed > 0).all() and (zoomed < 2 * middle).all():
+    inside = (zoomed > 0).all() and (zoomed < 2 * middle).all()
+    if inside:
         move_to(page, zoomed)
         expect(card).to_contain_text(name)
+    else:  # it has left the canvas: where it was, there is another one now, or none
+        move_to(page, places[position])
+        expect(card).not_to_contain_text(name)
     page.get_by_role("button", name="Show all").click()
     move_to(page, places[position])
     expect(card).to_contain_text(name)

@@ -166,7 +166,7 @@ def add_endpoints(searcher: Searcher) -> None:
         gallery: str | None,
         request: gr.Request,
     ) -> Answer:
-        """Compare what a picture finds as it is with what it finds when distorted, by raw pixels and by CLIP features.
+        """Compare what a picture finds as it is and what it finds distorted as asked, by raw pixels and CLIP features.
 
         Args:
             image: the query picture, as an uploaded file or in base64 (data:image/png;base64,...); no addresses.
@@ -180,8 +180,8 @@ def add_endpoints(searcher: Searcher) -> None:
             gallery: name of the gallery; empty means the first.
 
         Returns:
-            JSON with gallery, model, pictures, metric, top_k, distortion and results, one for each features: overlap,
-            tau, cosine (of both query vectors), undistorted hits and distorted hits with their move (null: new).
+            JSON with gallery, model, pictures, metric, top_k, distortion and results, for each features its overlap
+            and tau and cosine (of both query vectors), undistorted hits and distorted hits with their move (null: new).
         """
         with as_shown(html_safe=False):
             asked = _query(image, metric=metric, top_k=_few(top_k), gallery=gallery)

@@ -13,6 +13,7 @@ from retrieval.metrics import Metric
 from retrieval.query import Engine, checked_top_k, one_of
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
+from retrieval.ui.limits import SEARCHES
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.scripts import OPENED, if_open, release_by_keys
 from retrieval.ui.thumbnails import Thumbnails, strip_of
@@ -83,8 +84,7 @@ class CompareTab:
             "show_progress": "minimal",
             "show_progress_on": self.note,
             "trigger_mode": "always_last",
-            "concurrency_id": "compare",
-            "concurrency_limit": 2,
+            **SEARCHES,
         }
         toggles = [self.baseline.input, self.engine.input, self.top_k.release]
         tab.select(**event, js=OPENED)

@@ -148,7 +148,10 @@ class GalleriesTab:
                 if not name:
                     return {self.found: "", self.gallery: gr.Textbox(placeholder="")}
                 source = GallerySource(name)
-                check_dataset(source)
+                try:
+                    check_dataset(source)
+                except RetrievalError as error:
+                    raise type(error)(words.on_page(str(error))) from error
         except gr.Error as error:
             return {self.found: _alert(str(error.message)), self.gallery: gr.Textbox(placeholder="")}
         found = words.BUILD_FOUND if source.path else words.BUILD_ON_HUB

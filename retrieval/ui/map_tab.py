@@ -21,6 +21,7 @@ from retrieval.projection import Method
 from retrieval.query import Hit, one_of
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
+from retrieval.ui.limits import SEARCHES
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.scripts import OPENED, if_open
 from retrieval.ui.thumbnails import Thumbnails
@@ -100,8 +101,7 @@ class MapTab:
             "outputs": [self.features, self.method, self.note, self.map],
             "api_visibility": "private",
             "show_progress": "hidden",
-            "concurrency_id": "map",
-            "concurrency_limit": 2,
+            **SEARCHES,
             "trigger_mode": "always_last",
         }
         tab.select(**event, js=OPENED)

@@ -215,6 +215,7 @@ class RobustnessTab:
         picture.decode()
         done: list[Step] = []
         if ended(stopped, began):
+            yield (gr.skip(),) * 4
             return
         yield (
             words.sweep_progress(0, STEPS),
