@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from browsing import PATIENCE
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, TimeoutError, expect
 
 pytestmark = pytest.mark.browser
 
@@ -198,8 +198,12 @@ def test_from_upload_to_result_by_keyboard_alone(context: BrowserContext, addres
     page = opened(context, address)
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Drop a picture here")).to_be_focused()
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
+    try:
+        with page.expect_file_chooser(timeout=PATIENCE / 4) as chooser:
+            page.keyboard.press("Enter")
+    except TimeoutError:  # on a busy machine Chromium now and then drops the first one; a person presses again
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Enter")
     chooser.value.set_files(str(queries / "pizza.png"))
     expect(page.locator("#results .caption-label")).to_have_count(12)
     second = page.get_by_role("button", name=re.compile(r"^2\. "))

@@ -138,8 +138,8 @@ class MapTab:
         else:
             about = words.HINT if asked.nothing else words.HINT_PIXELS
         return (
-            _radio(words.FEATURES, [each for each, kind in available if kind is chosen[1]], chosen[0]),
-            _radio(words.METHODS, [kind for each, kind in available if each is chosen[0]], chosen[1]),
+            _radio(words.FEATURES, [each for each, kind in available if kind is chosen[1]], chosen[0], features),
+            _radio(words.METHODS, [kind for each, kind in available if each is chosen[0]], chosen[1], method),
             f"{note}\n\n{about}",
             gr.HTML(value=f"{{{drawn}, {_marks_json(index, found)}}}", visible=True),
         )
@@ -214,7 +214,11 @@ def _members(**values: object) -> str:
     return json.dumps(values, separators=(",", ":"))[1:-1].replace("<", r"\u003c")
 
 
-def _radio(titles: Mapping[Any, str], choices: list[Any], chosen: StrEnum) -> gr.Radio:
-    """Return the choices there are; one alone is no choice."""
+def _radio(titles: Mapping[Any, str], choices: list[Any], chosen: StrEnum, asked: object) -> gr.Radio:
+    """Return the choices there are; one alone is no choice.
+
+    The value is set only where it is not the one asked for, since the visitor may have chosen another one meanwhile.
+    """
     shown = [(titles[each], str(each)) for each in choices]
-    return gr.Radio(choices=shown, value=str(chosen), visible=len(shown) > 1)
+    value: dict[str, Any] = {} if chosen == asked else {"value": str(chosen)}
+    return gr.Radio(choices=shown, visible=len(shown) > 1, **value)
