@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,10 @@ import index_builder  # noqa: E402
 from retrieval.building import Builds  # noqa: E402
 from retrieval.indexes import Indexes  # noqa: E402
 from retrieval.search import Searcher  # noqa: E402
+
+# A busy machine is no failure, and no test is a matter of time.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
