@@ -191,7 +191,7 @@ def test_a_crop_keeps_the_middle_and_about_its_share(width, height, share):
     cropped = Distortion(crop=share).apply(Image.new("RGB", (width, height)))
     for before, after in zip((width, height), cropped.size, strict=True):
         assert (before - after) % 2 == 0
-        assert 0 <= after - before * (1 - share) <= 2
+        assert -1e-9 <= after - before * (1 - share) <= 2 + 1e-9  # of numbers in binary
 
 
 @given(value=st.floats(), part=st.sampled_from(sorted(LIMITS)))
