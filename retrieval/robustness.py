@@ -122,11 +122,9 @@ def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = Non
     Raises:
         RetrievalError: as of `Searcher.search`.
     """
-    query = replace(query, text="", without="", engine=Engine.EXACT)
-    picture = picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
-    index = picture.index
+    query, picture = _prepared(searcher, query, picture)
     vectors = picture.vectors([UNDISTORTED, query.distortion])
-    withstood = _withstood(searcher, index, query, vectors, [query.distortion])[0]
+    withstood = _withstood(searcher, picture.index, query, vectors, [query.distortion])[0]
     return Robustness(query, tuple(withstood.values()))
 
 
@@ -143,14 +141,12 @@ def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None)
     Raises:
         RetrievalError: as of `Searcher.search`.
     """
-    query = replace(query, text="", without="", engine=Engine.EXACT)
-    picture = picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
-    index = picture.index
+    query, picture = _prepared(searcher, query, picture)
     clean = picture.vectors([UNDISTORTED])
     for kind, distortions in SWEEP.items():
         distorted = picture.vectors(distortions)
         vectors = {features: np.concatenate([clean[features], distorted[features]]) for features in Features}
-        found = _withstood(searcher, index, query, vectors, distortions)
+        found = _withstood(searcher, picture.index, query, vectors, distortions)
         yield from (Step(kind, *each) for each in zip(distortions, found, strict=True))
 
 
@@ -169,6 +165,12 @@ def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[Features, float]]:
         }
         for kind in dict.fromkeys(step.kind for step in steps)
     }
+
+
+def _prepared(searcher: Searcher, query: Query, picture: QueryPicture | None) -> tuple[Query, QueryPicture]:
+    """Return what counts of a query, and its picture in its gallery."""
+    query = replace(query, text="", without="", engine=Engine.EXACT)
+    return query, picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
 
 
 def _withstood(

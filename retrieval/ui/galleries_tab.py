@@ -2,7 +2,8 @@
 
 import html
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -148,10 +149,8 @@ class GalleriesTab:
                 if not name:
                     return {self.found: "", self.gallery: gr.Textbox(placeholder="")}
                 source = GallerySource(name)
-                try:
+                with _fields_named():
                     check_dataset(source)
-                except RetrievalError as error:
-                    raise type(error)(words.on_page(str(error))) from error
         except gr.Error as error:
             return {self.found: _alert(str(error.message)), self.gallery: gr.Textbox(placeholder="")}
         found = words.BUILD_FOUND if source.path else words.BUILD_ON_HUB
@@ -165,12 +164,10 @@ class GalleriesTab:
         try:
             with as_shown(owner=True):
                 only_own_page(request)
-                try:
+                with _fields_named():
                     chosen = self._settings(given, bool(streaming), shown)
                     check_dataset(chosen.source)
                     build = self._builds.start(chosen, bool(again))
-                except RetrievalError as error:
-                    raise type(error)(words.on_page(str(error))) from error
         except gr.Error as error:
             gr.Warning(str(error.message))
             running = self._builds.running  # somebody else's, perhaps; then its progress is what there is to see
@@ -196,14 +193,12 @@ class GalleriesTab:
         if build is None or build.number != followed:
             return over
         try:
-            with as_shown(owner=True):
+            with as_shown(owner=True), _fields_named():
                 try:
                     manifest = build.outcome().manifest
                     self._indexes.get(build.name)  # from now on searches use the new build, and the old one may go
                 except BuildStopped:
                     return over | {self.state: _status(words.stopped(build.stage))}
-                except RetrievalError as error:
-                    raise type(error)(words.on_page(str(error))) from error
         except gr.Error as error:
             return over | {self.state: _alert(str(error.message))}
         gr.Info(html.escape(words.ready(manifest)))
@@ -287,6 +282,15 @@ class GalleriesTab:
         rows = [[each.id, each.reason] for each in manifest.skipped_pictures] if manifest else []
         note = words.skipped(manifest) if manifest else ""
         return {self.skipped_note: note, self.skipped: gr.Dataframe(value=rows, visible=bool(rows))}
+
+
+@contextmanager
+def _fields_named() -> Iterator[None]:
+    """Let an error of the builder name the fields of the page where it names flags."""
+    try:
+        yield
+    except RetrievalError as error:
+        raise type(error)(words.on_page(str(error))) from error
 
 
 def _status(text: str) -> str:

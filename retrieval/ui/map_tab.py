@@ -23,10 +23,9 @@ from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.limits import SEARCHES
 from retrieval.ui.query_panel import Asked, QueryPanel
-from retrieval.ui.scripts import OPENED, if_open
+from retrieval.ui.scripts import OPENED, beside, if_open
 from retrieval.ui.thumbnails import Thumbnails
 
-HERE = Path(__file__).parent
 HTML = f"""
 <div class="map-frame">
   <canvas class="map" tabindex="0" role="application" aria-label="{escape(words.MAP_NAME)}"
@@ -88,8 +87,8 @@ class MapTab:
         self.map = gr.HTML(
             "",
             html_template=HTML,
-            css_template=(HERE / "map.css").read_text(encoding="utf-8"),
-            js_on_load=SCRIPT + (HERE / "map.js").read_text(encoding="utf-8"),
+            css_template=beside("map.css"),
+            js_on_load=SCRIPT + beside("map.js"),
             apply_default_css=False,
             server_functions=[self._thumbnail_function()],
             elem_id="map",

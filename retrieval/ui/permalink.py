@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -23,6 +22,7 @@ from retrieval.query import (
     checked_top_k,
     one_of,
 )
+from retrieval.ui.scripts import beside
 
 NAMES = ("gallery", "id", "region", "text", "without", "balance", "label", "alike", "features", "metric", "engine", "k")
 NOTHING: dict[str, Any] = {"address": "", "own": False}
@@ -34,7 +34,7 @@ def link_output() -> gr.HTML:
     return gr.HTML(
         value=NOTHING,
         html_template=TEMPLATE,
-        js_on_load=(Path(__file__).parent / "permalink.js").read_text(encoding="utf-8"),
+        js_on_load=beside("permalink.js"),
         apply_default_css=False,
         elem_id="link",
         names=NAMES,

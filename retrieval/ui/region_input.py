@@ -1,6 +1,5 @@
 """The part of the query picture that is searched: a box drawn on the picture, by mouse, finger or arrow keys."""
 
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -9,6 +8,7 @@ import gradio as gr
 from retrieval import words
 from retrieval.images import Region
 from retrieval.query import checked_region
+from retrieval.ui.scripts import beside
 
 TEMPLATE = """<button type="button">${part}</button><span role="status"></span>"""
 
@@ -21,7 +21,7 @@ def region_input() -> gr.HTML:
     return gr.HTML(
         value=None,
         html_template=TEMPLATE,
-        js_on_load=(Path(__file__).parent / "region_input.js").read_text(encoding="utf-8"),
+        js_on_load=beside("region_input.js"),
         elem_id="region",
         apply_default_css=False,
         part=words.REGION_PART,

@@ -1,7 +1,14 @@
-"""What only the browser knows, as JavaScript for gradio's events: whether a tab is open, and the keys."""
+"""JavaScript of the page: files beside this one, and what only the browser knows, whether a tab is open, the keys."""
+
+from pathlib import Path
 
 # The last input of an event says whether its tab is open: a hidden checkbox.
 OPENED = "(...values) => [...values.slice(0, -1), true]"
+
+
+def beside(name: str) -> str:
+    """Return the text of a script or style sheet in this folder."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def if_open(elem_id: str) -> str:
