@@ -123,10 +123,17 @@ CHECK = """async ([tags, excepted]) => {
 }"""
 
 
+SMALL = """selector => [...document.querySelectorAll(selector)].filter(e => e.checkVisibility() && e.tabIndex >= 0)
+    .map(e => [e.matches("[type=radio], [type=checkbox]") ? e.closest("label") ?? e : e, e])
+    .filter(([target]) => Object.values(target.getBoundingClientRect().toJSON()).slice(2, 4).some(each => each < 24))
+    .map(([, e]) => e.outerHTML.slice(0, 200))"""
+
+
 @pytest.mark.parametrize(("theme", "width"), LOOKS)
-def test_axe_finds_nothing(
+def test_every_state_is_free_of_faults(
     context: BrowserContext, address: str, queries: Path, axe: str, theme: str, width: int
 ) -> None:
+    """By axe-core; and on a phone nothing that one taps is under 24 pixels, and nothing scrolls sideways."""
     page = opened(context, address, theme, width)
     page.evaluate(axe)
     excepted = sorted(EXCEPTED)
@@ -138,6 +145,13 @@ def test_axe_finds_nothing(
                 seen.add(excepted[each["excepted"]])
             else:
                 found.append(f"{state}: {each['text']}")
+        if (theme, width) == ("light", 390):
+            found += [f"{state}: small: {each}" for each in page.evaluate(SMALL, FOCUSABLE)]
+            for wide in (320, 390):
+                page.set_viewport_size({"width": wide, "height": 900})
+                settled(page)
+                if (scroll := page.evaluate("document.documentElement.scrollWidth")) != wide:
+                    found.append(f"{state}: scrolls sideways: {scroll} pixels at {wide}")
     assert not found, "\n".join(found)
     assert seen == EXCEPTED, "an exception that no longer occurs"
 
@@ -227,25 +241,6 @@ def test_results_are_announced(context: BrowserContext, address: str, queries: P
     expect(said).to_have_text(re.compile(r"^12 pictures found, the closest: 1\. pizza · \d{2}\.\d+$"))
     page.locator("#query button[aria-label='Remove Image']").click()
     expect(said).to_have_text("")
-
-
-SMALL = """selector => [...document.querySelectorAll(selector)].filter(e => e.checkVisibility() && e.tabIndex >= 0)
-    .map(e => [e.matches("[type=radio], [type=checkbox]") ? e.closest("label") ?? e : e, e])
-    .filter(([target]) => Object.values(target.getBoundingClientRect().toJSON()).slice(2, 4).some(each => each < 24))
-    .map(([, e]) => e.outerHTML.slice(0, 200))"""
-
-
-def test_what_one_taps_is_no_smaller_than_24_pixels(context: BrowserContext, address: str, queries: Path) -> None:
-    page = opened(context, address, width=390)
-    small = {state: page.evaluate(SMALL, FOCUSABLE) for state in states(page, queries)}
-    assert not {state: found for state, found in small.items() if found}
-
-
-@pytest.mark.parametrize("width", [390, 320])
-def test_nothing_scrolls_sideways(context: BrowserContext, address: str, queries: Path, width: int) -> None:
-    page = opened(context, address, width=width)
-    wide = {state: page.evaluate("document.documentElement.scrollWidth") for state in states(page, queries)}
-    assert set(wide.values()) == {width}, wide
 
 
 @pytest.mark.parametrize(
