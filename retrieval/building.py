@@ -90,6 +90,7 @@ def build_gallery(
         workers=chosen.workers,
         rebuild=rebuild,
         tsne=chosen.map == "tsne",
+        shard=chosen.shard,
         progress=watch.progress,
         finishing=watch.finishing,
     )

@@ -15,7 +15,7 @@ from retrieval.dataset import check_dataset
 from retrieval.errors import RetrievalError
 from retrieval.features.choice import AUTO, BUNDLED
 from retrieval.indexes import Indexes
-from retrieval.manifest import Manifest, read_manifest
+from retrieval.manifest import Manifest
 from retrieval.settings import Settings, with_flags
 from retrieval.source import GallerySource
 from retrieval.ui.errors import as_shown
@@ -264,7 +264,7 @@ class GalleriesTab:
         rows = []
         for name in self._indexes.names():
             try:
-                manifest = read_manifest(self._indexes.root / name)
+                manifest = self._indexes.location.manifest(name)
             except RetrievalError as error:
                 rows.append(words.gallery_unreadable(name, error))
             else:
@@ -276,7 +276,7 @@ class GalleriesTab:
         manifest: Manifest | None = None
         if name in self._indexes.names():
             try:
-                manifest = read_manifest(self._indexes.root / name)
+                manifest = self._indexes.location.manifest(name)
             except RetrievalError:
                 manifest = None  # its row says why
         rows = [[each.id, each.reason] for each in manifest.skipped_pictures] if manifest else []
