@@ -2,7 +2,7 @@
 
 Every flag has an environment variable of the same name behind `RETRIEVAL_`, in capitals: `--pixel-size 64` is
 `RETRIEVAL_PIXEL_SIZE=64`. A flag wins over the environment. What a ChromaDB server asks for has no flag, since
-everybody on a machine sees flags: RETRIEVAL_INDEX_TOKEN, and Chroma's own CHROMA_API_KEY, CHROMA_TENANT, CHROMA_DATABASE.
+everybody on a machine sees flags: RETRIEVAL_INDEX_TOKEN, and Chroma's own CHROMA_API_KEY, _TENANT and _DATABASE.
 """
 
 import argparse
