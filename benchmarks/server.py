@@ -1,13 +1,15 @@
 """What an index in a ChromaDB server costs: writing, bytes and memory by picture, a first copy, a search."""
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from retrieval.gallery import Item
 from retrieval.metrics import View
 from retrieval.server import connect
 from retrieval.server_store import ServerStore
-from retrieval.store import FolderStore, Store, write_thumbnails
+from retrieval.store import COLLECTIONS, FolderStore, Store, write_thumbnails
 
 ROWS = 64
 DIMENSIONS = {Features.PIXELS: 3072, Features.CLIP: 512}
@@ -58,9 +60,10 @@ def resident(process: int) -> int:
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def size_of(folder: Path, *patterns: str) -> int:
+    """Return the bytes of the files below a folder whose names fit a pattern."""
+    files = {file for pattern in patterns for file in folder.rglob(pattern) if file.is_file()}
+    return sum(file.stat().st_size for file in files)
 
 
 def write(store: Store, rows: int) -> dict[Features, Vectors]:
@@ -84,50 +87,66 @@ def write(store: Store, rows: int) -> dict[Features, Vectors]:
 def main() -> None:
     """Measure a folder and a server of the same size, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--pictures", type=int, default=3000)
     count = parser.parse_args().pictures
     rows = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        (root / "folder").mkdir()
-        with chroma(root / "server") as (address, process):
-            empty = resident(process.pid)
+        for part in ("folder", "server", "copy"):
+            (root / part).mkdir()
+
+        def measure(kind: str, store: Store, reopen: Callable[[], tuple[Store, int]]) -> None:
+            started = time.perf_counter()
+            query = write(store, count)[Features.CLIP][0]
+            writing = time.perf_counter() - started
+            started = time.perf_counter()
+            export(store, store.rows())
+            if isinstance(store, ServerStore):
+                for thumbnails in store.thumbnails(store.rows()):
+                    write_thumbnails(store.folder, thumbnails)
+            copying = time.perf_counter() - started
+            store.close()
+            again, memory = reopen()
+            nearest = partial(again.nearest, Features.CLIP, View.UNIT, query, 26)
+            rows.append(
+                {
+                    "index": kind,
+                    "write ms/picture": writing * 1e3 / count,
+                    "ChromaDB on disk kB/picture": size_of(root / kind, "chroma*", "*.bin", "*.pickle") / count / 1e3,
+                    "ChromaDB in memory kB/picture": memory / count / 1e3,
+                    "files for readers ms/picture": copying * 1e3 / count,
+                    "query ms": median_ms(nearest, 30, 3),
+                }
+            )
+            again.close()
+
+        def reopen_folder() -> tuple[Store, int]:
+            before = resident(os.getpid())
+            return load(FolderStore(root / "folder")), resident(os.getpid()) - before
+
+        measure("folder", FolderStore(root / "folder"), reopen_folder)
+        with ExitStack() as servers:
+            address, process = servers.enter_context(chroma(root / "server"))
             server = Server(address)
-            stores: list[tuple[str, Store, Path]] = [
-                ("folder", FolderStore(root / "folder"), root / "folder"),
-                ("server", ServerStore(server, connect(server), "bench", root / "copy", make=True), root / "server"),
-            ]
-            (root / "copy").mkdir()
-            for kind, store, folder in stores:
-                started = time.perf_counter()
-                query = write(store, count)[Features.CLIP][0]
-                writing = time.perf_counter() - started
-                disk = size_of(folder)
-                started = time.perf_counter()
-                export(store, store.rows())
-                if isinstance(store, ServerStore):
-                    for thumbnails in store.thumbnails(store.rows()):
-                        write_thumbnails(store.folder, thumbnails)
-                copying = time.perf_counter() - started
-                rows.append(
-                    {
-                        "index": kind,
-                        "write ms/picture": writing * 1e3 / count,
-                        "ChromaDB kB/picture": disk / count / 1e3,
-                        "ChromaDB RAM kB/picture": (resident(process.pid) - empty) / count / 1e3
-                        if kind == "server"
-                        else "-",
-                        "files for readers ms/picture": copying * 1e3 / count,
-                        "files kB/picture": (size_of(root / "copy") if kind == "server" else size_of(folder) - disk)
-                        / count
-                        / 1e3,
-                        "query ms": median_ms(
-                            lambda store=store, query=query: store.nearest(Features.CLIP, View.UNIT, query, 26), 30, 3
-                        ),
-                    }
-                )
-                store.close()
+
+            def reopen_server() -> tuple[Store, int]:
+                process.kill()
+                process.wait()
+                address, again = servers.enter_context(chroma(root / "server"))
+                before = resident(again.pid)
+                store = load(ServerStore(Server(address), connect(Server(address)), "bench"))
+                return store, resident(again.pid) - before
+
+            store = ServerStore(server, connect(server), "bench", root / "copy", make=True)
+            measure("server", store, reopen_server)
     report("An index in a ChromaDB server", rows, pictures=count, thumbnail_bytes=THUMBNAIL, **DIMENSIONS)
+
+
+def load(store: Store) -> Store:
+    """Search every collection once, so that its graph is in memory."""
+    for features, view in COLLECTIONS:
+        store.nearest(features, view, np.ones(DIMENSIONS[features], np.float32), 10)
+    return store
 
 
 if __name__ == "__main__":

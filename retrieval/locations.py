@@ -73,6 +73,10 @@ class Location(ABC):
         """Return the error for who wants to read where nothing is published."""
 
     @abstractmethod
+    def look_again(self) -> None:
+        """Take nothing as known of what is published: somebody has just published."""
+
+    @abstractmethod
     def close(self) -> None:
         """Give back what is open."""
 
@@ -163,6 +167,9 @@ class FolderLocation(Location):
         return IndexingError(
             f"There is no finished index in {self.root}. Make one: python index_builder.py --index {self.root}"
         )
+
+    def look_again(self) -> None:
+        """See `Location`; a folder is looked at each time."""
 
     def close(self) -> None:
         """See `Location`; an opened build is given back by its store."""

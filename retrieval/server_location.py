@@ -143,6 +143,10 @@ class ServerLocation(Location):
             f"There is no finished index in {self.server}. Make one: python index_builder.py --index {self.server}"
         )
 
+    def look_again(self) -> None:
+        """See `Location`."""
+        self._looked = -FRESH
+
     def close(self) -> None:
         """See `Location`."""
         with self._lock:
@@ -153,7 +157,7 @@ class ServerLocation(Location):
     @contextmanager
     def claimed(self, name: str) -> Iterator[None]:
         """See `Location`; nothing to claim, since what several workers do is the same."""
-        self._look_again()
+        self.look_again()
         yield
 
     def build_name(self, name: str, fingerprint: str) -> str:
@@ -171,7 +175,7 @@ class ServerLocation(Location):
         """See `Location`; made in the cache, as the copy of who reads the build on this machine."""
         assert isinstance(store, ServerStore)
         with self._part() as part:
-            self._look_again()  # while this one waited, another worker may have published
+            self.look_again()  # while this one waited, another worker may have published
             store.folder = part
             _copy_files(store, rows)
             yield
@@ -209,9 +213,6 @@ class ServerLocation(Location):
         return self._connected().get_or_create_collection(
             f"{PREFIX}-galleries", configuration=NO_GRAPH, embedding_function=None
         )
-
-    def _look_again(self) -> None:
-        self._looked = -FRESH
 
     def _known(self) -> dict[str, Head]:
         """Return what is published; as long as the server is away, what was known before."""
@@ -261,7 +262,7 @@ class ServerLocation(Location):
         version = uuid.uuid4().hex
         store.put_file(PUBLISHED, b"")
         store.put_file(f"publication-{version}", publication.pack())
-        self._look_again()
+        self.look_again()
         before = self._known().get(manifest.gallery)
         previous = "" if before is None else before.previous if before.build == manifest.build else before.build
         head = Head(manifest.gallery, manifest.build, previous, version)
@@ -270,7 +271,7 @@ class ServerLocation(Location):
                 ids=[hashlib.sha256(head.gallery.encode()).hexdigest()], embeddings=[[0.0]], metadatas=[vars(head)]
             )
         self._publications[head.gallery] = (version, publication)
-        self._look_again()
+        self.look_again()
         return head
 
     def _sweep(self, head: Head) -> None:

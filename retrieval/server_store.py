@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from retrieval.address import Server
 from retrieval.errors import IndexingError
 from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped
+from retrieval.metrics import View
 from retrieval.server import FETCHING, NO_GRAPH, RECORD_BYTES, failure, pack, records, unpack, worded
 from retrieval.store import COLLECTIONS, READ_ROWS, Store, configuration_of, row_key
 
 log = logging.getLogger(FETCHING)
 
+CLOUD_RESULTS = 300  # that Chroma Cloud answers a query with
 LOG_EVERY = 5.0  # seconds between two lines on a transfer
 LIFE = "life"  # the ledger's record of when a batch was written last
 FILES = "files"  # made last and deleted last
@@ -128,6 +130,13 @@ class ServerStore(Store):
         for vectors, metadata in super().read(rows, features):
             yield vectors, metadata
             telling.add(len(vectors))
+
+    def nearest(
+        self, features: Features, view: View, vector: Vectors, count: int, labels: Collection[str] = ()
+    ) -> npt.NDArray[np.int64]:
+        """See `Store`; Chroma Cloud proposes a few hundred at most."""
+        most = min(count, CLOUD_RESULTS) if self._server.cloud else count
+        return super().nearest(features, view, vector, most, labels)
 
     def thumbnails(self, rows: npt.NDArray[np.int64]) -> Iterator[dict[int, bytes]]:
         """Yield the thumbnails of rows, by row, in pieces."""
