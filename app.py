@@ -95,6 +95,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     if not indexes.names() or (chosen.data_asked and first not in indexes.names()):
         why = index_builder.build(chosen).reason
         first = first or chosen.source.slug
+        indexes.location.look_again()
         manifest = indexes.get(first).manifest
     else:
         why = "the index was made with it"

@@ -20,13 +20,14 @@ EXAMPLES = """examples:
   python index_builder.py --dataset ~/photos --gallery holiday  a folder of pictures (class folders become labels)
   python index_builder.py --dataset johnowhitaker/imagenette2-320 --split train --limit 2000
   python index_builder.py --dataset pictures.parquet --caption-column title --model openai/clip-vit-base-patch32
+  python index_builder.py --index http://10.0.0.5:8000 --shard 1/2   one of two workers, into one ChromaDB server
 
 Stop it at any moment (Ctrl-C) and run the same command again: it goes on where it stopped.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the builder; return the exit code: 0 done, 2 a worded error, 130 stopped."""
+    """Run the builder; return the exit code: 0 done (with `--shard`: this share), 2 a worded error, 130 stopped."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,13 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     settings.add_gallery_flag(parser, "name of the gallery in the index (default: after the data set)")
     parser.add_argument("--rebuild", action="store_true", help="make it anew, and replace the old one when complete")
     settings.add_build_flags(parser)
+    settings.add_shard_flag(parser)
     flags, chosen = settings.parse(parser, arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     hub.bound_access()
     try:
         build(chosen, flags.rebuild)
     except RetrievalError as error:
+        if chosen.shard and _only_share(error):
+            print(error)
+            return 0
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -61,6 +67,7 @@ class _Terminal(Watch):
         self.bar = tqdm(total=total, unit=" pictures", desc=name, smoothing=0.1)
 
     def progress(self, done: int, total: int | None) -> None:
+        self.bar.total = total  # of a share of the gallery only what is in it
         if self.bar.n == 0 and done:
             self.bar.initial = done
         self.bar.update(done - self.bar.n)
@@ -78,6 +85,13 @@ def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
 
     print(summary(outcome))
     return choice
+
+
+def _only_share(error: RetrievalError) -> bool:
+    """Say whether a worker has done all that it could: its share."""
+    from retrieval.builder import SharesMissing  # with torch, which --help does without
+
+    return isinstance(error, SharesMissing)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -1,14 +1,12 @@
 """Builds the index of a gallery: data set -> features -> ChromaDB; stopped at any moment, it goes on where it was."""
 
 import io
-import json
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -17,24 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from retrieval.address import Server
 from retrieval.errors import IndexingError, PictureError
-from retrieval.export import background_of, cannot_write, export
+from retrieval.export import background_of
 from retrieval.features import Features, Vectors
 from retrieval.features.clip import ClipEncoder
 from retrieval.features.pixels import embed_pixels
 from retrieval.gallery import Gallery, Item
 from retrieval.images import fit_within, load_picture
-from retrieval.manifest import (
-    FORMAT,
-    SKIPPED_LISTED,
-    Manifest,
-    Skipped,
-    publish_manifest,
-    read_manifest,
-    thumbnail_path,
-)
-from retrieval.projection import Method, read_projection, write_projections
-from retrieval.store import IndexInUse, Store, own
+from retrieval.locations import Location, location_of
+from retrieval.manifest import FORMAT, SKIPPED_LISTED, Manifest, Skipped
+from retrieval.projection import Method, write_projections
+from retrieval.shard import ALL, Shard
+from retrieval.store import Store, cannot_write
 
 ROWS_AT_ONCE = 64  # rows of one write; also the unit of resuming
 LOOK_AHEAD = 2  # batches decoded while the model works on another
@@ -58,6 +51,10 @@ class Outcome:
     maps: tuple[str, ...] = ()
 
 
+class SharesMissing(IndexingError):
+    """This worker has done its share, and others have not done theirs yet; whoever does the last one publishes."""
+
+
 @dataclass(frozen=True)
 class _Prepared:
     item: Item
@@ -67,7 +64,7 @@ class _Prepared:
 
 
 def build_index(
-    root: Path,
+    root: Path | Server,
     name: str,
     gallery: Gallery,
     encoder: ClipEncoder,
@@ -77,17 +74,18 @@ def build_index(
     workers: int,
     rebuild: bool = False,
     tsne: bool = False,
+    shard: Shard | None = None,
     progress: Progress = lambda done, total: None,
     finishing: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Bring the index of a gallery up to date and publish it.
 
-    A build goes into a folder of its own and replaces an older one only when it is complete, so that readers
-    never see half an index.
+    A build goes into a folder or collections of its own and replaces an older one only when it is complete, so that
+    readers never see half an index.
 
     Args:
-        root: the index folder, which may hold several galleries.
-        name: the gallery's name, a folder below `root`.
+        root: the index folder or server, which may hold several galleries.
+        name: the gallery's name.
         gallery: the opened data set.
         encoder: the CLIP model.
         pixel_size: side of the square that raw pixels are compared in.
@@ -95,44 +93,53 @@ def build_index(
         workers: threads that decode and preprocess.
         rebuild: make it anew even if it is complete.
         tsne: make maps by t-SNE beside those by PCA; maps missing from a complete build are added to it.
+        shard: the share of this worker, beside others that build the same into a server; None is all.
         progress: called after every batch. What it raises stops the build; another one goes on from there.
         finishing: called when all pictures are written and files for readers are about to be.
 
     Raises:
+        SharesMissing: the share is done, and the index is complete when the others are.
         IndexingError: the gallery's name is taken by another data set, or the index is in use or not writable.
         GalleryError: the data set cannot be read on.
     """
     started = time.perf_counter()
-    folder = root / name
+    if shard and not isinstance(root, Server):
+        raise IndexingError(
+            f"--shard needs a ChromaDB server: the files of the index in {root} belong to one process at a time. Start "
+            "one (chroma run --path DIR --port 8000), and give every worker --index http://HOST:8000"
+        )
     source = gallery.source.path
-    if source and source.is_dir() and root.resolve().is_relative_to(source):
+    if source and source.is_dir() and not isinstance(root, Server) and root.resolve().is_relative_to(source):
         raise IndexingError(
             f"The index folder {root} lies in the data set {source}, so its thumbnails would become pictures of the "
             "gallery. Choose another --index."
         )
-    # Held until the manifest is published, so that nobody sweeps the build away that it will name.
-    lock = own(folder)
+    location = location_of(root)
     try:
-        return _build(
-            started,
-            folder,
-            gallery,
-            encoder,
-            pixel_size,
-            batch_size,
-            workers,
-            rebuild=rebuild,
-            methods=list(Method) if tsne else [Method.PCA],
-            progress=progress,
-            finishing=finishing,
-        )
+        with location.claimed(name):
+            return _build(
+                started,
+                location,
+                name,
+                gallery,
+                encoder,
+                pixel_size,
+                batch_size,
+                workers,
+                rebuild=rebuild,
+                methods=list(Method) if tsne else [Method.PCA],
+                shard=shard or ALL,
+                progress=progress,
+                finishing=finishing,
+            )
     finally:
-        lock.release()
+        location.close()
 
 
 def _build(
     started: float,
-    folder: Path,
+    location: Location,
+    name: str,
     gallery: Gallery,
     encoder: ClipEncoder,
     pixel_size: int,
@@ -141,67 +148,89 @@ def _build(
     *,
     rebuild: bool,
     methods: list[Method],
+    shard: Shard,
     progress: Progress,
     finishing: Callable[[], None],
 ) -> Outcome:
-    root, name = folder.parent, folder.name
     fingerprint = _fingerprint(gallery, encoder, pixel_size)
-    published = _published(folder, rebuild)
+    published = _published(location, name, rebuild)
     if published and not rebuild:
         if published.source.identity != gallery.source.identity:
             raise IndexingError(
-                f"The gallery {name!r} in {root} holds another data set ({published.source.dataset}). "
+                f"The gallery {name!r} holds another data set ({published.source.dataset}). "
                 "Choose another name with --gallery, or replace it with --rebuild."
             )
         if published.fingerprint == fingerprint:
-            maps = _add_maps(
-                folder / published.build, [each for each in methods if _lacks_map(published, folder, each)]
-            )
+            lacking = location.lacking(published, methods)
+            maps = location.add_maps(published, lambda files: _add_maps(files, lacking)) if lacking else ()
             return Outcome(published, True, 0, published.pictures, time.perf_counter() - started, maps=maps)
-    build = folder / f"build-{fingerprint}"
-    if published and published.build == build.name:
-        build = folder / f"{build.name}-again"
-    store = _open(build, rebuild)
+    build = location.build_name(name, fingerprint)
+    store = location.begin(name, build, rebuild)
     try:
-        done = store.rows()
+        complete = store.complete(ROWS_AT_ONCE)
+        before = _share_of(store.rows(), shard)
         # Closed at once, not when an error is forgotten: a program that lives on keeps no thread of a stopped build.
-        with closing(_fill(store, gallery, encoder, done, pixel_size, batch_size, workers)) as batches:
+        with closing(_fill(store, gallery, encoder, complete, pixel_size, batch_size, workers, shard)) as batches:
+            total = None if gallery.total is None else shard.rows(gallery.total, ROWS_AT_ONCE)
             for count in batches:
-                progress(count, gallery.total)
+                progress(count, total)
+        _check_shares(shard, gallery, store)
         finishing()
         rows = store.rows()
         indexed = set(rows.tolist())
-        skipped = [each for each in _read_skipped(build) if each.row not in indexed]
+        skipped = [each for each in store.skipped() if each.row not in indexed]
         if not len(rows):
             raise IndexingError(f"None of the {len(skipped)} pictures could be used: {_reasons(skipped)}.")
+        added = _share_of(rows, shard) - before
         store.drop_rows_except(rows)
-        export(store, rows)
-        background = background_of(build)
-        maps = _add_maps(build, methods)
+        with location.making(store, rows):
+            now = location.manifest(name) if shard is not ALL else None
+            if now and now.build == build:  # another worker saw it complete too, and was faster
+                return Outcome(now, False, added, before, time.perf_counter() - started, published)
+            background = background_of(store.folder)
+            maps = _add_maps(store.folder, methods)
+            store.close()  # whoever sees the manifest may open it
+            seconds = time.perf_counter() - started
+            manifest = Manifest(
+                gallery=name,
+                build=build,
+                source=gallery.source,
+                fingerprint=fingerprint,
+                model=encoder.identity,
+                pixel_size=pixel_size,
+                pictures=len(rows),
+                skipped=len(skipped),
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                seconds=round(seconds, 1),
+                bytes=sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file()),
+                background=background,
+                skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
+            )
+            location.publish(manifest, store, rows)
     finally:
         store.close()
-    seconds = time.perf_counter() - started
-    manifest = Manifest(
-        gallery=name,
-        build=build.name,
-        source=gallery.source,
-        fingerprint=fingerprint,
-        model=encoder.identity,
-        pixel_size=pixel_size,
-        pictures=len(rows),
-        skipped=len(skipped),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(seconds, 1),
-        bytes=sum(file.stat().st_size for file in build.rglob("*") if file.is_file()),
-        background=background,
-        skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
-    )
-    try:
-        publish_manifest(folder, manifest)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    sweep(folder)
-    return Outcome(manifest, False, len(rows) - len(done), len(done), seconds, published, maps)
+    return Outcome(manifest, False, added, before, seconds, published, maps)
+
+
+def _share_of(rows: npt.NDArray[np.int64], shard: Shard) -> int:
+    """Return how many of some rows are in a share."""
+    return int(np.count_nonzero(rows // ROWS_AT_ONCE % shard.count == shard.number - 1))
+
+
+def _check_shares(shard: Shard, gallery: Gallery, store: Store) -> None:
+    """See that the batches of all shares are there, however many workers wrote them.
+
+    Raises:
+        SharesMissing: some are not.
+    """
+    if shard is ALL:
+        return
+    wanted = range(0, gallery.seen, ROWS_AT_ONCE)
+    if missing := len(set(wanted) - store.complete(ROWS_AT_ONCE)):
+        raise SharesMissing(
+            f"Share {shard} is done: {shard.rows(gallery.seen, ROWS_AT_ONCE):,} rows. Of {len(wanted):,} batches in "
+            f"all, {missing:,} are missing; the worker that writes the last of them publishes the gallery."
+        )
 
 
 def summary(outcome: Outcome) -> str:
@@ -231,22 +260,6 @@ def summary(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def sweep(folder: Path) -> None:
-    """Delete builds that are neither published nor in use, and what a stopped publication left behind."""
-    published = read_manifest(folder)
-    for leftover in folder.glob("manifest.json.*.tmp"):
-        leftover.unlink(missing_ok=True)
-    for build in folder.glob("build-*"):
-        if published and build.name == published.build:
-            continue
-        try:
-            lock = own(build)
-        except IndexInUse:
-            continue  # somebody still reads it; a later sweep takes it
-        shutil.rmtree(build, ignore_errors=True)
-        lock.release()
-
-
 def _fingerprint(gallery: Gallery, encoder: ClipEncoder, pixel_size: int) -> str:
     parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE)
     return sha256(repr(parts).encode()).hexdigest()[:16]
@@ -260,60 +273,39 @@ def _add_maps(build: Path, methods: list[Method]) -> tuple[str, ...]:
         raise cannot_write(build, error) from error
 
 
-def _lacks_map(manifest: Manifest, folder: Path, method: Method) -> bool:
-    """Say whether a published build has no good map by a method: it is older than maps, or a file is damaged."""
+def _published(location: Location, name: str, rebuild: bool) -> Manifest | None:
     try:
-        for features in Features:
-            dimensions = manifest.dimensions(features)
-            read_projection(folder / manifest.build, features, method, manifest.pictures, dimensions)
-    except (OSError, ValueError):
-        return True
-    return False
-
-
-def _published(folder: Path, rebuild: bool) -> Manifest | None:
-    try:
-        return read_manifest(folder)
+        return location.manifest(name)
     except IndexingError:
         if not rebuild:
             raise
         return None  # what cannot be read is replaced
 
 
-def _open(build: Path, rebuild: bool) -> Store:
-    """Open the store of a build, unfinished or new; with `rebuild` a damaged one is started over."""
-    try:
-        return Store(build)
-    except IndexInUse:
-        raise
-    except IndexingError:
-        if not rebuild or not build.is_dir():
-            raise
-        shutil.rmtree(build, ignore_errors=True)
-        return Store(build)
-
-
 def _fill(
     store: Store,
     gallery: Gallery,
     encoder: ClipEncoder,
-    done: npt.NDArray[np.int64],
+    complete: set[int],
     pixel_size: int,
     batch_size: int,
     workers: int,
+    shard: Shard,
 ) -> Generator[int, None, None]:
-    """Write every batch that is not in the store yet, yielding how many rows are behind us.
+    """Write every batch of a share that is not complete yet, yielding how many rows are behind us.
 
     Batches always span the same rows, so that a picture is embedded in the same company, and so to the same
     bits, however often the build was stopped.
     """
-    complete = {int(start) for start in np.unique(done // ROWS_AT_ONCE) * ROWS_AT_ONCE}
-    count = sum(min(ROWS_AT_ONCE, (gallery.total or start + ROWS_AT_ONCE) - start) for start in complete)
+    done = [start for start in complete if shard.has(start, ROWS_AT_ONCE)]
+    count = sum(min(ROWS_AT_ONCE, (gallery.total or start + ROWS_AT_ONCE) - start) for start in done)
     yield count
     waiting: deque[tuple[list[Item], list[Future[_Prepared | Skipped]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
     try:
-        for items in gallery.batches(ROWS_AT_ONCE, wanted=lambda start: start not in complete):
+        for items in gallery.batches(
+            ROWS_AT_ONCE, wanted=lambda start: start not in complete and shard.has(start, ROWS_AT_ONCE)
+        ):
             waiting.append((items, [pool.submit(_prepare, item, encoder, pixel_size) for item in items]))
             if len(waiting) > LOOK_AHEAD:
                 count += _write(store, encoder, batch_size, *waiting.popleft())
@@ -344,39 +336,15 @@ def _write(
     """Embed and write one batch; thumbnails and reasons first, vectors last. Returns its number of rows."""
     results = [future.result() for future in futures]
     ready = [each for each in results if isinstance(each, _Prepared)]
-    try:
-        _append_skipped(store.folder, [each for each in results if isinstance(each, Skipped)])
-        for each in ready:
-            path = thumbnail_path(store.folder, each.item.row)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(each.thumbnail)
-    except OSError as error:
-        raise cannot_write(store.folder, error) from error
+    skipped = [each for each in results if isinstance(each, Skipped)]
+    store.keep({each.item.row: each.thumbnail for each in ready}, skipped)
     if ready:
         parts = [ready[start : start + batch_size] for start in range(0, len(ready), batch_size)]
         clip = np.concatenate([encoder.forward(torch.cat([each.clip for each in part])) for part in parts])
         pixels = np.concatenate([each.pixels for each in ready])
         store.write([each.item for each in ready], {Features.PIXELS: pixels, Features.CLIP: clip})
+    store.commit(items[0].row, len(items), skipped)
     return len(items)
-
-
-def _append_skipped(build: Path, skipped: list[Skipped]) -> None:
-    if skipped:
-        with (build / "skipped.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(f"\n{json.dumps(asdict(each))}" for each in skipped)  # a line cut off stays alone
-
-
-def _read_skipped(build: Path) -> list[Skipped]:
-    """Return what was skipped so far, by row; a row that was tried again counts once."""
-    path = build / "skipped.jsonl"
-    found: dict[int, Skipped] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            each = Skipped(**json.loads(line))
-        except (ValueError, TypeError):
-            continue  # a line cut off when the builder was killed; its batch was tried again
-        found[each.row] = each
-    return [found[row] for row in sorted(found)]
 
 
 def _reasons(skipped: Iterable[Skipped]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from retrieval.address import Server
 from retrieval.errors import RetrievalError
 from retrieval.features.choice import ModelChoice, choose_model
 from retrieval.settings import Settings
@@ -73,6 +74,10 @@ def build_gallery(
     from retrieval.gallery import Gallery
 
     watch.opening()
+    if isinstance(chosen.index, Server):
+        from retrieval.server import connect
+
+        connect(chosen.index).close()  # a server that is away says so before anything is downloaded
     gallery = Gallery(chosen.source)
     watch.finding()
     choice = choose_model(chosen.model, chosen.model_revision)
@@ -90,6 +95,7 @@ def build_gallery(
         workers=chosen.workers,
         rebuild=rebuild,
         tsne=chosen.map == "tsne",
+        shard=chosen.shard,
         progress=watch.progress,
         finishing=watch.finishing,
     )

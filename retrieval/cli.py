@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code: 0 done, 2 a worded error, 130 stopped."""
     flags, chosen = settings.parse(_parser(), arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("retrieval.fetching").setLevel(logging.INFO)  # from a server, which may take a while
     hub.bound_access()
     try:
         commands = {

@@ -8,10 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval.errors import IndexingError
 from retrieval.features import Features
 from retrieval.metrics import QUANTILES, Metric, score_pairs
-from retrieval.store import Store
+from retrieval.store import Store, cannot_write
 
 ITEMS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("label", pa.string()), ("caption", pa.string())])
 BACKGROUND_PAIRS = 4000
@@ -69,11 +68,3 @@ def background_of(build: Path) -> dict[str, dict[str, list[float]]]:
             for metric, scores in parts.items()
         }
     return background
-
-
-def cannot_write(folder: Path, error: OSError) -> IndexingError:
-    """Return the worded form of a failed write below an index's folder."""
-    return IndexingError(
-        f"The index in {folder} cannot be written: {error.strerror or error}. "
-        "Make room or give access, then run the same command again; it goes on where it stopped."
-    )

@@ -59,6 +59,7 @@ class Gallery:
             GalleryError: missing data set, split, revision or column, with what there is instead.
         """
         self.source = source
+        self._streamed = 0
         self._data, self.version = open_dataset(source)
         self.columns = _find_columns(self._data.features, source)
         self._names = _class_names(self._data.features, self.columns.label)
@@ -75,6 +76,11 @@ class Gallery:
     def total(self) -> int | None:
         """How many rows there are, or None while streaming."""
         return None if self.source.streaming else len(self._data)
+
+    @property
+    def seen(self) -> int:
+        """How many rows there are; while streaming, how many the last call of `batches` came across."""
+        return self._streamed if self.total is None else self.total
 
     @property
     def fingerprint(self) -> str:
@@ -102,9 +108,11 @@ class Gallery:
                     yield start, [{name: values[i] for name, values in columns.items()} for i in range(count)]
             return
         start, rows = 0, list[dict[str, Any]]()
+        self._streamed = 0
         try:
             for row in self._data:
                 rows.append(row)
+                self._streamed += 1
                 if len(rows) == size:
                     if wanted(start):
                         yield start, rows

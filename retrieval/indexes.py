@@ -1,5 +1,6 @@
-"""Finished indexes, opened for reading: items, matrices, thumbnails and ChromaDB of each gallery below one folder."""
+"""Finished indexes, opened for reading: items, matrices, thumbnails and ChromaDB of each gallery of one location."""
 
+import logging
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retrieval.errors import IndexingError, QueryError
+from retrieval.address import Server
+from retrieval.errors import IndexingError, QueryError, RetrievalError
 from retrieval.features import Features, Vectors
-from retrieval.manifest import FILE, Manifest, read_manifest, rebuild_command, thumbnail_path
+from retrieval.locations import Published, location_of
+from retrieval.manifest import thumbnail_path
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
 from retrieval.projection import Method, Projection, projection_path, read_projection
 from retrieval.store import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,15 @@ class Entry:
 class GalleryIndex:
     """One gallery's finished index. Matrices are mapped, ChromaDB is opened on first use."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Open the build that the manifest names.
+    def __init__(self, published: Published) -> None:
+        """Open a published build.
 
         Raises:
             IndexingError: files of the build are missing or damaged.
         """
-        self.manifest = manifest
-        self.build = folder.resolve() / manifest.build
+        self.manifest = manifest = published.manifest
+        self.build = published.files
+        self._published = published
         self._opening = threading.Lock()
         try:
             self._items = pq.read_table(self.build / "items.parquet", memory_map=True)
@@ -158,7 +164,11 @@ class GalleryIndex:
             IndexingError: ChromaDB is in use by another process, or damaged.
         """
         rows = self._chroma.nearest(features, view, vector, count, labels)
-        return np.searchsorted(self.rows, rows)
+        positions = np.searchsorted(self.rows, rows)
+        # A worker that ran twice can leave a vector in a server whose row was not published.
+        known = positions < len(self)
+        known[known] = self.rows[positions[known]] == rows[known]
+        return positions[known]
 
     @property
     def _chroma(self) -> Store:
@@ -167,7 +177,7 @@ class GalleryIndex:
 
     @cached_property
     def _store(self) -> Store:
-        return Store(self.build)
+        return self._published.open_store()
 
     @property
     def maps(self) -> list[tuple[Features, Method]]:
@@ -211,30 +221,33 @@ class GalleryIndex:
                 del self.__dict__["_store"]
 
     def _damaged(self, reason: object) -> IndexingError:
-        return IndexingError(
-            f"The index in {self.build} is damaged ({reason}). Build it again: {rebuild_command(self.build.parent)}"
-        )
+        return IndexingError(f"The index in {self.build} is damaged ({reason}). {self._published.remedy}")
 
 
 class Indexes:
-    """All galleries below an index folder; a newly published build is taken up at the next call."""
+    """All galleries of an index; a newly published build is taken up at the next call."""
 
-    def __init__(self, root: Path, first: str | None = None) -> None:
+    def __init__(self, root: Path | Server, first: str | None = None) -> None:
         """Look at `root`; nothing is opened yet.
 
         Args:
-            root: the index folder.
+            root: the index folder, or the server.
             first: the gallery that is meant when none is named; by default the first by name.
         """
         self.root = root
+        self.location = location_of(root)
         self._first = first
-        self._open: dict[str, tuple[int, GalleryIndex]] = {}
+        self._open: dict[str, tuple[str, GalleryIndex]] = {}
         self._lock = threading.Lock()
+        self._fetching: threading.Thread | None = None
 
     def names(self) -> list[str]:
-        """Return the names of the finished galleries, the one meant by default first."""
-        found = sorted(path.parent.name for path in self.root.glob(f"*/{FILE}"))
-        return sorted(found, key=lambda name: name != self._first)
+        """Return the names of the finished galleries, the one meant by default first.
+
+        Raises:
+            IndexingError: a server does not tell.
+        """
+        return sorted(self.location.names(), key=lambda name: name != self._first)
 
     def get(self, name: str = "") -> GalleryIndex:
         """Return a gallery's index by name; empty means the first.
@@ -243,27 +256,39 @@ class Indexes:
             IndexingError: no such gallery, or it cannot be read.
         """
         names = self.names()
-        if self.root.exists() and not self.root.is_dir():
-            raise IndexingError(f"{self.root} is a file. Name the folder of an index with --index.")
         if not names:
-            raise IndexingError(
-                f"There is no finished index in {self.root}. Make one: python index_builder.py --index {self.root}"
-            )
+            raise self.location.nothing()
         if name and name not in names:
             raise QueryError(f"There is no gallery {name[:80]!r}. There are: {', '.join(names)}.")
-        folder = self.root / (name or names[0])
+        name = name or names[0]
         with self._lock:
-            published = (folder / FILE).stat().st_mtime_ns
-            known = self._open.get(folder.name)
-            if known and known[0] == published:
+            version = self.location.version(name)
+            known = self._open.get(name)
+            if known and known[0] == version:
                 return known[1]
-            manifest = read_manifest(folder)
-            if manifest is None:
-                raise IndexingError(f"The gallery {folder.name!r} has just been removed.")
-            index = GalleryIndex(folder, manifest)
-            # The old build is given back when the last search that began on it has ended, see `Store`.
-            self._open[folder.name] = (published, index)
+            if known and not self.location.at_hand(name):
+                self._fetch(name)  # searches go on in the old build until the new one is here
+                return known[1]
+            published = self.location.published(name)
+            if version is None or published is None:
+                raise IndexingError(f"The gallery {name!r} has just been removed.")
+            index = GalleryIndex(published)
+            # The old build is given back when the last search that began on it has ended, see `FolderStore`.
+            self._open[name] = (version, index)
         return index
+
+    def _fetch(self, name: str) -> None:
+        """Fetch what is published of a gallery in the background, one gallery at a time."""
+
+        def fetch() -> None:
+            try:
+                self.location.published(name)
+            except RetrievalError as error:
+                log.warning("%s", error)
+
+        if self._fetching is None or not self._fetching.is_alive():
+            self._fetching = threading.Thread(target=fetch, name=f"fetch {name}", daemon=True)
+            self._fetching.start()
 
     def close(self) -> None:
         """Close every opened index."""
@@ -271,3 +296,4 @@ class Indexes:
             for _, index in self._open.values():
                 index.close()
             self._open.clear()
+        self.location.close()

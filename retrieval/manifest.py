@@ -80,25 +80,42 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(folder, str(error)) from error
     try:
+        return from_json(text)
+    except IndexingError as error:
+        raise IndexingError(f"The index in {folder}: {error} Build it again: {rebuild_command(folder)}") from error
+    except ValueError as error:
+        raise _unreadable(folder, str(error)) from error
+
+
+def from_json(text: str) -> Manifest:
+    """Return the manifest that `to_json` wrote.
+
+    Raises:
+        IndexingError: it has another format than this program reads.
+        ValueError: it is none.
+    """
+    try:
         values: dict[str, Any] = json.loads(text)
         if values["format"] != FORMAT:
-            raise IndexingError(
-                f"The index in {folder} has format {values['format']}, this program reads {FORMAT}. "
-                f"Build it again: {rebuild_command(folder)}"
-            )
+            raise IndexingError(f"It has format {values['format']}, this program reads {FORMAT}.")
         values["source"] = GallerySource(**values["source"])
         values["model"] = ModelIdentity(**values["model"])
         values["skipped_pictures"] = tuple(Skipped(**each) for each in values["skipped_pictures"])
         return Manifest(**values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise _unreadable(folder, f"{type(error).__name__} {error}") from error
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{type(error).__name__} {error}") from error
+
+
+def to_json(manifest: Manifest) -> str:
+    """Return a manifest as text."""
+    return json.dumps(asdict(manifest), indent=1)
 
 
 def publish_manifest(folder: Path, manifest: Manifest) -> None:
     """Make a build the visible one, in one step: written under another name, flushed, renamed."""
     temporary = folder / f"{FILE}.{os.getpid()}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(manifest), file, indent=1)
+        file.write(to_json(manifest))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / FILE)

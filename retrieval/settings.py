@@ -1,7 +1,8 @@
 """All settings in one frozen value; the only place that reads flags or the environment.
 
 Every flag has an environment variable of the same name behind `RETRIEVAL_`, in capitals: `--pixel-size 64` is
-`RETRIEVAL_PIXEL_SIZE=64`. A flag wins over the environment.
+`RETRIEVAL_PIXEL_SIZE=64`. A flag wins over the environment. What a ChromaDB server asks for has no flag, since
+everybody on a machine sees flags: RETRIEVAL_INDEX_TOKEN, and Chroma's own CHROMA_API_KEY, _TENANT and _DATABASE.
 """
 
 import argparse
@@ -12,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from retrieval.address import CLOUD, Server, read_address
 from retrieval.errors import RetrievalError
 from retrieval.features.choice import AUTO, DTYPES
 from retrieval.projection import Method
+from retrieval.shard import Shard, read_shard
 from retrieval.source import BUNDLED_GALLERY, GallerySource
 
 PREFIX = "RETRIEVAL_"
@@ -29,7 +32,7 @@ DEFAULT_BATCH = 8  # small batches stay in the processor's cache: 4.6 ms a pictu
 class Settings:
     """What a person chose, by flag or environment."""
 
-    index: Path
+    index: Path | Server
     dataset: str | None
     config: str | None
     split: str | None
@@ -51,6 +54,7 @@ class Settings:
     port: int | None
     share: bool
     no_build: bool = False
+    shard: Shard | None = None
     templates: tuple[str, ...] = TEMPLATES
 
     @property
@@ -119,16 +123,50 @@ def _template(text: str) -> str:
     return text
 
 
-def _index(text: str) -> Path:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is an address; name a folder")
-    return Path(text).expanduser()
+def _index(text: str) -> Path | Server:
+    try:
+        return read_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return read_shard(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_index_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--index`, which every program has."""
+    """Add `--index`, which every program has, and where copies of it are kept if it is on a server."""
     parser.add_argument(
-        "--index", type=_index, default="index", metavar="DIR", help="folder of the index (default: %(default)s)"
+        "--index",
+        type=_index,
+        default="index",
+        metavar="DIR|URL",
+        help=f"folder of the index, http(s)://host:port of a ChromaDB server, or {CLOUD} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=lambda text: Path(text).expanduser(),
+        default=str(_user_cache() / "lookalike"),
+        metavar="DIR",
+        help="where copies of finished galleries of a server are kept (default: %(default)s)",
+    )
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
+def add_shard_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--shard`, for workers that build one gallery into one server side by side."""
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="do only the I-th of N shares, beside workers that do the others; the last one to end publishes the "
+        "gallery. Needs a ChromaDB server as --index",
     )
 
 
@@ -256,6 +294,10 @@ def parse(
     for name in ("streaming", "share", "no_build"):
         values[name] = bool(values[name])
     values["templates"] = tuple(values["templates"] or TEMPLATES)
+    if isinstance(server := values["index"], Server):
+        token = environment.get("CHROMA_API_KEY" if server.cloud else f"{PREFIX}INDEX_TOKEN")
+        tenant, database = environment.get("CHROMA_TENANT"), environment.get("CHROMA_DATABASE")
+        values["index"] = replace(server, cache=flags.cache, tenant=tenant, database=database, token=token)
     return flags, Settings(**values)
 
 

@@ -1,8 +1,11 @@
-"""ChromaDB: one collection for each pair of features and view, under stable ids, owned by one process at a time."""
+"""ChromaDB: one collection for each pair of features and view, under stable ids; in a folder, owned by one process."""
 
+import json
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from filelock import FileLock, Timeout
 from retrieval.errors import IndexingError
 from retrieval.features import Features, Vectors
 from retrieval.gallery import Item
+from retrieval.manifest import Skipped, thumbnail_path
 from retrieval.metrics import View, view_of
 
 # CLIP vectors have unit length, so their plain and unit views are one collection. The last collection marks a
@@ -31,7 +35,9 @@ MARKER = COLLECTIONS[-1]
 
 # Wider than Chroma's defaults (100, 16, 100), which miss half of the neighbours where vectors do not cluster.
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
-READ_ROWS = 512  # rows fetched at once; 512 pixel vectors are 6 MB
+READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma Cloud answers with 300 rows at most
+
+SKIPPED_FILE = "skipped.jsonl"
 
 # A damaged file shows as an InternalError of Chroma, as a RuntimeError, or as a panic of its Rust part.
 STORE_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
@@ -79,47 +85,68 @@ def collection_of(features: Features, view: View) -> tuple[Features, View]:
     return (features, view)
 
 
-class Store:
-    """The vectors of one build in an embedded ChromaDB."""
+def configuration_of(view: View) -> Any:
+    """Return what ChromaDB is told when it makes the collection of a view."""
+    return {"hnsw": {"space": "l2" if view is View.PLAIN else "ip", **GRAPH}}
 
-    def __init__(self, folder: Path) -> None:
-        """Open (or make) the store in a build's folder and own it until `close`.
 
-        Raises:
-            IndexingError: another process has it open, or it is damaged or not accessible.
-        """
-        self.folder = folder
-        self._lock = own(folder)
-        try:
-            with self._worded():
-                self._client: Any = chromadb.PersistentClient(
-                    str(folder / "chroma"), settings=ChromaSettings(anonymized_telemetry=False)
-                )
-                self._collections: dict[tuple[Features, View], chromadb.Collection] = {
-                    key: self._collection(*key) for key in COLLECTIONS
-                }
-        except IndexingError:
-            self._lock.release()
-            raise
-        # Also when nobody refers to the store any more: then the last search in it has ended.
-        self._give_back = weakref.finalize(self, _give_back, self._client, self._lock)
+def write_thumbnails(build: Path, thumbnails: Mapping[int, bytes]) -> None:
+    """Write thumbnails, WebP by row, to where readers look for them.
 
-    def _collection(self, features: Features, view: View) -> chromadb.Collection:
-        configuration: Any = {"hnsw": {"space": "l2" if view is View.PLAIN else "ip", **GRAPH}}
-        collection: chromadb.Collection = self._client.get_or_create_collection(
-            f"{features}-{view}", configuration=configuration, embedding_function=None
-        )
-        return collection
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for row, content in thumbnails.items():
+        path = thumbnail_path(build, row)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
+
+def cannot_write(folder: Path, error: OSError) -> IndexingError:
+    """Return the worded form of a failed write below an index's folder."""
+    return IndexingError(
+        f"The index in {folder} cannot be written: {error.strerror or error}. "
+        "Make room or give access, then run the same command again; it goes on where it stopped."
+    )
+
+
+class Store(ABC):
+    """The vectors of one build, and what else a build keeps; `FolderStore` and `ServerStore` say where.
+
+    Attributes:
+        folder: where the files for readers are made, see `retrieval.export`.
+    """
+
+    folder: Path
+    _collections: dict[tuple[Features, View], chromadb.Collection]
+
+    @abstractmethod
     def close(self) -> None:
-        """Give the store back; other processes may open it afterwards."""
-        self._give_back()
+        """Give the store back."""
 
+    @abstractmethod
     def rows(self) -> npt.NDArray[np.int64]:
-        """Return the rows whose batch was written completely, ascending."""
-        with self._worded():
-            ids = self._collections[MARKER].get(include=[])["ids"]
-        return np.sort(np.array(ids, dtype=np.int64))
+        """Return the indexed rows of all batches that were written completely, ascending."""
+
+    @abstractmethod
+    def skipped(self) -> list[Skipped]:
+        """Return what was skipped so far, by row; a row that was tried again counts once."""
+
+    @abstractmethod
+    def complete(self, size: int) -> set[int]:
+        """Return the first rows of the batches of `size` rows that need not be written again."""
+
+    @abstractmethod
+    def keep(self, thumbnails: Mapping[int, bytes], skipped: Sequence[Skipped]) -> None:
+        """Keep a batch's thumbnails, by row, and what was skipped of it; before its vectors are written."""
+
+    @abstractmethod
+    def commit(self, start: int, rows: int, skipped: Sequence[Skipped]) -> None:
+        """Mark the batch that starts at a row as complete; everything else of it is written."""
+
+    @abstractmethod
+    def drop_rows_except(self, rows: npt.NDArray[np.int64]) -> None:
+        """Remove what an interrupted batch left in collections and no later batch replaced."""
 
     def write(self, items: Sequence[Item], vectors: dict[Features, Vectors]) -> None:
         """Write a batch: every view of every feature vector, the marker collection last.
@@ -136,16 +163,6 @@ class Store:
                 seen = view_of(view, vectors[features].astype(np.float64)).astype(np.float32)
                 collection.upsert(ids=ids, embeddings=seen, metadatas=metadata)
 
-    def drop_rows_except(self, rows: npt.NDArray[np.int64]) -> None:
-        """Remove what an interrupted batch left in other collections and no later batch replaced."""
-        keep = {row_key(int(row)) for row in rows}
-        with self._worded():
-            for collection in self._collections.values():
-                if collection.count() != len(keep):
-                    extra = [each for each in collection.get(include=[])["ids"] if each not in keep]
-                    for start in range(0, len(extra), READ_ROWS):
-                        collection.delete(ids=extra[start : start + READ_ROWS])
-
     def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
         """Yield the plain vectors, shape (m, d), and the metadata of rows, in the order asked for, in pieces."""
         collection = self._collections[(features, View.PLAIN)]
@@ -155,7 +172,7 @@ class Store:
                 found = collection.get(ids=keys, include=["embeddings", "metadatas"])
             place = {key: i for i, key in enumerate(found["ids"])}
             if missing := [key for key in keys if key not in place]:
-                raise self._damaged(f"{len(missing)} of its vectors are missing")
+                raise self._failure(f"{len(missing)} of its vectors are missing")
             order = [place[key] for key in keys]
             metadata: Any = found["metadatas"]
             yield np.asarray(found["embeddings"], np.float32)[order], [dict(metadata[i]) for i in order]
@@ -184,15 +201,98 @@ class Store:
         except IndexingError:
             raise
         except STORE_ERRORS as error:
-            raise self._damaged(str(error)) from error
+            raise self._failure(error) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of Chroma's Rust part; it derives from BaseException
                 raise
-            raise self._damaged(str(error)) from error
+            raise self._failure(error) from error
 
-    def _damaged(self, reason: str) -> IndexingError:
-        reason = (reason.strip().splitlines() or ["unknown error"])[0][:300]
+    @abstractmethod
+    def _failure(self, reason: object) -> IndexingError:
+        """Return the worded form of a failure of ChromaDB."""
+
+
+class FolderStore(Store):
+    """A build in an embedded ChromaDB, its thumbnails and reasons as files beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open (or make) the store in a build's folder and own it until `close`.
+
+        Raises:
+            IndexingError: another process has it open, or it is damaged or not accessible.
+        """
+        self.folder = folder
+        self._lock = own(folder)
+        try:
+            with self._worded():
+                self._client: Any = chromadb.PersistentClient(
+                    str(folder / "chroma"), settings=ChromaSettings(anonymized_telemetry=False)
+                )
+                self._collections = {key: self._collection(*key) for key in COLLECTIONS}
+        except IndexingError:
+            self._lock.release()
+            raise
+        # Also when nobody refers to the store any more: then the last search in it has ended.
+        self._give_back = weakref.finalize(self, _give_back, self._client, self._lock)
+
+    def _collection(self, features: Features, view: View) -> chromadb.Collection:
+        collection: chromadb.Collection = self._client.get_or_create_collection(
+            f"{features}-{view}", configuration=configuration_of(view), embedding_function=None
+        )
+        return collection
+
+    def close(self) -> None:
+        """Give the store back; other processes may open it afterwards."""
+        self._give_back()
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """See `Store`, like the rest."""
+        with self._worded():
+            ids = self._collections[MARKER].get(include=[])["ids"]
+        return np.sort(np.array(ids, dtype=np.int64))
+
+    def skipped(self) -> list[Skipped]:
+        """See `Store`."""
+        path = self.folder / SKIPPED_FILE
+        found: dict[int, Skipped] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                each = Skipped(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # a line cut off when the builder was killed; its batch was tried again
+            found[each.row] = each
+        return [found[row] for row in sorted(found)]
+
+    def complete(self, size: int) -> set[int]:
+        """See `Store`; a batch without a single good picture leaves no trace, and is tried again."""
+        return {int(start) for start in np.unique(self.rows() // size) * size}
+
+    def keep(self, thumbnails: Mapping[int, bytes], skipped: Sequence[Skipped]) -> None:
+        """See `Store`."""
+        try:
+            if skipped:
+                with (self.folder / SKIPPED_FILE).open("a", encoding="utf-8") as file:
+                    file.writelines(f"\n{json.dumps(asdict(each))}" for each in skipped)  # a line cut off stays alone
+            write_thumbnails(self.folder, thumbnails)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def commit(self, start: int, rows: int, skipped: Sequence[Skipped]) -> None:
+        """See `Store`; nothing to do, since the last collection that is written marks the rows."""
+
+    def drop_rows_except(self, rows: npt.NDArray[np.int64]) -> None:
+        """See `Store`."""
+        keep = {row_key(int(row)) for row in rows}
+        with self._worded():
+            for collection in self._collections.values():
+                if collection.count() != len(keep):
+                    extra = [each for each in collection.get(include=[])["ids"] if each not in keep]
+                    for start in range(0, len(extra), READ_ROWS):
+                        collection.delete(ids=extra[start : start + READ_ROWS])
+
+    def _failure(self, reason: object) -> IndexingError:
+        text = (str(reason).strip().splitlines() or ["unknown error"])[0][:300]
         return IndexingError(
-            f"ChromaDB cannot use {self.folder}: {reason}. If the disk is not full or read-only, the index is "
+            f"ChromaDB cannot use {self.folder}: {text}. If the disk is not full or read-only, the index is "
             "damaged; build it again with index_builder.py --rebuild."
         )

@@ -9,13 +9,13 @@ from retrieval.gallery import Item
 from retrieval.indexes import Indexes
 from retrieval.manifest import Manifest, publish_manifest
 from retrieval.source import GallerySource
-from retrieval.store import Store
+from retrieval.store import FolderStore
 
 
 def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> Indexes:
     """Publish one gallery of n items; `pixels` are squares of side s, shape (n, s * s * 3)."""
     build = root / "given" / "build-given"
-    store = Store(build)
+    store = FolderStore(build)
     items = [Item(row, f"id-{row}", label, "", b"") for row, label in enumerate(labels)]
     store.write(items, {Features.PIXELS: pixels, Features.CLIP: clip})
     export(store, store.rows())

@@ -18,19 +18,20 @@ from conftest import ROOT
 from PIL import Image
 
 import index_builder
-from retrieval.builder import build_index, sweep
+from retrieval.builder import build_index
 from retrieval.errors import IndexingError
 from retrieval.features import Features
 from retrieval.features.choice import BUNDLED, BUNDLED_FOLDER, choose_model
 from retrieval.features.clip import ClipEncoder
 from retrieval.gallery import Gallery
 from retrieval.indexes import Indexes
+from retrieval.locations import sweep
 from retrieval.manifest import read_manifest
 from retrieval.metrics import Metric, View
 from retrieval.query import Engine
 from retrieval.search import rank
 from retrieval.source import GallerySource
-from retrieval.store import COLLECTIONS, Store
+from retrieval.store import COLLECTIONS, FolderStore
 
 PATIENCE = 120  # seconds to wait for another process; a slow machine is no failure
 NAME = "pictures"
@@ -126,7 +127,7 @@ def contents(index):
     """Everything that a build holds: items, skipped pictures, every collection, matrices and thumbnails."""
     manifest = read_manifest(index / NAME)
     build = index / NAME / manifest.build
-    store = Store(build)
+    store = FolderStore(build)
     collections = {}
     for key in COLLECTIONS:
         found = store._collections[key].get(include=["embeddings", "metadatas"])

@@ -320,7 +320,7 @@ def test_environment_stands_in_for_flags_of_the_builder(tmp_path, monkeypatch, c
     assert (len(indexes.get()), indexes.get().manifest.pixel_size) == (2, 4)
 
 
-@pytest.mark.parametrize(("name", "value"), [("LIMIT", "0"), ("PIXEL_SIZE", "huge"), ("INDEX", "http://127.0.0.1/x")])
+@pytest.mark.parametrize(("name", "value"), [("LIMIT", "0"), ("PIXEL_SIZE", "huge"), ("INDEX", "ftp://127.0.0.1/x")])
 def test_senseless_environment_is_refused_like_a_flag(monkeypatch, capsys, name, value):
     monkeypatch.setenv(f"RETRIEVAL_{name}", value)
     with pytest.raises(SystemExit) as stopped:

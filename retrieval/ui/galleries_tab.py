@@ -15,7 +15,7 @@ from retrieval.dataset import check_dataset
 from retrieval.errors import RetrievalError
 from retrieval.features.choice import AUTO, BUNDLED
 from retrieval.indexes import Indexes
-from retrieval.manifest import Manifest, read_manifest
+from retrieval.manifest import Manifest
 from retrieval.settings import Settings, with_flags
 from retrieval.source import GallerySource
 from retrieval.ui.errors import as_shown
@@ -196,6 +196,7 @@ class GalleriesTab:
             with as_shown(owner=True), _fields_named():
                 try:
                     manifest = build.outcome().manifest
+                    self._indexes.location.look_again()
                     self._indexes.get(build.name)  # from now on searches use the new build, and the old one may go
                 except BuildStopped:
                     return over | {self.state: _status(words.stopped(build.stage))}
@@ -264,7 +265,7 @@ class GalleriesTab:
         rows = []
         for name in self._indexes.names():
             try:
-                manifest = read_manifest(self._indexes.root / name)
+                manifest = self._indexes.location.manifest(name)
             except RetrievalError as error:
                 rows.append(words.gallery_unreadable(name, error))
             else:
@@ -276,7 +277,7 @@ class GalleriesTab:
         manifest: Manifest | None = None
         if name in self._indexes.names():
             try:
-                manifest = read_manifest(self._indexes.root / name)
+                manifest = self._indexes.location.manifest(name)
             except RetrievalError:
                 manifest = None  # its row says why
         rows = [[each.id, each.reason] for each in manifest.skipped_pictures] if manifest else []

@@ -1,0 +1,151 @@
+"""What an index in a ChromaDB server costs: writing, bytes and memory by picture, a first copy, a search."""
+
+import argparse
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from report import median_ms, report
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from retrieval.address import Server
+from retrieval.errors import IndexingError
+from retrieval.export import export
+from retrieval.features import Features, Vectors
+from retrieval.gallery import Item
+from retrieval.metrics import View
+from retrieval.server import connect
+from retrieval.server_store import ServerStore
+from retrieval.store import COLLECTIONS, FolderStore, Store, write_thumbnails
+
+ROWS = 64
+DIMENSIONS = {Features.PIXELS: 3072, Features.CLIP: 512}
+THUMBNAIL = 8_000  # bytes; of photos they are about as large
+CENTRES = 200  # vectors cluster, as those of pictures do
+
+
+@contextmanager
+def chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`chroma run` on a free port of loopback; gives its address and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "chroma"), "run", "--path", str(folder), "--host", "127.0.0.1"]
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                connect(Server(f"http://127.0.0.1:{port}"))
+                break
+            except IndexingError:
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def resident(process: int) -> int:
+    """Return the bytes of memory that a process holds (Linux)."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def size_of(folder: Path, *patterns: str) -> int:
+    """Return the bytes of the files below a folder whose names fit a pattern."""
+    files = {file for pattern in patterns for file in folder.rglob(pattern) if file.is_file()}
+    return sum(file.stat().st_size for file in files)
+
+
+def write(store: Store, rows: int) -> dict[Features, Vectors]:
+    """Write so many made-up pictures as the builder does, and return the vectors of the last batch."""
+    random = np.random.default_rng(0)
+    centres = {features: random.standard_normal((CENTRES, d)) for features, d in DIMENSIONS.items()}
+    vectors: dict[Features, Vectors] = {}
+    for start in range(0, rows, ROWS):
+        batch = range(start, min(start + ROWS, rows))
+        items = [Item(row, f"picture-{row}.jpg", f"class {row % 50}", "a caption", b"") for row in batch]
+        for features, d in DIMENSIONS.items():
+            near = centres[features][random.integers(CENTRES, size=len(batch))]
+            vectors[features] = (near + random.standard_normal((len(batch), d))).astype(np.float32)
+        vectors[Features.CLIP] /= np.linalg.norm(vectors[Features.CLIP], axis=1, keepdims=True)
+        store.keep({row: random.bytes(THUMBNAIL) for row in batch}, [])
+        store.write(items, vectors)
+        store.commit(start, len(batch), [])
+    return vectors
+
+
+def main() -> None:
+    """Measure a folder and a server of the same size, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=3000)
+    count = parser.parse_args().pictures
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for part in ("folder", "server", "copy"):
+            (root / part).mkdir()
+
+        def measure(kind: str, store: Store, reopen: Callable[[], tuple[Store, int | None]]) -> None:
+            started = time.perf_counter()
+            query = write(store, count)[Features.CLIP][0]
+            writing = time.perf_counter() - started
+            started = time.perf_counter()
+            export(store, store.rows())
+            if isinstance(store, ServerStore):
+                for thumbnails in store.thumbnails(store.rows()):
+                    write_thumbnails(store.folder, thumbnails)
+            copying = time.perf_counter() - started
+            store.close()
+            again, memory = reopen()
+            nearest = partial(again.nearest, Features.CLIP, View.UNIT, query, 26)
+            rows.append(
+                {
+                    "index": kind,
+                    "write ms/picture": writing * 1e3 / count,
+                    "ChromaDB on disk kB/picture": size_of(root / kind, "chroma*", "*.bin", "*.pickle") / count / 1e3,
+                    "ChromaDB in memory kB/picture": "-" if memory is None else memory / count / 1e3,
+                    "files for readers ms/picture": copying * 1e3 / count,
+                    "query ms": median_ms(nearest, 30, 3),
+                }
+            )
+            again.close()
+
+        def reopen_folder() -> tuple[Store, None]:
+            return load(FolderStore(root / "folder")), None  # this process holds more than ChromaDB
+
+        measure("folder", FolderStore(root / "folder"), reopen_folder)
+        with ExitStack() as servers:
+            address, process = servers.enter_context(chroma(root / "server"))
+            server = Server(address)
+
+            def reopen_server() -> tuple[Store, int]:
+                process.kill()
+                process.wait()
+                address, again = servers.enter_context(chroma(root / "server"))
+                before = resident(again.pid)
+                store = load(ServerStore(Server(address), connect(Server(address)), "bench"))
+                return store, resident(again.pid) - before
+
+            store = ServerStore(server, connect(server), "bench", root / "copy", make=True)
+            measure("server", store, reopen_server)
+    report("An index in a ChromaDB server", rows, pictures=count, thumbnail_bytes=THUMBNAIL, **DIMENSIONS)
+
+
+def load(store: Store) -> Store:
+    """Search every collection once, so that its graph is in memory."""
+    for features, view in COLLECTIONS:
+        store.nearest(features, view, np.ones(DIMENSIONS[features], np.float32), 10)
+    return store
+
+
+if __name__ == "__main__":
+    main()
