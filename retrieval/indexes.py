@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,9 @@ from retrieval.features import Features, Vectors
 from retrieval.manifest import FILE, Manifest, read_manifest, rebuild_command, thumbnail_path
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
 from retrieval.projection import Method, Projection, projection_path, read_projection
-from retrieval.store import Store
+
+if TYPE_CHECKING:
+    from retrieval.store import Store
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,14 @@ class GalleryIndex:
         return np.searchsorted(self.rows, rows)
 
     @property
-    def _chroma(self) -> Store:
+    def _chroma(self) -> "Store":
         with self._opening:
             return self._store
 
     @cached_property
-    def _store(self) -> Store:
+    def _store(self) -> "Store":
+        from retrieval.store import Store  # with ChromaDB, which the exact scan does without
+
         return Store(self.build)
 
     @property

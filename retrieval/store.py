@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import chromadb
 import numpy as np
@@ -15,8 +15,10 @@ from filelock import FileLock, Timeout
 
 from retrieval.errors import IndexingError
 from retrieval.features import Features, Vectors
-from retrieval.gallery import Item
 from retrieval.metrics import View, view_of
+
+if TYPE_CHECKING:
+    from retrieval.gallery import Item
 
 # CLIP vectors have unit length, so their plain and unit views are one collection. The last collection marks a
 # batch as complete: it is written after all others.
@@ -121,7 +123,7 @@ class Store:
             ids = self._collections[MARKER].get(include=[])["ids"]
         return np.sort(np.array(ids, dtype=np.int64))
 
-    def write(self, items: Sequence[Item], vectors: dict[Features, Vectors]) -> None:
+    def write(self, items: Sequence["Item"], vectors: dict[Features, Vectors]) -> None:
         """Write a batch: every view of every feature vector, the marker collection last.
 
         Args:
