@@ -141,6 +141,7 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
 def _warm(searcher: "Searcher") -> None:
     try:
         searcher.warm()
+        log.info("every search is warm")
     except RetrievalError as error:
         log.warning("%s", error)
 

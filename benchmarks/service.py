@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,30 @@ ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 300.0  # seconds until an answer counts as lost
 
 
-@dataclass(frozen=True)
+@dataclass
 class App:
-    """A running app: where it listens, its process, and when it was started, by `time.perf_counter`."""
+    """A running app: its process, when it was started, by `time.perf_counter`, where it listens, and what it said.
 
-    address: str
+    `said` has the seconds from the start to each line of its output.
+    """
+
     pid: int
     started: float
+    address: str = ""
+    said: list[tuple[float, str]] = field(default_factory=list)
+
+    def listen(self, lines: Iterable[str]) -> None:
+        """Note what comes: up to the line with the address, and when that is known, all of it."""
+        known = bool(self.address)
+        for line in lines:
+            self.said.append((time.perf_counter() - self.started, line))
+            if not known and (found := re.search(r"http://127\.0\.0\.1:\d+", line)):
+                self.address = found[0]
+                return
+
+    def seconds_to(self, text: str) -> float | None:
+        """Return how long it took the app to say something, or None if it has not."""
+        return next((seconds for seconds, line in self.said if text in line), None)
 
     @property
     def resident(self) -> float:
@@ -35,35 +52,32 @@ class App:
 
 
 @contextmanager
-def running(index: Path, cache: Path, log: list[str] | None = None) -> Iterator[App]:
+def running(index: Path, cache: Path, *options: str) -> Iterator[App]:
     """Start the app over an index folder, wait until it says where it listens, and end it afterwards.
 
     Args:
         index: made by the app if it is not there.
         cache: the Hugging Face cache.
-        log: takes the lines that the app prints.
+        options: of Python.
     """
-    command = [sys.executable, "app.py", "--host", "127.0.0.1", "--index", str(index)]
+    command = [sys.executable, *options, "app.py", "--host", "127.0.0.1", "--index", str(index)]
     environment = {**os.environ, "HF_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
     started = time.perf_counter()
-    app = subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        assert app.stdout
-        lines = [] if log is None else log
-        found = None
-        while not found:
-            if not (line := app.stdout.readline()):
-                raise SystemExit("".join(["The app did not start:\n", *lines]))
-            lines.append(line)
-            found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert process.stdout
+        app = App(process.pid, started)
+        app.listen(process.stdout)
+        if not app.address:
+            raise SystemExit("".join(["The app did not start:\n", *(line for _, line in app.said)]))
         # A pipe that nobody reads would stop the app when it is full.
-        threading.Thread(target=lines.extend, args=(app.stdout,), daemon=True).start()
-        yield App(found[0], app.pid, started)
+        threading.Thread(target=app.listen, args=(process.stdout,), daemon=True).start()
+        yield app
     finally:
-        app.terminate()
-        app.wait()
+        process.terminate()
+        process.wait()
 
 
 class Visitor:

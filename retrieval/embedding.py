@@ -90,7 +90,7 @@ class Encoders:
 
 
 class VectorCache:
-    """The query vectors used last, by picture, features and model; holds no picture. Each is computed once at a time."""
+    """The query vectors used last, by picture, features and model; holds no picture. None is computed twice at once."""
 
     def __init__(self, size: int = VECTORS_KEPT, numbers: int = NUMBERS_KEPT) -> None:
         """Remember up to `size` vectors, and fewer where they are so long that they hold more than `numbers`."""
