@@ -44,6 +44,12 @@ class App:
         """Return how long it took the app to say something, or None if it has not."""
         return next((seconds for seconds, line in self.said if text in line), None)
 
+    def wait_until_warm(self) -> float:
+        """Wait until the app has loaded all that a search needs; return how long that took from its start."""
+        while (warm := self.seconds_to("INFO every search is warm")) is None:
+            time.sleep(0.1)  # polls the output of a process
+        return warm
+
     @property
     def resident(self) -> float:
         """The megabytes of memory that the process holds (Linux)."""

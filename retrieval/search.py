@@ -87,7 +87,9 @@ class Searcher:
         index = self.indexes.get()
         self.embedder.encoders.get(index.manifest.model)
         # The exact scan by CLIP features first, which most begin with; ChromaDB takes longest.
-        for engine, features, metric in product((Engine.EXACT, Engine.CHROMA), (Features.CLIP, Features.PIXELS), Metric):
+        for engine, features, metric in product(
+            (Engine.EXACT, Engine.CHROMA), (Features.CLIP, Features.PIXELS), Metric
+        ):
             rank(index, features, metric, engine, index.vectors(features)[0], 1)
 
 
