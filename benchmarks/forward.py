@@ -22,7 +22,7 @@ import torch  # noqa: E402  # as what follows: needs the path above
 from PIL import Image  # noqa: E402
 from report import report  # noqa: E402
 from torch.nn.functional import cosine_similarity  # noqa: E402
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
+from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
 
 from retrieval.features.choice import choose_model  # noqa: E402
 from retrieval.features.clip import ClipEncoder  # noqa: E402
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _bundled() -> Any:
-    return ClipEncoder(choose_model("mini"), "float32")._model
+    return AutoModel.from_pretrained(choose_model("mini").folder, dtype=FLOAT32).eval()
 
 
 def _vit() -> Any:

@@ -82,7 +82,17 @@ class GalleryIndex:
     @cached_property
     def classes(self) -> list[str]:
         """The labels there are, sorted."""
-        return sorted(set(self.labels) - {""})
+        return sorted(self._with_label)
+
+    @cached_property
+    def _with_label(self) -> dict[str, npt.NDArray[np.intp]]:
+        """The positions of the items of each label, ascending."""
+        labels = np.array(self.labels)
+        order = np.argsort(labels, kind="stable")
+        names, starts = np.unique(labels[order], return_index=True)
+        found = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
+        found.pop("", None)
+        return found
 
     def percentile(self, features: Features, metric: Metric, score: float) -> float | None:
         """Return the share, from 0 to 1, of random pairs of the gallery that are farther apart than a score says.
@@ -101,10 +111,10 @@ class GalleryIndex:
         Raises:
             QueryError: a label that no item has.
         """
-        if unknown := sorted(set(labels) - set(self.classes)):
+        if unknown := sorted(set(labels) - self._with_label.keys()):
             known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
             raise QueryError(f"No picture has the label {unknown[0][:40]!r}. There are: {known or 'no labels'}.")
-        return np.flatnonzero(np.isin(np.array(self.labels), list(labels)))
+        return np.sort(np.concatenate([self._with_label[label] for label in set(labels)]))
 
     def thumbnail(self, position: int) -> Path:
         """Return the path of an item's thumbnail, a WebP file."""
@@ -155,12 +165,14 @@ class GalleryIndex:
     def nearest(
         self, features: Features, view: View, vector: Vectors, count: int, labels: Collection[str] = ()
     ) -> npt.NDArray[np.intp]:
-        """Return the positions of about `count` nearest neighbours by ChromaDB; unordered, see `Store.nearest`.
+        """Return the positions of about `count` nearest neighbours by ChromaDB, closest first, see `Store.nearest`.
 
         Raises:
+            QueryError: a label that the gallery does not have.
             IndexingError: ChromaDB is in use by another process, or damaged.
         """
-        rows = self._chroma.nearest(features, view, vector, count, labels)
+        among = self.rows[self.with_labels(labels)] if labels else None
+        rows = self._chroma.nearest(features, view, vector, count, labels, among)
         return np.searchsorted(self.rows, rows)
 
     @property

@@ -1,5 +1,6 @@
 """The page as a whole: title, tabs, API, and how it is launched."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from retrieval.ui.theme import CSS, THEME
 from retrieval.ui.thumbnails import Thumbnails
 
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
+# After each event gradio would make a pandas table of the last 10,000, for a view that is switched off below: 60 ms
+# and more of each search on 2 cores. So it keeps few, and sums up never.
+UNCOUNTED = {"GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9), "GRADIO_ANALYTICS_MAX_EVENTS": "100"}
 
 
 def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> gr.Blocks:
@@ -38,6 +42,8 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
         builds: builds new galleries for visitors, which only those may who sit at this machine, see
             `Settings.own_machine`; None: nothing on the page can build.
     """
+    for name, value in UNCOUNTED.items():
+        os.environ.setdefault(name, value)
     page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     thumbnails = Thumbnails()
     with page:
