@@ -19,7 +19,7 @@ BLOCK = 256  # pictures compared with each other at once when near-duplicates ar
 DISTINCT_MAX = 1000  # pictures shown without near-duplicates; each is compared with every candidate
 SURPLUS = 16  # neighbours asked of Chroma beyond k, so that ties at the end are seen
 L1_SHORTLIST = 100  # neighbours by L2 among which the closest by L1 are looked for, at least
-L1_FACTOR = 8  # ... and at least so many times k: 99 % of them by raw pixels; 20 times find all, in three times the time
+L1_FACTOR = 8  # ... and at least so many times k: finds 99 % by raw pixels; 20 times find all, in three times the time
 
 
 class Searcher:

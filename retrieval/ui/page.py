@@ -27,9 +27,14 @@ from retrieval.ui.theme import CSS, THEME
 from retrieval.ui.thumbnails import Thumbnails
 
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
-# After each event gradio would make a pandas table of the last 10,000, for a view that is switched off below: 60 ms
-# and more of each search on 2 cores. So it keeps few, and sums up never.
-UNCOUNTED = {"GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9), "GRADIO_ANALYTICS_MAX_EVENTS": "100"}
+LEAN = {
+    # After each event gradio would make a pandas table of the last 10,000 and sum it up, for a view that is switched off
+    # below: 10 ms and more of a search. So it keeps few, and sums up never.
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
+    "GRADIO_ANALYTICS_MAX_EVENTS": "100",
+    # Before each event it asks matplotlib for its backend, which would try all there are for screens.
+    "MPLBACKEND": "agg",
+}
 
 
 def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> gr.Blocks:
@@ -42,7 +47,7 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
         builds: builds new galleries for visitors, which only those may who sit at this machine, see
             `Settings.own_machine`; None: nothing on the page can build.
     """
-    for name, value in UNCOUNTED.items():
+    for name, value in LEAN.items():
         os.environ.setdefault(name, value)
     page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     thumbnails = Thumbnails()
