@@ -18,7 +18,7 @@ from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.galleries_tab import LOOK, GalleriesTab
-from retrieval.ui.limits import WAITING, BodyLimit
+from retrieval.ui.limits import SESSIONS, WAITING, BodyLimit
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.robustness_tab import RobustnessTab
@@ -94,6 +94,7 @@ def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
         css=CSS,
         js=JS,
         max_file_size=MAX_BYTES,
+        state_session_capacity=SESSIONS,
         app_kwargs={"middleware": [Middleware(BodyLimit)]},
         run_history=False,
         enable_monitoring=False,
