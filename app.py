@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import index_builder
-from retrieval import hub, settings
+from retrieval import hub, memory, settings
 from retrieval.errors import IndexingError, RetrievalError
 from retrieval.settings import DEFAULT_PIXEL_SIZE
 
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hub.bound_access()
+    memory.share_arenas()
     try:
         serve(chosen)
     except RetrievalError as error:

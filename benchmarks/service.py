@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,21 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
+# The arguments of `/query`, in its order.
+DEFAULTS = {
+    "text": "",
+    "image": None,
+    "without": "",
+    "balance": 0.5,
+    "labels": [],
+    "region": [],
+    "alike": 1,
+    "features": "clip",
+    "metric": "cosine",
+    "engine": "exact",
+    "top_k": 10,
+    "gallery": "",
+}
 PATIENCE = 300.0  # seconds until an answer counts as lost
 
 
@@ -87,10 +103,11 @@ def running(index: Path, cache: Path, *options: str) -> Iterator[App]:
 
 
 class Visitor:
-    """One visitor's connection; uploads pictures and searches by `/query`, as `gradio_client` would, but lighter."""
+    """One visitor's connection and session; uploads and searches by `/query`, as `gradio_client` would, but lighter."""
 
     def __init__(self, address: str) -> None:
         """Connect to an app."""
+        self._session = uuid.uuid4().hex
         self._http = httpx.Client(base_url=f"{address}/gradio_api", timeout=PATIENCE)
 
     def upload(self, picture: bytes, name: str = "query.jpg") -> dict[str, Any]:
@@ -104,8 +121,9 @@ class Visitor:
         Raises:
             RuntimeError: the app answered with an error.
         """
-        asked = self._http.post("/call/v2/query", json={"image": picture, **settings}).raise_for_status()
-        told = self._http.get(f"/call/v2/query/{asked.json()['event_id']}").raise_for_status().text
+        body = {"data": list((DEFAULTS | {"image": picture} | settings).values()), "session_hash": self._session}
+        asked = self._http.post("/call/query", json=body).raise_for_status()
+        told = self._http.get(f"/call/query/{asked.json()['event_id']}").raise_for_status().text
         event = re.search(r"event: (complete|error)\ndata: (.*)", told)
         if not event or event[1] == "error":
             raise RuntimeError(told)
