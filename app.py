@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import index_builder
-from retrieval import hub, settings
+from retrieval import hub, memory, settings
 from retrieval.errors import IndexingError, RetrievalError
 from retrieval.settings import DEFAULT_PIXEL_SIZE
 
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hub.bound_access()
+    memory.share_arenas()
     try:
         serve(chosen)
     except RetrievalError as error:
@@ -142,6 +143,7 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
 def _warm(searcher: "Searcher") -> None:
     try:
         searcher.warm()
+        log.info("every search is warm")
     except RetrievalError as error:
         log.warning("%s", error)
 

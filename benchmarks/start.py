@@ -1,67 +1,78 @@
-"""How long the app takes to its first answer, without and with an index, and what a warm search costs.
+"""How long `python app.py` takes to the page and to the first answer, and what it imports on the way.
 
-    python benchmarks/start.py        prints JSON and a table; about two minutes on 2 cores
+    python benchmarks/start.py              five starts with an index, and the first start of all: three minutes
+    python benchmarks/start.py --runs 2
 
-Both starts are processes of their own with an empty Hugging Face cache, asked through the HTTP API. A warm search is
-the total the server reports, minus the model's forward, over every features x metric x engine.
+Each start is a process of its own with an empty Hugging Face cache, asked over plain HTTP as soon as it says where it
+listens: an upload and a search by CLIP features. One more start with an index tells, by Python's `-X importtime`, what
+was imported up to that answer; it is slower than the others, so only the shares count.
 """
 
-import itertools
-import json
-import os
+import argparse
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-from gradio_client import Client, handle_file
+from report import report
+from service import ROOT, App, Visitor, running
 
-ROOT = Path(__file__).resolve().parents[1]
-QUERY = str(ROOT / "assets" / "gallery" / "queries" / "pizza.png")
-ROUNDS = 5
-COMBINATIONS = list(itertools.product(("pixels", "clip"), ("l1", "l2", "cosine", "correlation"), ("exact", "chroma")))
+PICTURE = (ROOT / "assets" / "gallery" / "queries" / "pizza.png").read_bytes()
+GOAL = 10  # seconds to the first answer, with an index
+LISTED = 12
 
 
 def main() -> None:
     """Measure and print."""
-    figures: dict[str, float] = {}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5, help="starts with an index (default: %(default)s)")
+    runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("first start, nothing cached", "start with the index"):
-            figures[f"{name}, s to the first answer"], warm = _start(Path(folder))
-        for engine in ("exact", "chroma"):
-            figures[f"warm search by {engine}, ms median"] = statistics.median(warm[engine])
-    print(json.dumps(figures, indent=1))
-    print("\n| what | figure |\n|---|---|")
-    for name, value in figures.items():
-        print(f"| {name} | {value:.1f} |")
+        index, cache = Path(folder) / "index", Path(folder) / "cache"
+        with running(index, cache) as app:
+            first = _answered(app)
+        starts = []
+        for _ in range(runs):
+            with running(index, cache) as app:
+                starts.append({"first answer": _answered(app), **_steps(app)})
+        with running(index, cache, "-X", "importtime") as app:
+            _answered(app)
+            imported = _imported(app)
+    order = sorted(starts[0], key=lambda step: starts[0][step])
+    rows = [{"step": "first answer of the first start, nothing cached", "s": first, "slowest": first}]
+    for step in order:
+        times = [start[step] for start in starts]
+        rows.append({"step": step, "s": statistics.median(times), "slowest": max(times)})
+    report("seconds from the start of the process", rows, runs=runs, goal=GOAL)
+    total = sum(imported.values())
+    most = imported.most_common(LISTED)
+    shares: list[dict[str, object]] = [{"package": name, "share of imports": spent / total} for name, spent in most]
+    report("imports up to the first answer", shares, modules_of=len(imported))
 
 
-def _start(folder: Path) -> tuple[float, dict[str, list[float]]]:
-    """Start the app, ask it once, then warm; return seconds to the first answer and milliseconds by engine."""
-    environment = {**os.environ, "HF_HOME": str(folder / "cache")}
-    command = [sys.executable, "app.py", "--host", "127.0.0.1", "--index", str(folder / "index")]
-    started = time.perf_counter()
-    app = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert app.stdout
-        lines = iter(app.stdout.readline, "")
-        address = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
-        client = Client(address, verbose=False)
-        client.predict(handle_file(QUERY), api_name="/search")
-        first = time.perf_counter() - started
-        warm: dict[str, list[float]] = {"exact": [], "chroma": []}
-        for _, (features, metric, engine) in itertools.product(range(ROUNDS), COMBINATIONS):
-            answer = client.predict(handle_file(QUERY), features, metric, engine, 12, "", api_name="/search")
-            warm[engine].append(answer["timings_ms"]["total"] - answer["timings_ms"]["features"])
-        return first, warm
-    finally:
-        app.terminate()
-        app.wait()
+def _answered(app: App) -> float:
+    """Search, and return the seconds from the start of the process to the answer."""
+    visitor = Visitor(app.address)
+    assert visitor.search(visitor.upload(PICTURE, "pizza.png"))["hits"]
+    return time.perf_counter() - app.started
+
+
+def _steps(app: App) -> dict[str, float]:
+    """Return the seconds to what the app says of its start; waits until it is warm."""
+    said = {"index found": "INFO gallery", "page served": app.address}
+    steps = {step: app.seconds_to(text) or 0.0 for step, text in said.items()}
+    return steps | {"every search warm": app.wait_until_warm()}
+
+
+def _imported(app: App) -> Counter[str]:
+    """Return the microseconds spent in modules, without those they import, by package."""
+    spent: Counter[str] = Counter()
+    for _, line in app.said:
+        if found := re.match(r"import time: +(\d+) \| +\d+ \| +([\w]+)", line):
+            spent[found[2]] += int(found[1])
+    return spent
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from retrieval.address import Server
-from retrieval.errors import IndexingError, PictureError
+from retrieval.errors import IndexingError, PictureError, cannot_write
 from retrieval.export import background_of
 from retrieval.features import Features, Vectors
 from retrieval.features.clip import ClipEncoder
@@ -27,7 +27,7 @@ from retrieval.locations import Location, location_of
 from retrieval.manifest import FORMAT, SKIPPED_LISTED, Manifest, Skipped
 from retrieval.projection import Method, write_projections
 from retrieval.shard import ALL, Shard
-from retrieval.store import Store, cannot_write
+from retrieval.store import Store
 
 ROWS_AT_ONCE = 64  # rows of one write; also the unit of resuming
 LOOK_AHEAD = 2  # batches decoded while the model works on another

@@ -4,7 +4,8 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -89,28 +90,58 @@ class Encoders:
 
 
 class VectorCache:
-    """The query vectors used last, by picture, features and model; holds no picture."""
+    """The query vectors used last, by picture, features and model; holds no picture. None is computed twice at once."""
 
     def __init__(self, size: int = VECTORS_KEPT, numbers: int = NUMBERS_KEPT) -> None:
         """Remember up to `size` vectors, and fewer where they are so long that they hold more than `numbers`."""
         self._size = size
         self._numbers = numbers
-        self._vectors: OrderedDict[tuple[object, ...], Vectors] = OrderedDict()
+        self._futures: OrderedDict[Hashable, Future[Vectors]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[object, ...]) -> Vectors | None:
-        """Return the vector of a key, or None."""
+    def __contains__(self, key: Hashable) -> bool:
+        """Return whether the vector of a key is remembered; one that is just being computed is not yet."""
         with self._lock:
-            if key in self._vectors:
-                self._vectors.move_to_end(key)
-            return self._vectors.get(key)
+            return key in self._futures and self._futures[key].done()
 
-    def put(self, key: tuple[object, ...], vector: Vectors) -> None:
-        """Remember a vector, forgetting the one unused for longest."""
+    def vectors(self, keys: Sequence[Hashable], compute: Callable[[Sequence[int]], Iterable[Vectors]]) -> list[Vectors]:
+        """Return the vectors of keys, forgetting those of other keys that are unused for longest.
+
+        What another thread is computing is waited for; if it fails there, it fails here with the same error.
+
+        Args:
+            keys: whose vectors are wanted.
+            compute: returns the vectors at places in `keys`; called with those that nobody has or computes, if any.
+        """
         with self._lock:
-            self._vectors[key] = vector
-            while len(self._vectors) > max(1, min(self._size, self._numbers // max(1, vector.size))):
-                self._vectors.popitem(last=False)
+            places = [i for i, key in enumerate(keys) if key not in self._futures and key not in keys[:i]]
+            self._futures.update({keys[i]: Future() for i in places})
+            found = [self._futures[key] for key in keys]
+            for key in keys:
+                self._futures.move_to_end(key)
+        if places:
+            # Before anything is waited for, so that no two threads can wait for each other.
+            self._fill([keys[i] for i in places], [found[i] for i in places], lambda: compute(places))
+        return [future.result() for future in found]
+
+    def _fill(
+        self, keys: list[Hashable], futures: list[Future[Vectors]], compute: Callable[[], Iterable[Vectors]]
+    ) -> None:
+        try:
+            computed = list(zip(futures, compute(), strict=True))
+        except BaseException as error:
+            with self._lock:
+                for key in keys:
+                    self._futures.pop(key, None)
+            for future in futures:
+                future.set_exception(error)
+            raise
+        for future, vector in computed:
+            future.set_result(vector)
+        longest = max(vector.size for _, vector in computed)
+        with self._lock:
+            while len(self._futures) > max(1, min(self._size, self._numbers // max(1, longest))):
+                self._futures.popitem(last=False)
 
 
 class QueryEmbedder:
@@ -164,13 +195,18 @@ class QueryEmbedder:
         started = time.perf_counter()
         digest, source = _digest(given)
         key = _key(index, digest, query.region, query.distortion, query.features)
-        if (known := self.cache.get(key)) is not None:
-            return Embedded(known, (time.perf_counter() - started) * 1e3, 0.0)
-        picture = query.distortion.apply(_load(source, query.region))
+        known = key in self.cache
         decoded = time.perf_counter()
-        vector = self.embed_pictures(index, query.features, [picture])[0]
-        self.cache.put(key, vector)
-        return Embedded(vector, (decoded - started) * 1e3, (time.perf_counter() - decoded) * 1e3)
+
+        def embed(_: object) -> Vectors:
+            nonlocal decoded
+            picture = query.distortion.apply(_load(source, query.region))
+            decoded = time.perf_counter()
+            return self.embed_pictures(index, query.features, [picture])
+
+        [vector] = self.cache.vectors([key], embed)
+        features = 0.0 if known else (time.perf_counter() - decoded) * 1e3  # also of who waited for another search
+        return Embedded(vector, (decoded - started) * 1e3, features)
 
     def embed_pictures(self, index: GalleryIndex, features: Features, pictures: Sequence[Image.Image]) -> Vectors:
         """Return upright RGB pictures as vectors like those of an index, shape (n, d).
@@ -185,13 +221,13 @@ class QueryEmbedder:
     def _text(self, index: GalleryIndex, text: str) -> Vectors:
         """Return the unit mean of the unit vectors of a text in every template."""
         key = (text, self._templates, index.manifest.model)
-        if (known := self.cache.get(key)) is not None:
-            return known
-        sentences = [template.replace("{}", text) for template in self._templates]
-        mean = self.encoders.get(index.manifest.model).embed_texts(sentences).mean(axis=0)
-        vector: Vectors = mean / np.linalg.norm(mean)
-        self.cache.put(key, vector)
-        return vector
+
+        def embed(_: object) -> list[Vectors]:
+            sentences = [template.replace("{}", text) for template in self._templates]
+            mean = self.encoders.get(index.manifest.model).embed_texts(sentences).mean(axis=0)
+            return [mean / np.linalg.norm(mean)]
+
+        return self.cache.vectors([key], embed)[0]
 
 
 class QueryPicture:
@@ -237,24 +273,21 @@ class QueryPicture:
             PictureError: the picture cannot be decoded.
             ModelError: the index's model cannot be had.
         """
-        cache, pictures = self._embedder.cache, dict[Distortion, Image.Image]()
-        found: dict[Features, Vectors] = {}
-        for features in Features:
-            known = {each: cache.get(self._key(each, features)) for each in distortions}
-            missing = [each for each, vector in known.items() if vector is None]
-            for each in missing:
+        pictures: dict[Distortion, Image.Image] = {}
+        return {features: self._vectors(features, distortions, pictures) for features in Features}
+
+    def _vectors(
+        self, features: Features, distortions: Sequence[Distortion], pictures: dict[Distortion, Image.Image]
+    ) -> Vectors:
+        def embed(places: Sequence[int]) -> Vectors:
+            wanted = [distortions[i] for i in places]
+            for each in wanted:
                 if each not in pictures:
                     pictures[each] = each.apply(self.undistorted)
-            if missing:
-                new = self._embedder.embed_pictures(self.index, features, [pictures[each] for each in missing])
-                for each, vector in zip(missing, new, strict=True):
-                    known[each] = vector
-                    cache.put(self._key(each, features), vector)
-            found[features] = np.stack([vector for each in distortions if (vector := known[each]) is not None])
-        return found
+            return self._embedder.embed_pictures(self.index, features, [pictures[each] for each in wanted])
 
-    def _key(self, distortion: Distortion, features: Features) -> tuple[object, ...]:
-        return _key(self.index, self._digest, self._region, distortion, features)
+        keys = [_key(self.index, self._digest, self._region, each, features) for each in distortions]
+        return np.stack(self._embedder.cache.vectors(keys, embed))
 
 
 def _given(index: GalleryIndex, query: Query) -> PictureSource:

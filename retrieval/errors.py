@@ -1,5 +1,7 @@
 """The errors of the project: each is worded for the person who can act on it and shown once, at the edge."""
 
+from pathlib import Path
+
 
 class RetrievalError(Exception):
     """Anything that a person can put right; the message says what and how."""
@@ -23,3 +25,11 @@ class IndexingError(RetrievalError):
 
 class QueryError(RetrievalError):
     """A search that was asked for in words that do not exist."""
+
+
+def cannot_write(folder: Path, error: OSError) -> IndexingError:
+    """Return the worded form of a failed write below an index's folder."""
+    return IndexingError(
+        f"The index in {folder} cannot be written: {error.strerror or error}. "
+        "Make room or give access, then run the same command again; it goes on where it stopped."
+    )

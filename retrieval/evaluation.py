@@ -19,7 +19,6 @@ from retrieval.errors import GalleryError, PictureError, QueryError
 from retrieval.features import Features, Vectors
 from retrieval.features.clip import ClipEncoder
 from retrieval.features.pixels import embed_pixels
-from retrieval.gallery import Gallery
 from retrieval.images import load_picture
 from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric, Scan, closeness
@@ -102,6 +101,8 @@ def from_folder(index: GalleryIndex, encoder: ClipEncoder, folder: str) -> Label
     Raises:
         GalleryError: no labelled pictures, or none whose label the gallery has.
     """
+    from retrieval.gallery import Gallery  # with datasets, which the page starts without
+
     gallery = Gallery(GallerySource(folder))
     if gallery.columns.label is None:
         raise GalleryError(f"{folder!r} has no labels. Put the query pictures into folders named like the classes.")

@@ -8,9 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrieval.errors import cannot_write
 from retrieval.features import Features
 from retrieval.metrics import QUANTILES, Metric, score_pairs
-from retrieval.store import Store, cannot_write
+from retrieval.store import Store
 
 ITEMS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("label", pa.string()), ("caption", pa.string())])
 BACKGROUND_PAIRS = 4000

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,9 @@ from retrieval.locations import Published, location_of
 from retrieval.manifest import thumbnail_path
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
 from retrieval.projection import Method, Projection, projection_path, read_projection
-from retrieval.store import Store
+
+if TYPE_CHECKING:
+    from retrieval.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +88,17 @@ class GalleryIndex:
     @cached_property
     def classes(self) -> list[str]:
         """The labels there are, sorted."""
-        return sorted(set(self.labels) - {""})
+        return sorted(self._with_label)
+
+    @cached_property
+    def _with_label(self) -> dict[str, npt.NDArray[np.intp]]:
+        """The positions of the items of each label, ascending."""
+        labels = np.array(self.labels)
+        order = np.argsort(labels, kind="stable")
+        names, starts = np.unique(labels[order], return_index=True)
+        found = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
+        found.pop("", None)
+        return found
 
     def percentile(self, features: Features, metric: Metric, score: float) -> float | None:
         """Return the share, from 0 to 1, of random pairs of the gallery that are farther apart than a score says.
@@ -104,10 +117,10 @@ class GalleryIndex:
         Raises:
             QueryError: a label that no item has.
         """
-        if unknown := sorted(set(labels) - set(self.classes)):
+        if unknown := sorted(set(labels) - self._with_label.keys()):
             known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
             raise QueryError(f"No picture has the label {unknown[0][:40]!r}. There are: {known or 'no labels'}.")
-        return np.flatnonzero(np.isin(np.array(self.labels), list(labels)))
+        return np.sort(np.concatenate([self._with_label[label] for label in set(labels)]))
 
     def thumbnail(self, position: int) -> Path:
         """Return the path of an item's thumbnail, a WebP file."""
@@ -158,12 +171,14 @@ class GalleryIndex:
     def nearest(
         self, features: Features, view: View, vector: Vectors, count: int, labels: Collection[str] = ()
     ) -> npt.NDArray[np.intp]:
-        """Return the positions of about `count` nearest neighbours by ChromaDB; unordered, see `Store.nearest`.
+        """Return the positions of about `count` nearest neighbours by ChromaDB, closest first, see `Store.nearest`.
 
         Raises:
+            QueryError: a label that the gallery does not have.
             IndexingError: ChromaDB is in use by another process, or damaged.
         """
-        rows = self._chroma.nearest(features, view, vector, count, labels)
+        among = self.rows[self.with_labels(labels)] if labels else None
+        rows = self._chroma.nearest(features, view, vector, count, labels, among)
         positions = np.searchsorted(self.rows, rows)
         # A worker that ran twice can leave a vector in a server whose row was not published.
         known = positions < len(self)
@@ -171,12 +186,12 @@ class GalleryIndex:
         return positions[known]
 
     @property
-    def _chroma(self) -> Store:
+    def _chroma(self) -> "Store":
         with self._opening:
             return self._store
 
     @cached_property
-    def _store(self) -> Store:
+    def _store(self) -> "Store":
         return self._published.open_store()
 
     @property

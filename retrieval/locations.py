@@ -11,17 +11,20 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval.address import Server
-from retrieval.errors import IndexingError
-from retrieval.export import export
+from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features
 from retrieval.manifest import FILE, Manifest, publish_manifest, read_manifest, rebuild_command
+from retrieval.ownership import IndexInUse, own
 from retrieval.projection import Method, read_projection
-from retrieval.store import FolderStore, IndexInUse, Store, cannot_write, own
+
+if TYPE_CHECKING:
+    from retrieval.store import Store
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Published:
 
     manifest: Manifest
     files: Path
-    open_store: Callable[[], Store]
+    open_store: Callable[[], "Store"]
     remedy: str
 
 
@@ -91,15 +94,15 @@ class Location(ABC):
         """Return how the next build of a gallery is called: the same until one is published, to go on with."""
 
     @abstractmethod
-    def begin(self, name: str, build: str, rebuild: bool) -> Store:
+    def begin(self, name: str, build: str, rebuild: bool) -> "Store":
         """Open the store of a build, unfinished or new; with `rebuild` a damaged one is started over."""
 
     @abstractmethod
-    def making(self, store: Store, rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
+    def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
         """Return a context in which `store.folder` holds the exported files, takes maps, and the build is published."""
 
     @abstractmethod
-    def publish(self, manifest: Manifest, store: Store, rows: npt.NDArray[np.int64]) -> None:
+    def publish(self, manifest: Manifest, store: "Store", rows: npt.NDArray[np.int64]) -> None:
         """Make a build the visible one, in one step, and sweep away what nobody needs any more.
 
         Raises:
@@ -156,9 +159,7 @@ class FolderLocation(Location):
         if (manifest := read_manifest(folder)) is None:
             return None
         files = folder.resolve() / manifest.build
-        return Published(
-            manifest, files, partial(FolderStore, files), f"Build it again: {rebuild_command(files.parent)}"
-        )
+        return Published(manifest, files, partial(_open, files), f"Build it again: {rebuild_command(files.parent)}")
 
     def nothing(self) -> IndexingError:
         """See `Location`."""
@@ -192,26 +193,28 @@ class FolderLocation(Location):
             return build  # what cannot be read is replaced
         return f"{build}-again" if published and published.build == build else build
 
-    def begin(self, name: str, build: str, rebuild: bool) -> Store:
+    def begin(self, name: str, build: str, rebuild: bool) -> "Store":
         """See `Location`."""
         folder = self.root / name / build
         try:
-            return FolderStore(folder)
+            return _open(folder)
         except IndexInUse:
             raise
         except IndexingError:
             if not rebuild or not folder.is_dir():
                 raise
             shutil.rmtree(folder, ignore_errors=True)
-            return FolderStore(folder)
+            return _open(folder)
 
     @contextmanager
-    def making(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:
+    def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> Iterator[None]:
         """See `Location`; the files are made in the build's own folder."""
+        from retrieval.export import export  # likewise
+
         export(store, rows)
         yield
 
-    def publish(self, manifest: Manifest, store: Store, rows: npt.NDArray[np.int64]) -> None:
+    def publish(self, manifest: Manifest, store: "Store", rows: npt.NDArray[np.int64]) -> None:
         """See `Location`."""
         folder = self.root / manifest.gallery
         try:
@@ -228,6 +231,12 @@ class FolderLocation(Location):
     def add_maps(self, manifest: Manifest, make: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
         """See `Location`."""
         return make(self.root / manifest.gallery / manifest.build)
+
+
+def _open(build: Path) -> "Store":
+    from retrieval.store import FolderStore  # with ChromaDB, which the exact scan does without
+
+    return FolderStore(build)
 
 
 def _has_map(manifest: Manifest, files: Path, method: Method) -> bool:

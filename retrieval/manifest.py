@@ -15,7 +15,7 @@ from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
 from retrieval.source import GallerySource
 
-FORMAT = 1
+FORMAT = 2  # 2: batch norms are folded, which rounds a picture's vector otherwise
 FILE = "manifest.json"
 SKIPPED_LISTED = 1000  # reasons kept by picture; beyond that they are only counted
 THUMBNAIL_FOLDER_ROWS = 1000

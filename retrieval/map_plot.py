@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from retrieval import words
 from retrieval.errors import RetrievalError
@@ -30,6 +28,10 @@ def plot_map(index: GalleryIndex, features: Features, method: Method, target: Pa
     Raises:
         RetrievalError: the gallery has no such map, or the file cannot be written.
     """
+    # Imported here, since the page needs the colours alone.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     projection = index.map(features, method)
     labels = np.array(index.labels)
     figure = Figure(figsize=SIZE, layout="constrained")

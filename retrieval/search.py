@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,8 @@ from retrieval.settings import TEMPLATES
 BLOCK = 256  # pictures compared with each other at once when near-duplicates are left out
 DISTINCT_MAX = 1000  # pictures shown without near-duplicates; each is compared with every candidate
 SURPLUS = 16  # neighbours asked of Chroma beyond k, so that ties at the end are seen
-L1_SHORTLIST = 200  # neighbours by L2 among which the closest by L1 are looked for, at least
-L1_FACTOR = 20  # ... and at least so many times k
+L1_SHORTLIST = 100  # neighbours by L2 among which the closest by L1 are looked for, at least
+L1_FACTOR = 8  # ... and at least so many times k: finds 99 % by raw pixels; 20 times find all, in three times the time
 
 
 class Searcher:
@@ -85,10 +86,11 @@ class Searcher:
         """
         index = self.indexes.get()
         self.embedder.encoders.get(index.manifest.model)
-        for features in Features:
-            for metric in Metric:
-                for engine in Engine:
-                    rank(index, features, metric, engine, index.vectors(features)[0], 1)
+        # The exact scan by CLIP features first, which most begin with; ChromaDB takes longest.
+        for engine, features, metric in product(
+            (Engine.EXACT, Engine.CHROMA), (Features.CLIP, Features.PIXELS), Metric
+        ):
+            rank(index, features, metric, engine, index.vectors(features)[0], 1)
 
 
 def _ranked(
@@ -189,7 +191,7 @@ def rank(
         if len(positions) < count or count >= available:
             return found, scores
         # If the last hit is as far as the farthest candidate, the cut went through a tie: look further.
-        last = closeness(native, score_pairs(native, vector, vectors[found[-1:]]))[0]
-        if last < closeness(native, score_pairs(native, vector, vectors[positions])).max():
+        last, farthest = closeness(native, score_pairs(native, vector, vectors[[found[-1], positions[-1]]]))
+        if last < farthest:
             return found, scores
         count *= 4

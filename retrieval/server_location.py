@@ -21,7 +21,7 @@ from chromadb.errors import NotFoundError
 from filelock import FileLock
 
 from retrieval.address import Server
-from retrieval.errors import IndexingError
+from retrieval.errors import IndexingError, cannot_write
 from retrieval.export import export
 from retrieval.features import Features
 from retrieval.locations import Location, Published
@@ -29,7 +29,7 @@ from retrieval.manifest import Manifest, from_json, to_json
 from retrieval.projection import Method, projection_path
 from retrieval.server import FETCHING, NO_GRAPH, ServerAway, connect, records, worded
 from retrieval.server_store import FILES, LEDGER, LIFE, ServerStore
-from retrieval.store import Store, cannot_write, write_thumbnails
+from retrieval.store import Store, write_thumbnails
 
 log = logging.getLogger(FETCHING)
 

@@ -132,9 +132,15 @@ class ServerStore(Store):
             telling.add(len(vectors))
 
     def nearest(
-        self, features: Features, view: View, vector: Vectors, count: int, labels: Collection[str] = ()
+        self,
+        features: Features,
+        view: View,
+        vector: Vectors,
+        count: int,
+        labels: Collection[str] = (),
+        labelled: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int64]:
-        """See `Store`; Chroma Cloud proposes a few hundred at most."""
+        """See `Store`; Chroma Cloud proposes a few hundred at most, and thousands of ids do not travel."""
         most = min(count, CLOUD_RESULTS) if self._server.cloud else count
         return super().nearest(features, view, vector, most, labels)
 

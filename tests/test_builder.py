@@ -26,7 +26,7 @@ from retrieval.features.clip import ClipEncoder
 from retrieval.gallery import Gallery
 from retrieval.indexes import Indexes
 from retrieval.locations import sweep
-from retrieval.manifest import read_manifest
+from retrieval.manifest import FORMAT, read_manifest
 from retrieval.metrics import Metric, View
 from retrieval.query import Engine
 from retrieval.search import rank
@@ -281,7 +281,7 @@ BAD_MANIFESTS = {
     "cut": lambda text: text[: len(text) // 2],
     "empty": lambda text: "",
     "another kind of JSON": lambda text: "[]",
-    "without fields": lambda text: '{"format": 1}',
+    "without fields": lambda text: json.dumps({"format": FORMAT}),
     "of a later format": lambda text: json.dumps({**json.loads(text), "format": 99}),
     "binary": lambda text: b"\xff\xfe\x00",
 }

@@ -2,12 +2,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from transformers import BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel
 
 from retrieval.errors import ModelError, QueryError
 from retrieval.features.choice import BUNDLED_FOLDER, choose_model
 from retrieval.features.clip import ClipEncoder
+from retrieval.features.folding import fold_batch_norms
 from retrieval.features.pixels import embed_pixels
 from retrieval.images import load_picture
 
@@ -168,3 +170,26 @@ def test_a_model_of_texts_only_has_no_image_features(model):
     BertModel(config).save_pretrained(model)
     with pytest.raises(ModelError, match=r"some-model is a BertModel, which has no image features.*CLIP"):
         load(model)
+
+
+def test_folded_norms_change_a_vector_by_rounding_alone(encoder, pictures, vectors):
+    plain = AutoModel.from_pretrained(BUNDLED_FOLDER, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        output = plain.get_image_features(pixel_values=encoder.preprocess(pictures)).pooler_output
+    wanted = torch.nn.functional.normalize(output, dim=-1).numpy()
+    assert (vectors * wanted).sum(axis=1).min() >= 0.9999
+    norms = [type(each) for each in plain.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    assert fold_batch_norms(plain) == len(norms) > 0
+    assert fold_batch_norms(plain) == 0
+
+
+def test_only_a_norm_that_follows_its_convolution_is_folded():
+    convolution, other, norm = torch.nn.Conv2d(3, 5, 1), torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(5)
+    for layers in (
+        [norm, convolution],
+        [convolution, torch.nn.ReLU(), norm],
+        [other, norm],
+    ):
+        model = torch.nn.Sequential(*layers).eval()
+        assert fold_batch_norms(model) == 0
+        assert norm in model

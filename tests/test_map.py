@@ -166,7 +166,7 @@ def test_an_index_older_than_maps_gets_them_and_a_damaged_one_is_replaced(
 
 
 def test_a_map_is_added_while_another_builder_is_kept_out(tmp_path: Path, gallery: Path) -> None:
-    from retrieval.store import own
+    from retrieval.ownership import own
 
     root = tmp_path / "index"
     assert build(root, gallery) == 0

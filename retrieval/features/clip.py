@@ -13,6 +13,7 @@ from torch.nn import functional
 from retrieval.errors import ModelError, QueryError
 from retrieval.features import Vectors
 from retrieval.features.choice import ModelChoice, ModelIdentity
+from retrieval.features.folding import fold_batch_norms
 
 LONGEST_RATIO = 8  # beyond this a centre-cropping model would enlarge a ribbon to gigabytes to look at its middle
 
@@ -67,7 +68,8 @@ class ClipEncoder:
         self.dtype = best_dtype(self.device) if dtype == "auto" else dtype
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            model = AutoModel.from_pretrained(choice.folder, dtype=getattr(torch, self.dtype), **local)
+            # In the numbers that it was stored in, so that nothing is rounded before norms are folded.
+            model = AutoModel.from_pretrained(choice.folder, dtype="auto", **local)
             processors: Any = AutoImageProcessor
             self._processor = processors.from_pretrained(choice.folder, backend="pil", **local)
         except (*SETTINGS_ERRORS, RuntimeError, SafetensorError) as error:
@@ -85,7 +87,8 @@ class ClipEncoder:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(choice.folder, **local)
         except SETTINGS_ERRORS:
             self._tokenizer = None  # pictures still work; a text is refused in `embed_texts`
-        self._model = model.eval().to(self.device, memory_format=torch.channels_last)
+        fold_batch_norms(model.eval())
+        self._model = model.to(self.device, getattr(torch, self.dtype), memory_format=torch.channels_last)
         self.identity = ModelIdentity(
             name=choice.name,
             revision=choice.revision,

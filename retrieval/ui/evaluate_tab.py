@@ -10,7 +10,6 @@ import gradio as gr
 
 from retrieval import evaluation, words
 from retrieval.evaluation import Result
-from retrieval.evaluation_plot import as_picture, plot_results
 from retrieval.features import Features
 from retrieval.metrics import Metric
 from retrieval.search import Searcher
@@ -153,6 +152,9 @@ class EvaluateTab:
             done.append(result)
             state = words.progress(about, len(done), total)
             yield state, words.evaluation_rows(done), gr.skip(), gr.skip(), gr.skip()
+        # Imported here: it brings matplotlib, which the page starts without.
+        from retrieval.evaluation_plot import as_picture, plot_results
+
         best = words.best(done, average)
         with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:  # gradio keeps a copy of its own
             path = Path(folder) / "evaluation.csv"

@@ -11,7 +11,6 @@ import gradio as gr
 
 from retrieval import words
 from retrieval.building import Build, Builds, BuildStopped, Phase
-from retrieval.dataset import check_dataset
 from retrieval.errors import RetrievalError
 from retrieval.features.choice import AUTO, BUNDLED
 from retrieval.indexes import Indexes
@@ -150,7 +149,7 @@ class GalleriesTab:
                     return {self.found: "", self.gallery: gr.Textbox(placeholder="")}
                 source = GallerySource(name)
                 with _fields_named():
-                    check_dataset(source)
+                    _check(source)
         except gr.Error as error:
             return {self.found: _alert(str(error.message)), self.gallery: gr.Textbox(placeholder="")}
         found = words.BUILD_FOUND if source.path else words.BUILD_ON_HUB
@@ -166,7 +165,7 @@ class GalleriesTab:
                 only_own_page(request)
                 with _fields_named():
                     chosen = self._settings(given, bool(streaming), shown)
-                    check_dataset(chosen.source)
+                    _check(chosen.source)
                     build = self._builds.start(chosen, bool(again))
         except gr.Error as error:
             gr.Warning(str(error.message))
@@ -283,6 +282,12 @@ class GalleriesTab:
         rows = [[each.id, each.reason] for each in manifest.skipped_pictures] if manifest else []
         note = words.skipped(manifest) if manifest else ""
         return {self.skipped_note: note, self.skipped: gr.Dataframe(value=rows, visible=bool(rows))}
+
+
+def _check(source: GallerySource) -> None:
+    from retrieval.dataset import check_dataset  # with datasets, which the page starts without
+
+    check_dataset(source)
 
 
 @contextmanager

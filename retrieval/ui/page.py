@@ -1,5 +1,6 @@
 """The page as a whole: title, tabs, API, and how it is launched."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.galleries_tab import LOOK, GalleriesTab
-from retrieval.ui.limits import WAITING, BodyLimit
+from retrieval.ui.limits import SESSIONS, WAITING, BodyLimit
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.robustness_tab import RobustnessTab
@@ -26,6 +27,14 @@ from retrieval.ui.theme import CSS, THEME
 from retrieval.ui.thumbnails import Thumbnails
 
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
+LEAN = {
+    # After each event gradio would make a pandas table of the last 10,000 and sum it up, for a view that is switched
+    # off below: 3 ms of each search, and 12 ms after some thousands. So it keeps few, and sums up never.
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
+    "GRADIO_ANALYTICS_MAX_EVENTS": "100",
+    # Before each event it asks matplotlib for its backend, which would try all there are for screens.
+    "MPLBACKEND": "agg",
+}
 
 
 def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> gr.Blocks:
@@ -38,6 +47,8 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
         builds: builds new galleries for visitors, which only those may who sit at this machine, see
             `Settings.own_machine`; None: nothing on the page can build.
     """
+    for name, value in LEAN.items():
+        os.environ.setdefault(name, value)
     page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     thumbnails = Thumbnails()
     with page:
@@ -83,6 +94,7 @@ def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
         css=CSS,
         js=JS,
         max_file_size=MAX_BYTES,
+        state_session_capacity=SESSIONS,
         app_kwargs={"middleware": [Middleware(BodyLimit)]},
         run_history=False,
         enable_monitoring=False,

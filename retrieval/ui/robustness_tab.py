@@ -14,7 +14,6 @@ from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric
 from retrieval.query import Query, checked_distortion, checked_top_k, one_of
 from retrieval.robustness import STEPS, Kind, Robustness, Step, measure, sweep
-from retrieval.robustness_plot import plot_sweep
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.limits import LONG, SEARCHES
@@ -229,6 +228,8 @@ class RobustnessTab:
                 return
             done.append(step)
             yield words.sweep_progress(len(done), STEPS), words.sweep_rows(done), gr.skip(), gr.skip()
+        from retrieval.robustness_plot import plot_sweep  # with matplotlib, which the page starts without
+
         lesson = words.lesson(done)
         plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=lesson, visible=True)
         if ended(stopped, began):

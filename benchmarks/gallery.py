@@ -1,0 +1,78 @@
+"""A gallery of any number of pictures for measurements: the bundled icons, derived, and indexed by the real builder."""
+
+import argparse
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageChops
+
+ROOT = Path(__file__).resolve().parents[1]
+ICONS = ROOT / "assets" / "gallery" / "data" / "train-00000-of-00001.parquet"
+NAME = "derived"
+
+
+def add_flags(parser: argparse.ArgumentParser, pictures: int) -> None:
+    """Add `--work` and `--pictures`, with the number of pictures that is taken by default."""
+    parser.add_argument("--work", type=Path, required=True, help="folder kept between runs: pictures and index")
+    parser.add_argument("--pictures", type=int, default=pictures, help="in the gallery (default: %(default)s)")
+
+
+def indexed(work: Path, pictures: int) -> Path:
+    """Return the index folder of a gallery of derived pictures; a build that was stopped goes on where it was."""
+    data, index = work / f"derived-{pictures}.parquet", work / f"index-{pictures}"
+    if not data.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        unfinished = data.with_suffix(".part")
+        _write(unfinished, pictures)
+        unfinished.rename(data)
+    command = [sys.executable, "index_builder.py", "--index", index, "--dataset", data, "--gallery", NAME]
+    subprocess.run([*command, "--model", "mini"], cwd=ROOT, check=True, stdout=sys.stderr)
+    return index
+
+
+def derived(icon: bytes, seed: int) -> bytes:
+    """Return an icon turned, mirrored, cut, and laid on a background of two colours, as a JPEG of its size."""
+    chance = np.random.default_rng(seed)
+    with Image.open(io.BytesIO(icon)) as image:
+        picture = image.convert("RGB")
+    side = picture.width
+    if chance.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture = picture.rotate(chance.uniform(-25, 25), Image.Resampling.BICUBIC, fillcolor="white")
+    corner = chance.uniform(0, 0.2, 2) * side
+    edge = side * chance.uniform(0.65, 0.8)
+    box = (corner[0], corner[1], corner[0] + edge, corner[1] + edge)
+    picture = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    light, dark = (tuple(int(each) for each in chance.integers(90, 256, 3)) for _ in range(2))
+    background = Image.composite(
+        Image.new("RGB", picture.size, light),
+        Image.new("RGB", picture.size, dark),
+        Image.linear_gradient("L").resize(picture.size),
+    )
+    buffer = io.BytesIO()
+    ImageChops.multiply(picture, background).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def queries(count: int) -> list[bytes]:
+    """Return pictures derived from the icons that are in no such gallery, all different."""
+    icons = pq.read_table(ICONS)["image"]
+    return [derived(icons[37 * i % len(icons)].as_py()["bytes"], 2**32 + i) for i in range(count)]
+
+
+def _write(path: Path, pictures: int) -> None:
+    """Write the data set, row by row the icons in turn, each time derived anew."""
+    icons = pq.read_table(ICONS)
+    rows = np.arange(pictures) % len(icons)
+    originals = icons["image"].to_pylist()
+    table = icons.take(pa.array(rows))
+    images = [{"bytes": derived(originals[row]["bytes"], seed), "path": None} for seed, row in enumerate(rows)]
+    for name, values in (("image", images), ("id", [f"{seed:06d}" for seed in range(pictures)])):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    pq.write_table(table, path, row_group_size=1000)

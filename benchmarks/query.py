@@ -1,0 +1,184 @@
+"""What a search costs beside the model, over every features x metric x engine, and whether its answer is right.
+
+    python benchmarks/query.py --work DIR                               10,000 pictures; the first run indexes them
+    python benchmarks/query.py --work DIR --pictures 500 --rounds 2     a small try
+
+Milliseconds are the server's total minus the model's forward pass: of pictures asked for before, with a label filter,
+without near-duplicates, and of pictures never seen, which are decoded and preprocessed too. By HTTP, it is what the
+client waits for beyond the server's total. The exact scan must find what the formulas in float64 find, computed here
+for each query; ChromaDB's recall is measured against the same.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402  # as what follows: needs the path above
+from gallery import add_flags, indexed, queries  # noqa: E402
+from report import report  # noqa: E402
+from service import Visitor, running  # noqa: E402
+
+from retrieval.embedding import VectorCache  # noqa: E402
+from retrieval.features import Features, Vectors  # noqa: E402
+from retrieval.indexes import GalleryIndex, Indexes  # noqa: E402
+from retrieval.metrics import Metric  # noqa: E402
+from retrieval.query import Engine, Query  # noqa: E402
+from retrieval.search import Searcher  # noqa: E402
+
+GOAL = 10.0  # ms at the median
+QUERIES = 10
+SIZES = (12, 50)
+ALIKE = 0.95
+COMBINATIONS = list(itertools.product(Features, Metric, Engine))
+
+
+def main() -> None:
+    """Measure and print; end with an error if an answer is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser, 10_000)
+    parser.add_argument("--rounds", type=int, default=5, help="searches of each picture in each case")
+    parser.add_argument("--no-http", action="store_true", help="leave the app out")
+    flags = parser.parse_args()
+    root, pictures = indexed(flags.work, flags.pictures), queries(QUERIES)
+    settings = {"pictures": flags.pictures, "queries": QUERIES, "rounds": flags.rounds, "alike": ALIKE}
+    settings["torch threads"] = torch.get_num_threads()
+    searcher = Searcher(Indexes(root))
+    searcher.warm()
+    report("recall of the exact scan's reference", _checked(searcher, pictures), **settings)
+    spent = _spent(searcher, pictures, flags.rounds)
+    searcher.indexes.close()
+    for name, share in (("median", 0.5), ("95th percentile", 0.95)):
+        rows = [
+            {"features": str(f), "metric": str(m), "engine": str(e)}
+            | {case: float(np.quantile(times, share)) for case, times in cases.items()}
+            for (f, m, e), cases in spent.items()
+        ]
+        report(f"ms of a search beside the forward pass, {name}", rows, **settings)
+        if share == 0.5:
+            slow = [value for row in rows for value in row.values() if isinstance(value, float) and value > GOAL]
+            print(f"\nover the goal of {GOAL:.0f} ms: {len(slow)} of {len(rows) * len(next(iter(spent.values())))}")
+    if not flags.no_http:
+        report("ms through the HTTP API", _by_http(root, pictures, flags.rounds), **settings)
+
+
+def _checked(searcher: Searcher, pictures: Sequence[bytes]) -> list[dict[str, object]]:
+    """Return the recall of both engines against the formulas; that of the exact scan must be 1, in order."""
+    index = searcher.indexes.get()
+    rows: list[dict[str, object]] = []
+    for features, metric in itertools.product(Features, Metric):
+        found: dict[tuple[Engine, int], list[float]] = {}
+        for picture in pictures:
+            query = Query(picture, features=features, metric=metric)
+            vector = searcher.embedder.embed(index, query).vector
+            scores = _formula(metric, vector, index.vectors(features))
+            order = np.argsort(scores if metric in (Metric.L1, Metric.L2) else -scores, kind="stable")
+            for engine, k in itertools.product(Engine, SIZES):
+                hits = searcher.search(replace(query, engine=engine, top_k=k)).hits
+                positions = [hit.position for hit in hits]
+                np.testing.assert_allclose([hit.score for hit in hits], scores[positions], rtol=1e-9, atol=1e-12)
+                if engine is Engine.EXACT:
+                    np.testing.assert_array_equal(positions, order[:k])
+                found.setdefault((engine, k), []).append(len(set(positions) & set(order[:k].tolist())) / k)
+        recalls = {f"{engine} recall@{k}": statistics.mean(shares) for (engine, k), shares in found.items()}
+        rows.append({"features": str(features), "metric": str(metric), **recalls})
+    return rows
+
+
+def _formula(metric: Metric, query: Vectors, gallery: Vectors) -> npt.NDArray[np.float64]:
+    """Return the metric between a query and every gallery vector, as it is written in a textbook."""
+    a = query.astype(np.float64)
+    scores = []
+    for start in range(0, len(gallery), 1000):
+        b = gallery[start : start + 1000].astype(np.float64)
+        if metric is Metric.L1:
+            scores.append(np.abs(b - a).sum(axis=1))
+        elif metric is Metric.L2:
+            scores.append(np.sqrt(((b - a) ** 2).sum(axis=1)))
+        elif metric is Metric.COSINE:
+            scores.append((b * a).sum(axis=1) / np.sqrt((b * b).sum(axis=1) * (a * a).sum()))
+        else:
+            covariance = (b * a).mean(axis=1) - b.mean(axis=1) * a.mean()
+            scores.append(covariance / (b.std(axis=1) * a.std()))
+    return np.concatenate(scores)
+
+
+def _spent(
+    searcher: Searcher, pictures: Sequence[bytes], rounds: int
+) -> dict[tuple[Features, Metric, Engine], dict[str, list[float]]]:
+    """Return milliseconds of searches beside the forward pass, by combination and case."""
+    index = searcher.indexes.get()
+    forward = _Stopwatch(searcher, index)
+    label = max(index.classes, key=index.labels.count)
+    cases: dict[str, dict[str, object]] = {}
+    for k in SIZES:
+        cases |= {f"k {k}": {"top_k": k}, f"k {k}, label": {"top_k": k, "labels": (label,)}}
+        cases |= {f"k {k}, distinct": {"top_k": k, "alike": ALIKE}}
+    spent: dict[tuple[Features, Metric, Engine], dict[str, list[float]]] = {}
+    for combination in COMBINATIONS:
+        features, metric, engine = combination
+        found = spent[combination] = {name: [] for name in (*cases, "k 12, new picture")}
+        for picture, _ in itertools.product(pictures, range(rounds)):
+            plain = Query(picture, features=features, metric=metric, engine=engine, top_k=SIZES[0])
+            searcher.embedder.cache = VectorCache()
+            forward.spent = 0.0
+            found["k 12, new picture"].append(searcher.search(plain).timings.total - forward.spent)
+            for name, values in cases.items():
+                timings = searcher.search(replace(plain, **values)).timings  # type: ignore[arg-type]  # fields of Query
+                assert timings.features == 0
+                found[name].append(timings.total)
+    return spent
+
+
+class _Stopwatch:
+    """Adds up the milliseconds that the model of an index is in its forward pass."""
+
+    def __init__(self, searcher: Searcher, index: GalleryIndex) -> None:
+        self.spent = 0.0
+        encoder = searcher.embedder.encoders.get(index.manifest.model)
+        self._forward = encoder.forward
+        encoder.forward = self  # type: ignore[assignment,method-assign]  # called as the method is
+
+    def __call__(self, pixels: torch.Tensor) -> Vectors:
+        started = time.perf_counter()
+        vectors = self._forward(pixels)
+        self.spent += (time.perf_counter() - started) * 1e3
+        return vectors
+
+
+def _by_http(root: Path, pictures: Sequence[bytes], rounds: int) -> list[dict[str, object]]:
+    """Return what a client of the running app waits for, and how much of it is the server's search."""
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as cache, running(root, Path(cache)) as app:
+        visitor = Visitor(app.address)
+        uploaded = [visitor.upload(picture) for picture in pictures]
+        for picture, (features, engine) in itertools.product(uploaded, itertools.product(Features, Engine)):
+            visitor.search(picture, features=features, engine=engine)  # embeds and warms
+        for k in SIZES:
+            waited, server = [], []
+            for picture, _, (features, metric, engine) in itertools.product(uploaded, range(rounds), COMBINATIONS):
+                started = time.perf_counter()
+                answer = visitor.search(picture, features=features, metric=metric, engine=engine, top_k=k)
+                waited.append((time.perf_counter() - started) * 1e3)
+                server.append(answer["timings_ms"]["total"])
+            added = np.subtract(waited, server)
+            rows.append(
+                {"k": k, "client waits": statistics.median(waited), "server's total": statistics.median(server)}
+            )
+            rows[-1] |= {"HTTP and gradio": float(np.median(added)), "p95 of that": float(np.quantile(added, 0.95))}
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""A folder of an index belongs to one process at a time, since ChromaDB's files do."""
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from retrieval.errors import IndexingError
+
+
+class IndexInUse(IndexingError):
+    """Another process owns the build."""
+
+
+def own(build: Path) -> FileLock:
+    """Take a build's folder for this process alone, making it if need be; the lock ends with the process.
+
+    Raises:
+        IndexInUse: another process has it.
+        IndexingError: the folder cannot be written.
+    """
+    lock = FileLock(build / "lock", timeout=0)
+    try:
+        build.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise IndexInUse(
+            f"The index in {build} is in use by another process (a running app or builder). Stop that one "
+            "first, or search with --engine exact (compare with --exact-only), which any number of processes can do."
+        ) from error
+    except OSError as error:
+        raise IndexingError(f"The index folder {build} cannot be written: {error.strerror or error}.") from error
+    return lock

@@ -1,0 +1,51 @@
+"""What a start and the first search do without, so that they stay quick: no test here is a matter of time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STUB = ROOT / "retrieval" / "ui" / "picture_input.pyi"
+
+# Each takes a second or so to import, and is needed only to build a gallery, to evaluate, to draw, or to ask ChromaDB.
+FOR_LATER = {"datasets", "matplotlib", "sklearn", "chromadb", "retrieval.builder"}
+FOR_CLIP = {"transformers", "scipy"}
+
+# What `app.serve` does, but for listening; after each step it tells what is imported.
+STEPS = f"""
+import json, sys
+from pathlib import Path
+import app
+from retrieval.building import Builds
+from retrieval.indexes import Indexes
+from retrieval.query import Engine, Query
+from retrieval.search import Searcher
+from retrieval.ui.page import build_page, launch
+from retrieval.words import about_model
+
+def tell():
+    print(json.dumps(sorted({FOR_LATER | FOR_CLIP} & sys.modules.keys())))
+
+index, queries = map(Path, sys.argv[1:])
+first, why = app.ready(app.settings.parse(app.parser(), ["--index", str(index)])[1])
+searcher = Searcher(Indexes(index, first))
+page = build_page(searcher, queries.glob("*.png"), why)
+tell()
+assert searcher.search(Query(queries / "pizza.png")).hits
+tell()
+assert searcher.search(Query(queries / "pizza.png", engine=Engine.CHROMA)).hits
+tell()
+"""
+
+
+def test_page_and_first_search_start_without_what_they_do_not_need(icons: Path, queries: Path) -> None:
+    STUB.unlink(missing_ok=True)
+    command = [sys.executable, "-c", STEPS, str(icons), str(queries)]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    page, clip, chroma = ({*json.loads(line)} for line in told)
+    assert not page
+    assert clip <= FOR_CLIP
+    assert "transformers" in clip
+    assert chroma - clip == {"chromadb"}
+    assert not STUB.exists(), "gradio wrote the stubs that nobody reads"
