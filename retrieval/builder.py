@@ -1,12 +1,10 @@
 """Builds the index of a gallery: data set -> features -> ChromaDB; stopped at any moment, it goes on where it was."""
 
-import io
 import json
 import shutil
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,30 +13,30 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from retrieval.errors import IndexingError, PictureError
+from retrieval.errors import IndexingError
 from retrieval.export import background_of, cannot_write, export
-from retrieval.features import Features, Vectors
+from retrieval.features import Features
 from retrieval.features.clip import ClipEncoder
-from retrieval.features.pixels import embed_pixels
-from retrieval.gallery import Gallery, Item
-from retrieval.images import fit_within, load_picture
+from retrieval.gallery import Gallery
 from retrieval.manifest import (
     FORMAT,
     SKIPPED_LISTED,
+    THUMBNAIL,
     Manifest,
     Skipped,
     publish_manifest,
     read_manifest,
     thumbnail_path,
 )
+from retrieval.pipeline import THUMBNAIL_SIZE, Embedded, embed_all
 from retrieval.projection import Method, read_projection, write_projections
 from retrieval.store import IndexInUse, Store, own
+from retrieval.writer import writing
 
 ROWS_AT_ONCE = 64  # rows of one write; also the unit of resuming
-LOOK_AHEAD = 2  # batches decoded while the model works on another
-THUMBNAIL_SIZE = 256  # pixels of the longer side
+APART_FROM = 256  # rows for which it pays to start a process that writes
+PATIENCE = 30.0  # seconds; a writer whose builder was killed ends its last batch first
 REASONS = 5  # named in a summary; all are in the manifest
 
 Progress = Callable[[int, int | None], None]
@@ -56,14 +54,6 @@ class Outcome:
     seconds: float
     replaced: Manifest | None = None
     maps: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    item: Item
-    pixels: Vectors
-    clip: torch.Tensor
-    thumbnail: bytes
 
 
 def build_index(
@@ -161,14 +151,14 @@ def _build(
     build = folder / f"build-{fingerprint}"
     if published and published.build == build.name:
         build = folder / f"{build.name}-again"
-    store = _open(build, rebuild)
-    try:
+    with closing(_open(build, rebuild)) as store:
         done = store.rows()
-        # Closed at once, not when an error is forgotten: a program that lives on keeps no thread of a stopped build.
-        with closing(_fill(store, gallery, encoder, done, pixel_size, batch_size, workers)) as batches:
-            for count in batches:
-                progress(count, gallery.total)
-        finishing()
+    # Closed at once, not when an error is forgotten: a program that lives on keeps no thread of a stopped build.
+    with closing(_fill(build, gallery, encoder, done, pixel_size, batch_size, workers)) as batches:
+        for count in batches:
+            progress(count, gallery.total)
+    finishing()
+    with closing(_open(build, rebuild=False)) as store:
         rows = store.rows()
         indexed = set(rows.tolist())
         skipped = [each for each in _read_skipped(build) if each.row not in indexed]
@@ -178,8 +168,6 @@ def _build(
         export(store, rows)
         background = background_of(build)
         maps = _add_maps(build, methods)
-    finally:
-        store.close()
     seconds = time.perf_counter() - started
     manifest = Manifest(
         gallery=name,
@@ -195,6 +183,7 @@ def _build(
         bytes=sum(file.stat().st_size for file in build.rglob("*") if file.is_file()),
         background=background,
         skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
+        thumbnails=THUMBNAIL,
     )
     try:
         publish_manifest(folder, manifest)
@@ -248,7 +237,7 @@ def sweep(folder: Path) -> None:
 
 
 def _fingerprint(gallery: Gallery, encoder: ClipEncoder, pixel_size: int) -> str:
-    parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE)
+    parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE, THUMBNAIL)
     return sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -283,6 +272,7 @@ def _published(folder: Path, rebuild: bool) -> Manifest | None:
 def _open(build: Path, rebuild: bool) -> Store:
     """Open the store of a build, unfinished or new; with `rebuild` a damaged one is started over."""
     try:
+        own(build, PATIENCE).release()
         return Store(build)
     except IndexInUse:
         raise
@@ -294,7 +284,7 @@ def _open(build: Path, rebuild: bool) -> Store:
 
 
 def _fill(
-    store: Store,
+    build: Path,
     gallery: Gallery,
     encoder: ClipEncoder,
     done: npt.NDArray[np.int64],
@@ -310,60 +300,45 @@ def _fill(
     complete = {int(start) for start in np.unique(done // ROWS_AT_ONCE) * ROWS_AT_ONCE}
     count = sum(min(ROWS_AT_ONCE, (gallery.total or start + ROWS_AT_ONCE) - start) for start in complete)
     yield count
-    waiting: deque[tuple[list[Item], list[Future[_Prepared | Skipped]]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    try:
-        for items in gallery.batches(ROWS_AT_ONCE, wanted=lambda start: start not in complete):
-            waiting.append((items, [pool.submit(_prepare, item, encoder, pixel_size) for item in items]))
-            if len(waiting) > LOOK_AHEAD:
-                count += _write(store, encoder, batch_size, *waiting.popleft())
+    if gallery.total == count:
+        return
+    runs = gallery.batches(ROWS_AT_ONCE, wanted=lambda start: start not in complete)
+    apart = gallery.total is None or gallery.total - count >= APART_FROM
+    embedded = embed_all(runs, encoder, pixel_size=pixel_size, batch_size=batch_size, workers=workers)
+    # The workers are ended first: then nothing waits for the model while the last batch is written.
+    with writing(build, apart) as writer, closing(embedded) as batches:
+        under_way = 0
+        for batch in batches:
+            _keep(build, batch)
+            if batch.items:
+                writer.write(batch.items, batch.vectors)
+            else:
+                writer.wait()
+            if under_way:
+                count += under_way
                 yield count
-        while waiting:
-            count += _write(store, encoder, batch_size, *waiting.popleft())
-            yield count
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            under_way = batch.rows
+        writer.wait()
+        yield count + under_way
 
 
-def _prepare(item: Item, encoder: ClipEncoder, pixel_size: int) -> _Prepared | Skipped:
-    """Do all of a picture's work that is not the model's; runs in a worker thread."""
+def _keep(build: Path, batch: Embedded) -> None:
+    """Write the thumbnails of a batch, and why pictures were skipped; its vectors come last."""
     try:
-        if isinstance(item.picture, PictureError):
-            raise item.picture
-        picture = load_picture(item.picture)
-    except PictureError as error:
-        return Skipped(item.row, item.id, str(error))
-    thumbnail = io.BytesIO()
-    fit_within(picture, THUMBNAIL_SIZE).save(thumbnail, "WEBP", quality=85)
-    return _Prepared(item, embed_pixels([picture], pixel_size), encoder.preprocess([picture]), thumbnail.getvalue())
-
-
-def _write(
-    store: Store, encoder: ClipEncoder, batch_size: int, items: list[Item], futures: list[Future[_Prepared | Skipped]]
-) -> int:
-    """Embed and write one batch; thumbnails and reasons first, vectors last. Returns its number of rows."""
-    results = [future.result() for future in futures]
-    ready = [each for each in results if isinstance(each, _Prepared)]
-    try:
-        _append_skipped(store.folder, [each for each in results if isinstance(each, Skipped)])
-        for each in ready:
-            path = thumbnail_path(store.folder, each.item.row)
+        _append_skipped(build, batch.skipped)
+        for item, thumbnail in zip(batch.items, batch.thumbnails, strict=True):
+            path = thumbnail_path(build, item.row)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(each.thumbnail)
+            path.write_bytes(thumbnail)
     except OSError as error:
-        raise cannot_write(store.folder, error) from error
-    if ready:
-        parts = [ready[start : start + batch_size] for start in range(0, len(ready), batch_size)]
-        clip = np.concatenate([encoder.forward(torch.cat([each.clip for each in part])) for part in parts])
-        pixels = np.concatenate([each.pixels for each in ready])
-        store.write([each.item for each in ready], {Features.PIXELS: pixels, Features.CLIP: clip})
-    return len(items)
+        raise cannot_write(build, error) from error
 
 
-def _append_skipped(build: Path, skipped: list[Skipped]) -> None:
-    if skipped:
+def _append_skipped(build: Path, skipped: Iterable[Skipped]) -> None:
+    lines = [f"\n{json.dumps(asdict(each))}" for each in skipped]  # a line cut off stays alone
+    if lines:
         with (build / "skipped.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(f"\n{json.dumps(asdict(each))}" for each in skipped)  # a line cut off stays alone
+            file.writelines(lines)
 
 
 def _read_skipped(build: Path) -> list[Skipped]:

@@ -41,14 +41,18 @@ class IndexInUse(IndexingError):
     """Another process owns the build."""
 
 
-def own(build: Path) -> FileLock:
+def own(build: Path, patience: float = 0) -> FileLock:
     """Take a build's folder for this process alone, making it if need be; the lock ends with the process.
+
+    Args:
+        build: the folder.
+        patience: seconds to wait for another process to leave it.
 
     Raises:
         IndexInUse: another process has it.
         IndexingError: the folder cannot be written.
     """
-    lock = FileLock(build / "lock", timeout=0)
+    lock = FileLock(build / "lock", timeout=patience)
     try:
         build.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -129,11 +133,14 @@ class Store:
             vectors: for each features an array of shape (n, d).
         """
         ids = [row_key(item.row) for item in items]
-        metadata: list[Any] = [{"id": i.id, "label": i.label, "caption": i.caption} for i in items]
+        # Read back from the plain collections alone; the label filters in all of them.
+        labels: list[Any] = [{"label": i.label} for i in items]
+        whole: list[Any] = [{"id": i.id, "label": i.label, "caption": i.caption} for i in items]
         with self._worded():
             for (features, view), collection in self._collections.items():
                 # The view is taken in float64, so that rounding does not turn a flat picture into noise.
                 seen = view_of(view, vectors[features].astype(np.float64)).astype(np.float32)
+                metadata = whole if view is View.PLAIN else labels
                 collection.upsert(ids=ids, embeddings=seen, metadatas=metadata)
 
     def drop_rows_except(self, rows: npt.NDArray[np.int64]) -> None:
