@@ -1,4 +1,4 @@
-"""Pictures for measuring speed: photo-like JPEGs of about 400 x 300, made by formula around the bundled icons."""
+"""What speed is measured on: photo-like JPEGs of about 400 x 300 around the bundled icons, and a CLIP ViT-B/32."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 ROOT = Path(__file__).resolve().parents[1]
 ICONS = ROOT / "assets" / "gallery" / "data"
@@ -51,3 +53,17 @@ def _noise(random: np.random.Generator, amplitude: npt.NDArray[np.float64]) -> n
     spectrum = amplitude * (random.standard_normal(amplitude.shape) + 1j * random.standard_normal(amplitude.shape))
     values = np.fft.irfft2(spectrum)
     return np.asarray((values - values.mean()) / values.std())
+
+
+def save_vit(folder: Path) -> Path:
+    """Save a CLIP ViT-B/32 with random weights, which are as fast as any, as a model folder; return it.
+
+    As OpenCLIP's of LAION-2B, it has GELU where OpenAI's has an approximation.
+    """
+    torch.manual_seed(0)
+    gelu = {"hidden_act": "gelu"}
+    CLIPModel(CLIPConfig(vision_config=gelu, text_config=gelu, projection_dim=512)).save_pretrained(folder)
+    # The words are those of the bundled model; only that there are some matters.
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "assets" / "mini-clip")
+    CLIPProcessor(CLIPImageProcessorPil(), tokenizer).save_pretrained(folder)
+    return folder

@@ -106,10 +106,10 @@ def _embed(items: list[Item], encoder: ClipEncoder, pixel_size: int) -> Embedded
     if pictures:
         vectors[Features.PIXELS] = embed_pixels(pictures, pixel_size)
         vectors[Features.CLIP] = encoder.embed_pictures(pictures)
-    return Embedded(len(items), tuple(good), tuple(_thumbnail(each) for each in pictures), vectors, tuple(skipped))
+    return Embedded(len(items), tuple(good), tuple(thumbnail_of(each) for each in pictures), vectors, tuple(skipped))
 
 
-def _thumbnail(picture: Image.Image) -> bytes:
+def thumbnail_of(picture: Image.Image) -> bytes:
     """Return a picture in small, as JPEG: WebP takes as much room and ten times the time.
 
     All colour is kept (4:4:4), since red edges of a drawing would bleed at half the resolution.
