@@ -49,7 +49,7 @@ from retrieval.source import GallerySource  # noqa: E402
 from retrieval.store import Store  # noqa: E402
 
 CORES = os.cpu_count() or 1
-BARE_PICTURES = 256  # in each of the two measurements of the bare model
+BARE_PICTURES = 128  # in each of the two measurements of the bare model
 STAGE_PICTURES = 128
 RUN = 64  # rows that the builder writes at once
 

@@ -25,14 +25,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch  # noqa: E402  # as what follows: needs the lines above
 
 # A torchvision built for CUDA cannot load its operators beside a torch without, and then fails at the import for want
-# of this one's name. open_clip uses its transforms alone.
+# of two names. open_clip uses its transforms alone.
 try:
     import torchvision  # noqa: F401
 except RuntimeError:
     for name in [each for each in sys.modules if each.split(".")[0] == "torchvision"]:
         del sys.modules[name]
     named = torch.library.Library("torchvision", "DEF")
-    named.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for name in ("nms", "qnms"):
+        named.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import datasets  # noqa: E402
 import numpy as np  # noqa: E402
