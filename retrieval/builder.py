@@ -1,37 +1,33 @@
 """Builds the index of a gallery: data set -> features -> ChromaDB; stopped at any moment, it goes on where it was."""
 
-import io
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from retrieval.address import Server
-from retrieval.errors import IndexingError, PictureError, cannot_write
+from retrieval.errors import IndexingError, cannot_write
 from retrieval.export import background_of
-from retrieval.features import Features, Vectors
 from retrieval.features.clip import ClipEncoder
-from retrieval.features.pixels import embed_pixels
-from retrieval.gallery import Gallery, Item
-from retrieval.images import fit_within, load_picture
+from retrieval.gallery import Gallery
 from retrieval.locations import Location, location_of
-from retrieval.manifest import FORMAT, SKIPPED_LISTED, Manifest, Skipped
+from retrieval.manifest import FORMAT, SKIPPED_LISTED, THUMBNAIL, Manifest, Skipped
+from retrieval.pipeline import THUMBNAIL_SIZE, embed_all
 from retrieval.projection import Method, write_projections
 from retrieval.shard import ALL, Shard
 from retrieval.store import Store
+from retrieval.writer import writing
 
 ROWS_AT_ONCE = 64  # rows of one write; also the unit of resuming
-LOOK_AHEAD = 2  # batches decoded while the model works on another
-THUMBNAIL_SIZE = 256  # pixels of the longer side
+APART_FROM = 256  # rows for which it pays to start a process that writes
 REASONS = 5  # named in a summary; all are in the manifest
 
 Progress = Callable[[int, int | None], None]
@@ -53,14 +49,6 @@ class Outcome:
 
 class SharesMissing(IndexingError):
     """This worker has done its share, and others have not done theirs yet; whoever does the last one publishes."""
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    item: Item
-    pixels: Vectors
-    clip: torch.Tensor
-    thumbnail: bytes
 
 
 def build_index(
@@ -165,15 +153,16 @@ def _build(
             maps = location.add_maps(published, lambda files: _add_maps(files, lacking)) if lacking else ()
             return Outcome(published, True, 0, published.pictures, time.perf_counter() - started, maps=maps)
     build = location.build_name(name, fingerprint)
-    store = location.begin(name, build, rebuild)
-    try:
+    with closing(location.begin(name, build, rebuild)) as store:
         complete = store.complete(ROWS_AT_ONCE)
         before = _share_of(store.rows(), shard)
-        # Closed at once, not when an error is forgotten: a program that lives on keeps no thread of a stopped build.
-        with closing(_fill(store, gallery, encoder, complete, pixel_size, batch_size, workers, shard)) as batches:
-            total = None if gallery.total is None else shard.rows(gallery.total, ROWS_AT_ONCE)
-            for count in batches:
-                progress(count, total)
+    filling = _fill(location, name, build, gallery, encoder, complete, pixel_size, batch_size, workers, shard)
+    # Closed at once, not when an error is forgotten: a program that lives on keeps no thread of a stopped build.
+    with closing(filling) as batches:
+        total = None if gallery.total is None else shard.rows(gallery.total, ROWS_AT_ONCE)
+        for count in batches:
+            progress(count, total)
+    with closing(location.begin(name, build, False)) as store:
         _check_shares(shard, gallery, store)
         finishing()
         rows = store.rows()
@@ -205,10 +194,9 @@ def _build(
                 bytes=sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file()),
                 background=background,
                 skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
+                thumbnails=THUMBNAIL,
             )
             location.publish(manifest, store, rows)
-    finally:
-        store.close()
     return Outcome(manifest, False, added, before, seconds, published, maps)
 
 
@@ -261,7 +249,7 @@ def summary(outcome: Outcome) -> str:
 
 
 def _fingerprint(gallery: Gallery, encoder: ClipEncoder, pixel_size: int) -> str:
-    parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE)
+    parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE, THUMBNAIL)
     return sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -283,7 +271,9 @@ def _published(location: Location, name: str, rebuild: bool) -> Manifest | None:
 
 
 def _fill(
-    store: Store,
+    location: Location,
+    name: str,
+    build: str,
     gallery: Gallery,
     encoder: ClipEncoder,
     complete: set[int],
@@ -300,51 +290,23 @@ def _fill(
     done = [start for start in complete if shard.has(start, ROWS_AT_ONCE)]
     count = sum(min(ROWS_AT_ONCE, (gallery.total or start + ROWS_AT_ONCE) - start) for start in done)
     yield count
-    waiting: deque[tuple[list[Item], list[Future[_Prepared | Skipped]]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    try:
-        for items in gallery.batches(
-            ROWS_AT_ONCE, wanted=lambda start: start not in complete and shard.has(start, ROWS_AT_ONCE)
-        ):
-            waiting.append((items, [pool.submit(_prepare, item, encoder, pixel_size) for item in items]))
-            if len(waiting) > LOOK_AHEAD:
-                count += _write(store, encoder, batch_size, *waiting.popleft())
+    left = None if gallery.total is None else shard.rows(gallery.total, ROWS_AT_ONCE) - count
+    if left == 0:
+        return
+    runs = gallery.batches(ROWS_AT_ONCE, wanted=lambda start: start not in complete and shard.has(start, ROWS_AT_ONCE))
+    embedded = embed_all(runs, encoder, pixel_size=pixel_size, batch_size=batch_size, workers=workers)
+    apart = location.local and (left is None or left >= APART_FROM)
+    # The workers are ended first: then nothing waits for the model while the last batch is written.
+    with writing(partial(location.begin, name, build, False), apart) as writer, closing(embedded) as batches:
+        under_way = 0
+        for batch in batches:
+            writer.write(batch)
+            if under_way:
+                count += under_way
                 yield count
-        while waiting:
-            count += _write(store, encoder, batch_size, *waiting.popleft())
-            yield count
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _prepare(item: Item, encoder: ClipEncoder, pixel_size: int) -> _Prepared | Skipped:
-    """Do all of a picture's work that is not the model's; runs in a worker thread."""
-    try:
-        if isinstance(item.picture, PictureError):
-            raise item.picture
-        picture = load_picture(item.picture)
-    except PictureError as error:
-        return Skipped(item.row, item.id, str(error))
-    thumbnail = io.BytesIO()
-    fit_within(picture, THUMBNAIL_SIZE).save(thumbnail, "WEBP", quality=85)
-    return _Prepared(item, embed_pixels([picture], pixel_size), encoder.preprocess([picture]), thumbnail.getvalue())
-
-
-def _write(
-    store: Store, encoder: ClipEncoder, batch_size: int, items: list[Item], futures: list[Future[_Prepared | Skipped]]
-) -> int:
-    """Embed and write one batch; thumbnails and reasons first, vectors last. Returns its number of rows."""
-    results = [future.result() for future in futures]
-    ready = [each for each in results if isinstance(each, _Prepared)]
-    skipped = [each for each in results if isinstance(each, Skipped)]
-    store.keep({each.item.row: each.thumbnail for each in ready}, skipped)
-    if ready:
-        parts = [ready[start : start + batch_size] for start in range(0, len(ready), batch_size)]
-        clip = np.concatenate([encoder.forward(torch.cat([each.clip for each in part])) for part in parts])
-        pixels = np.concatenate([each.pixels for each in ready])
-        store.write([each.item for each in ready], {Features.PIXELS: pixels, Features.CLIP: clip})
-    store.commit(items[0].row, len(items), skipped)
-    return len(items)
+            under_way = batch.rows
+        writer.wait()
+        yield count + under_way
 
 
 def _reasons(skipped: Iterable[Skipped]) -> str:

@@ -26,6 +26,8 @@ from retrieval.projection import Method, read_projection
 if TYPE_CHECKING:
     from retrieval.store import Store
 
+PATIENCE = 30.0  # seconds; the writer of a builder that was killed ends its last batch first
+
 
 @dataclass(frozen=True)
 class Published:
@@ -84,6 +86,11 @@ class Location(ABC):
         """Give back what is open."""
 
     # For builders.
+
+    @property
+    @abstractmethod
+    def local(self) -> bool:
+        """Whether ChromaDB works in the process that opens a store, and another process may open it as well."""
 
     @abstractmethod
     def claimed(self, name: str) -> AbstractContextManager[None]:
@@ -175,6 +182,11 @@ class FolderLocation(Location):
     def close(self) -> None:
         """See `Location`; an opened build is given back by its store."""
 
+    @property
+    def local(self) -> bool:
+        """See `Location`."""
+        return True
+
     @contextmanager
     def claimed(self, name: str) -> Iterator[None]:
         """See `Location`: held until the manifest is published, so that nobody sweeps away what it will name."""
@@ -197,6 +209,7 @@ class FolderLocation(Location):
         """See `Location`."""
         folder = self.root / name / build
         try:
+            own(folder, PATIENCE).release()
             return _open(folder)
         except IndexInUse:
             raise

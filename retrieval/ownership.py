@@ -11,14 +11,18 @@ class IndexInUse(IndexingError):
     """Another process owns the build."""
 
 
-def own(build: Path) -> FileLock:
+def own(build: Path, patience: float = 0) -> FileLock:
     """Take a build's folder for this process alone, making it if need be; the lock ends with the process.
+
+    Args:
+        build: the folder.
+        patience: seconds to wait for another process to leave it.
 
     Raises:
         IndexInUse: another process has it.
         IndexingError: the folder cannot be written.
     """
-    lock = FileLock(build / "lock", timeout=0)
+    lock = FileLock(build / "lock", timeout=patience)
     try:
         build.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -20,8 +20,8 @@ from retrieval.address import Server
 from retrieval.errors import IndexingError
 from retrieval.store import READ_ROWS, STORE_ERRORS
 
-# Chroma Cloud takes 4,096 bytes in a value of metadata and 32 values in a record; the largest thumbnail that a picture
-# of pure noise can have is 65 kB (docs.trychroma.com/cloud/quotas-limits).
+# Chroma Cloud takes 4,096 bytes in a value of metadata and 32 values in a record
+# (docs.trychroma.com/cloud/quotas-limits); no thumbnail is larger than a record.
 PIECE = 4000
 PIECES = 30
 RECORD_BYTES = PIECE * PIECES // 4 * 3  # base64 makes 4 characters of 3 bytes

@@ -154,6 +154,11 @@ class ServerLocation(Location):
                 self._client.close()
                 self._client = None
 
+    @property
+    def local(self) -> bool:
+        """See `Location`."""
+        return False
+
     @contextmanager
     def claimed(self, name: str) -> Iterator[None]:
         """See `Location`; nothing to claim, since what several workers do is the same."""

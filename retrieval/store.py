@@ -70,7 +70,7 @@ def configuration_of(view: View) -> Any:
 
 
 def write_thumbnails(build: Path, thumbnails: Mapping[int, bytes]) -> None:
-    """Write thumbnails, WebP by row, to where readers look for them.
+    """Write thumbnails, encoded, by row, to where readers look for them.
 
     Raises:
         OSError: the folder cannot be written.
@@ -127,11 +127,14 @@ class Store(ABC):
             vectors: for each features an array of shape (n, d).
         """
         ids = [row_key(item.row) for item in items]
-        metadata: list[Any] = [{"id": i.id, "label": i.label, "caption": i.caption} for i in items]
+        # Read back from the plain collections alone; the label filters in all of them.
+        labels: list[Any] = [{"label": i.label} for i in items]
+        whole: list[Any] = [{"id": i.id, "label": i.label, "caption": i.caption} for i in items]
         with self._worded():
             for (features, view), collection in self._collections.items():
                 # The view is taken in float64, so that rounding does not turn a flat picture into noise.
                 seen = view_of(view, vectors[features].astype(np.float64)).astype(np.float32)
+                metadata = whole if view is View.PLAIN else labels
                 collection.upsert(ids=ids, embeddings=seen, metadatas=metadata)
 
     def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:

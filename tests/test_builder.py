@@ -142,7 +142,7 @@ def contents(index):
         counts=(manifest.pictures, manifest.skipped, manifest.skipped_pictures),
         collections=collections,
         matrices={features: np.load(build / f"{features}.npy") for features in Features},
-        thumbnails={path.name: path.read_bytes() for path in (build / "thumbnails").rglob("*.webp")},
+        thumbnails={path.name: path.read_bytes() for path in (build / "thumbnails").rglob("*.jpg")},
     )
 
 
@@ -156,7 +156,7 @@ def wait(happened, process):
 
 def thumbnails(index):
     build = only_build(index)
-    return len(list(build.glob("thumbnails/*/*.webp"))) if build else 0
+    return len(list(build.glob("thumbnails/*/*.jpg"))) if build else 0
 
 
 def written(index):

@@ -14,6 +14,7 @@ from retrieval.errors import ModelError, QueryError
 from retrieval.features import Vectors
 from retrieval.features.choice import ModelChoice, ModelIdentity
 from retrieval.features.folding import fold_batch_norms
+from retrieval.features.preprocessing import Preprocessing
 
 LONGEST_RATIO = 8  # beyond this a centre-cropping model would enlarge a ribbon to gigabytes to look at its middle
 
@@ -87,6 +88,7 @@ class ClipEncoder:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(choice.folder, **local)
         except SETTINGS_ERRORS:
             self._tokenizer = None  # pictures still work; a text is refused in `embed_texts`
+        self._preprocessing = Preprocessing(self._processor)
         fold_batch_norms(model.eval())
         self._model = model.to(self.device, getattr(torch, self.dtype), memory_format=torch.channels_last)
         self.identity = ModelIdentity(
@@ -98,15 +100,14 @@ class ClipEncoder:
         )
 
     def preprocess(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Return upright RGB pictures as the model's input, shape (n, 3, height, width); safe in any thread."""
-        ready = [self._trim(picture) for picture in pictures]
-        pixels: torch.Tensor = self._processor(images=ready, return_tensors="pt")["pixel_values"]
-        return pixels.to(getattr(torch, self.dtype)).contiguous(memory_format=torch.channels_last)
+        """Return upright RGB pictures as `forward` takes them, shape (n, 3, height, width); safe in any thread."""
+        return self._preprocessing.prepare([self._trim(picture) for picture in pictures])
 
     def forward(self, pixels: torch.Tensor) -> Vectors:
         """Return the projected, L2-normalised embeddings, shape (n, d), float32, of preprocessed pictures."""
         with torch.inference_mode():
-            output = self._model.get_image_features(pixel_values=pixels.to(self.device))
+            values = self._preprocessing.normalise(pixels.to(self.device)).to(getattr(torch, self.dtype))
+            output = self._model.get_image_features(pixel_values=values)
         return self._unit(output)
 
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> Vectors:

@@ -1,0 +1,260 @@
+"""How near the builder comes to the speed of the bare model, where the rest goes, and what memory it takes.
+
+    python benchmarks/build.py                4,000 pictures; ViT-B/32 and the bundled model, in float32 and bfloat16
+    python benchmarks/build.py --pictures 500 --dtype bfloat16 --model vit
+    python benchmarks/build.py --memory       peak memory of 2,000 and of 20,000 pictures
+
+ViT-B/32 has random weights, which are as fast as any. The bare model runs on pictures that lie decoded and normalised
+in memory, in the builder's batches, in the faster of two ways: one stream on all cores, or one on each; before and
+after the build, so that a machine that changes its speed changes both. The ratio is of pictures per second.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import datasets  # noqa: E402  # as what follows: needs the lines above
+import torch  # noqa: E402
+from pictures import make_parquet, save_vit  # noqa: E402
+from report import report  # noqa: E402
+
+from retrieval.builder import build_index  # noqa: E402
+from retrieval.export import background_of, export  # noqa: E402
+from retrieval.features.choice import BUNDLED, ModelChoice, choose_model  # noqa: E402
+from retrieval.features.clip import ClipEncoder  # noqa: E402
+from retrieval.features.pixels import embed_pixels  # noqa: E402
+from retrieval.gallery import Gallery  # noqa: E402
+from retrieval.images import load_picture  # noqa: E402
+from retrieval.pipeline import embed_all, thumbnail_of  # noqa: E402
+from retrieval.projection import Method, write_projections  # noqa: E402
+from retrieval.settings import DEFAULT_BATCH, DEFAULT_PIXEL_SIZE  # noqa: E402
+from retrieval.source import GallerySource  # noqa: E402
+from retrieval.store import Store  # noqa: E402
+
+CORES = os.cpu_count() or 1
+BARE_PICTURES = 128  # in each of the two measurements of the bare model
+STAGE_PICTURES = 128
+RUN = 64  # rows that the builder writes at once
+
+
+def main() -> None:
+    """Measure what the flags say, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=4000, metavar="N")
+    parser.add_argument("--model", choices=["vit", "mini"], action="append", help="default: both")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], action="append", help="default: both")
+    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH, metavar="N")
+    parser.add_argument("--workers", type=int, default=min(8, CORES), metavar="N")
+    parser.add_argument("--pixel-size", type=int, default=DEFAULT_PIXEL_SIZE, metavar="S")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead, of 2,000 and 10 times as many")
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)  # one build; prints its peak memory
+    flags = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as temporary:
+        datasets.config.HF_DATASETS_CACHE = Path(temporary) / "cache"
+        folder = Path(temporary)
+        if flags.peak:
+            _peak(flags, folder)
+        elif flags.memory:
+            _memory(flags)
+        else:
+            _speed(flags, folder)
+
+
+def _speed(flags: argparse.Namespace, folder: Path) -> None:
+    size = make_parquet(folder / "pictures.parquet", flags.pictures)
+    gallery = Gallery(GallerySource(str(folder / "pictures.parquet")))
+    ratios, stages = [], []
+    for model in flags.model or ["vit", "mini"]:
+        choice = choose_model(BUNDLED) if model == "mini" else choose_model(str(save_vit(folder / "vit")))
+        for dtype in flags.dtype or ["float32", "bfloat16"]:
+            name = f"{'ViT-B/32' if model == 'vit' else 'bundled'} {dtype}"
+            row, spent = _compare(gallery, choice, dtype, folder / f"{model}-{dtype}", flags)
+            ratios.append({"model": name, **row})
+            stages.append({"model": name, **spent})
+    settings = {
+        "pictures": flags.pictures,
+        "bytes each": round(size),
+        "batch": flags.batch_size,
+        "workers": flags.workers,
+        "pixel size": flags.pixel_size,
+    }
+    report("The builder against the bare model", ratios, **settings)
+    report("Core-milliseconds a picture by stage", stages, measured_on=STAGE_PICTURES)
+
+
+def _compare(
+    gallery: Gallery, choice: ModelChoice, dtype: str, index: Path, flags: argparse.Namespace
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the row of speeds and the row of core-milliseconds of one model and dtype."""
+    encoder = ClipEncoder(choice, dtype, "cpu")
+    before = _bare(encoder, flags.batch_size)
+    used, started = _cpu_seconds(), time.perf_counter()
+    pictures_done: list[float] = []
+    build_index(
+        index,
+        "pictures",
+        gallery,
+        encoder,
+        pixel_size=flags.pixel_size,
+        batch_size=flags.batch_size,
+        workers=flags.workers,
+        finishing=lambda: pictures_done.append(time.perf_counter() - started),
+    )
+    seconds, used = time.perf_counter() - started, _cpu_seconds() - used
+    after = _bare(encoder, flags.batch_size)
+    bare = {way: statistics.mean((before[way], after[way])) for way in before}
+    way = max(bare, key=lambda each: bare[each])
+    built = flags.pictures / seconds
+    row = {
+        "bare pictures/s": bare[way],
+        "by": way,
+        "before, after": f"{before[way]:.1f}, {after[way]:.1f}",
+        "builder pictures/s": built,
+        "ratio": built / bare[way],
+        "before its closing steps": flags.pictures / pictures_done[0] / bare[way],
+    }
+    spent = _stages(gallery, encoder, index / "pictures", flags)
+    return row, {
+        **spent,
+        "builder in all": used / flags.pictures * 1e3,
+        "two cores' time": seconds * CORES / flags.pictures * 1e3,
+    }
+
+
+def _bare(encoder: ClipEncoder, batch: int) -> dict[str, float]:
+    """Return the pictures per second of the model alone, by way of using the cores."""
+    side = encoder.preprocess([load_picture(_one_picture())]).shape[-1]
+    pixels = torch.randn(batch, 3, side, side).to(getattr(torch, encoder.dtype))
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    threads, found = torch.get_num_threads(), {}
+    for way, streams, each in (("one stream", 1, CORES), ("one a core", CORES, 1)):
+        rounds = max(1, BARE_PICTURES // (batch * streams))
+
+        def stream(each: int = each, rounds: int = rounds) -> None:
+            torch.set_num_threads(each)
+            with torch.inference_mode():
+                for _ in range(rounds):
+                    encoder._model.get_image_features(pixel_values=pixels)
+
+        with ThreadPoolExecutor(streams) as pool:
+            speeds = []
+            for _ in range(3):
+                started = time.perf_counter()
+                for done in [pool.submit(stream) for _ in range(streams)]:
+                    done.result()
+                speeds.append(rounds * batch * streams / (time.perf_counter() - started))
+        found[way] = statistics.median(speeds)
+    torch.set_num_threads(threads)
+    return found
+
+
+def _one_picture() -> Path:
+    return next((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
+
+
+def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argparse.Namespace) -> dict[str, object]:
+    """Return the core-milliseconds a picture that each stage takes alone, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    items = next(gallery.batches(min(STAGE_PICTURES, flags.pictures)))
+    encoded = [item.picture for item in items if isinstance(item.picture, bytes)]
+    pictures = [load_picture(each) for each in encoded]
+    parts = [pictures[start : start + flags.batch_size] for start in range(0, len(pictures), flags.batch_size)]
+    prepared = [encoder.preprocess(part) for part in parts]
+
+    def each_ms(call: Callable[[], object], count: int = len(pictures), repeat: int = 3) -> float:
+        spent = []
+        for _ in range(repeat):
+            started = time.process_time()
+            call()
+            spent.append(time.process_time() - started)
+        return statistics.median(spent) / count * 1e3
+
+    found = {
+        "forward": each_ms(lambda: [encoder.forward(part) for part in prepared]),
+        "decode": each_ms(lambda: [load_picture(each) for each in encoded]),
+        "resize for the model": each_ms(lambda: [encoder.preprocess(part) for part in parts]),
+        "pixels": each_ms(lambda: embed_pixels(pictures, flags.pixel_size)),
+        "thumbnail": each_ms(lambda: [thumbnail_of(each) for each in pictures]),
+    }
+    build = next(folder.glob("build-*"))
+    with closing(Store(build)) as store:
+        rows = store.rows()
+        found["export"] = each_ms(lambda: export(store, rows), len(rows), 1)
+        # More rows for the full graph: what a picture costs at the end of the build. The first loads the graph.
+        run = embed_all([items[:RUN]], encoder, pixel_size=flags.pixel_size, batch_size=RUN, workers=1)
+        last = next(run)
+        run.close()
+        for first in (10**9, 2 * 10**9):
+            moved = [replace(item, row=first + item.row) for item in last.items]
+            found["ChromaDB, last rows"] = each_ms(partial(store.write, moved, last.vectors), len(moved), 1)
+    found["background"] = each_ms(lambda: background_of(build), len(rows), 1)
+    found["maps"] = each_ms(lambda: list(write_projections(build, [Method.PCA])), len(rows), 1)
+    torch.set_num_threads(threads)
+    return dict(found)
+
+
+def _cpu_seconds() -> float:
+    """Return the seconds of all cores that this process and those it has ended have taken."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def _memory(flags: argparse.Namespace) -> None:
+    rows = []
+    for count in (2000, 20_000):
+        command = [sys.executable, __file__, "--peak", "--pictures", str(count), "--pixel-size", str(flags.pixel_size)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        rows.append({"pictures": count, "builder, MB": float(said[-2]), "its writer, MB": float(said[-1])})
+    growth = {name: rows[1][name] - rows[0][name] for name in rows[0]}
+    report("Peak memory", [*rows, {**growth, "pictures": "growth"}], pixel_size=flags.pixel_size, model="bundled")
+
+
+def _peak(flags: argparse.Namespace, folder: Path) -> None:
+    """Build in this process and print the peak memory of it and of its writer."""
+    # In a process that ends, so that its memory does not count.
+    maker = multiprocessing.get_context("spawn").Process(
+        target=make_parquet, args=(folder / "pictures.parquet", flags.pictures)
+    )
+    maker.start()
+    maker.join()
+    made = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    encoder = ClipEncoder(choose_model(BUNDLED), "auto", "cpu")
+    gallery = Gallery(GallerySource(str(folder / "pictures.parquet")))
+    build_index(
+        folder / "index",
+        "pictures",
+        gallery,
+        encoder,
+        pixel_size=flags.pixel_size,
+        batch_size=flags.batch_size,
+        workers=flags.workers,
+    )
+    own, children = (
+        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    print(f"{own:.0f} {children if children * 1024 > made else float('nan'):.0f}")
+
+
+if __name__ == "__main__":
+    main()

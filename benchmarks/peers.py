@@ -1,0 +1,158 @@
+"""The builder's embedding against what people would use: Chroma's OpenCLIP function, open_clip, sentence-transformers.
+
+    pip install torch==2.13.0 && pip install -r benchmarks/requirements-peers.txt      in an environment of its own
+    python benchmarks/peers.py                   256 pictures
+
+All embed the same JPEGs, which lie encoded in memory, with ViT-B/32 of random weights, on the same machine, in turn.
+Ours does more: it also makes the raw pixels' vectors and the thumbnails. Theirs embed only. Nobody writes to disk.
+"""
+
+import argparse
+import io
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch  # noqa: E402  # as what follows: needs the lines above
+
+# A torchvision built for CUDA cannot load its operators beside a torch without, and then fails at the import for want
+# of two names. open_clip uses its transforms alone.
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:
+    for name in [each for each in sys.modules if each.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    named = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        named.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import datasets  # noqa: E402
+import numpy as np  # noqa: E402
+import open_clip  # noqa: E402
+from chromadb.utils.embedding_functions import OpenCLIPEmbeddingFunction  # noqa: E402
+from pictures import make_parquet, save_vit  # noqa: E402
+from PIL import Image  # noqa: E402
+from report import report  # noqa: E402
+from sentence_transformers import SentenceTransformer  # noqa: E402
+
+from retrieval.features import Features  # noqa: E402
+from retrieval.features.choice import choose_model  # noqa: E402
+from retrieval.features.clip import ClipEncoder, best_dtype  # noqa: E402
+from retrieval.gallery import Gallery  # noqa: E402
+from retrieval.pipeline import embed_all  # noqa: E402
+from retrieval.settings import DEFAULT_BATCH, DEFAULT_PIXEL_SIZE  # noqa: E402
+from retrieval.source import GallerySource  # noqa: E402
+
+CORES = os.cpu_count() or 1
+RUN = 64  # rows that the builder writes at once
+ONE_BY_ONE = "OpenCLIPEmbeddingFunction, one by one, float32"
+
+Embedding = Callable[[], np.ndarray]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=256, metavar="N")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="of the peers; ours has its default")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N")
+    flags = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        datasets.config.HF_DATASETS_CACHE = folder / "cache"
+        make_parquet(folder / "pictures.parquet", flags.pictures)
+        embeddings = _embeddings(folder, flags.batch_size)
+        spent: dict[str, list[float]] = {name: [] for name in embeddings}
+        for _ in range(flags.repeat):  # in turn, so that a machine that changes its speed changes all
+            for name, embed in embeddings.items():
+                started = time.perf_counter()
+                vectors = embed()
+                spent[name].append(time.perf_counter() - started)
+                assert vectors.shape == (flags.pictures, 512), (name, vectors.shape)
+                assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-2), name
+    speeds = {name: flags.pictures / statistics.median(seconds) for name, seconds in spent.items()}
+    ours = [name for name in speeds if name.startswith("Lookalike")]
+    rows = [
+        {"what": name, "pictures/s": speed, **{f"{each} is times as fast": speeds[each] / speed for each in ours}}
+        for name, speed in speeds.items()
+    ]
+    report("Embedding pictures", rows, pictures=flags.pictures, peers_batch=flags.batch_size, our_batch=DEFAULT_BATCH)
+
+
+def _embeddings(folder: Path, batch: int) -> dict[str, Embedding]:
+    """Return what is compared: each embeds all pictures and returns unit vectors of shape (n, 512)."""
+    gallery = Gallery(GallerySource(str(folder / "pictures.parquet")))
+    encoded = [item.picture for run in gallery.batches(RUN) for item in run if isinstance(item.picture, bytes)]
+    vit = choose_model(str(save_vit(folder / "vit")))
+    found: dict[str, Embedding] = {}
+    for dtype in dict.fromkeys((best_dtype("cpu"), "float32")):
+        found[f"Lookalike {dtype}"] = _ours(gallery, ClipEncoder(vit, dtype, "cpu"))
+    weights = folder / "open_clip.pt"
+    torch.save(open_clip.create_model("ViT-B-32", load_weights=False).state_dict(), weights)
+    one_by_one = OpenCLIPEmbeddingFunction("ViT-B-32", str(weights))
+    found[ONE_BY_ONE] = lambda: np.concatenate([one_by_one([np.asarray(_decoded(each))]) for each in encoded])
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        model, _, transform = open_clip.create_model_and_transforms("ViT-B-32", str(weights), precision=precision)
+        found[f"open_clip, batches, {str(dtype).removeprefix('torch.')}"] = _open_clip(
+            model.eval(), transform, dtype, encoded, batch
+        )
+    for dtype in (torch.float32, torch.bfloat16):
+        peer = SentenceTransformer(str(vit.folder), device="cpu", model_kwargs={"dtype": dtype})
+        found[f"sentence-transformers, batches, {str(dtype).removeprefix('torch.')}"] = _sentence_transformers(
+            peer, encoded, batch
+        )
+    return found
+
+
+def _ours(gallery: Gallery, encoder: ClipEncoder) -> Embedding:
+    def embed() -> np.ndarray:
+        runs = gallery.batches(RUN)
+        sizes = {"pixel_size": DEFAULT_PIXEL_SIZE, "batch_size": DEFAULT_BATCH, "workers": CORES}
+        return np.concatenate([run.vectors[Features.CLIP] for run in embed_all(runs, encoder, **sizes)])
+
+    return embed
+
+
+def _open_clip(
+    model: torch.nn.Module,
+    transform: Callable[[Image.Image], torch.Tensor],
+    dtype: torch.dtype,
+    encoded: list[bytes],
+    batch: int,
+) -> Embedding:
+    def embed() -> np.ndarray:
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(encoded), batch):
+                pixels = torch.stack([transform(_decoded(each)) for each in encoded[start : start + batch]])
+                features = model.encode_image(pixels.to(dtype), normalize=True)  # type: ignore[operator]
+                found.append(features.float().numpy())
+        return np.concatenate(found)
+
+    return embed
+
+
+def _sentence_transformers(peer: SentenceTransformer, encoded: list[bytes], batch: int) -> Embedding:
+    def embed() -> np.ndarray:
+        pictures = [_decoded(each) for each in encoded]
+        return np.asarray(peer.encode(pictures, batch_size=batch, normalize_embeddings=True, show_progress_bar=False))
+
+    return embed
+
+
+def _decoded(encoded: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded)).convert("RGB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What speed is measured on: photo-like JPEGs of about 400 x 300 around the bundled icons, and a CLIP ViT-B/32."""
+
+import io
+from pathlib import Path
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+
+ROOT = Path(__file__).resolve().parents[1]
+ICONS = ROOT / "assets" / "gallery" / "data"
+TEXTURES = 16
+QUALITY = 82  # about 30 KB a picture, as photos of this size have
+
+
+def make_parquet(file: Path, count: int) -> float:
+    """Write so many pictures, always the same, as a data set in one parquet file; return their mean size in bytes."""
+    icons = datasets.load_dataset("parquet", data_files=str(next(ICONS.glob("*.parquet"))), split="train")
+    random = np.random.default_rng(0)
+    textures = [_texture(random, 480, 640) for _ in range(TEXTURES)]
+    rows = []
+    for number in range(count):
+        width, height = int(random.integers(380, 421)), int(random.integers(285, 316))
+        texture = textures[random.integers(TEXTURES)]
+        left, top = int(random.integers(640 - width)), int(random.integers(480 - height))
+        part = texture[top : top + height, left : left + width].astype(np.float32)
+        picture = Image.fromarray(np.clip(part * random.uniform(0.6, 1.2, 3), 0, 255).astype(np.uint8))
+        icon = icons[int(random.integers(len(icons)))]["image"].convert("RGBA")
+        side = int(random.integers(120, 280))
+        icon = icon.resize((side, side))
+        picture.paste(icon, (int(random.integers(width - side)), int(random.integers(height - side))), icon)
+        jpeg = io.BytesIO()
+        picture.save(jpeg, "JPEG", quality=QUALITY)
+        rows.append({"image": {"bytes": jpeg.getvalue(), "path": None}, "id": str(number)})
+    features = datasets.Features({"image": datasets.Image(), "id": datasets.Value("string")})
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(file))
+    return float(np.mean([len(row["image"]["bytes"]) for row in rows]))  # type: ignore[index,arg-type]
+
+
+def _texture(random: np.random.Generator, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Return noise whose amplitude falls with the frequency as that of photos does (Field 1987), as RGB."""
+    frequency = np.hypot(np.fft.rfftfreq(width)[None], np.fft.fftfreq(height)[:, None])
+    amplitude = 1 / np.maximum(frequency, 1 / width) ** 1.25
+    shared = _noise(random, amplitude)  # what is bright is mostly so in all colours
+    layers = [0.8 * shared + 0.4 * _noise(random, amplitude) for _ in range(3)]
+    return np.clip(128 + 50 * np.stack(layers, -1), 0, 255).astype(np.uint8)
+
+
+def _noise(random: np.random.Generator, amplitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    spectrum = amplitude * (random.standard_normal(amplitude.shape) + 1j * random.standard_normal(amplitude.shape))
+    values = np.fft.irfft2(spectrum)
+    return np.asarray((values - values.mean()) / values.std())
+
+
+def save_vit(folder: Path) -> Path:
+    """Save a CLIP ViT-B/32 with random weights, which are as fast as any, as a model folder; return it.
+
+    As OpenCLIP's of LAION-2B, it has GELU where OpenAI's has an approximation.
+    """
+    torch.manual_seed(0)
+    gelu = {"hidden_act": "gelu"}
+    CLIPModel(CLIPConfig(vision_config=gelu, text_config=gelu, projection_dim=512)).save_pretrained(folder)
+    # The words are those of the bundled model; only that there are some matters.
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "assets" / "mini-clip")
+    CLIPProcessor(CLIPImageProcessorPil(), tokenizer).save_pretrained(folder)
+    return folder

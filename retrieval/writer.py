@@ -1,0 +1,138 @@
+"""A store that writes in a process of its own, beside a builder that goes on embedding.
+
+ChromaDB holds Python's global lock while it inserts and waits for the disk, and so would stop every thread of the
+builder for a third of the time.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+from retrieval.errors import IndexingError
+from retrieval.pipeline import Embedded
+from retrieval.store import Store
+
+
+class Writer(Protocol):
+    """Takes batches; one may be under way while the next is embedded."""
+
+    def write(self, batch: Embedded) -> None:
+        """Write a batch, once those before it are written.
+
+        Raises:
+            IndexingError: it, or the one before it, could not be written.
+        """
+
+    def wait(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            IndexingError: something could not be.
+        """
+
+
+@contextmanager
+def writing(open_store: Callable[[], Store], apart: bool) -> Iterator[Writer]:
+    """Open a build's store, which nobody may have open, to be written until the end.
+
+    Args:
+        open_store: opens it; can be pickled if it is to happen in another process.
+        apart: in a process of its own, which takes seconds of one core to start.
+    """
+    if not apart:
+        with closing(open_store()) as store:
+            yield _Here(store)
+        return
+    here, there = multiprocessing.Pipe()
+    # Not forked: torch and ChromaDB have threads.
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, open_store), daemon=True)
+    with _without_interrupts():
+        process.start()
+    there.close()
+    try:
+        yield _Apart(here)
+    finally:
+        here.close()
+        process.join()
+
+
+@dataclass
+class _Here:
+    store: Store
+
+    def write(self, batch: Embedded) -> None:
+        _write(self.store, batch)
+
+    def wait(self) -> None:
+        pass
+
+
+@dataclass
+class _Apart:
+    pipe: Connection
+    unanswered: int = 1  # the first answer says that the store is open
+
+    def write(self, batch: Embedded) -> None:
+        self.wait()
+        try:
+            self.pipe.send(batch)
+        except OSError as error:
+            raise _gone() from error
+        self.unanswered += 1
+
+    def wait(self) -> None:
+        while self.unanswered:
+            try:
+                answer = self.pipe.recv()
+            except (EOFError, OSError) as error:
+                raise _gone() from error
+            self.unanswered -= 1
+            if answer is not None:
+                raise answer
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let a process that is started inherit deafness to Ctrl-C, which is the builder's to answer."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows; `_serve` ignores it there, a moment later
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _write(store: Store, batch: Embedded) -> None:
+    """Write thumbnails and reasons first, and last what marks the batch as complete."""
+    store.keep({item.row: each for item, each in zip(batch.items, batch.thumbnails, strict=True)}, batch.skipped)
+    if batch.items:
+        store.write(batch.items, batch.vectors)
+    store.commit(batch.start, batch.rows, batch.skipped)
+
+
+def _serve(pipe: Connection, open_store: Callable[[], Store]) -> None:
+    """Write what comes through the pipe, until the other side closes it or is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with closing(open_store()) as store:
+            pipe.send(None)
+            while True:
+                _write(store, pipe.recv())
+                pipe.send(None)
+    except IndexingError as error:
+        pipe.send(error)
+    except (EOFError, OSError):
+        return
+
+
+def _gone() -> IndexingError:
+    return IndexingError(
+        "The process that writes the index has ended unexpectedly; perhaps the memory was full. "
+        "Run the same command again; it goes on where it stopped."
+    )

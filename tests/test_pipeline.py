@@ -1,0 +1,130 @@
+"""The builder's way from pictures to a store: the processor's own numbers, shared cores, a writer beside it."""
+
+import multiprocessing
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    CLIPImageProcessorPil,
+    ConvNextImageProcessorPil,
+    EfficientNetImageProcessorPil,
+    SiglipImageProcessorPil,
+    ViTImageProcessorPil,
+)
+
+from retrieval.errors import IndexingError
+from retrieval.features import Features
+from retrieval.features.choice import BUNDLED_FOLDER, choose_model
+from retrieval.features.clip import ClipEncoder
+from retrieval.features.preprocessing import Preprocessing
+from retrieval.gallery import Item
+from retrieval.manifest import thumbnail_path
+from retrieval.ownership import IndexInUse, own
+from retrieval.pipeline import THUMBNAIL_BYTES, Embedded, embed_all, thumbnail_of
+from retrieval.server import RECORD_BYTES
+from retrieval.store import FolderStore
+from retrieval.writer import writing
+
+SIZES = ((400, 300), (299, 401), (224, 224), (225, 223), (31, 17), (1000, 90), (1600, 1200))
+USUAL = {
+    "bundled": lambda: AutoImageProcessor.from_pretrained(BUNDLED_FOLDER, backend="pil"),
+    "CLIP": lambda: CLIPImageProcessorPil(),
+    "SigLIP": lambda: SiglipImageProcessorPil(size={"height": 96, "width": 80}),
+    "ViT": lambda: ViTImageProcessorPil(),
+}
+UNUSUAL = {
+    "enlarged before it is cut": lambda: ConvNextImageProcessorPil(),
+    "nearest neighbours and an offset": lambda: EfficientNetImageProcessorPil(),
+    "not normalised": lambda: CLIPImageProcessorPil(do_normalize=False),
+    "cut with a border": lambda: CLIPImageProcessorPil(
+        size={"shortest_edge": 20}, crop_size={"height": 30, "width": 30}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*USUAL, *UNUSUAL])
+def test_pictures_are_prepared_as_the_models_processor_does(name):
+    processor = (USUAL | UNUSUAL)[name]()
+    preprocessing = Preprocessing(processor)
+    assert preprocessing.planned or name in UNUSUAL
+    for width, height in SIZES:
+        values = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        picture = Image.fromarray(values)
+        wanted = processor(images=[picture], return_tensors="pt")["pixel_values"]
+        found = preprocessing.normalise(preprocessing.prepare([picture]))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def items(queries, count):
+    files = sorted(queries.glob("*.png"))[:count]
+    return [Item(row, file.stem, "", file.stem, file.read_bytes()) for row, file in enumerate(files)]
+
+
+def test_embedding_in_workers_leaves_other_threads_their_cores(queries):
+    encoder = ClipEncoder(choose_model("mini"), "float32", "cpu")
+    torch.set_num_threads(3)
+    try:
+        runs = [items(queries, 6)[:4], items(queries, 6)[4:]]
+        found = list(embed_all(iter(runs), encoder, pixel_size=4, batch_size=3, workers=2))
+        seen = []
+        later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert [torch.get_num_threads(), *seen] == [3, 3]
+    finally:
+        torch.set_num_threads(torch.get_num_interop_threads())
+    assert [run.rows for run in found] == [4, 2]
+    assert [item.row for run in found for item in run.items] == list(range(6))
+    assert [run.vectors[Features.PIXELS].shape for run in found] == [(4, 48), (2, 48)]
+
+
+def batch(some, vectors):
+    thumbnails = tuple(b"thumbnail" for _ in some)
+    return Embedded(some[0].row, len(some), tuple(some), thumbnails, vectors, ())
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path, apart):
+    some = items(queries, 3)
+    random = np.random.default_rng(0)
+    vectors = {features: random.random((3, 5), np.float32) for features in Features}
+    with writing(partial(FolderStore, tmp_path), apart) as writer:
+        writer.write(batch(some[:2], {features: each[:2] for features, each in vectors.items()}))
+        writer.write(batch(some[2:], {features: each[2:] for features, each in vectors.items()}))
+        writer.wait()
+        with pytest.raises(IndexInUse):
+            own(tmp_path)
+    store = FolderStore(tmp_path)
+    assert list(store.rows()) == [0, 1, 2]
+    found, metadata = next(store.read(store.rows(), Features.CLIP))
+    store.close()
+    np.testing.assert_array_equal(found, vectors[Features.CLIP])
+    assert [each["id"] for each in metadata] == [item.id for item in some]
+    assert [thumbnail_path(tmp_path, row).read_bytes() for row in range(3)] == [b"thumbnail"] * 3
+
+
+def test_a_writer_that_ends_is_told(queries, tmp_path):
+    some = items(queries, 1)
+    good, bad = ({each: np.ones((1, width), np.float32) for each in Features} for width in (5, 6))
+    open_store = partial(FolderStore, tmp_path)
+    with writing(open_store, apart=True) as writer:
+        writer.wait()
+        multiprocessing.active_children()[0].kill()
+        with pytest.raises(IndexingError, match=r"ended unexpectedly.*goes on where it stopped"):
+            for _ in range(2):
+                writer.write(batch(some, good))
+    with writing(open_store, apart=True) as writer:
+        writer.write(batch(some, good))
+        with pytest.raises(IndexingError, match="ChromaDB cannot use"):
+            writer.write(batch(some, bad))
+            writer.wait()
+
+
+def test_no_thumbnail_is_larger_than_a_record_of_a_server():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 2, (256, 256, 3), dtype=np.uint8) * 255)
+    assert 20_000 < len(thumbnail_of(noise)) <= min(THUMBNAIL_BYTES, RECORD_BYTES)
