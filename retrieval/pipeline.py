@@ -1,8 +1,7 @@
 """Pictures of a gallery become features: a few at a time in every worker thread, in gallery order, not far ahead.
 
 A worker decodes, resizes and runs the model itself, on its own share of the cores. So nothing waits at a barrier for
-a core that is decoding, as it would where one model on all cores is fed by other threads: on 2 cores with ViT-B/32 in
-bfloat16 two models on one core each embed 14 % more pictures than one model on both (batches of 8).
+a core that is decoding, as it would where one model on all cores is fed by other threads.
 """
 
 import io
@@ -115,9 +114,10 @@ def _embed(items: list[Item], encoder: ClipEncoder, pixel_size: int) -> Embedded
 
 
 def thumbnail_of(picture: Image.Image) -> bytes:
-    """Return a picture in small, as JPEG: WebP takes as much room and ten times the time.
+    """Return a picture in small, as JPEG, which takes a tenth of WebP's time or less.
 
-    All colour is kept (4:4:4), since red edges of a drawing would bleed at half the resolution.
+    All colour is kept (4:4:4), since red edges of a drawing would bleed at half the resolution. So it takes more room
+    than WebP: 32 against 23 KB for photo-like noise of this size.
     """
     small = fit_within(picture, THUMBNAIL_SIZE)
     for quality in THUMBNAIL_QUALITIES:

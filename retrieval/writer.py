@@ -1,7 +1,7 @@
 """A store that writes in a process of its own, beside a builder that goes on embedding.
 
-ChromaDB holds Python's global lock while it inserts and waits for the disk, and so would stop every thread of the
-builder for a third of the time.
+ChromaDB holds Python's global lock while it inserts, for tenths of a second at a time, in which no other thread of the
+builder could take a step.
 """
 
 import multiprocessing
