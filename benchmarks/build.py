@@ -46,7 +46,7 @@ from retrieval.pipeline import embed_all, thumbnail_of  # noqa: E402
 from retrieval.projection import Method, write_projections  # noqa: E402
 from retrieval.settings import DEFAULT_BATCH, DEFAULT_PIXEL_SIZE  # noqa: E402
 from retrieval.source import GallerySource  # noqa: E402
-from retrieval.store import Store  # noqa: E402
+from retrieval.store import FolderStore  # noqa: E402
 
 CORES = os.cpu_count() or 1
 BARE_PICTURES = 128  # in each of the two measurements of the bare model
@@ -196,7 +196,7 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
         "thumbnail": each_ms(lambda: [thumbnail_of(each) for each in pictures]),
     }
     build = next(folder.glob("build-*"))
-    with closing(Store(build)) as store:
+    with closing(FolderStore(build)) as store:
         rows = store.rows()
         found["export"] = each_ms(lambda: export(store, rows), len(rows), 1)
         # More rows for the full graph: what a picture costs at the end of the build. The first loads the graph.
