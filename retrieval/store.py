@@ -29,7 +29,8 @@ COLLECTIONS = (
 )
 MARKER = COLLECTIONS[-1]
 
-# Wider than Chroma's defaults (100, 16, 100), which miss half of the neighbours where vectors do not cluster.
+# By the sweep of benchmarks/hnsw.py. Wider than Chroma's defaults (100, 16, 100), which miss most neighbours where
+# vectors do not cluster, and with which a search for all pixels of the icons no longer reaches all of them.
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
 READ_ROWS = 512  # rows fetched at once; 512 pixel vectors are 6 MB
 
