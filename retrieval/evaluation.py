@@ -21,7 +21,7 @@ from retrieval.features.clip import ClipEncoder
 from retrieval.features.pixels import embed_pixels
 from retrieval.images import load_picture
 from retrieval.indexes import GalleryIndex
-from retrieval.metrics import Metric, Scan, closeness
+from retrieval.metrics import Metric, Scan, by_rank, closeness
 from retrieval.query import Engine, Query
 from retrieval.search import rank
 from retrieval.source import GallerySource
@@ -150,7 +150,7 @@ def relevance(
         near = closeness(metric, scan.scores(metric, queries[part]))
         inside = np.flatnonzero(own[part] >= 0)
         near[inside, own[part][inside]] = np.inf
-        order = np.argsort(near, axis=1, kind="stable")
+        order = by_rank(near)
         hits = (gallery[order] == labels[part, None]) & (labels[part, None] >= 0)
         hits[inside, -1] = False
         yield hits

@@ -5,8 +5,10 @@ view. In its view every metric but L1 is native to an index of nearest neighbour
 cosine and correlation as an inner product.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,12 @@ QUANTILES = np.linspace(0, 1, 1001)  # at which the background of random pairs i
 
 Scores = npt.NDArray[np.float32]
 
-SCAN_MARGIN = 1e-5  # float32 rounding of a blocked dot product of 10^4 terms, relative, with room to spare
+_THREADS = ThreadPoolExecutor(thread_name_prefix="scan")  # starts none before the first large scan
+
+ROUNDING = 2.0**-24  # of one float32 operation, relative
+LANES = 4  # a dot product is summed in this many lanes at least
+SCALED = 64  # operations on a score beside its sum: norms, quotients, roots
+PART_BYTES = 4 * 2**20  # less than this of a matrix is not worth another thread
 REFINE_BYTES = 32 * 2**20  # float64 temporaries of one block while candidates are scored again
 
 
@@ -107,6 +114,20 @@ def closeness(metric: Metric, scores: npt.NDArray[np.floating]) -> npt.NDArray[n
     return scores if DEFINITIONS[metric].smaller_is_closer else -scores
 
 
+def by_rank(near: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the positions of each row, shape (m, n), smallest value first, ties by position.
+
+    As `np.argsort(near, axis=1, kind="stable")`, but one vectorised sort of whole numbers: the value's bits (turned
+    so that they order as the value does) above those of the position, which is below 2^32.
+    """
+    bits = (near + np.float32(0)).view(np.int32)  # -0 becomes 0, which it ties with
+    keys = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64) << 32
+    keys |= np.arange(near.shape[1])
+    keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
+    return keys
+
+
 class Scan:
     """An exact scan of one matrix of gallery vectors by any metric, in float32, many queries at once.
 
@@ -130,6 +151,7 @@ class Scan:
             self.centred_norms[start : start + block] = torch.where(
                 centred <= 1e-12 * squares, 0.0, centred.sqrt()
             ).float()
+        self.norms = self.squares.sqrt()
 
     def scores(self, metric: Metric, queries: Vectors) -> Scores:
         """Return the metric between each of m queries, shape (m, d), and the n gallery vectors: shape (m, n)."""
@@ -137,13 +159,33 @@ class Scan:
         if metric is Metric.L1:
             return torch.cdist(q, self.vectors, p=1).numpy()
         if metric is Metric.L2:
-            square = self.squares - 2 * (q @ self.vectors.T) + q.square().sum(1, keepdim=True)
+            square = self.squares - 2 * self._dots(q) + q.square().sum(1, keepdim=True)
             return square.clamp_min_(0).sqrt_().numpy()
         view = DEFINITIONS[metric].view
         unit = torch.from_numpy(view_of(view, q.numpy().astype(np.float64)).astype(np.float32))
-        norms = self.centred_norms if view is View.CENTRED else self.squares.sqrt()
-        dots = unit @ self.vectors.T
-        return torch.where(norms > 0, dots / norms, 0.0).clamp_(-1, 1).numpy()
+        norms = self.centred_norms if view is View.CENTRED else self.norms
+        return torch.where(norms > 0, self._dots(unit) / norms, 0.0).clamp_(-1, 1).numpy()
+
+    def _dots(self, queries: torch.Tensor) -> torch.Tensor:
+        """Return the dot products of m queries with the gallery, shape (m, n).
+
+        One query waits for memory only, and vecdot reads as fast as memory gives. It is cut into parts for threads
+        of ours: threads of numpy's BLAS would go on spinning after it and take half of the CPU from the model.
+        """
+        if len(queries) > 1:
+            return queries @ self.vectors.T
+        dots, gallery, query = np.empty((1, len(self.vectors)), np.float32), self.vectors.numpy(), queries[0].numpy()
+        count = min(torch.get_num_threads(), 1 + gallery.nbytes // PART_BYTES)
+        edges = [len(gallery) * part // count for part in range(count + 1)]
+
+        def fill(start: int, stop: int) -> None:
+            np.vecdot(gallery[start:stop], query, out=dots[0, start:stop])
+
+        others = [_THREADS.submit(fill, *part) for part in pairwise(edges[1:])]
+        fill(*edges[:2])
+        for other in others:
+            other.result()
+        return torch.from_numpy(dots)
 
     def candidates(
         self, metric: Metric, query: Vectors, k: int, among: npt.NDArray[np.intp] | None = None
@@ -162,17 +204,19 @@ class Scan:
         among = np.arange(len(near)) if among is None else among
         if k >= len(among):
             return among
+        # Where all terms are alike all roundings can be too, so the margin grows with the terms of a lane.
+        terms = self.vectors.shape[1] / LANES
         scale: npt.NDArray[np.floating] | float = 1.0
         if metric is Metric.L1:
-            scale = near
+            scale, terms = near, self.vectors.shape[1]  # torch sums it in one lane
         elif metric is Metric.L2:
             # The square is a difference of large numbers: its error is relative to those, not to itself.
             near, scale = np.square(near), self.squares.numpy() + float(np.square(query).sum())
         elif metric is Metric.CORRELATION:
             # The dot product is with plain vectors: of a pale picture its error is large beside what is left
             # when the mean is taken away, and of one that looks constant nothing is known.
-            scale = torch.where(self.squares > 0, self.squares.sqrt() / self.centred_norms, 0.0).numpy()
-        slack = np.broadcast_to(SCAN_MARGIN * scale, near.shape)[among]
+            scale = torch.where(self.squares > 0, self.norms / self.centred_norms, 0.0).numpy()
+        slack = np.broadcast_to(ROUNDING * (terms + SCALED) * scale, near.shape)[among]
         near = near[among]
         kth = np.partition(near + slack, k - 1)[k - 1]
         found: npt.NDArray[np.intp] = among[near - slack <= kth]

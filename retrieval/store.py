@@ -36,7 +36,8 @@ COLLECTIONS = (
 )
 MARKER = COLLECTIONS[-1]
 
-# Wider than Chroma's defaults (100, 16, 100), which miss half of the neighbours where vectors do not cluster.
+# By the sweep of benchmarks/hnsw.py. Wider than Chroma's defaults (100, 16, 100), which miss most neighbours where
+# vectors do not cluster, and with which a search for all pixels of the icons no longer reaches all of them.
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
 NAMED_MAX = 20_000  # rows that a query names one by one; Chroma takes 5 ms for 2,000, by their metadata 20 ms
 READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma Cloud answers with 300 rows at most

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
-from retrieval.metrics import DEFINITIONS, Metric, Scan, View, closeness, closest, score_pairs, view_of
+from retrieval.metrics import DEFINITIONS, Metric, Scan, View, by_rank, closeness, closest, score_pairs, view_of
 
 ANGLES = (Metric.COSINE, Metric.CORRELATION)
 DISTANCES = (Metric.L1, Metric.L2)
@@ -65,6 +66,31 @@ def test_scores_are_those_of_scipy_and_numpy(metric, vectors):
 def test_scan_scores_are_those_of_scipy_and_numpy(metric, vectors):
     expected = reference(metric, vectors[:5], vectors[5:])
     np.testing.assert_allclose(Scan(vectors[5:]).scores(metric, vectors[:5]), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_one_query_scores_as_many_do_when_its_scan_is_cut_into_parts(metric):
+    gallery, threads = np.random.default_rng(0).random((5003, 700), np.float32), torch.get_num_threads()
+    torch.set_num_threads(3)  # three parts of 14 MB
+    try:
+        scan = Scan(gallery)
+        alone = np.concatenate([scan.scores(metric, gallery[[row]]) for row in (0, 2500, 5002)])
+        np.testing.assert_allclose(alone, scan.scores(metric, gallery[[0, 2500, 5002]]), rtol=1e-4, atol=2e-2)
+        np.testing.assert_allclose(alone, reference(metric, gallery[[0, 2500, 5002]], gallery), rtol=1e-4, atol=2e-2)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@modest
+@given(arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 50)), elements=st.floats(-2, 2, width=32)))
+def test_by_rank_is_a_stable_argsort(near):
+    near[:, ::3] = np.float32(-0.0)
+    np.testing.assert_array_equal(by_rank(near), np.argsort(near, axis=1, kind="stable"))
+
+
+def test_by_rank_puts_what_is_infinitely_far_last():
+    near = np.array([[np.inf, -1, 3e38, -np.inf, 0]], np.float32)
+    assert by_rank(near).tolist() == [[3, 1, 4, 2, 0]]
 
 
 def test_long_vectors_are_scored_in_blocks_as_in_one():
@@ -206,9 +232,18 @@ def one_dot_apart(chance):
     return gallery
 
 
+def equally_far(chance):
+    """Flat and noisy pictures about as far from the first, a black one: all roundings of a flat one go one way."""
+    gallery = chance.random((400, 3072)) / 5
+    gallery[::2] = 0.1
+    gallery *= 307.2 * (1 + chance.uniform(0, 2e-5, (400, 1))) / gallery.sum(axis=1, keepdims=True)
+    gallery[0] = 0
+    return gallery.astype(np.float32)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    "make", [duplicates, nearly_equal, nearly_parallel, far_from_zero, nearly_white, one_dot_apart]
+    "make", [duplicates, nearly_equal, nearly_parallel, far_from_zero, nearly_white, one_dot_apart, equally_far]
 )
 @pytest.mark.parametrize("metric", Metric)
 def test_scan_is_exact_where_rounding_is_worst(metric, make, seed):

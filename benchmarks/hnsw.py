@@ -1,0 +1,263 @@
+"""ChromaDB's HNSW: recall@10 against the exact scan, milliseconds, build time and size, over the graph's parameters.
+
+python index_builder.py --model mini                          the gallery whose embeddings and pixels are measured
+python benchmarks/hnsw.py build clustered 100 16 --n 100000   makes one graph and keeps it; minutes
+python benchmarks/hnsw.py ask                                 asks all graphs that are kept; seconds each
+python benchmarks/hnsw.py report                              prints all figures and draws benchmarks/hnsw.svg
+python benchmarks/hnsw.py all --n 2000                        the whole sweep, small enough to try
+
+Every step adds its figures to a file of JSON lines, by default benchmarks/hnsw.jsonl, where later ones replace older.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import numpy as np
+import numpy.typing as npt
+from chromadb.config import Settings
+from report import report
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from retrieval.builder import ROWS_AT_ONCE  # noqa: E402  # as what follows: needs the path above
+from retrieval.features import Vectors  # noqa: E402
+from retrieval.store import row_key  # noqa: E402
+
+KINDS = ("clustered", "uniform", "pixels")
+SWEEP = tuple(itertools.product((100, 200), (16, 32)))  # ef_construction, max_neighbors
+EF_SEARCH = (25, 50, 100, 200, 400)
+DIMENSIONS = 512
+QUERIES = 500
+K = 10
+ISOTROPIC = 0.1  # share of the noise that goes into all directions alike
+COLOURS = {"clustered": "#0d9488", "pixels": "#b45309", "uniform": "#8b5cf6"}  # legible on white and on black
+
+
+def to_unit(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:
+    """Return the vectors at length 1."""
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def nearest_distances(queries: Vectors, gallery: Vectors, own: bool = False) -> npt.NDArray[np.float64]:
+    """Return the Euclidean distance of unit vectors to their nearest; with `own`, queries are the gallery itself."""
+    dots = queries @ gallery.T
+    if own:
+        np.fill_diagonal(dots, -1)
+    return np.sqrt(np.maximum(0, 2 - 2 * dots.max(axis=1).astype(np.float64)))
+
+
+def clustered(real: Vectors, n: int) -> tuple[Vectors, Vectors]:
+    """Return n gallery vectors and QUERIES others like real embeddings, of length 1 in 512 dimensions.
+
+    The real ones, shape (m, d), are lifted by a random orthonormal map. Each new vector is one of them plus normal
+    noise that has the covariance of all of them (and a tenth of it in all directions alike), as long as that one is
+    away from its own nearest neighbour, times a common factor. The factor is found by iteration: with it the queries
+    are, in the median, as far from their nearest neighbour as the real embeddings are from theirs.
+    """
+    chance = np.random.default_rng(0)
+    rotation, _ = np.linalg.qr(chance.standard_normal((DIMENSIONS, real.shape[1])))
+    lifted = real @ rotation.T
+    covariance = np.cov(lifted.T)
+    covariance *= (1 - ISOTROPIC) / np.trace(covariance)
+    root = np.linalg.cholesky(covariance + ISOTROPIC / DIMENSIONS * np.eye(DIMENSIONS)).astype(np.float32)
+    wanted = nearest_distances(real, real, own=True)
+    radius = np.maximum(wanted, np.quantile(wanted, 0.05)).astype(np.float32)  # no copies of one vector
+    centres = chance.integers(0, len(real), n + QUERIES)
+    noise = chance.standard_normal((n + QUERIES, DIMENSIONS), np.float32) @ root.T
+    factor = 1.0
+    for _ in range(5):
+        made = to_unit(lifted[centres] + factor * radius[centres, None] * noise)
+        found = nearest_distances(made[n:], made[:n])
+        factor *= float(np.median(wanted) / np.median(found))
+    for name, values in (("real embeddings", wanted), ("made like them", found)):
+        shown = ", ".join(f"{value:.3f}" for value in np.quantile(values, (0.1, 0.25, 0.5, 0.75, 0.9)))
+        print(f"distance to the nearest neighbour, {name}: {shown} (10, 25, 50, 75, 90 %)")
+    return made[:n], made[n:]
+
+
+def vectors_of(kind: str, n: int, index: Path) -> tuple[Vectors, Vectors]:
+    """Return the gallery and the queries of a kind; no query is in its gallery.
+
+    Pixels are those of the icons, every tenth a query, however many are asked for.
+    """
+    build = index / "icons" / json.loads((index / "icons" / "manifest.json").read_text())["build"]
+    if kind == "clustered":
+        return clustered(np.load(build / "clip.npy"), n)
+    if kind == "uniform":
+        vectors = to_unit(np.random.default_rng(0).standard_normal((n + QUERIES, DIMENSIONS), np.float32))
+        return vectors[:n], vectors[n:]
+    pixels = np.load(build / "pixels.npy")
+    asked = np.arange(len(pixels)) % 10 == 0
+    return pixels[~asked], pixels[asked]
+
+
+def opened(folder: Path, space: str, construction: int, neighbours: int) -> Any:
+    """Return the collection in a folder, made as the product makes its own, and the client that holds it."""
+    client = chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
+    graph = {"space": space, "ef_construction": construction, "max_neighbors": neighbours, "ef_search": 100}
+    configuration: Any = {"hnsw": graph}
+    return client, client.get_or_create_collection("measured", configuration=configuration, embedding_function=None)
+
+
+def build_graph(arguments: argparse.Namespace, kind: str, construction: int, neighbours: int) -> None:
+    """Make one graph in batches as the builder does, or go on with it, and write down seconds and bytes."""
+    gallery, _ = vectors_of(kind, arguments.n, arguments.index)
+    folder = arguments.work / f"{kind}-{len(gallery)}-{construction}-{neighbours}"
+    client, collection = opened(folder, "l2" if kind == "pixels" else "ip", construction, neighbours)
+    done = collection.count()
+    before = known_figures(arguments.figures)[folder.name]["build s"] if done else 0.0
+    started = time.perf_counter()
+    for start in tqdm(range(done, len(gallery), ROWS_AT_ONCE), desc=folder.name, mininterval=10, leave=False):
+        if time.perf_counter() - started > 60 * arguments.minutes:
+            break
+        rows = range(start, min(start + ROWS_AT_ONCE, len(gallery)))
+        metadata: Any = [{"id": str(row), "label": "", "caption": ""} for row in rows]
+        collection.upsert(
+            ids=[row_key(row) for row in rows], embeddings=gallery[rows.start : rows.stop], metadatas=metadata
+        )
+    seconds = before + time.perf_counter() - started
+    done = collection.count()
+    client.close()
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    graph = sum(file.stat().st_size for file in folder.rglob("*.bin"))
+    write(arguments, folder.name, {"rows": done, "build s": seconds, "MB": size / 1e6, "graph MB": graph / 1e6})
+    print(f"{folder.name}: {done:,} rows after {seconds:.0f} s")
+
+
+def ask_graph(arguments: argparse.Namespace, folder: Path) -> None:
+    """Ask a graph one query at a time by each ef_search, and write down recall and milliseconds."""
+    kind, n, construction, neighbours = folder.name.split("-")
+    gallery, queries = vectors_of(kind, int(n), arguments.index)
+    squares = np.square(gallery).sum(axis=1)
+    exact = []
+    for query in queries:  # the order by L2, which for length 1 is that by the inner product
+        near = squares - 2 * np.vecdot(gallery, query)
+        exact.append({row_key(int(row)) for row in np.argpartition(near, K)[:K]})
+    for ef in EF_SEARCH:
+        client, collection = opened(folder, "l2" if kind == "pixels" else "ip", int(construction), int(neighbours))
+        collection.modify(configuration={"hnsw": {"ef_search": ef}})
+        client.close()
+        client, collection = opened(folder, "l2" if kind == "pixels" else "ip", int(construction), int(neighbours))
+        spent, found = [], []
+        for round_, query in itertools.product(range(2), queries):
+            started = time.perf_counter()
+            answer = collection.query(query_embeddings=query[None], n_results=K, include=[])
+            if round_:  # the first is for caches
+                spent.append((time.perf_counter() - started) * 1e3)
+                found.append(answer["ids"][0])
+        client.close()
+        recall = np.mean([len(wanted & set(got)) / K for wanted, got in zip(exact, found, strict=True)])
+        median, slow = np.quantile(spent, (0.5, 0.95))
+        values = {"recall@10": float(recall), "ms": float(median), "p95 ms": float(slow)}
+        write(arguments, f"{folder.name}-{ef}", values)
+        print(f"{folder.name} ef_search {ef}: {values}")
+    if not arguments.keep:
+        shutil.rmtree(folder)
+
+
+def write(arguments: argparse.Namespace, name: str, values: dict[str, float]) -> None:
+    """Add one line of figures."""
+    with arguments.figures.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({name: {key: round(value, 4) for key, value in values.items()}}) + "\n")
+
+
+def known_figures(path: Path) -> dict[str, dict[str, float]]:
+    """Return the latest figures of every graph, and of every graph with an ef_search."""
+    known: dict[str, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        known |= json.loads(line)
+    return known
+
+
+def figures_of(path: Path) -> list[dict[str, object]]:
+    """Return one row for each graph and ef_search that was asked."""
+    known = known_figures(path)
+    rows: list[dict[str, object]] = []
+    for name in sorted(known, key=lambda each: [int(part) if part.isdecimal() else part for part in each.split("-")]):
+        if name.count("-") == 4:
+            kind, n, construction, neighbours, ef = name.split("-")
+            graph = {"ef_construction": int(construction), "max_neighbors": int(neighbours), "ef_search": int(ef)}
+            built = known[name.rsplit("-", 1)[0]]
+            rows.append({"vectors": kind, "n": int(n), **graph, **known[name], **built})
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw recall by milliseconds, one line for each graph of the largest gallery of each kind."""
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    rcParams["svg.hashsalt"] = "hnsw"  # the same figures give the same file
+    grey = "#808080"
+    kinds = [kind for kind in KINDS if any(row["vectors"] == kind for row in rows)]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, kind in zip(np.ravel(figure.subplots(1, len(kinds))), kinds, strict=True):
+        n = max(row["n"] for row in rows if row["vectors"] == kind)
+        shown = [row for row in rows if row["vectors"] == kind and row["n"] == n]
+        graphs = sorted({(row["ef_construction"], row["max_neighbors"]) for row in shown})
+        for style, graph in zip(itertools.cycle(("-o", "--s", ":^", "-.D")), graphs, strict=False):
+            points = [row for row in shown if (row["ef_construction"], row["max_neighbors"]) == graph]
+            label = f"{graph[0]}, {graph[1]}"
+            axes.plot(
+                [row["ms"] for row in points],
+                [row["recall@10"] for row in points],
+                style,
+                color=COLOURS[kind],
+                markersize=4,
+                label=label,
+            )
+        axes.axhline(0.99, color=grey, linewidth=0.8)
+        axes.set_title(f"{kind}, n = {n:,}", color=grey)
+        axes.set_xlabel("ms a query (median)", color=grey)
+        axes.set_ylim(None, 1.005)
+        axes.tick_params(colors=grey)
+        axes.spines[:].set_color(grey)
+        axes.legend(
+            title="ef_construction,\nmax_neighbors", frameon=False, labelcolor=grey, fontsize=8, title_fontsize=8
+        )
+        axes.get_legend().get_title().set_color(grey)
+    figure.axes[0].set_ylabel("recall@10", color=grey)
+    figure.savefig(path, transparent=True, metadata={"Date": None})
+
+
+def main() -> None:
+    """Do one step, or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("build", "ask", "report", "all"))
+    parser.add_argument("graph", nargs="*", help="of build: the vectors' kind, ef_construction, max_neighbors")
+    parser.add_argument("--n", type=int, default=100_000, help="gallery vectors (default %(default)s)")
+    parser.add_argument("--index", type=Path, default=ROOT / "index", help="an index with the bundled icons")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "hnsw-graphs")
+    parser.add_argument("--figures", type=Path, default=ROOT / "benchmarks" / "hnsw.jsonl")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of building; the same command goes on then")
+    parser.add_argument("--keep", action="store_true", help="keep a graph that has been asked")
+    arguments = parser.parse_args()
+    if arguments.step == "build":
+        build_graph(arguments, arguments.graph[0], *(int(value) for value in arguments.graph[1:]))
+    if arguments.step == "all":
+        for kind, graph in itertools.product(KINDS, SWEEP):
+            build_graph(arguments, kind, *graph)
+    if arguments.step in ("ask", "all"):
+        built = known_figures(arguments.figures)
+        for folder in sorted(arguments.work.iterdir()):
+            if built.get(folder.name, {}).get("rows") == int(folder.name.split("-")[1]):  # not one half made
+                ask_graph(arguments, folder)
+    if arguments.step in ("report", "all"):
+        rows = figures_of(arguments.figures)
+        draw(rows, arguments.figures.with_suffix(".svg"))
+        report("HNSW", rows, dimensions=DIMENSIONS, queries=QUERIES, k=K)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The exact scan against reading its matrix once, and evaluation by blocks against a loop over queries.
+
+    python benchmarks/scan.py                        100,000 x 512 and 20,000 x 3,072; about three minutes on 2 cores
+    python benchmarks/scan.py --n 5000 --threads 1   small enough to try
+
+A scan is all that `rank` does for one query: scores in float32, candidates, exact scores of those in float64. Matrices
+are mapped from a file that is in the page cache. Reading is their sum by torch in as many threads: one pass over
+memory with next to no arithmetic, and of the sums and maxima by numpy and torch the fastest. Before it is timed, every
+ranking is compared with scipy's in float64.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from report import median_ms, report
+from scipy.spatial.distance import cdist
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from retrieval.evaluation import average_precision, label_codes, leave_one_out, relevance  # noqa: E402
+from retrieval.features import Features, Vectors  # noqa: E402  # as what follows: needs the path above
+from retrieval.features.choice import ModelIdentity  # noqa: E402
+from retrieval.indexes import GalleryIndex  # noqa: E402
+from retrieval.manifest import Manifest  # noqa: E402
+from retrieval.metrics import Metric, Scan  # noqa: E402
+from retrieval.query import Engine  # noqa: E402
+from retrieval.search import rank  # noqa: E402
+from retrieval.source import GallerySource  # noqa: E402
+
+SCIPY = {Metric.L1: "cityblock", Metric.L2: "euclidean", Metric.COSINE: "cosine", Metric.CORRELATION: "correlation"}
+CLASSES = 10
+K = 12  # hits on a page
+CHECKED = 3  # queries whose ranking is compared with scipy's
+LOOPED = 40  # queries that the loop is timed on
+
+
+def unit(chance: np.random.Generator, n: int, d: int) -> Vectors:
+    """Return random vectors of length 1."""
+    vectors = chance.standard_normal((n, d), np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def index_of(folder: Path, pixels: Vectors, clip: Vectors) -> GalleryIndex:
+    """Return an index of given vectors on disk, without ChromaDB, in classes of random members."""
+    build = folder / "build"
+    build.mkdir(parents=True)
+    rows = np.arange(len(clip))
+    labels = [f"class {i}" for i in np.random.default_rng(1).integers(0, CLASSES, len(rows))]
+    names = [str(row) for row in rows]
+    pq.write_table(pa.table({"row": rows, "id": names, "label": labels, "caption": names}), build / "items.parquet")
+    np.save(build / "pixels.npy", pixels)
+    np.save(build / "clip.npy", clip)
+    size, model = round((pixels.shape[1] / 3) ** 0.5), ModelIdentity("random", "", "", "float32", clip.shape[1])
+    source = GallerySource("random")
+    return GalleryIndex(
+        folder, Manifest("random", "build", source, "", model, size, len(rows), 0, "", 0.0, 0, background={})
+    )
+
+
+def scanned(index: GalleryIndex, features: Features, queries: Vectors, threads: list[int]) -> list[dict[str, object]]:
+    """Return how long one query takes by each metric and number of threads, and reading the matrix."""
+    vectors = index.vectors(features)
+    for metric, query in ((metric, query) for metric in Metric for query in queries[:CHECKED]):
+        found, _ = rank(index, features, metric, Engine.EXACT, query, K)
+        expected = cdist(query[None].astype(np.float64), vectors, SCIPY[metric])[0]
+        assert (found == np.argsort(expected, kind="stable")[:K]).all(), (metric, found)
+    rows: list[dict[str, object]] = []
+    for count in threads:
+        torch.set_num_threads(count)
+        norms = median_ms(lambda: Scan(vectors), repeat=3, warm=0)
+        for metric in Metric:
+            turn = iter(np.resize(np.arange(len(queries)), 10_000))
+            scan = median_ms(lambda: rank(index, features, metric, Engine.EXACT, queries[next(turn)], K), 15)  # noqa: B023
+            read = median_ms(torch.from_numpy(vectors).sum, 15)
+            rows.append(
+                {
+                    "matrix": f"{vectors.shape[0]:,} x {vectors.shape[1]:,}",
+                    "threads": count,
+                    "metric": str(metric),
+                    "read ms": read,
+                    "scan ms": scan,
+                    "scan / read": scan / read,
+                    "norms, once ms": norms,
+                }
+            )
+    return rows
+
+
+def evaluated(index: GalleryIndex) -> list[dict[str, object]]:
+    """Return how long mAP takes for each query by blocks, and by ranking the gallery for one query after another."""
+    queries, features = leave_one_out(index), Features.CLIP
+    codes = label_codes(index.labels, index.labels)
+    vectors, rows = queries.vectors[features], list[dict[str, object]]()
+    for metric in Metric:
+        given = (vectors, queries.positions, queries.labels, codes)
+
+        def blocks(metric: Metric = metric, given: tuple[np.ndarray, ...] = given) -> float:
+            parts = [average_precision(hits) for hits in relevance(index.scan(features), metric, *given)]
+            return float(np.concatenate(parts).mean())
+
+        def loop(metric: Metric = metric) -> None:
+            for vector, own, label in zip(vectors[:LOOPED], queries.positions, queries.labels, strict=False):
+                positions, _ = rank(index, features, metric, Engine.EXACT, vector, len(index))
+                average_precision((codes[positions[positions != own]] == label)[None])
+
+        by_blocks = median_ms(blocks, 3, 0) / len(vectors)
+        by_loop = median_ms(loop, 3, 0) / LOOPED
+        rows.append(
+            {
+                "metric": str(metric),
+                "queries": len(vectors),
+                "blocks, ms a query": by_blocks,
+                "loop, ms a query": by_loop,
+                "loop / blocks": by_loop / by_blocks,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=100_000, help="vectors of 512; a fifth as many of 3,072")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    arguments = parser.parse_args()
+    chance, n = np.random.default_rng(0), arguments.n
+    queries = {Features.CLIP: unit(chance, 20, 512), Features.PIXELS: chance.random((20, 3072), np.float32)}
+    with tempfile.TemporaryDirectory() as folder:
+        wide = index_of(Path(folder) / "clip", chance.random((n, 3), np.float32), unit(chance, n, 512))
+        rows = scanned(wide, Features.CLIP, queries[Features.CLIP], arguments.threads)
+        n //= 5
+        long = index_of(Path(folder) / "pixels", chance.random((n, 3072), np.float32), unit(chance, n, 512))
+        rows += scanned(long, Features.PIXELS, queries[Features.PIXELS], arguments.threads)
+        report("Exact scan of one query", rows, k=K)
+        report("Leave-one-out mAP", evaluated(long), gallery=n, dimensions=512, threads=arguments.threads[-1])
+
+
+if __name__ == "__main__":
+    main()
