@@ -22,10 +22,9 @@ import torch  # noqa: E402  # as what follows: needs the path above
 from PIL import Image  # noqa: E402
 from report import report  # noqa: E402
 from torch.nn.functional import cosine_similarity  # noqa: E402
-from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
+from transformers import AutoImageProcessor, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
 
 from retrieval.features.choice import choose_model  # noqa: E402
-from retrieval.features.clip import ClipEncoder  # noqa: E402
 from retrieval.features.folding import fold_batch_norms  # noqa: E402
 
 PICTURES = sorted((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
@@ -58,8 +57,10 @@ def _vit() -> Any:
 
 
 def _measured(make: Callable[[], Any], rounds: int, compiled: bool) -> Iterator[dict[str, object]]:
-    encoder = ClipEncoder(choose_model("mini"), "float32")
-    pictures = torch.cat([encoder.preprocess([Image.open(path).convert("RGB")]) for path in PICTURES])
+    processors: Any = AutoImageProcessor
+    processor = processors.from_pretrained(choose_model("mini").folder, backend="pil")
+    opened = [Image.open(path).convert("RGB") for path in PICTURES]
+    pictures = processor(images=opened, return_tensors="pt")["pixel_values"]
     plain = make()
     with torch.inference_mode():
         wanted = plain.get_image_features(pixel_values=pictures).pooler_output

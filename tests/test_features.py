@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoImageProcessor, AutoModel, BertConfig, BertModel
 
 from retrieval.errors import ModelError, QueryError
 from retrieval.features.choice import BUNDLED_FOLDER, choose_model
@@ -172,10 +172,11 @@ def test_a_model_of_texts_only_has_no_image_features(model):
         load(model)
 
 
-def test_folded_norms_change_a_vector_by_rounding_alone(encoder, pictures, vectors):
+def test_folded_norms_change_a_vector_by_rounding_alone(pictures, vectors):
     plain = AutoModel.from_pretrained(BUNDLED_FOLDER, dtype=torch.float32).eval()
+    processor = AutoImageProcessor.from_pretrained(BUNDLED_FOLDER, backend="pil")
     with torch.inference_mode():
-        output = plain.get_image_features(pixel_values=encoder.preprocess(pictures)).pooler_output
+        output = plain.get_image_features(**processor(images=pictures, return_tensors="pt")).pooler_output
     wanted = torch.nn.functional.normalize(output, dim=-1).numpy()
     assert (vectors * wanted).sum(axis=1).min() >= 0.9999
     norms = [type(each) for each in plain.modules() if isinstance(each, torch.nn.BatchNorm2d)]
