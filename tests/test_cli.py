@@ -75,11 +75,11 @@ def in_a_process(*command, **environment):
 
 
 def test_search_prints_a_table_the_times_and_what_the_score_means(index, queries):
-    result = in_a_process("-m", "retrieval", "search", queries / "cat.png", "--top-k", 3, "--index", index)
+    result = in_a_process("-m", "retrieval", "search", queries / "pizza.png", "--top-k", 3, "--index", index)
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["1", "2", "3"]
-    assert lines[0].split()[2:] == ["cat", "animals-nature", "1f408"]
+    assert lines[0].split()[2:] == ["pizza", "food-drink", "1f355"]
     assert "48 pictures" in result.out
     assert "larger is closer" in result.out
 
