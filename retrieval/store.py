@@ -30,8 +30,8 @@ COLLECTIONS = (
 MARKER = COLLECTIONS[-1]
 
 # By benchmarks/hnsw.py: recall@10 of 1.0 on 100,000 clustered vectors. Chroma's defaults (100, 16, 100) reach 0.994
-# there, find a third as much as this where vectors do not cluster (which is little either way), and leave some pixels
-# of the icons out of a search for all.
+# there and find a third as much as this where vectors do not cluster (which is little either way); with (100, 16, 200)
+# a search for all icons by pixels no longer reaches all of them.
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
 READ_ROWS = 512  # rows fetched at once; 512 pixel vectors are 6 MB
 
