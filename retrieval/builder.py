@@ -19,7 +19,7 @@ from retrieval.export import background_of
 from retrieval.features.clip import ClipEncoder
 from retrieval.gallery import Gallery
 from retrieval.locations import Location, location_of
-from retrieval.manifest import FORMAT, SKIPPED_LISTED, THUMBNAIL, Manifest, Skipped
+from retrieval.manifest import FORMAT, SKIPPED_LISTED, Manifest, Skipped
 from retrieval.pipeline import THUMBNAIL_SIZE, embed_all
 from retrieval.projection import Method, write_projections
 from retrieval.shard import ALL, Shard
@@ -194,7 +194,6 @@ def _build(
                 bytes=sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file()),
                 background=background,
                 skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
-                thumbnails=THUMBNAIL,
             )
             location.publish(manifest, store, rows)
     return Outcome(manifest, False, added, before, seconds, published, maps)
@@ -249,7 +248,7 @@ def summary(outcome: Outcome) -> str:
 
 
 def _fingerprint(gallery: Gallery, encoder: ClipEncoder, pixel_size: int) -> str:
-    parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE, THUMBNAIL)
+    parts = (FORMAT, gallery.fingerprint, encoder.identity, pixel_size, THUMBNAIL_SIZE)
     return sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -298,15 +297,12 @@ def _fill(
     apart = location.local and (left is None or left >= APART_FROM)
     # The workers are ended first: then nothing waits for the model while the last batch is written.
     with writing(partial(location.begin, name, build, False), apart) as writer, closing(embedded) as batches:
-        under_way = 0
         for batch in batches:
-            writer.write(batch)
-            if under_way:
-                count += under_way
+            if written := writer.write(batch):
+                count += written
                 yield count
-            under_way = batch.rows
-        writer.wait()
-        yield count + under_way
+        if written := writer.wait():
+            yield count + written
 
 
 def _reasons(skipped: Iterable[Skipped]) -> str:

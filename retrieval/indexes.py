@@ -123,8 +123,8 @@ class GalleryIndex:
         return np.sort(np.concatenate([self._with_label[label] for label in set(labels)]))
 
     def thumbnail(self, position: int) -> Path:
-        """Return the path of an item's thumbnail, of a type in `THUMBNAIL_TYPES`."""
-        return thumbnail_path(self.build, int(self.rows[position]), self.manifest.thumbnails)
+        """Return the path of an item's thumbnail, a JPEG file."""
+        return thumbnail_path(self.build, int(self.rows[position]))
 
     def at_thumbnail(self, path: Path) -> int | None:
         """Return the position whose thumbnail a path is, or None if it is none of this index."""

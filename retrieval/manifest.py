@@ -19,8 +19,6 @@ FORMAT = 2  # 2: batch norms are folded, which rounds a picture's vector otherwi
 FILE = "manifest.json"
 SKIPPED_LISTED = 1000  # reasons kept by picture; beyond that they are only counted
 THUMBNAIL_FOLDER_ROWS = 1000
-THUMBNAIL = ".jpg"
-THUMBNAIL_TYPES = {".jpg": "image/jpeg", ".webp": "image/webp"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,7 @@ class Skipped:
 class Manifest:
     """A finished build: what it was made from, with what, and what came out.
 
-    `background` holds, for features and metric, the quantiles of the scores of random pairs of the gallery, and
-    `thumbnails` the suffix of their files; builds that do not say have WebP.
+    `background` holds, for features and metric, the quantiles of the scores of random pairs of the gallery.
     """
 
     gallery: str
@@ -53,7 +50,6 @@ class Manifest:
     bytes: int
     background: dict[str, dict[str, list[float]]]
     skipped_pictures: tuple[Skipped, ...] = field(default=())
-    thumbnails: str = ".webp"
     format: int = FORMAT
 
     def dimensions(self, features: Features) -> int:
@@ -61,9 +57,9 @@ class Manifest:
         return self.model.dimensions if features is Features.CLIP else self.pixel_size**2 * 3
 
 
-def thumbnail_path(build: Path, row: int, suffix: str = THUMBNAIL) -> Path:
+def thumbnail_path(build: Path, row: int) -> Path:
     """Return where the thumbnail of a row lies; folders hold at most `THUMBNAIL_FOLDER_ROWS` files."""
-    return build / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}{suffix}"
+    return build / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}.jpg"
 
 
 def rebuild_command(folder: Path) -> str:
@@ -104,8 +100,6 @@ def from_json(text: str) -> Manifest:
             raise IndexingError(f"It has format {values['format']}, this program reads {FORMAT}.")
         values["source"] = GallerySource(**values["source"])
         values["model"] = ModelIdentity(**values["model"])
-        if values.get("thumbnails", THUMBNAIL) not in THUMBNAIL_TYPES:
-            raise ValueError(f"thumbnails of an unknown kind {values['thumbnails']!r}")
         values["skipped_pictures"] = tuple(Skipped(**each) for each in values["skipped_pictures"])
         return Manifest(**values)
     except (TypeError, KeyError) as error:

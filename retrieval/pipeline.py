@@ -31,7 +31,7 @@ THUMBNAIL_BYTES = 80_000  # fits into one record of a server
 
 
 @dataclass(frozen=True)
-class Embedded:
+class Batch:
     """What became of a run of rows.
 
     Attributes:
@@ -53,7 +53,7 @@ class Embedded:
 
 def embed_all(
     runs: Iterable[list[Item]], encoder: ClipEncoder, *, pixel_size: int, batch_size: int, workers: int
-) -> Generator[Embedded, None, None]:
+) -> Generator[Batch, None, None]:
     """Yield the features of every run of rows, in order.
 
     The model always sees the same rows together, `batch_size` of a run, less those that cannot be decoded.
@@ -65,7 +65,7 @@ def embed_all(
         batch_size: pictures in one forward pass.
         workers: threads, which share the cores.
     """
-    waiting: deque[list[Future[Embedded]]] = deque()
+    waiting: deque[list[Future[Batch]]] = deque()
     pool = _pool(workers)
     try:
         for items in runs:
@@ -86,14 +86,18 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(workers, "embed", initializer=torch.set_num_threads, initargs=(share,))
     # The number is a thread's own, but also the default of threads to come, until all workers have taken theirs.
     all_there = threading.Barrier(workers + 1)
-    for _ in range(workers):
-        pool.submit(all_there.wait)
-    all_there.wait()
+    try:
+        for _ in range(workers):
+            pool.submit(all_there.wait)
+        all_there.wait()
+    except BaseException:  # an interrupt, or no more threads: nobody stays at the barrier
+        all_there.abort()
+        raise
     torch.set_num_threads(before)
     return pool
 
 
-def _embed(items: list[Item], encoder: ClipEncoder, pixel_size: int) -> Embedded:
+def _embed(items: list[Item], encoder: ClipEncoder, pixel_size: int) -> Batch:
     """Do all of some pictures' work but the writing."""
     good, pictures, skipped = list[Item](), list[Image.Image](), list[Skipped]()
     for item in items:
@@ -108,7 +112,7 @@ def _embed(items: list[Item], encoder: ClipEncoder, pixel_size: int) -> Embedded
     if pictures:
         vectors[Features.PIXELS] = embed_pixels(pictures, pixel_size)
         vectors[Features.CLIP] = encoder.embed_pictures(pictures)
-    return Embedded(
+    return Batch(
         items[0].row, len(items), tuple(good), tuple(thumbnail_of(each) for each in pictures), vectors, tuple(skipped)
     )
 
@@ -128,9 +132,9 @@ def thumbnail_of(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _joined(parts: list[Embedded]) -> Embedded:
+def _joined(parts: list[Batch]) -> Batch:
     good = [part for part in parts if part.items]
-    return Embedded(
+    return Batch(
         start=parts[0].start,
         rows=sum(part.rows for part in parts),
         items=tuple(item for part in parts for item in part.items),

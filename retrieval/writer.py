@@ -9,26 +9,27 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Protocol
 
 from retrieval.errors import IndexingError
-from retrieval.pipeline import Embedded
+from retrieval.pipeline import Batch
 from retrieval.store import Store
 
 
 class Writer(Protocol):
     """Takes batches; one may be under way while the next is embedded."""
 
-    def write(self, batch: Embedded) -> None:
-        """Write a batch, once those before it are written.
+    def write(self, batch: Batch) -> int:
+        """Write a batch, once those before it are written; return how many rows are written since the last answer.
 
         Raises:
             IndexingError: it, or the one before it, could not be written.
         """
 
-    def wait(self) -> None:
-        """Wait until everything is written.
+    def wait(self) -> int:
+        """Wait until everything is written; return as `write` does.
 
         Raises:
             IndexingError: something could not be.
@@ -50,6 +51,8 @@ def writing(open_store: Callable[[], Store], apart: bool) -> Iterator[Writer]:
     here, there = multiprocessing.Pipe()
     # Not forked: torch and ChromaDB have threads.
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, open_store), daemon=True)
+    # Python's helper, which lets interrupts through again when it is started.
+    resource_tracker.ensure_running()
     with _without_interrupts():
         process.start()
     there.close()
@@ -64,35 +67,39 @@ def writing(open_store: Callable[[], Store], apart: bool) -> Iterator[Writer]:
 class _Here:
     store: Store
 
-    def write(self, batch: Embedded) -> None:
+    def write(self, batch: Batch) -> int:
         _write(self.store, batch)
+        return batch.rows
 
-    def wait(self) -> None:
-        pass
+    def wait(self) -> int:
+        return 0
 
 
 @dataclass
 class _Apart:
     pipe: Connection
-    unanswered: int = 1  # the first answer says that the store is open
+    unanswered: bool = True  # the first answer says that the store is open
+    rows: int = 0  # of the batch that is under way
 
-    def write(self, batch: Embedded) -> None:
-        self.wait()
+    def write(self, batch: Batch) -> int:
+        written = self.wait()
         try:
             self.pipe.send(batch)
         except OSError as error:
             raise _gone() from error
-        self.unanswered += 1
+        self.unanswered, self.rows = True, batch.rows
+        return written
 
-    def wait(self) -> None:
-        while self.unanswered:
+    def wait(self) -> int:
+        if self.unanswered:
             try:
                 answer = self.pipe.recv()
             except (EOFError, OSError) as error:
                 raise _gone() from error
-            self.unanswered -= 1
             if answer is not None:
                 raise answer
+        written, self.unanswered, self.rows = self.rows, False, 0
+        return written
 
 
 @contextmanager
@@ -108,7 +115,7 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _write(store: Store, batch: Embedded) -> None:
+def _write(store: Store, batch: Batch) -> None:
     """Write thumbnails and reasons first, and last what marks the batch as complete."""
     store.keep({item.row: each for item, each in zip(batch.items, batch.thumbnails, strict=True)}, batch.skipped)
     if batch.items:

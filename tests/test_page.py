@@ -134,12 +134,12 @@ def test_chroma_shows_its_recall_for_this_query(page: Page, queries: Path) -> No
 
 
 def test_filter_by_class(page: Page, queries: Path) -> None:
-    upload(page, queries / "cat.png")
-    expect(page.locator("#results .caption-label").first).to_contain_text("cat")
+    upload(page, queries / "fox.png")
+    expect(page.locator("#results .caption-label").first).to_contain_text("fox")
     page.locator("#more button").first.click()
     page.locator("#labels input").click()
     page.get_by_role("option", name="food-drink").click()
-    expect(page.locator("#results .caption-label").first).not_to_contain_text("cat")
+    expect(page.locator("#results .caption-label").first).not_to_contain_text("fox")
 
 
 def test_a_score_no_better_than_chance_is_said_so(page: Page, tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(page: Pag
     for _ in range(40):
         page.keyboard.press("ArrowRight")
     expect(status).to_have_text("Searched: 35 % to 100 % across, 25 % to 80 % down.")
-    upload(page, queries / "cat.png")  # another picture is searched whole
-    expect(page.locator("#results .caption-label").first).to_contain_text("1. cat")
+    upload(page, queries / "fox.png")  # another picture is searched whole
+    expect(page.locator("#results .caption-label").first).to_contain_text("1. fox")
     expect(status).to_have_text("")
     page.get_by_role("button", name="Search only a part").click()
     page.keyboard.press("Escape")
@@ -197,7 +197,7 @@ def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(page: Pag
 
 
 def test_near_duplicates_are_shown_once_with_their_count(page: Page, queries: Path) -> None:
-    upload(page, queries / "cat.png")
+    upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label")).to_have_count(12)
     assert not any("alike" in each for each in captions(page))
     page.locator("#more button").first.click()
@@ -256,7 +256,7 @@ def test_an_address_at_the_limits_of_the_page_leaves_it_usable(page: Page, addre
 
 
 def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) -> None:
-    upload(page, queries / "cat.png")
+    upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     page.locator("#query button[aria-label='Remove Image']").click()
     expect(timings(page)).to_contain_text("Choose a picture to start")
@@ -274,13 +274,13 @@ def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) ->
 def test_bad_upload_is_worded_and_the_page_lives_on(
     page: Page, queries: Path, tmp_path: Path, name: str, data: bytes | None, words: str
 ) -> None:
-    whole = (queries / "cat.png").read_bytes()
+    whole = (queries / "fox.png").read_bytes()
     bad = tmp_path / name
     bad.write_bytes(whole[: len(whole) // 2] if data is None else data)
     upload(page, bad)
     expect(page.locator("[data-testid=toast-body]").first).to_contain_text(words)
     page.locator("#query button[aria-label='Remove Image']").click()
-    upload(page, queries / "cat.png")
+    upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
 
 
@@ -324,7 +324,7 @@ def test_keyboard_alone_gets_from_example_to_result_to_search(page: Page) -> Non
 def test_results_of_two_visitors_do_not_mix(browser: Browser, address: str, queries: Path) -> None:
     with contextlib.ExitStack() as stack:
         visitors = []
-        for name in ("cat", "pizza"):
+        for name in ("fox", "pizza"):
             context = browser.new_context()
             stack.callback(context.close)
             page = context.new_page()
@@ -359,9 +359,9 @@ def compared(page: Page, row: str) -> Locator:
 
 
 def test_compare_follows_the_query_while_it_is_open_and_waits_while_it_is_not(page: Page, queries: Path) -> None:
-    upload(page, queries / "cat.png")
+    upload(page, queries / "fox.png")
     open_tab(page, "Compare")
-    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. cat")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. fox")
     page.locator("#query button[aria-label='Remove Image']").click()
     expect(page.locator("#compare_note")).to_contain_text("Choose a picture to start")
     expect(page.locator(".comparison .caption-label")).to_have_count(0)
@@ -381,7 +381,7 @@ def test_compare_follows_the_query_while_it_is_open_and_waits_while_it_is_not(pa
 
 
 def test_compare_by_keyboard_shows_as_many_hits_as_the_slider_says(page: Page, queries: Path) -> None:
-    upload(page, queries / "cat.png")
+    upload(page, queries / "fox.png")
     open_tab(page, "Compare")
     expect(page.locator(".comparison .caption-label")).to_have_count(8 * 6)
     page.locator("#compare_top_k input[type=range]").focus()
@@ -393,14 +393,14 @@ def test_compare_by_keyboard_shows_as_many_hits_as_the_slider_says(page: Page, q
 
 def test_compare_words_a_bad_picture_and_lives_on(page: Page, queries: Path, tmp_path: Path) -> None:
     bad = tmp_path / "cut.png"
-    bad.write_bytes((queries / "cat.png").read_bytes()[:2000])
+    bad.write_bytes((queries / "fox.png").read_bytes()[:2000])
     open_tab(page, "Compare")
     upload(page, bad)
     expect(page.locator("#compare_note")).to_contain_text("damaged or cut off")
     expect(page.locator(".error:visible")).to_have_count(0)
     page.locator("#query button[aria-label='Remove Image']").click()
-    upload(page, queries / "cat.png")
-    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. cat")
+    upload(page, queries / "fox.png")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. fox")
 
 
 def test_compare_with_words_leaves_raw_pixels_out(page: Page) -> None:
@@ -458,7 +458,7 @@ def test_evaluate_cancelled_and_started_again_at_once_ends_with_all_figures(page
 
 
 def test_evaluate_query_needs_a_picture_whose_label_is_known(page: Page, queries: Path) -> None:
-    upload(page, queries / "cat.png")
+    upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     open_tab(page, "Evaluate")
     page.locator("#evaluate_query").click()

@@ -25,7 +25,7 @@ from retrieval.features.preprocessing import Preprocessing
 from retrieval.gallery import Item
 from retrieval.manifest import thumbnail_path
 from retrieval.ownership import IndexInUse, own
-from retrieval.pipeline import THUMBNAIL_BYTES, Embedded, embed_all, thumbnail_of
+from retrieval.pipeline import THUMBNAIL_BYTES, Batch, embed_all, thumbnail_of
 from retrieval.server import RECORD_BYTES
 from retrieval.store import FolderStore
 from retrieval.writer import writing
@@ -85,7 +85,7 @@ def test_embedding_in_workers_leaves_other_threads_their_cores(queries):
 
 def batch(some, vectors):
     thumbnails = tuple(b"thumbnail" for _ in some)
-    return Embedded(some[0].row, len(some), tuple(some), thumbnails, vectors, ())
+    return Batch(some[0].row, len(some), tuple(some), thumbnails, vectors, ())
 
 
 @pytest.mark.parametrize("apart", [False, True])

@@ -20,6 +20,10 @@ def fold_batch_norms(model: nn.Module) -> int:
             if (
                 isinstance(convolution, nn.Conv2d)
                 and isinstance(norm, nn.BatchNorm2d)
+                # Children of these classes that do more have a forward of their own.
+                and type(convolution).forward is nn.Conv2d.forward
+                and type(norm).forward is nn.BatchNorm2d.forward
+                and norm.track_running_stats
                 and convolution.out_channels == norm.num_features
             ):
                 with torch.no_grad():

@@ -15,7 +15,6 @@ import gradio as gr
 from retrieval import words
 from retrieval.features import Features, Vectors
 from retrieval.indexes import Entry, GalleryIndex
-from retrieval.manifest import THUMBNAIL_TYPES
 from retrieval.map_plot import DARK, LIGHT, OTHER
 from retrieval.maps import COLOURED, DRAWN, Marks, marks, points, ranked_labels, short
 from retrieval.projection import Method
@@ -166,8 +165,7 @@ class MapTab:
             known = self._picture(*asked) if isinstance(asked, list) and len(asked) == 3 else None
             if known is None or not known.is_file():
                 return ""
-            kind = THUMBNAIL_TYPES[known.suffix]
-            return f"data:{kind};base64,{base64.b64encode(known.read_bytes()).decode()}"
+            return f"data:image/jpeg;base64,{base64.b64encode(known.read_bytes()).decode()}"
 
         return thumbnail
 
