@@ -87,7 +87,8 @@ def build_index(
 
     Raises:
         SharesMissing: the share is done, and the index is complete when the others are.
-        IndexingError: the gallery's name is taken by another data set, or the index is in use or not writable.
+        IndexingError: the gallery's name is taken by another data set, the index is in use or not writable, or a
+            share is to be rebuilt.
         GalleryError: the data set cannot be read on.
     """
     started = time.perf_counter()
@@ -95,6 +96,11 @@ def build_index(
         raise IndexingError(
             f"--shard needs a ChromaDB server: the files of the index in {root} belong to one process at a time. Start "
             "one (chroma run --path DIR --port 8000), and give every worker --index http://HOST:8000"
+        )
+    if shard and rebuild:
+        raise IndexingError(
+            "--rebuild and --shard do not go together: a worker that is started again would begin anew, and take away "
+            "what the others have written. Rebuild with one worker, or give all workers a new name with --gallery."
         )
     source = gallery.source.path
     if source and source.is_dir() and not isinstance(root, Server) and root.resolve().is_relative_to(source):
@@ -163,7 +169,7 @@ def _build(
         for count in batches:
             progress(count, total)
     with closing(location.begin(name, build, False)) as store:
-        _check_shares(shard, gallery, store)
+        _check_shares(shard, gallery, store, build)
         finishing()
         rows = store.rows()
         indexed = set(rows.tolist())
@@ -204,7 +210,7 @@ def _share_of(rows: npt.NDArray[np.int64], shard: Shard) -> int:
     return int(np.count_nonzero(rows // ROWS_AT_ONCE % shard.count == shard.number - 1))
 
 
-def _check_shares(shard: Shard, gallery: Gallery, store: Store) -> None:
+def _check_shares(shard: Shard, gallery: Gallery, store: Store, build: str) -> None:
     """See that the batches of all shares are there, however many workers wrote them.
 
     Raises:
@@ -215,8 +221,11 @@ def _check_shares(shard: Shard, gallery: Gallery, store: Store) -> None:
     wanted = range(0, gallery.seen, ROWS_AT_ONCE)
     if missing := len(set(wanted) - store.complete(ROWS_AT_ONCE)):
         raise SharesMissing(
-            f"Share {shard} is done: {shard.rows(gallery.seen, ROWS_AT_ONCE):,} rows. Of {len(wanted):,} batches in "
-            f"all, {missing:,} are missing; the worker that writes the last of them publishes the gallery."
+            f"Share {shard} of {build} is done: {shard.rows(gallery.seen, ROWS_AT_ONCE):,} rows. Of {len(wanted):,} "
+            f"batches in all, {missing:,} are missing; the worker that writes the last of them publishes the gallery. "
+            "If another worker names another build, the two do not work together: all need the same --model and "
+            "--dtype by name, since what auto takes depends on the machine, and the same data set, by its Hub id or "
+            "at the same path with the same file times."
         )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -253,7 +254,8 @@ class Indexes:
         self.location = location_of(root)
         self._first = first
         self._open: dict[str, tuple[str, GalleryIndex]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of these three, never held while files or a server are waited for
+        self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetching: threading.Thread | None = None
 
     def names(self) -> list[str]:
@@ -276,20 +278,28 @@ class Indexes:
         if name and name not in names:
             raise QueryError(f"There is no gallery {name[:80]!r}. There are: {', '.join(names)}.")
         name = name or names[0]
+        version = self.location.version(name)
         with self._lock:
-            version = self.location.version(name)
             known = self._open.get(name)
+            opening = self._opening[name]
+        if known and known[0] == version:
+            return known[1]
+        if known and not self.location.at_hand(name):
+            self._fetch(name)  # searches go on in the old build until the new one is here
+            return known[1]
+        with opening:  # who comes second waits for this gallery alone, and finds it open
+            version = self.location.version(name)
+            with self._lock:
+                known = self._open.get(name)
             if known and known[0] == version:
-                return known[1]
-            if known and not self.location.at_hand(name):
-                self._fetch(name)  # searches go on in the old build until the new one is here
                 return known[1]
             published = self.location.published(name)
             if version is None or published is None:
                 raise IndexingError(f"The gallery {name!r} has just been removed.")
             index = GalleryIndex(published)
-            # The old build is given back when the last search that began on it has ended, see `FolderStore`.
-            self._open[name] = (version, index)
+            with self._lock:
+                # The old build is given back when the last search that began on it has ended, see `FolderStore`.
+                self._open[name] = (version, index)
         return index
 
     def _fetch(self, name: str) -> None:
@@ -301,9 +311,10 @@ class Indexes:
             except RetrievalError as error:
                 log.warning("%s", error)
 
-        if self._fetching is None or not self._fetching.is_alive():
-            self._fetching = threading.Thread(target=fetch, name=f"fetch {name}", daemon=True)
-            self._fetching.start()
+        with self._lock:
+            if self._fetching is None or not self._fetching.is_alive():
+                self._fetching = threading.Thread(target=fetch, name=f"fetch {name}", daemon=True)
+                self._fetching.start()
 
     def close(self) -> None:
         """Close every opened index."""

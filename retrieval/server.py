@@ -47,6 +47,8 @@ def connect(server: Server) -> Any:
     settings = ChromaSettings(anonymized_telemetry=False)
     names: dict[str, Any] = {"tenant": server.tenant, "database": server.database}
     names = {name: value for name, value in names.items() if value}
+    if server.token and not (server.token.isascii() and server.token.isprintable()):
+        raise _unfit(server)
     with worded(server):
         if server.cloud:
             if not server.token:
@@ -104,13 +106,16 @@ def worded(server: Server) -> Iterator[None]:
 
 def failure(server: Server, reason: object) -> IndexingError:
     """Return the worded form of a failure of a server."""
+    if server.token and isinstance(reason, httpx.LocalProtocolError):
+        return _unfit(server)  # whose own text shows the token, escaped
     text = " ".join(str(reason).split())[:300]
     if server.token:
         text = text.replace(server.token, "...")
     where = "Chroma Cloud" if server.cloud else f"The ChromaDB server {server}"
     if isinstance(reason, (ChromaAuthError, AuthorizationError)):
-        variable = "CHROMA_API_KEY" if server.cloud else "RETRIEVAL_INDEX_TOKEN"
-        return IndexingError(f"{where} refuses ({text}). Set {variable} in the environment to what it asks for.")
+        return IndexingError(
+            f"{where} refuses ({text}). Set {_variable(server)} in the environment to what it asks for."
+        )
     if isinstance(reason, (httpx.TransportError, OSError)) or "Could not connect to a Chroma server" in text:
         return ServerAway(
             f"{where} cannot be reached ({text or type(reason).__name__}). Start it, or check the address and the "
@@ -129,6 +134,17 @@ def failure(server: Server, reason: object) -> IndexingError:
             "help, build it again with index_builder.py --rebuild."
         )
     return IndexingError(f"{where} answers with an error: {text or type(reason).__name__}.")
+
+
+def _variable(server: Server) -> str:
+    return "CHROMA_API_KEY" if server.cloud else "RETRIEVAL_INDEX_TOKEN"
+
+
+def _unfit(server: Server) -> IndexingError:
+    return IndexingError(
+        f"{_variable(server)} in the environment holds characters that cannot be sent to a server: "
+        "it must be one line of plain ASCII."
+    )
 
 
 def pack(content: bytes) -> dict[str, str | int]:

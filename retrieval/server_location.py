@@ -3,14 +3,15 @@
 import hashlib
 import json
 import logging
+import re
 import shutil
 import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from retrieval.features import Features
 from retrieval.locations import Location, Published
 from retrieval.manifest import Manifest, from_json, to_json
 from retrieval.projection import Method, projection_path
-from retrieval.server import FETCHING, NO_GRAPH, ServerAway, connect, records, worded
+from retrieval.server import FETCHING, NO_GRAPH, connect, records, worded
 from retrieval.server_store import FILES, LEDGER, LIFE, ServerStore
 from retrieval.store import Store, write_thumbnails
 
@@ -35,6 +36,8 @@ log = logging.getLogger(FETCHING)
 
 PREFIX = "lookalike"
 FRESH = 1.0  # seconds for which what a server has published is taken as known
+PAUSE = 30.0  # seconds for which a server that has just failed is not asked again
+BUILD = "build-[0-9a-f]{16}(?:-again|-anew)?"  # what `build_name` makes
 ABANDONED = 7 * 24 * 3600  # seconds without a batch after which an unfinished build is nobody's any more
 PUBLISHED = "published"  # the file that tells a build that was published once
 PAGE = 100  # collections listed at once
@@ -51,6 +54,21 @@ class Head:
     build: str
     previous: str
     version: str
+
+    @staticmethod
+    def read(about: Mapping[str, object]) -> "Head":
+        """Return the head that a record holds; the server may be anybody's, and a build's name becomes a path.
+
+        Raises:
+            ValueError: it holds none.
+        """
+        values = {name: value for name, value in about.items() if isinstance(value, str)}
+        if set(about) != {field.name for field in fields(Head)} or len(values) < len(about):
+            raise ValueError(f"it has the fields {', '.join(sorted(about))[:200]}")
+        head = Head(**values)
+        if not re.fullmatch(BUILD, head.build) or not re.fullmatch("[0-9a-f]{32}", head.version):
+            raise ValueError(f"its build is {head.build[:80]!r}, its version {head.version[:80]!r}")
+        return head
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class Publication:
         """Return what was packed.
 
         Raises:
+            IndexingError: it has another format than this program reads.
             ValueError: it was not, or is damaged.
         """
         try:
@@ -99,9 +118,10 @@ class ServerLocation(Location):
         """Take the server's address; nothing is asked yet."""
         self.server = server
         self._client: Any = None
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._heads: dict[str, Head] = {}
-        self._looked = -FRESH
+        self._asking = threading.Lock()
+        self._ask_at = 0.0  # by the monotonic clock; 0: what is known is not good enough
         self._publications: dict[str, tuple[str, Publication]] = {}
 
     def names(self) -> list[str]:
@@ -120,8 +140,12 @@ class ServerLocation(Location):
 
     def at_hand(self, name: str) -> bool:
         """See `Location`."""
-        head = self._known().get(name)
-        return head is None or not self._lacks(head)
+        try:
+            head = self._known().get(name)
+            return head is None or not self._lacks(head)
+        except IndexingError as error:
+            log.warning("%s", error)
+            return False  # who fetches it meets the failure, not who searches the build before
 
     def published(self, name: str) -> Published | None:
         """See `Location`."""
@@ -145,7 +169,7 @@ class ServerLocation(Location):
 
     def look_again(self) -> None:
         """See `Location`."""
-        self._looked = -FRESH
+        self._ask_at = 0.0
 
     def close(self) -> None:
         """See `Location`."""
@@ -172,7 +196,11 @@ class ServerLocation(Location):
         return next(each for turn in ("", "-again", "-anew") if (each := f"build-{fingerprint}{turn}") not in taken)
 
     def begin(self, name: str, build: str, rebuild: bool) -> Store:
-        """See `Location`."""
+        """See `Location`; with `rebuild` an unfinished one is always started over: nothing shows damage."""
+        if rebuild:
+            with worded(self.server):
+                for part in (LEDGER, FILES):  # what remains is written over
+                    self._delete(f"{self._prefix(name, build)}-{part}")
         return self._open(name, build, make=True)
 
     @contextmanager
@@ -191,7 +219,7 @@ class ServerLocation(Location):
         head = self._announce(manifest, store, rows, store.folder)
         store.folder.replace(self._copy(head))
         self._prune(head)
-        self._sweep(head)
+        self._sweep(head.gallery)
 
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
         """See `Location`."""
@@ -220,21 +248,41 @@ class ServerLocation(Location):
         )
 
     def _known(self) -> dict[str, Head]:
-        """Return what is published; as long as the server is away, what was known before."""
-        with self._lock:
-            if time.monotonic() - self._looked >= FRESH:
+        """Return what is published; as long as the server fails, what was known before."""
+        if time.monotonic() < self._ask_at or not self._asking.acquire(blocking=not self._ask_at):
+            return self._heads  # a server that hangs makes only one search wait
+        try:
+            if time.monotonic() >= self._ask_at:
+                pause = FRESH
                 try:
-                    with worded(self.server):
-                        found = list(records(self.server, self._galleries()))
-                except ServerAway as error:
+                    self._heads = self._ask()
+                except IndexingError as error:
                     if not self._heads:
                         raise
                     log.warning("%s What was published before is searched on.", error)
-                else:
-                    heads = [Head(**{name: str(value) for name, value in about.items()}) for _, about in found]
-                    self._heads = {head.gallery: head for head in heads}
-                self._looked = time.monotonic()
+                    pause = PAUSE
+                self._ask_at = time.monotonic() + pause
             return self._heads
+        finally:
+            self._asking.release()
+
+    def _ask(self) -> dict[str, Head]:
+        """Return what the server says is published.
+
+        Raises:
+            IndexingError: it does not say.
+        """
+        with worded(self.server):
+            found = list(records(self.server, self._galleries()))
+        heads = {}
+        for key, about in found:
+            try:
+                head = Head.read(about or {})
+            except ValueError as error:
+                log.warning("The record %.80r of a gallery in %s is passed over: %s.", key, self.server, error)
+            else:
+                heads[head.gallery] = head
+        return heads
 
     def _publication(self, head: Head) -> Publication:
         known = self._publications.get(head.gallery)
@@ -243,10 +291,10 @@ class ServerLocation(Location):
         content = self._open(head.gallery, head.build).get_file(f"publication-{head.version}")
         try:
             publication = Publication.unpack(content or b"")
-        except ValueError as error:
+        except (ValueError, IndexingError) as error:
             raise IndexingError(
-                f"The gallery {head.gallery!r} in {self.server} cannot be read ({error}). "
-                "Build it again with index_builder.py --rebuild."
+                f"The gallery {head.gallery!r} in {self.server} cannot be read ({str(error).rstrip('.')}). Build it "
+                f"again: python index_builder.py --index {self.server} --gallery {head.gallery} --dataset ... --rebuild"
             ) from error
         self._publications[head.gallery] = (head.version, publication)
         return publication
@@ -267,8 +315,7 @@ class ServerLocation(Location):
         version = uuid.uuid4().hex
         store.put_file(PUBLISHED, b"")
         store.put_file(f"publication-{version}", publication.pack())
-        self.look_again()
-        before = self._known().get(manifest.gallery)
+        before = self._ask().get(manifest.gallery)
         previous = "" if before is None else before.previous if before.build == manifest.build else before.build
         head = Head(manifest.gallery, manifest.build, previous, version)
         with worded(self.server):
@@ -279,23 +326,29 @@ class ServerLocation(Location):
         self.look_again()
         return head
 
-    def _sweep(self, head: Head) -> None:
+    def _sweep(self, gallery: str) -> None:
         """Delete builds that were published before the previous one, and unfinished ones that were left long ago."""
-        client, prefix = self._connected(), self._prefix(head.gallery)
+        client, prefix = self._connected(), self._prefix(gallery)
+        if (head := self._ask().get(gallery)) is None:  # asked now: another worker may have published since
+            return
         with worded(self.server):
             names: list[str] = []
             while len(names) % PAGE == 0 and (some := client.list_collections(PAGE, len(names))):
                 names += [each.name for each in some]
             found: dict[str, list[str]] = {}
             for name in names:
-                if name.startswith(f"{prefix}build-"):
-                    parts = name.removeprefix(prefix).split("-")
-                    build = "-".join(parts[: 3 if parts[2] in ("again", "anew") else 2])
-                    found.setdefault(build, []).append(name)
+                if match := re.match(f"{prefix}({BUILD})-", name):
+                    found.setdefault(match[1], []).append(name)
             for build, collections in found.items():
                 if build not in (head.build, head.previous) and self._gone(f"{prefix}{build}-"):
-                    for name in sorted(collections, key=lambda name: name.endswith(f"-{FILES}")):
-                        client.delete_collection(name)
+                    for name in sorted(collections, key=_deleting_order):
+                        self._delete(name)
+
+    def _delete(self, collection: str) -> None:
+        try:
+            self._connected().delete_collection(collection)
+        except NotFoundError:
+            log.debug("%s is not there", collection)  # or another worker sweeps too
 
     def _gone(self, prefix: str) -> bool:
         """Say whether nobody needs a build: it was published once, left long ago, or is deleted in part."""
@@ -367,6 +420,11 @@ class ServerLocation(Location):
                 shutil.rmtree(part, ignore_errors=True)
         except OSError as error:
             raise cannot_write(self._cache, error) from error
+
+
+def _deleting_order(collection: str) -> int:
+    """Put the ledger first, so that no build lacks what its ledger says is there, and the files, which say so, last."""
+    return 0 if collection.endswith(f"-{LEDGER}") else 2 if collection.endswith(f"-{FILES}") else 1
 
 
 def _copy_files(store: ServerStore, rows: npt.NDArray[np.int64]) -> None:

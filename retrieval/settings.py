@@ -295,9 +295,11 @@ def parse(
         values[name] = bool(values[name])
     values["templates"] = tuple(values["templates"] or TEMPLATES)
     if isinstance(server := values["index"], Server):
-        token = environment.get("CHROMA_API_KEY" if server.cloud else f"{PREFIX}INDEX_TOKEN")
+        token = environment.get("CHROMA_API_KEY" if server.cloud else f"{PREFIX}INDEX_TOKEN", "")
         tenant, database = environment.get("CHROMA_TENANT"), environment.get("CHROMA_DATABASE")
-        values["index"] = replace(server, cache=flags.cache, tenant=tenant, database=database, token=token)
+        values["index"] = replace(
+            server, cache=flags.cache, tenant=tenant, database=database, token=token.strip() or None
+        )
     return flags, Settings(**values)
 
 

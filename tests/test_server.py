@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from browsing import served, settings_of
@@ -32,13 +35,14 @@ from retrieval.errors import IndexingError
 from retrieval.features import Features
 from retrieval.gallery import Item
 from retrieval.indexes import GalleryIndex, Indexes
-from retrieval.locations import location_of
+from retrieval.locations import FolderLocation, Published, location_of
 from retrieval.manifest import Skipped
 from retrieval.metrics import Metric, View
 from retrieval.projection import Method
 from retrieval.query import Engine, Query
 from retrieval.search import Searcher
-from retrieval.server import connect, pack, unpack
+from retrieval.server import connect, failure, pack, unpack
+from retrieval.server_location import Head, ServerLocation
 from retrieval.server_store import ServerStore
 from retrieval.settings import parse
 from retrieval.store import COLLECTIONS, FolderStore, Store
@@ -160,7 +164,7 @@ def built(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
 def test_a_killed_worker_loses_nothing_and_nobody_publishes_too_early(built: SimpleNamespace) -> None:
     assert built.codes == (-signal.SIGKILL, 0, 0), built.said
     assert built.half == []
-    assert "Share 2/2 is done: 72 rows" in built.said["second"]
+    assert "72 rows. Of 4 batches" in built.said["second"]
     assert "197 pictures indexed" in built.said["again"]
     assert "now, 63 before)" in built.said["again"]  # it went on: one batch, of which a picture is bad, was there
     assert "skipped:  3" in built.said["again"]
@@ -263,16 +267,18 @@ def test_two_workers_that_publish_at_the_same_moment_end_right(address: str, tmp
     locations = [location_of(replace(server, cache=tmp_path / each)) for each in "ab"]
     random = np.random.default_rng(0)
     vectors = {f: random.random((3, d), np.float32) for f, d in ((Features.PIXELS, 12), (Features.CLIP, 4))}
-    first = locations[0].begin("both", "build-both", False)
+    first = locations[0].begin("both", "build-00000000000000b0", False)
     first.keep({row: bytes([row]) for row in range(3)}, [])
     first.write([Item(row, f"id-{row}", "", "", b"") for row in range(3)], vectors)
     first.commit(0, 4, [Skipped(3, "id-3", "broken")])
-    manifest = replace(Indexes(server).get(NAME).manifest, gallery="both", build="build-both", pictures=3, pixel_size=2)
+    manifest = replace(
+        Indexes(server).get(NAME).manifest, gallery="both", build="build-00000000000000b0", pictures=3, pixel_size=2
+    )
     manifest = replace(manifest, model=replace(manifest.model, dimensions=4))
     together = threading.Barrier(2)
 
     def publish(place: int) -> None:
-        store = locations[place].begin("both", "build-both", False)
+        store = locations[place].begin("both", "build-00000000000000b0", False)
         with locations[place].making(store, store.rows()):
             together.wait(PATIENCE)
             locations[place].publish(replace(manifest, seconds=float(place)), store, store.rows())
@@ -352,9 +358,10 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
 class Answers(BaseHTTPRequestHandler):
     """A server that is no ChromaDB, or one that does not want us."""
 
-    status, body, asked = 200, b"", ""
+    status, body, asked, times = 200, b"", "", 0
 
     def do_GET(self) -> None:
+        type(self).times += 1
         type(self).asked = self.headers.get("Authorization", "")
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(self.body)))
@@ -395,13 +402,115 @@ def test_a_database_that_is_not_there_is_named(address: str, tmp_path: Path) -> 
         Indexes(Server(address, tmp_path, database="nowhere")).names()
 
 
+def test_who_opens_one_gallery_keeps_nobody_from_another(built: SimpleNamespace, tmp_path: Path) -> None:
+    for name in (NAME, "slow"):
+        shutil.copytree(built.folder.root / NAME, tmp_path / name)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(FolderLocation):
+        def published(self, name: str) -> Published | None:
+            if name == "slow":
+                begun.set()
+                assert go_on.wait(PATIENCE)
+            return super().published(name)
+
+    indexes = Indexes(tmp_path)
+    indexes.location = Slow(tmp_path)
+    threads = [threading.Thread(target=indexes.get, args=("slow",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(PATIENCE)
+    assert len(indexes.get(NAME)) == 197
+    assert all(thread.is_alive() for thread in threads)  # it did not wait for them
+    go_on.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(indexes.get("slow")) == 197
+    indexes.close()
+
+
+def test_a_server_that_fails_is_left_in_peace_and_what_is_known_is_kept(
+    built: SimpleNamespace, address: str, tmp_path: Path
+) -> None:
+    location = ServerLocation(Server(address, tmp_path))
+    version = location.version(NAME)
+    assert version
+    location.close()
+    answers = type("Failing", (Answers,), {"status": 502})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        location.server = Server(f"http://127.0.0.1:{server.server_port}", tmp_path)
+        location.look_again()
+        assert [location.version(NAME) for _ in range(3)] == [version] * 3
+        assert answers.times == 1
+        assert not location.at_hand(NAME)
+        with pytest.raises(IndexingError, match="no ChromaDB"):
+            ServerLocation(location.server).names()  # which knows nothing
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"build": "build-0123456789abcdef/../../x"},
+        {"build": "build-0123456789abcdef-other"},
+        {"version": "../x"},
+        {"previous": 1},
+        {"more": "text"},
+    ],
+)
+def test_a_record_that_is_no_head_is_passed_over(
+    built: SimpleNamespace, address: str, tmp_path: Path, change: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    good = {"gallery": "evil", "build": "build-0123456789abcdef-again", "previous": "", "version": "0" * 32}
+    assert Head.read(good) == Head(**good)
+    location = ServerLocation(Server(address, tmp_path))
+    location._galleries().upsert(ids=["evil"], embeddings=[[0.0]], metadatas=[good | change])
+    try:
+        names = location.names()
+    finally:
+        location._galleries().delete(ids=["evil"])
+    assert NAME in names
+    assert "evil" not in names
+    assert "'evil' of a gallery" in caplog.text
+    location.close()
+
+
+def test_an_unfinished_build_is_started_over_and_one_of_another_format_named(address: str, tmp_path: Path) -> None:
+    location = ServerLocation(Server(address, tmp_path))
+    head = Head("anew", "build-00000000000000ae", "", "0" * 32)
+    location.begin(head.gallery, head.build, True).commit(0, 4, [])
+    store = location.begin(head.gallery, head.build, False)
+    assert store.complete(64) == {0}
+    assert isinstance(store, ServerStore)
+    store.put_file(f"publication-{head.version}", zlib.compress(b'{"manifest": {"format": 0}, "runs": [[0, 1]]}'))
+    with pytest.raises(
+        IndexingError, match=r"'anew' in http.* has format 0, .*--gallery anew --dataset \.\.\. --rebuild"
+    ):
+        location._publication(head)
+    assert location.begin(head.gallery, head.build, True).complete(64) == set()
+    location.close()
+
+
+def test_a_token_that_cannot_be_sent_is_not_shown() -> None:
+    for token in ("qq\nqq", "qq\u00e9"):
+        server = Server("http://127.0.0.1:1", token=token)
+        with pytest.raises(IndexingError, match=r"^RETRIEVAL_INDEX_TOKEN") as caught:
+            connect(server)
+        assert "qq" not in str(caught.value)
+        said = str(failure(server, httpx.LocalProtocolError(f"Illegal header value {token.encode()!r}")))
+        assert said == str(caught.value)
+
+
 def test_shards_of_a_folder_are_refused_and_shares_are_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = draw(tmp_path / "two", 2)
     assert index_builder.main(flags(tmp_path / "index", tmp_path, dataset, "--shard", "1/2")) == 2
     assert "--shard needs a ChromaDB server" in capsys.readouterr().err
     assert not (tmp_path / "index").exists()
+    assert index_builder.main(flags(address, tmp_path, dataset, "--shard", "1/2", "--rebuild")) == 2
+    assert "--rebuild and --shard do not go together" in capsys.readouterr().err
     for text in ("0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"):
         with pytest.raises(SystemExit):
             index_builder.main([f"--shard={text}"])
@@ -414,7 +523,7 @@ def test_an_address_is_read_and_its_secrets_come_from_the_environment_alone(tmp_
     for text in ("ftp://x", "http://", "http://a:b@c", "http://x?token=1", "http://x:port", "hf://datasets/a/b"):
         with pytest.raises(ValueError, match=r"address|port"):
             read_address(text)
-    environment = {"CHROMA_API_KEY": "key", "RETRIEVAL_INDEX_TOKEN": "token", "CHROMA_DATABASE": "mine"}
+    environment = {"CHROMA_API_KEY": "key", "RETRIEVAL_INDEX_TOKEN": " token\n", "CHROMA_DATABASE": "mine"}
     environment |= {"RETRIEVAL_CACHE": str(tmp_path), "RETRIEVAL_INDEX": "http://x"}
     parser = index_builder.argparse.ArgumentParser()
     index_builder.settings.add_index_flag(parser)
