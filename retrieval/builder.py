@@ -179,7 +179,7 @@ def _build(
         added = _share_of(rows, shard) - before
         store.drop_rows_except(rows)
         with location.making(store, rows):
-            now = location.manifest(name) if shard is not ALL else None
+            now = location.manifest(name) if not location.local else None
             if now and now.build == build:  # another worker saw it complete too, and was faster
                 return Outcome(now, False, added, before, time.perf_counter() - started, published)
             background = background_of(store.folder)
