@@ -121,7 +121,7 @@ class GalleryIndex:
         if unknown := sorted(set(labels) - self._with_label.keys()):
             known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
             raise QueryError(f"No picture has the label {unknown[0][:40]!r}. There are: {known or 'no labels'}.")
-        return np.sort(np.concatenate([self._with_label[label] for label in set(labels)]))
+        return np.sort(np.concatenate([np.empty(0, np.intp), *(self._with_label[label] for label in set(labels))]))
 
     def thumbnail(self, position: int) -> Path:
         """Return the path of an item's thumbnail, a JPEG file."""
