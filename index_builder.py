@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from retrieval import hub, settings
 from retrieval.building import Watch, build_gallery
-from retrieval.errors import RetrievalError
+from retrieval.errors import RetrievalError, SharesMissing
 from retrieval.features.choice import ModelChoice
 
 EXAMPLES = """examples:
@@ -43,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     hub.bound_access()
     try:
         build(chosen, flags.rebuild)
+    except SharesMissing as error:
+        print(error)
+        return 0
     except RetrievalError as error:
-        if chosen.shard and _only_share(error):
-            print(error)
-            return 0
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -85,13 +85,6 @@ def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
 
     print(summary(outcome))
     return choice
-
-
-def _only_share(error: RetrievalError) -> bool:
-    """Say whether a worker has done all that it could: its share."""
-    from retrieval.builder import SharesMissing  # with torch, which --help does without
-
-    return isinstance(error, SharesMissing)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

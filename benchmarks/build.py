@@ -108,16 +108,7 @@ def _compare(
     before = _bare(encoder, flags.batch_size)
     used, started = _cpu_seconds(), time.perf_counter()
     pictures_done: list[float] = []
-    build_index(
-        index,
-        "pictures",
-        gallery,
-        encoder,
-        pixel_size=flags.pixel_size,
-        batch_size=flags.batch_size,
-        workers=flags.workers,
-        finishing=lambda: pictures_done.append(time.perf_counter() - started),
-    )
+    _build(index, gallery, encoder, flags, lambda: pictures_done.append(time.perf_counter() - started))
     seconds, used = time.perf_counter() - started, _cpu_seconds() - used
     after = _bare(encoder, flags.batch_size)
     bare = {way: statistics.mean((before[way], after[way])) for way in before}
@@ -137,6 +128,25 @@ def _compare(
         "builder in all": used / flags.pictures * 1e3,
         "two cores' time": seconds * CORES / flags.pictures * 1e3,
     }
+
+
+def _build(
+    index: Path,
+    gallery: Gallery,
+    encoder: ClipEncoder,
+    flags: argparse.Namespace,
+    finishing: Callable[[], None] = lambda: None,
+) -> None:
+    build_index(
+        index,
+        "pictures",
+        gallery,
+        encoder,
+        pixel_size=flags.pixel_size,
+        batch_size=flags.batch_size,
+        workers=flags.workers,
+        finishing=finishing,
+    )
 
 
 def _bare(encoder: ClipEncoder, batch: int) -> dict[str, float]:
@@ -241,15 +251,7 @@ def _peak(flags: argparse.Namespace, folder: Path) -> None:
     made = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     encoder = ClipEncoder(choose_model(BUNDLED), "auto", "cpu")
     gallery = Gallery(GallerySource(str(folder / "pictures.parquet")))
-    build_index(
-        folder / "index",
-        "pictures",
-        gallery,
-        encoder,
-        pixel_size=flags.pixel_size,
-        batch_size=flags.batch_size,
-        workers=flags.workers,
-    )
+    _build(folder / "index", gallery, encoder, flags)
     own, children = (
         resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )

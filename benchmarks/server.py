@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from report import median_ms, report
+from service import resident
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,8 +24,9 @@ from retrieval.features import Features, Vectors
 from retrieval.gallery import Item
 from retrieval.metrics import View
 from retrieval.server import connect
+from retrieval.server_location import copy_files
 from retrieval.server_store import ServerStore
-from retrieval.store import COLLECTIONS, FolderStore, Store, write_thumbnails
+from retrieval.store import COLLECTIONS, FolderStore, Store
 
 ROWS = 64
 DIMENSIONS = {Features.PIXELS: 3072, Features.CLIP: 512}
@@ -46,17 +48,11 @@ def chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
                 connect(Server(f"http://127.0.0.1:{port}"))
                 break
             except IndexingError:
-                time.sleep(0.1)
+                time.sleep(0.1)  # between two looks at another process
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.kill()
         process.wait()
-
-
-def resident(process: int) -> int:
-    """Return the bytes of memory that a process holds (Linux)."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
 def size_of(folder: Path, *patterns: str) -> int:
@@ -99,10 +95,10 @@ def main() -> None:
             query = write(store, count)[Features.CLIP][0]
             writing = time.perf_counter() - started
             started = time.perf_counter()
-            export(store, store.rows())
             if isinstance(store, ServerStore):
-                for thumbnails in store.thumbnails(store.rows()):
-                    write_thumbnails(store.folder, thumbnails)
+                copy_files(store, store.rows())
+            else:
+                export(store, store.rows())
             copying = time.perf_counter() - started
             store.close()
             again, memory = reopen()

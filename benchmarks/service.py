@@ -68,9 +68,14 @@ class App:
 
     @property
     def resident(self) -> float:
-        """The megabytes of memory that the process holds (Linux)."""
-        text = Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) / 1024
+        """The megabytes of memory that the process holds."""
+        return resident(self.pid) / 2**20
+
+
+def resident(process: int) -> int:
+    """Return the bytes of memory that a process holds (Linux)."""
+    text = Path(f"/proc/{process}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) * 1024
 
 
 @contextmanager

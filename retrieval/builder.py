@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.address import Server
-from retrieval.errors import IndexingError, cannot_write
+from retrieval.errors import IndexingError, SharesMissing, cannot_write
 from retrieval.export import background_of
 from retrieval.features.clip import ClipEncoder
 from retrieval.gallery import Gallery
@@ -45,10 +45,6 @@ class Outcome:
     seconds: float
     replaced: Manifest | None = None
     maps: tuple[str, ...] = ()
-
-
-class SharesMissing(IndexingError):
-    """This worker has done its share, and others have not done theirs yet; whoever does the last one publishes."""
 
 
 def build_index(
@@ -179,7 +175,7 @@ def _build(
         added = _share_of(rows, shard) - before
         store.drop_rows_except(rows)
         with location.making(store, rows):
-            now = location.manifest(name) if not location.local else None
+            now = _published(location, name, rebuild)
             if now and now.build == build:  # another worker saw it complete too, and was faster
                 return Outcome(now, False, added, before, time.perf_counter() - started, published)
             background = background_of(store.folder)

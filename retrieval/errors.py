@@ -23,6 +23,10 @@ class IndexingError(RetrievalError):
     """An index that is missing, in use, damaged, or made for something else."""
 
 
+class SharesMissing(IndexingError):
+    """This worker has done its share, and others have not done theirs yet; whoever does the last one publishes."""
+
+
 class QueryError(RetrievalError):
     """A search that was asked for in words that do not exist."""
 

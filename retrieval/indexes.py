@@ -170,16 +170,29 @@ class GalleryIndex:
         return {}
 
     def nearest(
-        self, features: Features, view: View, vector: Vectors, count: int, labels: Collection[str] = ()
+        self,
+        features: Features,
+        view: View,
+        vector: Vectors,
+        count: int,
+        labels: Collection[str] = (),
+        among: npt.NDArray[np.intp] | None = None,
     ) -> npt.NDArray[np.intp]:
         """Return the positions of about `count` nearest neighbours by ChromaDB, closest first, see `Store.nearest`.
 
+        Args:
+            features: what is compared.
+            view: how the vectors are looked at.
+            vector: the query's plain vector, shape (d,).
+            count: how many are wanted.
+            labels: only items that have one of them; empty keeps all.
+            among: the positions of those, see `with_labels`.
+
         Raises:
-            QueryError: a label that the gallery does not have.
             IndexingError: ChromaDB is in use by another process, or damaged.
         """
-        among = self.rows[self.with_labels(labels)] if labels else None
-        rows = self._chroma.nearest(features, view, vector, count, labels, among)
+        labelled = None if among is None else self.rows[among]
+        rows = self._chroma.nearest(features, view, vector, count, labels, labelled)
         positions = np.searchsorted(self.rows, rows)
         # A worker that ran twice can leave a vector in a server whose row was not published.
         known = positions < len(self)

@@ -186,7 +186,7 @@ def rank(
     count = max(L1_SHORTLIST, L1_FACTOR * k) if metric is Metric.L1 else k + SURPLUS
     available = len(index) if among is None else len(among)
     while True:
-        positions = index.nearest(features, definition.view, vector, min(count, available), labels)
+        positions = index.nearest(features, definition.view, vector, min(count, available), labels, among)
         found, scores = closest(metric, vector, vectors, positions, k)
         if len(positions) < count or count >= available:
             return found, scores

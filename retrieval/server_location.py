@@ -210,7 +210,7 @@ class ServerLocation(Location):
         with self._part() as part:
             self.look_again()  # while this one waited, another worker may have published
             store.folder = part
-            _copy_files(store, rows)
+            copy_files(store, rows)
             yield
 
     def publish(self, manifest: Manifest, store: Store, rows: npt.NDArray[np.int64]) -> None:
@@ -389,7 +389,7 @@ class ServerLocation(Location):
                 started = time.monotonic()
                 log.info("fetching the gallery %s, %s pictures ...", head.gallery, f"{len(publication.rows):,}")
                 store.folder = part
-                _copy_files(store, publication.rows)
+                copy_files(store, publication.rows)
                 part.replace(copy)
                 log.info("fetched the gallery %s in %.1f s", head.gallery, time.monotonic() - started)
             for name in publication.maps:
@@ -427,7 +427,7 @@ def _deleting_order(collection: str) -> int:
     return 0 if collection.endswith(f"-{LEDGER}") else 2 if collection.endswith(f"-{FILES}") else 1
 
 
-def _copy_files(store: ServerStore, rows: npt.NDArray[np.int64]) -> None:
+def copy_files(store: ServerStore, rows: npt.NDArray[np.int64]) -> None:
     """Make the files for readers, but for the maps."""
     export(store, rows)
     for thumbnails in store.thumbnails(rows):

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from retrieval.address import Server
 from retrieval.errors import IndexingError
 from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped
-from retrieval.metrics import View
 from retrieval.server import FETCHING, NO_GRAPH, RECORD_BYTES, failure, pack, records, unpack, worded
 from retrieval.store import COLLECTIONS, READ_ROWS, Store, configuration_of, row_key
 
@@ -39,6 +38,8 @@ LEDGER = "ledger"
 class ServerStore(Store):
     """A build in a server. Whatever several workers write twice is the same, so that no order of theirs matters."""
 
+    named_max = 0  # thousands of ids would have to travel
+
     def __init__(self, server: Server, client: Any, prefix: str, folder: Path = Path(), *, make: bool = False) -> None:
         """Open a build.
 
@@ -53,6 +54,7 @@ class ServerStore(Store):
             IndexingError: there is no such build, or the server fails.
         """
         self.folder = folder
+        self.results_max = CLOUD_RESULTS if server.cloud else None
         self._server, self._client, self._prefix, self._make = server, client, prefix, make
         with self._worded():
             self._collections = {key: self._collection("-".join(key), configuration_of(key[1])) for key in COLLECTIONS}
@@ -130,19 +132,6 @@ class ServerStore(Store):
         for vectors, metadata in super().read(rows, features):
             yield vectors, metadata
             telling.add(len(vectors))
-
-    def nearest(
-        self,
-        features: Features,
-        view: View,
-        vector: Vectors,
-        count: int,
-        labels: Collection[str] = (),
-        labelled: npt.NDArray[np.int64] | None = None,
-    ) -> npt.NDArray[np.int64]:
-        """See `Store`; Chroma Cloud proposes a few hundred at most, and thousands of ids do not travel."""
-        most = min(count, CLOUD_RESULTS) if self._server.cloud else count
-        return super().nearest(features, view, vector, most, labels)
 
     def thumbnails(self, rows: npt.NDArray[np.int64]) -> Iterator[dict[int, bytes]]:
         """Yield the thumbnails of rows, by row, in pieces."""

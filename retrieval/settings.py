@@ -123,25 +123,23 @@ def _template(text: str) -> str:
     return text
 
 
-def _index(text: str) -> Path | Server:
-    try:
-        return read_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def _worded(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader whose errors are shown as they are worded, which argparse does with errors of its own alone."""
 
+    def reader(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
 
-def _shard(text: str) -> Shard:
-    try:
-        return read_shard(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return reader
 
 
 def add_index_flag(parser: argparse.ArgumentParser) -> None:
     """Add `--index`, which every program has, and where copies of it are kept if it is on a server."""
     parser.add_argument(
         "--index",
-        type=_index,
+        type=_worded(read_address),
         default="index",
         metavar="DIR|URL",
         help=f"folder of the index, http(s)://host:port of a ChromaDB server, or {CLOUD} (default: %(default)s)",
@@ -163,7 +161,7 @@ def add_shard_flag(parser: argparse.ArgumentParser) -> None:
     """Add `--shard`, for workers that build one gallery into one server side by side."""
     parser.add_argument(
         "--shard",
-        type=_shard,
+        type=_worded(read_shard),
         metavar="I/N",
         help="do only the I-th of N shares, beside workers that do the others; the last one to end publishes the "
         "gallery. Needs a ChromaDB server as --index",

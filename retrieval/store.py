@@ -40,7 +40,6 @@ MARKER = COLLECTIONS[-1]
 # there and find a third as much as this where vectors do not cluster (which is little either way); with (100, 16, 200)
 # a search for all icons by pixels no longer reaches all of them.
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
-NAMED_MAX = 20_000  # rows that a query names one by one; Chroma takes 5 ms for 2,000, by their metadata 20 ms
 READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma Cloud answers with 300 rows at most
 
 SKIPPED_FILE = "skipped.jsonl"
@@ -88,9 +87,13 @@ class Store(ABC):
 
     Attributes:
         folder: where the files for readers are made, see `retrieval.export`.
+        results_max: neighbours that a query is answered with at most; None for as many as are asked for.
+        named_max: rows that a query names one by one at most.
     """
 
     folder: Path
+    results_max: int | None = None
+    named_max = 20_000  # ChromaDB takes 5 ms for 2,000, by their metadata 20 ms
     _collections: dict[tuple[Features, View], chromadb.Collection]
 
     @abstractmethod
@@ -178,11 +181,11 @@ class Store(ABC):
         """
         seen = view_of(view, vector.astype(np.float64)[None]).astype(np.float32)
         kept: dict[str, Any] = {"where": {"label": {"$in": list(labels)}}} if labels else {}
-        if labelled is not None and len(labelled) <= NAMED_MAX:
+        if labelled is not None and len(labelled) <= self.named_max:
             kept = {"ids": [row_key(row) for row in labelled.tolist()]}
         with self._worded():
             found = self._collections[collection_of(features, view)].query(
-                query_embeddings=seen, n_results=count, include=[], **kept
+                query_embeddings=seen, n_results=min(count, self.results_max or count), include=[], **kept
             )
         return np.array(found["ids"][0], dtype=np.int64)
 
