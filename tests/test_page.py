@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from browsing import PATIENCE, captions, open_tab, timings, toggle, upload
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from retrieval.query import Query
 from retrieval.search import Searcher
@@ -171,6 +171,23 @@ def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, page_searche
     page.get_by_role("button", name="Search the whole picture").click()
     expect(page.locator("#results .caption-label").first).to_have_text(whole[0])
     assert captions(page) == whole
+
+
+def test_the_box_is_there_when_the_pictures_component_comes_late(browser: Browser, address: str, queries: Path) -> None:
+    page = browser.new_page()
+    late: list[str] = []
+
+    def delayed(route: Route) -> None:
+        late.append(route.request.url)
+        page.wait_for_timeout(1000)
+        route.continue_()
+
+    page.route(re.compile(r"/ImagePreview-.*\.js"), delayed)
+    page.goto(address)
+    upload(page, queries / "castle.png")
+    expect(page.locator(".region-layer")).to_be_visible()
+    assert late
+    page.close()
 
 
 def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(page: Page, queries: Path) -> None:

@@ -120,11 +120,21 @@ button.addEventListener("click", () => {
   if (drawn) box.focus();
 });
 
-watch("value", () => { place(); show(); });
 const again = () => { place(); show(); };
-new MutationObserver(again).observe(document.getElementById("query"),
-  { childList: true, subtree: true, attributes: true, attributeFilter: ["src"] });
-const resizes = new ResizeObserver(place);
-resizes.observe(document.getElementById("query"));
-document.getElementById("query").addEventListener("load", again, true);
-again();
+watch("value", again);
+
+/* The page's components arrive one by one; this one may be here before the picture is. */
+function follow() {
+  const query = document.getElementById("query");
+  if (!query) return false;
+  new MutationObserver(again).observe(query,
+    { childList: true, subtree: true, attributes: true, attributeFilter: ["src"] });
+  new ResizeObserver(place).observe(query);
+  query.addEventListener("load", again, true);
+  again();
+  return true;
+}
+if (!follow()) {
+  const arrival = new MutationObserver(() => { if (follow()) arrival.disconnect(); });
+  arrival.observe(document.body, { childList: true, subtree: true });
+}
