@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import httpx2
 import pyarrow as pa
 
 from retrieval import hub
@@ -71,8 +72,8 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
             data = datasets.load_dataset(**arguments, split=split)
     except GalleryError:
         raise
-    except hub.HubError as error:
-        raise GalleryError(str(error)) from error
+    except (hub.HubError, httpx2.HTTPError) as error:
+        raise GalleryError(str(hub.worded("dataset", name, source.revision, error))) from error
     except RuntimeError as error:
         raise GalleryError(
             f"{where} cannot be used: {hub.first_line(error)} Code from data sets is never run."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import httpx2
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
 from huggingface_hub import constants
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 CAPTION_LENGTH = 200  # characters; longer captions are cut, since they are only shown
 
+
+# What the Hub's end of the line may raise; also the pictures of other rows would be missing.
+LINE_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
 
 # What a row that cannot be fetched or decoded by the data set itself may raise.
 ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
@@ -117,11 +121,8 @@ class Gallery:
                     if wanted(start):
                         yield start, rows
                     start, rows = start + size, []
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise GalleryError(
-                f"Reading {self.source.dataset} stopped after row {start + len(rows)}: {hub.first_line(error)} "
-                "Run the same command again to go on from there."
-            ) from error
+        except (*LINE_ERRORS, OSError, ValueError, pa.ArrowException) as error:
+            raise self._stopped(start + len(rows), error) from error
         if rows and wanted(start):
             yield start, rows
 
@@ -138,10 +139,16 @@ class Gallery:
             id=str(own_id if own_id not in (None, "") else relative or (f"{row}-{name}" if name else row)),
             label=self._label(values.get(columns.label) if columns.label else None),
             caption=_text(values.get(columns.caption)) if columns.caption else Path(name).stem,
-            picture=self._read(image),
+            picture=self._read(row, image),
         )
 
-    def _read(self, image: dict[str, Any] | None) -> bytes | PictureError:
+    def _stopped(self, row: int, error: Exception) -> GalleryError:
+        return GalleryError(
+            f"Reading {self.source.dataset} stopped at row {row}: {hub.first_line(error)}. "
+            "Run the same command again to go on from there."
+        )
+
+    def _read(self, row: int, image: dict[str, Any] | None) -> bytes | PictureError:
         """Return the encoded bytes of a row's picture, or why there are none."""
         image = image or {}
         if image.get("bytes") is not None:
@@ -153,6 +160,8 @@ class Gallery:
         try:
             with xopen(path, "rb") as file:
                 return bytes(file.read())
+        except LINE_ERRORS as error:
+            raise self._stopped(row, error) from error
         except ROW_ERRORS as error:
             reason = error.strerror if isinstance(error, OSError) else None  # without the path
             return PictureError(f"The picture file cannot be read: {reason or hub.first_line(error)}.")

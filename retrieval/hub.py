@@ -2,9 +2,13 @@
 
 import errno
 import logging
+import re
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import httpx2
 import huggingface_hub as hub
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -17,7 +21,12 @@ from huggingface_hub.utils._http import default_client_factory
 
 from retrieval.errors import RetrievalError
 
-WAIT = 4.0  # seconds of silence after which the Hub counts as unreachable
+WAIT = 4.0  # seconds without an answer after which the Hub counts as unreachable
+STALL = 8.0  # seconds without a byte in the midst of a file; a line that lives may well pause
+PATIENCE = 12.0  # seconds without progress, over all tries of an address, after which it is tried no more
+PAUSE = 10.0  # seconds; huggingface_hub rests 1 to 8 s between two tries, and longer ago is another matter
+
+AGAIN = "Run the same command again; the files that came whole are kept."
 
 Kind = Literal["model", "dataset"]
 
@@ -30,6 +39,10 @@ class HubUnreachable(HubError):
     """Nothing came back: there is no network, or the Hub is down or silent."""
 
 
+class HubStalled(HubUnreachable):
+    """A file did not arrive, however often it was asked for."""
+
+
 @dataclass(frozen=True)
 class Repository:
     """What the Hub told of a repository: the commit, and the files in it."""
@@ -38,27 +51,109 @@ class Repository:
     files: tuple[str, ...]
 
 
-def bound_access(seconds: float = WAIT) -> None:
-    """Let no request of huggingface_hub (and so of datasets) wait longer than `seconds` for an answer.
+def bound_access() -> None:
+    """Let no request of huggingface_hub (and so of datasets) wait without end, nor be tried again for minutes.
 
-    Left alone, an uncached load takes 23 to 46 s to fail offline, and hangs on a silent server.
+    Left alone, an uncached load takes 23 to 46 s to fail offline, a file that stalls takes 51 s, and a silent server
+    hangs. A download that goes on, however slowly, is left alone.
+    """
+    silences: dict[str, _Silence] = {}
+    hub.set_client_factory(lambda: _BoundedClient(silences))
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would tell all twice
+
+
+@dataclass
+class _Silence:
+    """Tries of an address in a row of which none got farther than the first: since when, until when, how far.
+
+    Times are seconds of the clock, `reached` counts bytes of the file. A server that stalls in the same place gives
+    the bytes before it again and again, so not every byte is a sign of life.
     """
 
-    def bounded() -> Any:  # an httpx2.Client, as huggingface_hub makes it for itself
-        client = default_client_factory()
+    since: float
+    until: float
+    reached: int
 
-        def cap(request: Any) -> None:
-            timeout = request.extensions.setdefault("timeout", {})
-            for phase in ("connect", "read", "write", "pool"):
-                timeout[phase] = min(timeout.get(phase) or seconds, seconds)
 
-        hooks = client.event_hooks
-        hooks["request"] = [*hooks.get("request", []), cap]
-        client.event_hooks = hooks
-        return client
+class _BoundedClient(httpx2.Client):
+    """Waits `WAIT` for an answer and `STALL` for more of it; gives an address up after `PATIENCE` without progress."""
 
-    hub.set_client_factory(bounded)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
+    def __init__(self, silences: dict[str, _Silence]) -> None:
+        """Share `silences` with the client before, which huggingface_hub closes after some errors."""
+        # As huggingface_hub makes it for itself.
+        super().__init__(event_hooks=default_client_factory().event_hooks, follow_redirects=True, timeout=None)
+        self._silences = silences
+
+    def send(self, request: httpx2.Request, *, stream: bool = False, **more: Any) -> httpx2.Response:
+        """Send a request as `httpx2.Client` does.
+
+        Raises:
+            HubStalled: there was no progress for `PATIENCE`; huggingface_hub tries all other failures again.
+        """
+        limits = request.extensions.setdefault("timeout", {})
+        for phase in ("connect", "read", "write", "pool"):
+            limits[phase] = min(limits.get(phase) or WAIT, WAIT)
+        started = time.monotonic()
+        try:
+            response = super().send(request, stream=True, **more)
+        except httpx2.TransportError as error:
+            self.failed(request.url, 0, started, error)
+            raise
+        response.request.extensions["timeout"]["read"] = STALL
+        response.stream = _HeardStream(response, self)
+        if not stream:
+            try:
+                response.read()
+            finally:
+                response.close()
+        return response
+
+    def reached(self, url: httpx2.URL, position: int) -> None:
+        """Note how far into a file a try got."""
+        if (silence := self._silences.get(str(url))) and position > silence.reached:
+            self.finished(url)
+
+    def finished(self, url: httpx2.URL) -> None:
+        """Note that an address gave all it was asked for."""
+        self._silences.pop(str(url), None)
+
+    def failed(self, url: httpx2.URL, position: int, since: float, error: httpx2.TransportError) -> None:
+        """Note that a try failed after `since` without getting beyond `position`; raise if the patience ends with it."""
+        now = time.monotonic()
+        silence = self._silences.setdefault(str(url), _Silence(since, since, position))
+        if since - silence.until > PAUSE:
+            silence.since = since
+        silence.until = now
+        if now - silence.since >= PATIENCE:
+            self.finished(url)  # whoever asks anew has the whole patience
+            raise HubStalled(f"nothing more of {url.path} for {now - silence.since:.0f} s") from error
+
+
+class _HeardStream(httpx2.SyncByteStream):
+    """The body of an answer, told to the client as it comes."""
+
+    def __init__(self, response: httpx2.Response, client: _BoundedClient) -> None:
+        self._stream: Any = response.stream
+        self._client, self._url = client, response.request.url
+        part = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        self._position = int(part[1]) if part else 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        heard = time.monotonic()
+        try:
+            for piece in self._stream:
+                self._position += len(piece)
+                self._client.reached(self._url, self._position)
+                yield piece
+                heard = time.monotonic()
+        except httpx2.TransportError as error:
+            self._client.failed(self._url, self._position, heard, error)
+            raise
+        self._client.finished(self._url)
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def describe(kind: Kind, name: str, revision: str | None = None) -> Repository:
@@ -81,6 +176,10 @@ def worded(kind: Kind, name: str, revision: str | None, error: Exception) -> Ret
     """Return the worded form of what a call to the Hub raised; an error of another origin is raised again."""
     what = f"{'Model' if kind == 'model' else 'Data set'} {name!r}"
     flag = "--model-revision" if kind == "model" else "--revision"
+    if isinstance(error, HubStalled):
+        return HubStalled(f"{what} did not arrive, the Hub stopped sending ({error}). {AGAIN}")
+    if isinstance(error, HubError):
+        return error
     if isinstance(error, HFValidationError):
         return HubError(f"{what} is neither a folder here nor a Hub id (org/name). Check the spelling.")
     if isinstance(error, GatedRepoError):
@@ -96,9 +195,9 @@ def worded(kind: Kind, name: str, revision: str | None, error: Exception) -> Ret
         return HubUnreachable(f"{what}: the Hub answered with an error ({first_line(error)}). Try again later.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
         return HubError(f"{what} cannot be stored: {first_line(error)}. Make room, or set HF_HOME to another folder.")
-    # The network stack below huggingface_hub has errors of its own that are no OSError.
-    network = type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "httpcore2"}
-    if isinstance(error, (OSError, RuntimeError)) or network:
+    if isinstance(error, httpx2.RemoteProtocolError):
+        return HubStalled(f"{what} did not arrive, the Hub broke off ({first_line(error)}). {AGAIN}")
+    if isinstance(error, (OSError, RuntimeError, httpx2.HTTPError)):
         return HubUnreachable(
             f"{what} is not on this machine and the Hub cannot be reached ({first_line(error)}). Check the network."
         )

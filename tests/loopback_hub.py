@@ -4,19 +4,25 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
+DRIPS, DRIP = 8, 0.5  # how many pieces a file drips in, and the seconds between two
 ROUTE = re.compile(r"/(api/)?(?:(models|datasets)/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?")
 
 
 class LoopbackHub(ThreadingHTTPServer):
     """Serves `root/models/<org>/<name>/...` and `root/datasets/<org>/<name>/...`; every repository has one commit.
 
-    `refusals` gives the status that a repository answers with, and `silent` leaves every request without an
-    answer. `requests` lists what was asked.
+    `refusals` gives the status that a repository answers with, `gated` the token that one asks for, and `silent`
+    leaves every request without an answer. `revisions` holds further branches, tags and commits: a repository's name
+    and the revision -> a folder in its place. `faults` says what happens to the next downloads from a repository or
+    of a file (`org/name/file`), one each: "drop" sends half of the rest and ends the connection, "stall" sends half
+    of it and then nothing, "drip" sends it a little at a time, and an address sends the client there. `requests`
+    lists what was asked, and `tokens` what was shown for it.
     """
 
     daemon_threads = True
@@ -25,8 +31,12 @@ class LoopbackHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
         self.refusals: dict[str, int] = {}
+        self.gated: dict[str, str] = {}
+        self.revisions: dict[tuple[str, str], Path] = {}
+        self.faults: dict[str, Iterator[str]] = {}
         self.silent = False
         self.requests: list[str] = []
+        self.tokens: list[str | None] = []
         self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -53,26 +63,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, address = self.server, urlsplit(self.path)
+        shown = self.headers.get("Authorization")
         hub.requests.append(f"{self.command} {self.path}")
+        hub.tokens.append(shown)
         match = ROUTE.fullmatch(unquote(address.path))
+        name, revision = (match[3], match[5] or "main") if match else ("", "main")
+        folder = hub.root / ((match and match[2]) or "models") / name
+        folder = hub.revisions.get((name, revision), folder)
+        commit = commit_of(folder) if (name, revision) in hub.revisions else COMMIT
         if hub.silent:
             hub.closing.wait()
             self.close_connection = True
-        elif match and match[3] in hub.refusals:
-            self._reply(
-                hub.refusals[match[3]], **({"X_Error_Code": "GatedRepo"} if hub.refusals[match[3]] == 401 else {})
-            )
-        elif not match or not (folder := hub.root / (match[2] or "models") / match[3]).is_dir():
+        elif name in hub.gated and shown != f"Bearer {hub.gated[name]}":
+            self._reply(403 if shown else 401, X_Error_Code="GatedRepo")
+        elif name in hub.refusals:
+            self._reply(hub.refusals[name])
+        elif not match or not folder.is_dir():
             self._reply(404, X_Error_Code="RepoNotFound")
-        elif match[5] not in (None, "main", COMMIT):
+        elif revision not in ("main", COMMIT) and (name, revision) not in hub.revisions:
             self._reply(404, X_Error_Code="RevisionNotFound")
         elif match[4] == "resolve":
-            self._send_file(folder / (match[6] or ""))
+            self._send_file(folder / (match[6] or ""), f"{name}/{match[6]}", commit)
         elif match[4] == "tree":
             self._send_tree(folder, match[6] or "", "recursive=true" in address.query.lower())
         else:
             names = [file.relative_to(folder).as_posix() for file in _files(folder)]
-            self._send_json({"id": match[3], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
+            self._send_json({"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in names]})
 
     do_HEAD = do_GET
 
@@ -88,27 +104,49 @@ class _Handler(BaseHTTPRequestHandler):
             ]
         )
 
-    def _send_file(self, file: Path) -> None:
+    def _send_file(self, file: Path, name: str, commit: str) -> None:
         if not file.is_file():
             return self._reply(404, X_Error_Code="EntryNotFound")
         data = file.read_bytes()
-        known = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X_Repo_Commit": COMMIT}
+        known = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X_Repo_Commit": commit}
+        faults = self.server.faults.get(name) or self.server.faults.get("/".join(name.split("/")[:2]), iter(()))
+        fault = next(faults, "") if self.command == "GET" else ""
+        if "://" in fault:
+            return self._reply(302, Location=fault, **known)
         if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             start, end = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)
-            return self._reply(206, data[start : end + 1], Content_Range=f"bytes {start}-{end}/{len(data)}", **known)
-        self._reply(200, data, **known)
+            known["Content_Range"] = f"bytes {start}-{end}/{len(data)}"
+            return self._reply(206, data[start : end + 1], fault, **known)
+        self._reply(200, data, fault, **known)
 
     def _send_json(self, value: object) -> None:
         self._reply(200, json.dumps(value).encode(), Content_Type="application/json")
 
-    def _reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def _reply(self, status: int, body: bytes = b"", fault: str = "", **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "GET":
+            return
+        if fault == "drip":
+            step = -(-len(body) // DRIPS)
+            for start in range(0, len(body), step):
+                self.wfile.write(body[start : start + step])
+                self.server.closing.wait(DRIP)
+        elif fault:
+            self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+            if fault == "stall":
+                self.server.closing.wait()
+        else:
             self.wfile.write(body)
+
+
+def commit_of(folder: Path) -> str:
+    """Return the commit of what stands in `LoopbackHub.revisions`."""
+    return hashlib.sha1(folder.name.encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

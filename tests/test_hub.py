@@ -220,7 +220,8 @@ def test_a_folder_of_pictures_on_the_hub_mapped_and_streamed(hub, client, tmp_pa
 
 
 def test_what_the_hub_refuses_is_told_with_the_remedy(hub, client, tmp_path):
-    hub.refusals = {"org/gated": 401, "org/broken": 503}
+    hub.refusals = {"org/broken": 503}
+    hub.gated = {"org/gated": "hf_secret"}
     common = ["--index", str(tmp_path / "index"), "--limit", "4"]
     pictures = [*common, "--dataset", "org/pictures", "--model"]
     cases = [
