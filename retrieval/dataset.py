@@ -4,7 +4,8 @@ import glob
 import hashlib
 import logging
 import re
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
@@ -16,6 +17,14 @@ from retrieval.errors import GalleryError
 from retrieval.source import GallerySource
 
 log = logging.getLogger(__name__)
+
+# What datasets says of some data sets, and what that means to whoever named one.
+UNCLEAR = {
+    "BatchSize must be greater than 0": "one of its parquet files has no rows. "
+    "Name another --split or --config, or download the data set and leave that file out.",
+    "Invalid string class label": "its class folders lie in an archive, which datasets cannot read. "
+    "Download it, unpack the archive, and name the folder.",
+}
 
 WHOLE_SPLIT = "Name a whole split with --split, and take its first rows with --limit."
 SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
@@ -58,7 +67,7 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
     try:
         if path and _saved(path):
             return _from_disk(path, source), _stat_digest(path)
-        arguments = _local_arguments(path, name) if path else _hub_arguments(name, source.config, source.revision)
+        arguments, commit = (_local_arguments(path, name), "") if path else _hub_arguments(source)
         arguments["name"] = source.config
         builder = datasets.load_dataset_builder(**arguments)
         splits = builder.info.splits or builder.config.data_files or ()
@@ -76,7 +85,8 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
         raise GalleryError(str(hub.worded("dataset", name, source.revision, error))) from error
     except RuntimeError as error:
         raise GalleryError(
-            f"{where} cannot be used: {hub.first_line(error)} Code from data sets is never run."
+            f"{where} cannot be used: {hub.first_line(error)}. Code from data sets is never run. "
+            "Of many the Hub keeps a copy in parquet: try --revision refs/convert/parquet."
         ) from error
     except (
         OSError,
@@ -86,15 +96,20 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
         pa.ArrowInvalid,
         datasets.exceptions.DatasetsError,
     ) as error:
-        said = " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
-        raise GalleryError(f"{where} cannot be read: {said}") from error
+        raise GalleryError(f"{where} cannot be read: {reason(error.__cause__ or error)}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline  # the next data set may find the Hub back
     if not source.streaming and len(data) == 0:
         raise GalleryError(f"{where} has no rows in split {split!r}.")
     if data.features is None:  # a stream without declared features tells its columns with its first row
         data = data._resolve_features()
-    return data, _stat_digest(path) if path else str(builder.hash)
+    return data, _stat_digest(path) if path else commit or str(builder.hash)
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line what an error of datasets means."""
+    said = " ".join(str(error).split())[:300] or type(error).__name__
+    return next((meaning for text, meaning in UNCLEAR.items() if text in said), said)
 
 
 def _saved(path: Path) -> bool:
@@ -135,41 +150,79 @@ def _local_arguments(path: Path, name: str) -> dict[str, Any]:
             f"The folder {name!r} holds neither pictures nor parquet files. "
             "Put pictures into it, one folder for each class, or name another --dataset."
         )
-    # Left to itself datasets guesses splits from any part of a path, so that a class "bullet_train" becomes a
-    # split and the other classes vanish. Only folders that are named exactly like a split are splits here.
+    files = [file.relative_to(path).as_posix() for file in path.rglob("*")]
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    splits = {p.name: p for p in folders if p.name in SPLIT_FOLDERS}
     loose = any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
-    if loose or any(_holds_pictures(p) for p in folders if p.name not in SPLIT_FOLDERS):
-        splits = {}
+    splits = _splits(files)
     # datasets takes a single class folder for no class at all.
-    alone = len(folders) == 1 and not loose and not splits and not list(path.rglob("metadata.*"))
-    return {
-        "path": "imagefolder",
-        "drop_labels": False if alone else None,
-        "data_files": {split: f"{glob.escape(str(p))}/**" for split, p in (splits or {"train": path}).items()},
-    }
+    alone = len(folders) == 1 and not loose and splits == {"train": ""} and not list(path.rglob("metadata.*"))
+    return {**_folder_arguments(path, splits), "drop_labels": False if alone else None}
+
+
+def _folder_arguments(path: Path, splits: dict[str, str]) -> dict[str, Any]:
+    """Return what `load_dataset` needs for a folder of pictures: split -> the folder in it."""
+    data_files = {split: f"{glob.escape(str(path / folder))}/**" for split, folder in splits.items()}
+    return {"path": "imagefolder", "data_files": data_files}
+
+
+def _splits(files: Iterable[str]) -> dict[str, str]:
+    """Return split -> folder ("" for all) of a folder of pictures, given the relative paths in it.
+
+    Left to itself datasets guesses splits from any part of a path, so that a class "bullet_train" becomes a split
+    and the other classes vanish. Here only folders that are named exactly like a split are splits.
+    """
+    paths = [PurePosixPath(file) for file in files if _is_picture(file)]
+    tops = {path.parts[0] if len(path.parts) > 1 else "" for path in paths if not path.parts[0].startswith(".")}
+    return {top: top for top in sorted(tops)} if tops <= SPLIT_FOLDERS else {"train": ""}
+
+
+def _is_picture(file: str) -> bool:
+    return PurePosixPath(file).suffix.lower() in PICTURE_SUFFIXES
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(p.suffix.lower() in PICTURE_SUFFIXES for p in folder.rglob("*"))
+    return any(_is_picture(p.name) for p in folder.rglob("*"))
 
 
-def _hub_arguments(name: str, config: str | None, revision: str | None) -> dict[str, Any]:
-    """Return what `load_dataset` needs for a Hub id: the commit if the Hub answers, the cached copy if not."""
+def _hub_arguments(source: GallerySource) -> tuple[dict[str, Any], str]:
+    """Return what `load_dataset` needs for a Hub id, and the commit if that does not tell it.
+
+    The commit is asked of the Hub; if it does not answer, the cached copy is taken.
+    """
+    name, revision = source.dataset, source.revision
     try:
-        return {"path": name, "revision": hub.describe("dataset", name, revision).commit}
+        found = hub.describe("dataset", name, revision)
+        # A repository of picture files, for which datasets would guess the splits.
+        if not found.configured and 2 * sum(map(_is_picture, found.files)) > len(found.files):
+            splits = _splits(found.files)
+            if source.streaming:
+                patterns = {split: f"{folder}/**".removeprefix("/") for split, folder in splits.items()}
+                return {"path": name, "revision": found.commit, "data_files": patterns}, found.commit
+            folder = hub.fetch("dataset", name, revision)
+            return _folder_arguments(folder, splits), folder.name
+        hub.remember(name, revision)
+        return {"path": name, "revision": found.commit}, ""
     except hub.HubUnreachable:
-        # datasets would try again for 23 s before it looks into its cache; told that it is offline, it does so at once.
-        datasets.config.HF_HUB_OFFLINE = True
-        try:
-            cached = datasets.load_dataset_builder(name, config)
-        except (OSError, ValueError):
-            cached = None
-        if cached is None or (revision and cached.hash != revision):
+        if (known := _cached_arguments(source)) is None:
             raise
         log.warning("The Hub cannot be reached; taking %s from the cache.", name)
-        return {"path": name}
+        return known
+
+
+def _cached_arguments(source: GallerySource) -> tuple[dict[str, Any], str] | None:
+    """Return the same of what is cached; None if that revision is not."""
+    name = source.dataset
+    # datasets would try again for 23 s before it looks into its cache; told that it is offline, it does so at once.
+    datasets.config.HF_HUB_OFFLINE = True
+    if (folder := hub.cached("dataset", name, source.revision)) and _holds_pictures(folder):
+        files = [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
+        return _folder_arguments(folder, _splits(files)), folder.name
+    try:
+        found = datasets.load_dataset_builder(name, source.config)
+    except (OSError, ValueError):
+        return None
+    same = source.revision in (None, found.hash) or hub.cached_commit("dataset", name, source.revision) == found.hash
+    return ({"path": name}, "") if same else None
 
 
 def _choose_split(source: GallerySource, splits: list[str]) -> str:

@@ -16,7 +16,7 @@ from datasets.utils.file_utils import xopen
 from huggingface_hub import constants
 
 from retrieval import hub
-from retrieval.dataset import open_dataset
+from retrieval.dataset import open_dataset, reason
 from retrieval.errors import GalleryError, PictureError
 from retrieval.source import GallerySource
 
@@ -121,7 +121,7 @@ class Gallery:
                     if wanted(start):
                         yield start, rows
                     start, rows = start + size, []
-        except (*LINE_ERRORS, OSError, ValueError, pa.ArrowException) as error:
+        except (*LINE_ERRORS, *ROW_ERRORS, pa.ArrowException) as error:
             raise self._stopped(start + len(rows), error) from error
         if rows and wanted(start):
             yield start, rows
@@ -143,10 +143,8 @@ class Gallery:
         )
 
     def _stopped(self, row: int, error: Exception) -> GalleryError:
-        return GalleryError(
-            f"Reading {self.source.dataset} stopped at row {row}: {hub.first_line(error)}. "
-            "Run the same command again to go on from there."
-        )
+        again = " Run the same command again to go on from there." if isinstance(error, LINE_ERRORS) else ""
+        return GalleryError(f"Reading {self.source.dataset} stopped at row {row}: {reason(error).rstrip('.')}.{again}")
 
     def _read(self, row: int, image: dict[str, Any] | None) -> bytes | PictureError:
         """Return the encoded bytes of a row's picture, or why there are none."""

@@ -5,12 +5,15 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx2
 import huggingface_hub as hub
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -49,6 +52,7 @@ class Repository:
 
     commit: str
     files: tuple[str, ...]
+    configured: bool = False  # a data set whose card says which files are which split
 
 
 def bound_access() -> None:
@@ -119,7 +123,7 @@ class _BoundedClient(httpx2.Client):
         self._silences.pop(str(url), None)
 
     def failed(self, url: httpx2.URL, position: int, since: float, error: httpx2.TransportError) -> None:
-        """Note that a try failed after `since` without getting beyond `position`; raise if the patience ends with it."""
+        """Note that a try failed after `since` without getting beyond `position`; raise if patience ends."""
         now = time.monotonic()
         silence = self._silences.setdefault(str(url), _Silence(since, since, position))
         if since - silence.until > PAUSE:
@@ -169,7 +173,48 @@ def describe(kind: Kind, name: str, revision: str | None = None) -> Repository:
         info = ask(name, revision=revision, timeout=WAIT)
     except Exception as error:
         raise worded(kind, name, revision, error) from error
-    return Repository(str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ()))
+    card = info.card_data
+    return Repository(
+        str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ()), bool(card and card.get("configs"))
+    )
+
+
+def fetch(kind: Kind, name: str, revision: str | None, wanted: list[str] | None = None) -> Path:
+    """Download a repository, or the files that match `wanted`, and return its folder, which is named by the commit.
+
+    What is cached is not downloaded again.
+
+    Raises:
+        HubError: it did not arrive.
+    """
+    try:
+        # By branch, not by commit: so the cache knows which commit the branch is when the Hub is gone.
+        return Path(hub.snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=wanted))
+    except Exception as error:
+        raise worded(kind, name, revision, error) from error
+
+
+def cached(kind: Kind, name: str, revision: str | None) -> Path | None:
+    """Return the cached folder of what `fetch` downloaded, asking nobody; None if files of it are missing."""
+    try:
+        return Path(hub.snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
+    except (OSError, HFValidationError):  # what is not cached raises LocalEntryNotFoundError, an OSError
+        return None
+
+
+def remember(name: str, revision: str | None) -> None:
+    """Let the cache know which commit a data set's branch is now; datasets asks by commit, so it would not."""
+    with suppress(EntryNotFoundError):
+        hub.hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
+
+
+def cached_commit(kind: Kind, name: str, revision: str | None) -> str | None:
+    """Return the commit that a branch was when it was last asked for, asking nobody; None if it never was."""
+    folder = Path(hub.constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
+    try:
+        return (folder / "refs" / (revision or hub.constants.DEFAULT_REVISION)).read_text()
+    except (OSError, ValueError):
+        return None
 
 
 def worded(kind: Kind, name: str, revision: str | None, error: Exception) -> RetrievalError:

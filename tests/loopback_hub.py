@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import RepoCard
+
 COMMIT = "c0ffee" + "0" * 34
 DRIPS, DRIP = 8, 0.5  # how many pieces a file drips in, and the seconds between two
 ROUTE = re.compile(r"/(api/)?(?:(models|datasets)/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?")
@@ -88,7 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_tree(folder, match[6] or "", "recursive=true" in address.query.lower())
         else:
             names = [file.relative_to(folder).as_posix() for file in _files(folder)]
-            self._send_json({"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in names]})
+            siblings = [{"rfilename": file} for file in names]
+            self._send_json({"id": name, "sha": commit, "siblings": siblings, "cardData": _card(folder)})
 
     do_HEAD = do_GET
 
@@ -106,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, file: Path, name: str, commit: str) -> None:
         if not file.is_file():
-            return self._reply(404, X_Error_Code="EntryNotFound")
+            return self._reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         data = file.read_bytes()
         known = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X_Repo_Commit": commit}
         faults = self.server.faults.get(name) or self.server.faults.get("/".join(name.split("/")[:2]), iter(()))
@@ -147,6 +150,12 @@ class _Handler(BaseHTTPRequestHandler):
 def commit_of(folder: Path) -> str:
     """Return the commit of what stands in `LoopbackHub.revisions`."""
     return hashlib.sha1(folder.name.encode()).hexdigest()
+
+
+def _card(folder: Path) -> dict[str, object]:
+    """Return the metadata of a repository's card."""
+    card = folder / "README.md"
+    return RepoCard(card.read_text(), ignore_metadata_errors=True).data.to_dict() if card.is_file() else {}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -6,9 +6,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub.errors import HFValidationError
-
 from retrieval import hub
 from retrieval.errors import ModelError
 from retrieval.source import local_path
@@ -114,11 +111,7 @@ def _from_hub(name: str, revision: str | None) -> ModelChoice:
         found = hub.describe("model", name, revision)
         wanted = [*SETTINGS_FILES, *_weights(found.files, name)]
         log.info("Downloading %s at %s ...", name, found.commit)
-        try:
-            # By branch, not by commit: so the cache knows which commit the branch is when the Hub is gone.
-            folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
-        except Exception as error:
-            raise hub.worded("model", name, revision, error) from error
+        folder = hub.fetch("model", name, revision, wanted)
     except hub.HubError as error:
         raise ModelError(f"{error} {REMEDY}") from error
     return ModelChoice(name, folder, folder.name, "it was downloaded from the Hub")
@@ -136,11 +129,8 @@ def _weights(files: tuple[str, ...], name: str) -> list[str]:
 
 def _cached(name: str, revision: str | None) -> ModelChoice | None:
     """Return the model from the local cache if all its files are there; asks nobody."""
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
-    except (OSError, HFValidationError):  # what is not cached raises LocalEntryNotFoundError, an OSError
-        return None
-    if not _complete(folder):
+    folder = hub.cached("model", name, revision)
+    if folder is None or not _complete(folder):
         return None
     return ModelChoice(name, folder, folder.name, "it is in the local cache")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,17 @@ class ClipEncoder:
             model = AutoModel.from_pretrained(choice.folder, dtype="auto", **local)
             processors: Any = AutoImageProcessor
             self._processor = processors.from_pretrained(choice.folder, backend="pil", **local)
+        except pickle.UnpicklingError as error:
+            raise ModelError(
+                f"The weights of model {choice.name} are damaged or hold code, and code from models is never run. "
+                "Choose a --model with weights as safetensors."
+            ) from error
         except (*SETTINGS_ERRORS, RuntimeError, SafetensorError) as error:
+            if "custom code" in str(error):
+                raise ModelError(
+                    f"Model {choice.name} needs code of its own, and code from models is never run. "
+                    "Choose another --model (CLIP, SigLIP, VisionTextDualEncoder)."
+                ) from error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(
                 f"Model {choice.name} in {choice.folder} cannot be loaded: {reason} "
