@@ -2,62 +2,20 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
-from types import SimpleNamespace
+import re
+import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT
-from datasets import ClassLabel, Dataset
-from datasets import Features as Columns
-from datasets import Image as Picture
-from loopback_hub import COMMIT, LoopbackHub
+from hub_client import CHOICES, RUNS, Client, answers, make_clip, make_pictures
+from loopback_hub import COMMIT, LoopbackHub, commit_of
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from retrieval.features import Features
 from retrieval.features.choice import AUTO_MODEL, choose_model
 from retrieval.features.clip import ClipEncoder
 from retrieval.indexes import Indexes
-
-# Placed in the way of every connection of the processes below.
-GUARD = """
-import os, sys
-def only_loopback(event, arguments):
-    host = arguments[0] if event == "socket.getaddrinfo" else None
-    if event == "socket.connect" and isinstance(arguments[1], tuple):
-        host = arguments[1][0]
-    if host not in (None, "127.0.0.1", "localhost"):
-        with open(os.environ["FOREIGN_HOSTS"], "a") as file:
-            print(host, file=file)
-        raise PermissionError(host)
-sys.addaudithook(only_loopback)
-"""
-RUNS = """
-import contextlib, io, json, sys, index_builder
-from retrieval import cli
-for arguments in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = (cli if arguments[0] == "search" else index_builder).main(arguments)
-    print(json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue()}))
-"""
-CHOICES = """
-import json, sys, time
-from retrieval import errors, hub
-from retrieval.features.choice import choose_model
-hub.bound_access()
-for name in json.loads(sys.argv[1]):
-    started = time.perf_counter()
-    try:
-        choice = choose_model(name)
-        answer = {"name": choice.name, "revision": choice.revision, "why": choice.reason, "folder": str(choice.folder)}
-    except errors.ModelError as error:
-        answer = {"name": None, "why": str(error)}
-    print(json.dumps({**answer, "seconds": time.perf_counter() - started}))
-"""
 
 CONFIGS = """---
 configs:
@@ -67,42 +25,6 @@ configs:
   data_files: some/test-*
 ---
 """
-
-
-def make_clip(folder):
-    """Save a tiny CLIP with a byte-pair tokenizer that knows the word cat."""
-    letters = [chr(code) for code in range(33, 127)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    side = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
-    config = CLIPConfig(
-        text_config={**side, **ends, "vocab_size": len(words), "max_position_embeddings": 16},
-        vision_config={**side, "image_size": 32, "patch_size": 16},
-        projection_dim=8,
-    )
-    torch.manual_seed(0)
-    model = CLIPModel(config)
-    model.save_pretrained(folder)
-    CLIPTokenizer(vocab=vocabulary, merges=[("c", "a"), ("ca", "t</w>")]).save_pretrained(folder)
-    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    CLIPImageProcessorPil(**sizes).save_pretrained(folder)
-    return model
-
-
-def make_pictures(folder):
-    """Save a data set of parquet shards: 12 pictures in `train`, 8 in `test`."""
-    folder.mkdir(parents=True)
-    columns = Columns({"image": Picture(), "label": ClassLabel(names=["dark", "light"])})
-    for split, shards in (("train", 3), ("test", 2)):
-        for shard in range(shards):
-            rows = {"image": [], "label": [0, 1, 0, 1]}
-            for number in range(4):
-                file = io.BytesIO()
-                Image.new("RGB", (20, 20), (60 * number, 50 * shard, 9)).save(file, "PNG")
-                rows["image"].append({"bytes": file.getvalue(), "path": f"{split}-{shard}-{number}.png"})
-            name = f"{split}-{shard:05}-of-{shards:05}.parquet"
-            Dataset.from_dict(rows, features=columns).to_parquet(folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -134,37 +56,7 @@ def hub(root):
 
 @pytest.fixture
 def client(tmp_path):
-    """Start a process that takes an address for the Hub; give its exit code, lines and errors."""
-    (tmp_path / "guard").mkdir()
-    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
-
-    def client(address, *command):
-        foreign = tmp_path / "foreign-hosts"
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "RETRIEVAL_"))}
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env={
-                **inherited,
-                "HF_ENDPOINT": address,
-                "HF_HOME": str(tmp_path / "home"),
-                "PYTHONPATH": os.pathsep.join([str(tmp_path / "guard"), str(ROOT)]),
-                "FOREIGN_HOSTS": str(foreign),
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert not foreign.exists(), foreign.read_text()
-        return SimpleNamespace(code=done.returncode, lines=done.stdout.splitlines(), err=done.stderr)
-
-    return client
-
-
-def answers(result):
-    """What a process printed, one JSON value a line."""
-    assert result.code == 0, result.err
-    return [json.loads(line, object_hook=lambda value: SimpleNamespace(**value)) for line in result.lines]
+    return Client(tmp_path)
 
 
 def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, tmp_path):
@@ -278,3 +170,84 @@ def test_without_a_hub_a_folder_is_built_with_the_bundled_model(hub, client, tmp
     assert refused.code == 2
     assert "error: Model 'org/clip'" in refused.err
     assert Indexes(tmp_path / "index").get().manifest.model.name == "mini"
+
+
+def one_colour(colour):
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def odd(root):
+    """Data sets whose form datasets misreads or words badly; return the folder of them."""
+    folder = root / "datasets" / "org"
+    for number, label in enumerate(["cat", "bullet_train", "test_tube"]):
+        for picture in range(2):
+            for name in (f"classes/{label}", f"splits/train/{label}", f"splits/test/{label}"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                (folder / name / f"{picture}.png").write_bytes(one_colour((number * 50, picture * 50, 9)))
+    shutil.rmtree(folder / "splits" / "test" / "cat")
+    shutil.make_archive(str(folder / "zipped" / "pictures"), "zip", folder / "classes")
+    shards = root / "datasets" / "org" / "pictures" / "data"
+    rows = pq.read_table(shards / "train-00000-of-00003.parquet")
+    (folder / "no-rows").mkdir()
+    pq.write_table(rows.slice(0, 0), folder / "no-rows" / "train.parquet")
+    (folder / "script").mkdir()
+    (folder / "script" / "script.py").write_text("raise SystemExit('ran')")
+    return folder
+
+
+def test_every_picture_of_a_data_set_arrives_or_a_message_says_what_to_do(odd, hub, client):
+    labels = ["bullet_train", "cat", "test_tube"]
+    cases = [  # name, other arguments, the labels or what the message says
+        ("classes", {}, 6, labels),
+        ("classes", {"streaming": True}, 6, labels),
+        ("splits", {}, 6, labels),
+        ("splits", {"split": "test"}, 4, ["bullet_train", "test_tube"]),
+        ("splits", {"split": "test", "streaming": True}, 4, ["bullet_train", "test_tube"]),
+        ("zipped", {}, None, "archive.*unpack the archive, and name the folder"),
+        ("no-rows", {}, None, "no rows.*Name another --split"),
+        ("no-rows", {"streaming": True}, None, "no rows.*Name another --split"),
+        ("script", {}, None, "never run.*--revision"),
+    ]
+    wanted = [{"dataset": f"org/{name}", **more} for name, more, *_ in cases]
+    for (name, _, count, said), found in zip(cases, client.fetch(hub.url, *wanted), strict=True):
+        if count is None:
+            assert f"'org/{name}'" in found.error or f"org/{name} " in found.error
+            assert re.search(said, found.error)
+        else:
+            assert (found.error, found.pictures, found.labels) == (None, count, said)
+    hub.close()
+    alone = client.fetch(hub.url, *wanted[:1], {"dataset": "org/splits", "revision": "main", "split": "test"})
+    assert [(found.pictures, found.commit) for found in alone] == [(6, COMMIT), (4, COMMIT)]
+
+
+def test_a_revision_is_what_it_was_when_the_hub_is_gone(root, hub, client, tmp_path):
+    model, pictures = tmp_path / "model-v1", tmp_path / "pictures-v1"
+    shutil.copytree(root / "models" / "org" / "clip", model)
+    (pictures / "data").mkdir(parents=True)
+    shutil.copy(root / "datasets" / "org" / "pictures" / "data" / "train-00001-of-00003.parquet", pictures / "data")
+    hub.revisions = {("org/clip", "v1"): model, ("org/pictures", "v1"): pictures}
+    for folder, name in ((model, "org/clip"), (pictures, "org/pictures")):
+        hub.revisions[name, commit_of(folder)] = folder
+    older = [
+        {"model": "org/clip", "revision": "v1"},
+        {"dataset": "org/pictures", "revision": "v1"},
+    ]
+    newer = [{"model": "org/clip"}, {"dataset": "org/pictures", "revision": "main"}]
+    unknown = [{"model": "org/clip", "revision": "v9"}, {"dataset": "org/pictures", "revision": "v9"}]
+    *found, refused_model, refused_pictures = client.fetch(hub.url, *older, *newer, *unknown)
+    assert [each.commit for each in found] == [commit_of(model), commit_of(pictures), COMMIT, COMMIT]
+    assert [each.pictures for each in found[1::2]] == [4, 12]
+    for refused, words in ((refused_model, "'org/clip'.*'v9'.*--model-rev"), (refused_pictures, "'v9'.*--revision")):
+        assert re.search(words, refused.error)
+
+    hub.close()
+    exactly = [{"dataset": "org/pictures", "revision": COMMIT}]
+    *alone, no_model, no_pictures = client.fetch(hub.url, *older[:1], *newer, *exactly, *unknown)
+    assert [each.error for each in alone] == [None] * 4
+    assert [each.commit for each in alone] == [commit_of(model), COMMIT, COMMIT, COMMIT]
+    assert [each.pictures for each in alone[2:]] == [12, 12]
+    for refused, name in ((no_model, "org/clip"), (no_pictures, "org/pictures")):
+        assert f"'{name}' is not on this machine" in refused.error

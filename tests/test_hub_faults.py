@@ -1,0 +1,60 @@
+"""Downloads from a Hub that stalls, breaks off, is slow, or comes back: bounded, worded, and nothing fetched twice."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+
+import pytest
+from hub_client import Client, make_clip, make_pictures
+from loopback_hub import LoopbackHub
+
+# The patience is cut, to wait for a fault less long. It stays shorter than the slow file takes.
+BRISK = "from retrieval import hub; hub.WAIT, hub.STALL, hub.PATIENCE = 1.5, 1.5, 2\n"
+SHARD = "data/train-00001-of-00003.parquet"
+
+
+@pytest.fixture
+def hub(tmp_path):
+    for name in ("stalls", "drops", "slow"):
+        make_clip(tmp_path / "hub" / "models" / "org" / name)
+        make_pictures(tmp_path / "hub" / "datasets" / "org" / name / "data")
+    with LoopbackHub(tmp_path / "hub") as hub:
+        yield hub
+
+
+@pytest.fixture
+def client(tmp_path):
+    return Client(tmp_path)
+
+
+@pytest.mark.parametrize("before", [BRISK, pytest.param("", marks=pytest.mark.slow)], ids=["brisk", "as it is"])
+def test_a_download_that_ends_in_its_midst_is_told_and_goes_on_with_the_next_run(hub, client, before):
+    kinds = {"stalls": "stall", "drops": "drop", "slow": "drip"}
+    for name, fault in kinds.items():
+        hub.faults |= {f"org/{name}/{file}": repeat(fault) for file in ("model.safetensors", SHARD)}
+    models = [{"model": f"org/{name}"} for name in kinds]
+    mapped = [{"dataset": f"org/{name}"} for name in ("stalls", "drops")]
+    streamed = [{"dataset": f"org/{name}", "streaming": True} for name in kinds]
+    with ThreadPoolExecutor() as pool:  # they wait more than they work
+        runs = list(pool.map(lambda wanted: client.fetch(hub.url, *wanted, before=before), (models, mapped, streamed)))
+    for wanted, found in zip([*models, *mapped, *streamed], [each for run in runs for each in run], strict=True):
+        print(wanted, found.error, f"{found.seconds:.1f} s")
+        if "org/slow" in wanted.values():
+            assert found.error is None
+            continue
+        name, remedy = wanted.get("model") or wanted["dataset"], "Run the same command again"
+        assert name in found.error
+        assert re.search(remedy + (".*--model mini" if "model" in wanted else ""), found.error)
+    assert runs[2][2].pictures == 12
+
+    hub.faults.clear()
+    hub.requests.clear()
+    again = client.fetch(hub.url, *models, *mapped)
+    assert [found.error for found in again] == [None] * 5
+    assert [found.pictures for found in again[3:]] == [12, 12]
+    got = [request.split()[1] for request in hub.requests if request.startswith("GET") and "/resolve/" in request]
+    broken = [name for name in got if name.endswith(("model.safetensors", SHARD))]
+    assert len(broken) == len(set(broken)) == 4  # of the slow model all is there
+    assert not [
+        name for name in got if name.endswith(("config.json", "tokenizer.json", "train-00000-of-00003.parquet"))
+    ]
