@@ -16,6 +16,7 @@ SEED = ROOT.parent / "shared" / "seed-data"
 
 sys.path.insert(0, str(ROOT))
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+OWN_HF_HOME = os.environ.get("HF_HOME")  # for the tests that ask for the real Hub
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")  # what this machine has cached changes no result
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the network; those of the Hub start processes of their own
 
