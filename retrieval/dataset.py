@@ -84,6 +84,8 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
     except (hub.HubError, httpx2.HTTPError) as error:
         raise GalleryError(str(hub.worded("dataset", name, source.revision, error))) from error
     except RuntimeError as error:
+        if "scripts" not in str(error):
+            raise GalleryError(str(hub.worded("dataset", name, source.revision, error))) from error
         raise GalleryError(
             f"{where} cannot be used: {hub.first_line(error)}. Code from data sets is never run. "
             "Of many the Hub keeps a copy in parquet: try --revision refs/convert/parquet."

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ STALL = 8.0  # seconds without a byte in the midst of a file; a line that lives 
 PATIENCE = 12.0  # seconds without progress, over all tries of an address, after which it is tried no more
 PAUSE = 10.0  # seconds; huggingface_hub rests 1 to 8 s between two tries, and longer ago is another matter
 
+# Large files come by a client of its own (hf_xet), which would try a silent store for minutes.
+XET = {"HF_XET_CLIENT_READ_TIMEOUT": f"{STALL:.0f}s", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
 AGAIN = "Run the same command again; the files that came whole are kept."
 
 Kind = Literal["model", "dataset"]
@@ -63,6 +66,8 @@ def bound_access() -> None:
     """
     silences: dict[str, _Silence] = {}
     hub.set_client_factory(lambda: _BoundedClient(silences))
+    for name, value in XET.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would tell all twice
 
@@ -240,9 +245,9 @@ def worded(kind: Kind, name: str, revision: str | None, error: Exception) -> Ret
         return HubUnreachable(f"{what}: the Hub answered with an error ({first_line(error)}). Try again later.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
         return HubError(f"{what} cannot be stored: {first_line(error)}. Make room, or set HF_HOME to another folder.")
-    if isinstance(error, httpx2.RemoteProtocolError):
+    if isinstance(error, (httpx2.RemoteProtocolError, RuntimeError)):  # a RuntimeError is hf_xet's
         return HubStalled(f"{what} did not arrive, the Hub broke off ({first_line(error)}). {AGAIN}")
-    if isinstance(error, (OSError, RuntimeError, httpx2.HTTPError)):
+    if isinstance(error, (OSError, httpx2.HTTPError)):
         return HubUnreachable(
             f"{what} is not on this machine and the Hub cannot be reached ({first_line(error)}). Check the network."
         )

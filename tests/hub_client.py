@@ -138,7 +138,7 @@ class Client:
             },
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=300,
         )
         assert not foreign.exists(), foreign.read_text()
         return SimpleNamespace(code=done.returncode, lines=done.stdout.splitlines(), err=done.stderr)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from huggingface_hub import RepoCard
 
 COMMIT = "c0ffee" + "0" * 34
+STORE = "/store"
 DRIPS, DRIP = 8, 0.5  # how many pieces a file drips in, and the seconds between two
 ROUTE = re.compile(r"/(api/)?(?:(models|datasets)/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?")
 
@@ -23,8 +25,9 @@ class LoopbackHub(ThreadingHTTPServer):
     leaves every request without an answer. `revisions` holds further branches, tags and commits: a repository's name
     and the revision -> a folder in its place. `faults` says what happens to the next downloads from a repository or
     of a file (`org/name/file`), one each: "drop" sends half of the rest and ends the connection, "stall" sends half
-    of it and then nothing, "drip" sends it a little at a time, and an address sends the client there. `requests`
-    lists what was asked, and `tokens` what was shown for it.
+    of it and then nothing, "drip" sends it a little at a time, and an address sends the client there. The bytes of
+    files in `apart` lie in a store of large files (Xet), which never answers. `requests` lists what was asked, and
+    `tokens` what was shown for it.
     """
 
     daemon_threads = True
@@ -36,6 +39,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.gated: dict[str, str] = {}
         self.revisions: dict[tuple[str, str], Path] = {}
         self.faults: dict[str, Iterator[str]] = {}
+        self.apart: set[str] = set()
         self.silent = False
         self.requests: list[str] = []
         self.tokens: list[str | None] = []
@@ -73,9 +77,13 @@ class _Handler(BaseHTTPRequestHandler):
         folder = hub.root / ((match and match[2]) or "models") / name
         folder = hub.revisions.get((name, revision), folder)
         commit = commit_of(folder) if (name, revision) in hub.revisions else COMMIT
-        if hub.silent:
+        if hub.silent or address.path.startswith(STORE):
             hub.closing.wait()
             self.close_connection = True
+        elif "/xet-read-token/" in address.path:
+            ends = str(int(time.time()) + 3600)
+            store = {"X_Xet_Cas_Url": hub.url + STORE, "X_Xet_Access_Token": "store", "X_Xet_Token_Expiration": ends}
+            self._reply(200, **store)
         elif name in hub.gated and shown != f"Bearer {hub.gated[name]}":
             self._reply(403 if shown else 401, X_Error_Code="GatedRepo")
         elif name in hub.refusals:
@@ -112,6 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         data = file.read_bytes()
         known = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X_Repo_Commit": commit}
+        if name in self.server.apart:
+            where = f'<{self.server.url}/api/models/{name}/xet-read-token/main>; rel="xet-auth"'
+            known |= {"X_Xet_Hash": hashlib.sha256(data).hexdigest(), "X_Linked_Size": str(len(data)), "Link": where}
         faults = self.server.faults.get(name) or self.server.faults.get("/".join(name.split("/")[:2]), iter(()))
         fault = next(faults, "") if self.command == "GET" else ""
         if "://" in fault:

@@ -253,10 +253,13 @@ def test_first_start_builds_the_index_and_answers(tmp_path: Path, queries: Path)
     log = tmp_path / "app.log"
     arguments = ("--index", str(tmp_path / "index"), "--dataset", "assets/gallery", "--limit", "64")
     with running(log, *arguments, **nothing) as address:
-        answer = search(Client(address, verbose=False), handle_file(str(queries / "fox.png")))
+        client = Client(address, verbose=False)
+        answer = search(client, handle_file(str(queries / "fox.png")))
+        page = json.dumps(client.config)
     assert answer["model"] == "mini"
     assert len(answer["hits"]) == 10
-    assert "neither cached nor can the Hub be reached" in log.read_text()
+    for told in (log.read_text(), page):
+        assert "neither cached nor can the Hub be reached" in told
 
 
 @pytest.mark.parametrize(

@@ -58,3 +58,12 @@ def test_a_download_that_ends_in_its_midst_is_told_and_goes_on_with_the_next_run
     assert not [
         name for name in got if name.endswith(("config.json", "tokenizer.json", "train-00000-of-00003.parquet"))
     ]
+
+
+@pytest.mark.slow  # half a minute
+def test_a_silent_store_of_large_files_is_given_up(hub, client):
+    hub.apart = {"org/slow/model.safetensors"}
+    (found,) = client.fetch(hub.url, {"model": "org/slow"})
+    print(f"{found.seconds:.1f} s")
+    assert re.search("'org/slow' did not arrive.*Run the same command again.*--model mini", found.error)
+    assert 2 <= sum("/store" in request for request in hub.requests) <= 4
