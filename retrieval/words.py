@@ -116,6 +116,7 @@ NO_MAP = (
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
 OWNER = "The index or the model has a fault that only the owner of this page can mend; the log says which."
 NO_FILE = "The picture is none that was uploaded here. Upload it again."
+NO_PICTURE = "There is no such picture."
 NO_IMAGE = "The argument image is missing. Send a picture: handle_file('cat.jpg'), or its bytes in base64."
 TOO_LARGE = "The request is too large. Send a smaller picture."
 NO_ADDRESS = "This server fetches no addresses. Send the picture itself."

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -37,7 +38,16 @@ LEAN = {
 }
 
 
-def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> gr.Blocks:
+class Page(gr.Blocks):
+    """The Blocks, and the pictures that are shown on it."""
+
+    def __init__(self, **named: Any) -> None:
+        """Take what gr.Blocks takes."""
+        super().__init__(**named)
+        self.thumbnails = Thumbnails()
+
+
+def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> Page:
     """Return the page over a searcher.
 
     Args:
@@ -49,14 +59,14 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
     """
     for name, value in LEAN.items():
         os.environ.setdefault(name, value)
-    page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
-    thumbnails = Thumbnails()
+    page = Page(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
+    thumbnails = page.thumbnails
     with page:
         gr.Markdown(f"# {words.TITLE}\n{words.TAGLINE}", elem_id="title")
         timer = gr.Timer(LOOK, active=False) if builds else None
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
-                panel = QueryPanel(searcher, examples)
+                panel = QueryPanel(searcher, examples, thumbnails)
             with gr.Column(scale=8, min_width=320):
                 with gr.Tab(words.TAB_SEARCH):
                     search = SearchTab(searcher, panel, thumbnails)
@@ -83,7 +93,7 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
     return page
 
 
-def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
+def launch(page: Page, settings: Settings, block: bool = True) -> None:
     """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything."""
     forbid_fetching()
     page.launch(
@@ -95,7 +105,7 @@ def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
         js=JS,
         max_file_size=MAX_BYTES,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [Middleware(BodyLimit)]},
+        app_kwargs={"middleware": [Middleware(BodyLimit)], "routes": [page.thumbnails.route]},
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
