@@ -1,11 +1,15 @@
 """The page as a whole: title, tabs, API, and how it is launched."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from retrieval import words
@@ -19,7 +23,7 @@ from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.galleries_tab import LOOK, GalleriesTab
-from retrieval.ui.limits import SESSIONS, WAITING, BodyLimit
+from retrieval.ui.limits import ANSWERS, SESSIONS, WAITING, BodyLimit
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.robustness_tab import RobustnessTab
@@ -59,6 +63,8 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
     """
     for name, value in LEAN.items():
         os.environ.setdefault(name, value)
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        os.environ["GRADIO_TEMP_DIR"] = _own_folder()
     page = Page(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     thumbnails = page.thumbnails
     with page:
@@ -89,8 +95,19 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
             api_visibility="private",
             show_progress="hidden",
         )
-    page.queue(max_size=WAITING)
+    page.queue(max_size=WAITING, api_open=False)  # or calls could pass by the queue
+    page._queue.pending_messages_per_session.max_size = ANSWERS
     return page
+
+
+def _own_folder() -> str:
+    """Return a new folder for uploads, which nobody else may read; it goes with this process.
+
+    gradio's own is shared by all its apps on a machine, so that none could keep it bounded.
+    """
+    folder = tempfile.mkdtemp(prefix="lookalike-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def launch(page: Page, settings: Settings, block: bool = True) -> None:
@@ -105,7 +122,10 @@ def launch(page: Page, settings: Settings, block: bool = True) -> None:
         js=JS,
         max_file_size=MAX_BYTES,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [Middleware(BodyLimit)], "routes": [page.thumbnails.route]},
+        app_kwargs={
+            "middleware": [Middleware(BodyLimit, uploads=Path(get_upload_folder()))],
+            "routes": [page.thumbnails.route],
+        },
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
