@@ -57,6 +57,8 @@ class ClipEncoder:
             ModelError: the folder holds no usable image-text model.
         """
         # Importing transformers takes seconds; whoever searches by pixels does not pay for them.
+        from pickle import UnpicklingError  # of weights that are code, which torch does not run
+
         from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
@@ -73,7 +75,7 @@ class ClipEncoder:
             model = AutoModel.from_pretrained(choice.folder, dtype="auto", **local)
             processors: Any = AutoImageProcessor
             self._processor = processors.from_pretrained(choice.folder, backend="pil", **local)
-        except (*SETTINGS_ERRORS, RuntimeError, SafetensorError) as error:
+        except (*SETTINGS_ERRORS, RuntimeError, SafetensorError, UnpicklingError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ModelError(
                 f"Model {choice.name} in {choice.folder} cannot be loaded: {reason} "
