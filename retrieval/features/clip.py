@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from pickle import UnpicklingError  # by torch, which runs no code that is in weights
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,6 @@ class ClipEncoder:
             ModelError: the folder holds no usable image-text model.
         """
         # Importing transformers takes seconds; whoever searches by pixels does not pay for them.
-        from pickle import UnpicklingError  # of weights that are code, which torch does not run
-
         from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
