@@ -402,7 +402,12 @@ def evaluated(index: GalleryIndex, queries: int) -> str:
 
 def evaluated_query(name: str, label: str) -> str:
     """Return which query was evaluated."""
-    return f"Query {name}, label {label}: the whole gallery ranked by the exact scan."
+    return f"Query {as_text(name)}, label {as_text(label)}: the whole gallery ranked by the exact scan."
+
+
+def as_text(text: str) -> str:
+    """Return a text of a stranger so that Markdown shows its letters, and fetches and links nothing that it names."""
+    return re.sub(r"([^\w\s])", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def progress(about: str, done: int, total: int) -> str:
