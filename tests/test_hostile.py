@@ -563,7 +563,7 @@ def test_a_picture_of_somebody_else_is_reached_by_its_own_name_alone(site: Site)
 
 
 def test_a_flood_of_calls_is_told_to_wait_and_what_is_kept_stays_bounded(site: Site, before: tuple[str, float]) -> None:
-    """A thousand calls of sessions that never ask for their answers, and one visitor in between."""
+    """Three hundred calls of sessions that never ask for their answers, and one visitor in between."""
     first = site.memory()
     body = {"data": list((DEFAULTS["query"] | {"top_k": 1800}).values())}
 
@@ -571,7 +571,7 @@ def test_a_flood_of_calls_is_told_to_wait_and_what_is_kept_stays_bounded(site: S
         return site.client.post("/gradio_api/call/query", json=body | {"session_hash": f"flood {number}"}).status_code
 
     with ThreadPoolExecutor(16) as crowd:
-        found = set(crowd.map(call, range(1000)))
+        found = set(crowd.map(call, range(300)))
     assert found <= {200, 503}, found
     status = site.client.get("/gradio_api/queue/status").json()
     assert status["queue_size"] <= WAITING
