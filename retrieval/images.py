@@ -24,6 +24,11 @@ STRIP = 64  # rows converted at once, so that wider copies of a picture stay sma
 # The two pictures of a stereo camera (MPO) are opened by the JPEG decoder, and are no format of their own here.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "TGA", "ICO", "JPEG2000")
 
+# Times that a decoder may read from a file. Files of nothing but tiny parts would keep it busy for minutes; of a GIF's
+# comment, Pillow copies all at each part. A PNG of 64 MB, in parts of 8 kB, is read 25,000 times.
+MAX_READS = 100_000
+MAX_READS_GIF = 10_000
+
 # What Pillow's decoders raise on damaged files; found by changing bytes of good ones.
 DECODER_ERRORS = (
     OSError,
@@ -34,6 +39,7 @@ DECODER_ERRORS = (
     TypeError,
     MemoryError,
     RuntimeError,
+    AssertionError,
     OverflowError,
     struct.error,
 )
@@ -99,7 +105,7 @@ def load_picture(source: PictureSource) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return _to_upright_rgb(source)
-        with Image.open(io.BytesIO(read_bytes(source)), formats=FORMATS) as image:
+        with Image.open(_Encoded(read_bytes(source)), formats=FORMATS) as image:
             return _to_upright_rgb(image)
     except PictureError:
         raise
@@ -113,6 +119,20 @@ def load_picture(source: PictureSource) -> Image.Image:
         raise PictureError(
             "The picture is damaged or cut off and cannot be decoded. Save it again or choose another."
         ) from error
+
+
+class _Encoded(io.BytesIO):
+    """A file in memory that can be read only so many times."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = MAX_READS_GIF if data.startswith(b"GIF") else MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("too many parts")
+        return super().read(size)
 
 
 def cut_out(picture: Image.Image, region: Region) -> Image.Image:

@@ -112,7 +112,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _name(text: str) -> str:
-    if not text or text.startswith(".") or any(each in text for each in '/\\:*?"<>|\0'):
+    if not text or text.startswith(".") or len(text) > 200 or any(each in text for each in '/\\:*?"<>|\0'):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} cannot be the name of a folder; use letters, digits, - and _")
     return text
 

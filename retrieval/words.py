@@ -116,8 +116,10 @@ NO_MAP = (
 SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."
 OWNER = "The index or the model has a fault that only the owner of this page can mend; the log says which."
 NO_FILE = "The picture is none that was uploaded here. Upload it again."
+NO_PICTURE = "There is no such picture."
 NO_IMAGE = "The argument image is missing. Send a picture: handle_file('cat.jpg'), or its bytes in base64."
 TOO_LARGE = "The request is too large. Send a smaller picture."
+UNUSED = "This page has no such thing."
 NO_ADDRESS = "This server fetches no addresses. Send the picture itself."
 NO_BASE64 = "The image is no picture in base64. Send one as data:image/png;base64,... and no address or path of a file."
 PICTURE_ARGUMENT = "A file (in Python: handle_file), or its bytes in base64 as data:image/png;base64,..."
@@ -400,7 +402,12 @@ def evaluated(index: GalleryIndex, queries: int) -> str:
 
 def evaluated_query(name: str, label: str) -> str:
     """Return which query was evaluated."""
-    return f"Query {name}, label {label}: the whole gallery ranked by the exact scan."
+    return f"Query {as_text(name)}, label {as_text(label)}: the whole gallery ranked by the exact scan."
+
+
+def as_text(text: str) -> str:
+    """Return a text of a stranger so that Markdown shows its letters, and fetches and links nothing that it names."""
+    return re.sub(r"([^\w\s])", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def progress(about: str, done: int, total: int) -> str:

@@ -266,9 +266,9 @@ def test_on_tsne_an_own_picture_lies_between_its_three_nearest(tmp_path: Path, g
 @pytest.fixture(scope="module")
 def tab(icons_searcher: Searcher) -> MapTab:
     with gr.Blocks():
-        panel = QueryPanel(icons_searcher, [])
+        panel = QueryPanel(icons_searcher, [], thumbnails := Thumbnails())
         with gr.Tab("Map") as tab:
-            return MapTab(icons_searcher, panel, Thumbnails(), tab)
+            return MapTab(icons_searcher, panel, thumbnails, tab)
 
 
 def test_a_point_is_taken_by_its_position(tab: MapTab, icons_searcher: Searcher) -> None:
@@ -310,9 +310,9 @@ def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
     labels = [hostile, "tame", hostile, "tame"]
     searcher = searcher_of(tmp_path, some_vectors(4, 3), some_vectors(4, 4, 1), labels, [Method.PCA])
     with gr.Blocks():
-        panel = QueryPanel(searcher, [])
+        panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
         with gr.Tab("Map") as opened:
-            tab = MapTab(searcher, panel, Thumbnails(), opened)
+            tab = MapTab(searcher, panel, thumbnails, opened)
     text = tab.run(None, "", "", 0.5, [], 1, None, "given", "clip", "pca", True)[3].value
     assert "<" not in text
     sent = json.loads(text)
@@ -325,9 +325,9 @@ def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
 def test_without_maps_the_tab_says_which_command_adds_them(tmp_path: Path) -> None:
     searcher = Searcher(publish(tmp_path, some_vectors(4, 3), some_vectors(4, 4, 1), ["a", "b", "a", "b"]))
     with gr.Blocks():
-        panel = QueryPanel(searcher, [])
+        panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
         with gr.Tab("Map") as opened:
-            tab = MapTab(searcher, panel, Thumbnails(), opened)
+            tab = MapTab(searcher, panel, thumbnails, opened)
     *_, note, drawing = tab.run(None, "", "", 0.5, [], 1, None, "given", "clip", "pca", True)
     assert "python index_builder.py" in note
     assert str(tmp_path) not in note
@@ -419,9 +419,9 @@ def test_a_copy_of_an_index_without_clip_maps_offers_what_there_is(tmp_path: Pat
     projection_path(index.build, Features.CLIP, Method.PCA).unlink()
     searcher = Searcher(Indexes(root))
     with gr.Blocks():
-        panel = QueryPanel(searcher, [])
+        panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
         with gr.Tab("Map") as opened:
-            tab = MapTab(searcher, panel, Thumbnails(), opened)
+            tab = MapTab(searcher, panel, thumbnails, opened)
     features, method, note, _ = tab.run(None, "", "", 0.5, [], 1, None, "icons", "clip", "pca", True)
     assert (features.value, method.value) == ("pixels", None), "the other choice is the visitor's"
     assert not features.visible

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ import pytest
 from browsing import served, settings_of
 from conftest import ROOT
 from gradio_client import Client, handle_file
+from test_app import post
 from test_builder import draw, spoil
 
 import index_builder
@@ -46,7 +48,6 @@ from retrieval.server_location import Head, ServerLocation
 from retrieval.server_store import ServerStore
 from retrieval.settings import parse
 from retrieval.store import COLLECTIONS, FolderStore, Store
-from retrieval.ui.thumbnails import Thumbnails
 
 PATIENCE = 180.0  # seconds to wait for another process; a slow machine is no failure
 NAME = "pictures"
@@ -220,14 +221,15 @@ def test_the_page_answers_from_the_server_with_thumbnails(
     chosen = replace(settings_of(tmp_path), index=Server(address, tmp_path))
     searcher = Searcher(Indexes(chosen.index))
     index = searcher.indexes.get(NAME)
-    Thumbnails().serve(index)
     with served(searcher, chosen, queries) as page:
         picture = handle_file(str(built.dataset / "020.png"))
         answer = Client(page, verbose=False).predict(picture, "pixels", "l2", "chroma", 3, NAME, api_name="/search")
         assert answer["hits"][0]["id"] == "020.png"
-        thumbnail = index.thumbnail(index.position("020.png"))
-        assert tmp_path in thumbnail.parents
-        with urllib.request.urlopen(f"{page}/gradio_api/file={thumbnail}") as response:
+        found = post(page, "run", None, "red", "", 0.5, [], 1, None, NAME, "clip", "cosine", "exact", 1, None)
+        [shown] = re.findall(r'"url": "([^"]+\.jpg)"', found)
+        assert str(tmp_path) not in found
+        with urllib.request.urlopen(shown) as response:
+            thumbnail = index.thumbnails.joinpath(*shown.rsplit("/", 2)[1:])
             assert response.read() == thumbnail.read_bytes()
     searcher.indexes.close()
 

@@ -37,9 +37,11 @@ def test_results_are_files_of_the_index_and_a_search_encodes_nothing(
     index = page_searcher.indexes.get()
     for image in page.locator("#results img").all():
         source = urljoin(address, image.get_attribute("src"))
-        path = Path(unquote(source.partition("/file=")[2]))
+        assert str(index.build.parent) not in unquote(source), "tells where the index lies"
+        path = index.thumbnails.joinpath(*source.rsplit("/", 2)[1:])
         assert index.at_thumbnail(path) is not None, source
         with urllib.request.urlopen(source, timeout=60) as answer:
             assert answer.read() == path.read_bytes()
+            assert "max-age=86400" in answer.headers["Cache-Control"]
     assert not encoded
     assert {path.name for path in cached() - before} <= {"pizza.png"}, "only the upload is stored"

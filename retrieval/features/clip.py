@@ -74,7 +74,7 @@ class ClipEncoder:
             model = AutoModel.from_pretrained(choice.folder, dtype="auto", **local)
             processors: Any = AutoImageProcessor
             self._processor = processors.from_pretrained(choice.folder, backend="pil", **local)
-        except pickle.UnpicklingError as error:
+        except pickle.UnpicklingError as error:  # by torch, which runs no code that is in weights
             raise ModelError(
                 f"The weights of model {choice.name} are damaged or hold code, and code from models is never run. "
                 "Choose a --model with weights as safetensors."

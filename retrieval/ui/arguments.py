@@ -11,7 +11,7 @@ from gradio.blocks import Block
 from retrieval import words
 from retrieval.errors import PictureError
 from retrieval.ui.errors import as_shown
-from retrieval.ui.limits import MAX_BODY
+from retrieval.ui.limits import MAX_CALL
 from retrieval.ui.picture_input import uploaded
 
 # What gradio's own helper for MCP clients, `gradio upload-mcp`, puts before the path of a file that it uploaded.
@@ -91,7 +91,7 @@ def from_base64(text: str) -> bytes:
     Raises:
         PictureError: it is no base64, for example an address or a path; nothing is asked or read.
     """
-    if len(text) > MAX_BODY:
+    if len(text) > MAX_CALL:
         raise PictureError(words.TOO_LARGE)
     head, comma, body = text.partition(",")
     if not comma or not head.startswith("data:"):

@@ -16,7 +16,7 @@ from retrieval.ui.errors import as_shown
 from retrieval.ui.limits import SEARCHES
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.scripts import OPENED, if_open, release_by_keys
-from retrieval.ui.thumbnails import Thumbnails, strip_of
+from retrieval.ui.thumbnails import PictureStrip, Thumbnails, strip_of
 
 TOP_K = 6  # as many as fit beside the figures without scrolling
 TOP_K_MAX = 20
@@ -66,13 +66,11 @@ class CompareTab:
                 with gr.Column(scale=2, min_width=180):
                     self.figures.append(gr.Markdown(f"**{words.combination(features, metric)}**"))
                 with gr.Column(scale=7, min_width=300):
-                    strip = gr.Gallery(
+                    strip = PictureStrip(
+                        thumbnails,
                         label=words.combination(features, metric),
                         show_label=False,
                         columns=TOP_K,
-                        allow_preview=False,
-                        buttons=[],
-                        interactive=False,
                         elem_classes="strip hits",
                     )
                     self.strips.append(strip)

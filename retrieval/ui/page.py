@@ -1,10 +1,15 @@
 """The page as a whole: title, tabs, API, and how it is launched."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from retrieval import words
@@ -18,7 +23,7 @@ from retrieval.ui.compare_tab import CompareTab
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.galleries_tab import LOOK, GalleriesTab
-from retrieval.ui.limits import SESSIONS, WAITING, BodyLimit
+from retrieval.ui.limits import ANSWERS, SESSIONS, WAITING, BodyLimit
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.robustness_tab import RobustnessTab
@@ -37,7 +42,16 @@ LEAN = {
 }
 
 
-def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> gr.Blocks:
+class Page(gr.Blocks):
+    """The Blocks, and the pictures that are shown on it."""
+
+    def __init__(self, **named: Any) -> None:
+        """Take what gr.Blocks takes."""
+        super().__init__(**named)
+        self.thumbnails = Thumbnails()
+
+
+def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> Page:
     """Return the page over a searcher.
 
     Args:
@@ -49,14 +63,16 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
     """
     for name, value in LEAN.items():
         os.environ.setdefault(name, value)
-    page = gr.Blocks(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
-    thumbnails = Thumbnails()
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        os.environ["GRADIO_TEMP_DIR"] = _own_folder()
+    page = Page(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
+    thumbnails = page.thumbnails
     with page:
         gr.Markdown(f"# {words.TITLE}\n{words.TAGLINE}", elem_id="title")
         timer = gr.Timer(LOOK, active=False) if builds else None
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
-                panel = QueryPanel(searcher, examples)
+                panel = QueryPanel(searcher, examples, thumbnails)
             with gr.Column(scale=8, min_width=320):
                 with gr.Tab(words.TAB_SEARCH):
                     search = SearchTab(searcher, panel, thumbnails)
@@ -79,11 +95,22 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
             api_visibility="private",
             show_progress="hidden",
         )
-    page.queue(max_size=WAITING)
+    page.queue(max_size=WAITING, api_open=False)  # or calls could pass by the queue
+    page._queue.pending_messages_per_session.max_size = ANSWERS
     return page
 
 
-def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
+def _own_folder() -> str:
+    """Return a new folder for uploads, which nobody else may read; it goes with this process.
+
+    gradio's own is shared by all its apps on a machine, so that none could keep it bounded.
+    """
+    folder = tempfile.mkdtemp(prefix="lookalike-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def launch(page: Page, settings: Settings, block: bool = True) -> None:
     """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything."""
     forbid_fetching()
     page.launch(
@@ -95,7 +122,10 @@ def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
         js=JS,
         max_file_size=MAX_BYTES,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [Middleware(BodyLimit)]},
+        app_kwargs={
+            "middleware": [Middleware(BodyLimit, uploads=Path(get_upload_folder()))],
+            "routes": [page.thumbnails.route],
+        },
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,

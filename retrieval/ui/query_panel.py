@@ -14,7 +14,8 @@ from retrieval.query import KEEP_ALL, Query, checked_alike, checked_balance, che
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
 from retrieval.ui.picture_input import PictureInput
-from retrieval.ui.region_input import drawn_region, region_input
+from retrieval.ui.region_input import RegionInput, drawn_region
+from retrieval.ui.thumbnails import PictureStrip, Thumbnails
 
 TRAIL_LENGTH = 8  # pictures one can go back to
 ALIKE_FROM = 0.5  # below, pictures that have little in common would count as one
@@ -58,16 +59,17 @@ class Asked:
 class QueryPanel:
     """Components of the query; what a visitor asked before is kept in that visitor's own state."""
 
-    def __init__(self, searcher: Searcher, examples: Iterable[Path]) -> None:
+    def __init__(self, searcher: Searcher, examples: Iterable[Path], thumbnails: Thumbnails) -> None:
         """Lay the panel out inside the Blocks that are being made."""
         self._searcher = searcher
         self._examples = sorted(examples)
         if self._examples:
-            gr.set_static_paths([self._examples[0].parent])
+            thumbnails.serve_folder(self._examples[0].parent, "examples")
         names = searcher.indexes.names()
         self.trail = gr.State([])
         self.renewed = gr.State(0)  # changes when another gallery, or another build of it, is put before the visitor
         self.picture = PictureInput(
+            thumbnails,
             label=words.QUERY,
             sources=["upload", "webcam", "clipboard"],
             placeholder=words.DROP,
@@ -76,13 +78,14 @@ class QueryPanel:
             buttons=["fullscreen"],
             elem_id="query",
         )
-        self.region = region_input()
+        self.region = RegionInput(thumbnails)
         self.text = gr.Textbox(
             value="", label=words.TEXT, placeholder=words.TEXT_EXAMPLE, max_length=500, elem_id="text", submit_btn=False
         )
         self.button = gr.Button(words.SEARCH, variant="primary", elem_id="search")
-        self.trail_strip = _strip([], words.TRAIL, "trail", visible=False)
+        self.trail_strip = _strip(thumbnails, [], words.TRAIL, "trail", visible=False)
         self.example_strip = _strip(
+            thumbnails,
             [(str(path), path.stem.replace("-", " ")) for path in self._examples],
             words.EXAMPLES,
             "examples",
@@ -204,15 +207,15 @@ class QueryPanel:
         return trail[chosen.index] if chosen.index < len(trail) else gr.skip()
 
 
-def _strip(pictures: list[tuple[str, str]], label: str, elem_id: str, visible: bool) -> gr.Gallery:
+def _strip(
+    thumbnails: Thumbnails, pictures: list[tuple[str, str]], label: str, elem_id: str, visible: bool
+) -> gr.Gallery:
     """Return a strip of small pictures to click."""
-    return gr.Gallery(
+    return PictureStrip(
+        thumbnails,
         pictures,
         label=label,
         columns=10,
-        allow_preview=False,
-        buttons=[],
-        interactive=False,
         elem_id=elem_id,
         elem_classes="strip",
         visible=visible,

@@ -9,26 +9,42 @@ from retrieval import words
 from retrieval.images import Region
 from retrieval.query import checked_region
 from retrieval.ui.scripts import beside
+from retrieval.ui.thumbnails import Thumbnails
 
 TEMPLATE = """<button type="button">${part}</button><span role="status"></span>"""
 
 
-def region_input() -> gr.HTML:
-    """Return the component; its value is None, or which file the box was drawn on and where.
+class RegionInput(gr.HTML):
+    """A box; its value is None, or which file it was drawn on and where.
 
     It belongs beside a picture with the id `query`, and triggers `input` when a box was drawn, moved or removed.
     """
-    return gr.HTML(
-        value=None,
-        html_template=TEMPLATE,
-        js_on_load=beside("region_input.js"),
-        elem_id="region",
-        apply_default_css=False,
-        part=words.REGION_PART,
-        whole=words.REGION_WHOLE,
-        where=words.REGION_WHERE,
-        keys=words.REGION_KEYS,
-    )
+
+    def __init__(self, thumbnails: Thumbnails, value: Any = None) -> None:
+        """Take what knows the names of pictures that are shown."""
+        self._thumbnails = thumbnails
+        super().__init__(
+            value=value,
+            html_template=TEMPLATE,
+            js_on_load=beside("region_input.js"),
+            elem_id="region",
+            apply_default_css=False,
+            part=words.REGION_PART,
+            whole=words.REGION_WHOLE,
+            where=words.REGION_WHERE,
+            keys=words.REGION_KEYS,
+        )
+
+    def preprocess(self, payload: Any) -> Any:
+        """Return which file the box was drawn on, and where."""
+        if not isinstance(payload, dict) or not isinstance(payload.get("of"), str):
+            return payload
+        name = unquote(payload["of"])  # the page takes it from an address
+        return payload | {"of": str(self._thumbnails.file(name) or name)}
+
+    def postprocess(self, value: Any) -> Any:
+        """Return the same with the file by its name."""
+        return value and value | {"of": self._thumbnails.name(value["of"])}
 
 
 def drawn_region(value: Any, picture: str | None) -> Region | None:
@@ -37,6 +53,6 @@ def drawn_region(value: Any, picture: str | None) -> Region | None:
     Raises:
         QueryError: no box at all, as only a program can send.
     """
-    if not isinstance(value, dict) or not picture or unquote(str(value.get("of"))) != unquote(picture):
+    if not isinstance(value, dict) or not picture or value.get("of") != picture:
         return None
     return checked_region(value.get("box"))

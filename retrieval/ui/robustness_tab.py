@@ -20,7 +20,7 @@ from retrieval.ui.limits import LONG, SEARCHES
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.scripts import OPENED, if_open, release_by_keys
 from retrieval.ui.stopping import NOW, Stopped, Stops, ended
-from retrieval.ui.thumbnails import Thumbnails, strip_of
+from retrieval.ui.thumbnails import PictureStrip, Thumbnails, strip_of
 
 TOP_K = 10
 TOP_K_MAX = 20
@@ -90,12 +90,10 @@ class RobustnessTab:
             )
             for which, name in (("undistorted", words.AS_IT_IS), ("distorted", words.AS_DISTORTED)):
                 self.strips.append(
-                    gr.Gallery(
+                    PictureStrip(
+                        thumbnails,
                         label=f"{words.FEATURES[features]}, {name}",
                         columns=TOP_K,
-                        allow_preview=False,
-                        buttons=[],
-                        interactive=False,
                         elem_id=f"{which}_{features}",
                         elem_classes="strip hits labelled",
                     )

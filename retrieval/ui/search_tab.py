@@ -2,7 +2,6 @@
 
 import html
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -17,7 +16,7 @@ from retrieval.ui.errors import as_shown
 from retrieval.ui.limits import SEARCHES
 from retrieval.ui.permalink import NAMES, NOTHING, from_address, link_output, linked
 from retrieval.ui.query_panel import Asked, QueryPanel
-from retrieval.ui.thumbnails import Thumbnails
+from retrieval.ui.thumbnails import PictureStrip, Thumbnails
 
 TOP_K = 12
 TOP_K_MAX = 60  # on the page; the command line and the API allow more
@@ -70,9 +69,7 @@ class SearchTab:
                 min_width=300,
                 scale=4,
             )
-        self.results = gr.Gallery(
-            label=words.RESULTS, columns=6, allow_preview=False, buttons=[], interactive=False, elem_id="results"
-        )
+        self.results = PictureStrip(thumbnails, label=words.RESULTS, columns=6, elem_id="results")
         self.timings = gr.Markdown(words.HINT, elem_id="timings")
         self.explanation = gr.Markdown(elem_id="explanation")
         self.link = link_output()
@@ -165,8 +162,8 @@ class SearchTab:
         return words.recall(ranking, self._searcher.search(replace(query, engine=Engine.EXACT), index))
 
     def take_result(self, gallery: str | None, chosen: gr.SelectData) -> Any:
-        """Make a result the query. The path comes from the visitor's browser: only a thumbnail is taken."""
-        path = Path(str(chosen.value["image"]["path"]))
+        """Make a result the query. Its name comes from the visitor's browser: only a thumbnail is taken."""
         with as_shown():
-            known = self._searcher.indexes.get(gallery or "").at_thumbnail(path)
+            path = self._thumbnails.file(chosen.value["image"]["path"])
+            known = path and self._searcher.indexes.get(gallery or "").at_thumbnail(path)
         return gr.skip() if known is None else str(path)
