@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import threading
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -38,6 +40,18 @@ class Repository:
     files: tuple[str, ...]
 
 
+_ended = threading.Event()
+
+
+def end_access() -> None:
+    """Let huggingface_hub, in this process and for good, ask nobody any more: every request fails at once.
+
+    For a page whose visitors cannot build: no search of theirs may make this machine ask the Hub, which would be in
+    its owner's name and with the owner's token.
+    """
+    _ended.set()
+
+
 def bound_access(seconds: float = WAIT) -> None:
     """Let no request of huggingface_hub (and so of datasets) wait longer than `seconds` for an answer.
 
@@ -48,6 +62,8 @@ def bound_access(seconds: float = WAIT) -> None:
         client = default_client_factory()
 
         def cap(request: Any) -> None:
+            if _ended.is_set():
+                raise OfflineModeIsEnabled("this page has all that it needs, and asks the Hub for nothing more")
             timeout = request.extensions.setdefault("timeout", {})
             for phase in ("connect", "read", "write", "pool"):
                 timeout[phase] = min(timeout.get(phase) or seconds, seconds)

@@ -9,16 +9,20 @@ from starlette.middleware import Middleware
 
 from retrieval import words
 from retrieval.building import Builds
-from retrieval.images import MAX_BYTES
+from retrieval.health import Health
+from retrieval.logs import take_over
 from retrieval.search import Searcher
 from retrieval.settings import Settings
 from retrieval.ui.accessibility import JS
 from retrieval.ui.api import add_endpoints
+from retrieval.ui.closing import Door, Doorkeeper
 from retrieval.ui.compare_tab import CompareTab
+from retrieval.ui.errors import log_failures
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.galleries_tab import LOOK, GalleriesTab
-from retrieval.ui.limits import SESSIONS, WAITING, BodyLimit
+from retrieval.ui.health import health_route
+from retrieval.ui.limits import OWN, SESSIONS, WAITING, BodyLimit, Limits, limits_of
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.robustness_tab import RobustnessTab
@@ -37,7 +41,9 @@ LEAN = {
 }
 
 
-def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> gr.Blocks:
+def build_page(
+    searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None, limits: Limits = OWN
+) -> gr.Blocks:
     """Return the page over a searcher.
 
     Args:
@@ -46,6 +52,7 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
         about: one line on the model in use and why.
         builds: builds new galleries for visitors, which only those may who sit at this machine, see
             `Settings.own_machine`; None: nothing on the page can build.
+        limits: how much one request may take.
     """
     for name, value in LEAN.items():
         os.environ.setdefault(name, value)
@@ -63,16 +70,16 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
                 with gr.Tab(words.TAB_COMPARE) as compare:
                     CompareTab(searcher, panel, thumbnails, compare)
                 with gr.Tab(words.TAB_ROBUSTNESS) as robustness:
-                    RobustnessTab(searcher, panel, thumbnails, robustness)
+                    RobustnessTab(searcher, panel, thumbnails, robustness, limits)
                 with gr.Tab(words.TAB_MAP) as places:
                     MapTab(searcher, panel, thumbnails, places)
                 with gr.Tab(words.TAB_EVALUATE):
-                    EvaluateTab(searcher, panel)
+                    EvaluateTab(searcher, panel, limits)
                 if builds and timer:
                     with gr.Tab(words.TAB_GALLERIES) as galleries:
                         GalleriesTab(searcher.indexes, panel, builds, page, galleries, timer)
         gr.Markdown(about, elem_id="about")
-        add_endpoints(searcher)
+        add_endpoints(searcher, limits)
         page.load(
             search.open_link,
             outputs=[*search.shown, search.opened],
@@ -83,9 +90,23 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
     return page
 
 
-def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
-    """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything."""
+def launch(page: gr.Blocks, settings: Settings, health: Health) -> Door:
+    """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything.
+
+    Args:
+        page: see `build_page`.
+        settings: where it listens, and whether that is a Space.
+        health: what `/health` tells.
+
+    Returns:
+        What the page is closed with.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
     forbid_fetching()
+    log_failures()
+    door, limits = Door(), limits_of(settings)
     page.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -93,13 +114,18 @@ def launch(page: gr.Blocks, settings: Settings, block: bool = True) -> None:
         theme=THEME,
         css=CSS,
         js=JS,
-        max_file_size=MAX_BYTES,
+        max_file_size=limits.upload_bytes,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [Middleware(BodyLimit)]},
+        app_kwargs={
+            "middleware": [Middleware(BodyLimit, limits.upload_bytes), Middleware(Doorkeeper, door)],
+            "routes": [health_route(health)],
+        },
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=True,
         footer_links=["api", "settings"],
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
     )
+    take_over("uvicorn")
+    return door
