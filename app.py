@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import index_builder
-from retrieval import hub, logs, memory, settings
+from retrieval import hub, logs, memory, settings, versions
 from retrieval.errors import IndexingError, RetrievalError
 from retrieval.settings import DEFAULT_PIXEL_SIZE
 
@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     _, chosen = settings.parse(parser(), arguments)
     logs.start(chosen.log_level, chosen.log_format)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for difference in versions.differing(versions.pinned()):  # as on ZeroGPU, which has another torch
+        log.warning("not as tested: %s; pip install -r requirements.txt", difference)
     hub.bound_access()
     memory.share_arenas()
     try:
