@@ -160,9 +160,10 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
 def _warm(searcher: "Searcher", health: "Health", alone: bool) -> None:
     """Load what searches need, and from then on let nothing be asked of the Hub where nobody can build."""
     try:
-        searcher.warm()
         if alone:
-            searcher.fetch_models()
+            for problem in searcher.fetch_models():
+                log.warning("%s", problem)
+        searcher.warm()
         log.info("every search is warm")
     except RetrievalError as error:
         log.warning("%s", error)

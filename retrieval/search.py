@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.embedding import Embedded, QueryEmbedder
-from retrieval.errors import QueryError
+from retrieval.errors import QueryError, RetrievalError
 from retrieval.features import Features, Vectors
 from retrieval.features.choice import choose_model
 from retrieval.images import MAX_PIXELS
@@ -86,15 +86,23 @@ class Searcher:
             size=len(index),
         )
 
-    def fetch_models(self) -> None:
+    def fetch_models(self) -> list[RetrievalError]:
         """Have the files of every gallery's model on this machine, for when the Hub is not asked any more.
 
+        Returns:
+            Why some of them cannot be had.
+
         Raises:
-            RetrievalError: one of them cannot be had, or a gallery cannot be read.
+            IndexingError: a server does not tell which galleries there are.
         """
+        problems = []
         for name in self.indexes.names():
-            model = self.indexes.get(name).manifest.model
-            choose_model(model.name, model.commit)
+            try:
+                model = self.indexes.get(name).manifest.model
+                choose_model(model.name, model.commit)
+            except RetrievalError as error:
+                problems.append(error)
+        return problems
 
     def warm(self) -> None:
         """Load what the first search by each engine would wait for: model, matrices, ChromaDB's graphs.
