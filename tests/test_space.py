@@ -204,7 +204,7 @@ def test_no_model_is_asked_of_the_hub_once_access_has_ended(tmp_path: Path) -> N
 def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, client: Client, tmp_path: Path) -> None:
     """The last test of the module: it ends the Space."""
     picture = tmp_path / "large.png"
-    Image.new("L", (7000, 7000), 90).save(picture)  # seconds of work
+    Image.new("L", (4500, 4500), 90).save(picture)  # a second of work
     [path] = json.loads(httpx.post(f"{space.address}/gradio_api/upload", files={"files": picture.read_bytes()}).text)
     config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=60))
     number = next(each["id"] for each in config["dependencies"] if each["api_name"] == "robustness")
