@@ -2,16 +2,18 @@
 
 import argparse
 import logging
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING
 
 import index_builder
-from retrieval import hub, memory, settings
+from retrieval import hub, logs, memory, settings, versions
 from retrieval.errors import IndexingError, RetrievalError
 from retrieval.settings import DEFAULT_PIXEL_SIZE
 
 if TYPE_CHECKING:
+    from retrieval.health import Health
     from retrieval.manifest import Manifest
     from retrieval.search import Searcher
 
@@ -26,10 +28,12 @@ log = logging.getLogger("app")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the app until it is stopped; return the exit code: 0 stopped, 2 a worded error."""
+    """Run the app until it is stopped, by Ctrl-C or SIGTERM; return the exit code: 0 stopped, 2 a worded error."""
     _, chosen = settings.parse(parser(), arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.start(chosen.log_level, chosen.log_format)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for difference in versions.differing(versions.pinned()):  # as on ZeroGPU, which has another torch
+        log.warning("not as tested: %s; pip install -r requirements.txt", difference)
     hub.bound_access()
     memory.share_arenas()
     try:
@@ -58,24 +62,37 @@ def parser() -> argparse.ArgumentParser:
 
 
 def serve(chosen: settings.Settings) -> None:
-    """Make sure there is an index, and serve the page over it."""
+    """Make sure there is an index, and serve the page over it until the program is interrupted."""
     first, why = ready(chosen)
     from retrieval.building import Builds
+    from retrieval.features import zero_gpu
+    from retrieval.health import Health
     from retrieval.indexes import Indexes
     from retrieval.search import Searcher
     from retrieval.source import BUNDLED_GALLERY
+    from retrieval.ui.limits import limits_of
     from retrieval.ui.page import build_page, launch
 
-    searcher = Searcher(Indexes(chosen.index, first), chosen.templates)
-    # Models and ChromaDB load while the page is already there; a search that comes early waits for them.
-    threading.Thread(target=_warm, args=(searcher,), name="warm-up", daemon=True).start()
+    limits = limits_of(chosen)
+    searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pixels)
+    health = Health(searcher)
     builds = Builds(chosen, searcher.embedder.encoders.load) if chosen.own_machine else None
-    page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds)
+    if zero_gpu.here():  # what runs on its GPU must be known when the page starts
+        searcher.embedder.encoders.get(searcher.indexes.get().manifest.model)
+    # Models and ChromaDB load while the page is already there; a search that comes early waits for them.
+    threading.Thread(target=_warm, args=(searcher, health, builds is None), name="warm-up", daemon=True).start()
+    page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds, limits)
     try:
-        launch(page, chosen)
+        door = launch(page, chosen, health)
     except OSError as error:
         raise RetrievalError(f"The page cannot be served: {error} Choose another --port.") from error
+    try:
+        threading.Event().wait()
     finally:
+        health.stopping = True
+        if not door.wait_until_empty(page):
+            log.warning("stopped with searches under way")
+        page.close(verbose=False)
         if builds:
             builds.close()
         searcher.indexes.close()
@@ -140,12 +157,20 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
     return found
 
 
-def _warm(searcher: "Searcher") -> None:
+def _warm(searcher: "Searcher", health: "Health", alone: bool) -> None:
+    """Load what searches need, and from then on let nothing be asked of the Hub where nobody can build."""
     try:
+        if alone:
+            for problem in searcher.fetch_models():
+                log.warning("%s", problem)
         searcher.warm()
         log.info("every search is warm")
     except RetrievalError as error:
         log.warning("%s", error)
+    finally:
+        if alone:
+            hub.end_access()
+        health.started = True
 
 
 if __name__ == "__main__":

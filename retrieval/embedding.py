@@ -18,7 +18,7 @@ from retrieval.features import Features, Vectors
 from retrieval.features.choice import ModelChoice, ModelIdentity, choose_model
 from retrieval.features.clip import ClipEncoder, best_device, best_dtype
 from retrieval.features.pixels import embed_pixels
-from retrieval.images import PictureSource, Region, cut_out, load_picture, read_bytes
+from retrieval.images import MAX_PIXELS, PictureSource, Region, cut_out, load_picture, read_bytes
 from retrieval.indexes import GalleryIndex
 from retrieval.query import Query
 from retrieval.settings import TEMPLATES
@@ -147,9 +147,15 @@ class VectorCache:
 class QueryEmbedder:
     """Turns queries into vectors with the very model of the index they go to; safe for many threads."""
 
-    def __init__(self, templates: Sequence[str] = TEMPLATES) -> None:
-        """Take sentences with `{}` for the words, whose vectors are averaged; models are loaded when needed."""
+    def __init__(self, templates: Sequence[str] = TEMPLATES, most_pixels: int = MAX_PIXELS) -> None:
+        """Take sentences with `{}` for the words, whose vectors are averaged; models are loaded when needed.
+
+        Args:
+            templates: the sentences.
+            most_pixels: that a query's picture may have.
+        """
         self.encoders = Encoders()
+        self.most_pixels = most_pixels
         self._templates = tuple(templates)
         self.cache = VectorCache()
 
@@ -200,7 +206,7 @@ class QueryEmbedder:
 
         def embed(_: object) -> Vectors:
             nonlocal decoded
-            picture = query.distortion.apply(_load(source, query.region))
+            picture = query.distortion.apply(_load(source, query.region, self.most_pixels))
             decoded = time.perf_counter()
             return self.embed_pictures(index, query.features, [picture])
 
@@ -256,7 +262,7 @@ class QueryPicture:
         Raises:
             PictureError: it cannot be decoded.
         """
-        return _load(self._source, self._region)
+        return _load(self._source, self._region, self._embedder.most_pixels)
 
     def decode(self) -> None:
         """Decode the picture now, for who wants to know first whether it can be.
@@ -301,9 +307,9 @@ def _given(index: GalleryIndex, query: Query) -> PictureSource:
     return query.picture
 
 
-def _load(source: PictureSource, region: Region | None) -> Image.Image:
+def _load(source: PictureSource, region: Region | None, most_pixels: int) -> Image.Image:
     with _DECODING:
-        picture = load_picture(source)
+        picture = load_picture(source, most_pixels)
         return picture if region is None else cut_out(picture, region)
 
 

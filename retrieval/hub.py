@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -56,6 +58,18 @@ class Repository:
     commit: str
     files: tuple[str, ...]
     configured: bool = False  # a data set whose card says which files are which split
+
+
+_ended = threading.Event()
+
+
+def end_access() -> None:
+    """Let huggingface_hub, in this process and for good, ask nobody any more: every request fails at once.
+
+    For a page whose visitors cannot build: no search of theirs may make this machine ask the Hub, which would be in
+    its owner's name and with the owner's token.
+    """
+    _ended.set()
 
 
 def bound_access() -> None:
@@ -99,7 +113,10 @@ class _BoundedClient(httpx2.Client):
 
         Raises:
             HubStalled: there was no progress for `PATIENCE`; huggingface_hub tries all other failures again.
+            OfflineModeIsEnabled: nobody may be asked any more, see `end_access`.
         """
+        if _ended.is_set():
+            raise OfflineModeIsEnabled("this page has all that it needs, and asks the Hub for nothing more")
         limits = request.extensions.setdefault("timeout", {})
         for phase in ("connect", "read", "write", "pool"):
             limits[phase] = min(limits.get(phase) or WAIT, WAIT)

@@ -90,7 +90,7 @@ def read_bytes(source: bytes | Path) -> bytes:
     return data
 
 
-def load_picture(source: PictureSource) -> Image.Image:
+def load_picture(source: PictureSource, most: int = MAX_PIXELS) -> Image.Image:
     """Return the picture upright, in RGB, with transparency laid on white.
 
     EXIF orientation is applied; of an animation the first frame is taken; 16-bit and float channels are
@@ -98,19 +98,20 @@ def load_picture(source: PictureSource) -> Image.Image:
 
     Args:
         source: encoded bytes, the path of a file, or a PIL image.
+        most: pixels it may have; no more than `MAX_PIXELS` counts.
 
     Raises:
         PictureError: not a picture, damaged, empty, or larger than the limits.
     """
     try:
         if isinstance(source, Image.Image):
-            return _to_upright_rgb(source)
+            return _to_upright_rgb(source, most)
         with Image.open(_Encoded(read_bytes(source)), formats=FORMATS) as image:
-            return _to_upright_rgb(image)
+            return _to_upright_rgb(image, most)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
-        raise PictureError(_too_large()) from error
+        raise PictureError(_too_large(most)) from error
     except UnidentifiedImageError as error:
         raise PictureError(
             "That file is not a picture this program can read. Use JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
@@ -155,20 +156,20 @@ def fit_within(picture: Image.Image, longest: int) -> Image.Image:
     return copy
 
 
-def _too_large(size: tuple[int, int] | None = None) -> str:
+def _too_large(most: int, size: tuple[int, int] | None = None) -> str:
     shape = f" ({size[0]:,} x {size[1]:,})" if size else ""
-    return f"The picture has too many pixels{shape}; the limit is {MAX_PIXELS // 10**6} megapixels. Shrink it."
+    return f"The picture has too many pixels{shape}; the limit is {most // 10**6} megapixels. Shrink it."
 
 
-def _check_size(size: tuple[int, int]) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise PictureError(_too_large(size))
+def _check_size(size: tuple[int, int], most: int) -> None:
+    if size[0] * size[1] > most:
+        raise PictureError(_too_large(most, size))
     if min(size) < 1:
         raise PictureError("The picture has no pixels. Choose another file.")
 
 
-def _to_upright_rgb(image: Image.Image) -> Image.Image:
-    _check_size(image.size)
+def _to_upright_rgb(image: Image.Image, most: int) -> Image.Image:
+    _check_size(image.size, most)
     image.load()
     turn = TURNS.get(_orientation(image))
     upright = image if turn is None else image.transpose(turn)

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.embedding import Embedded, QueryEmbedder
-from retrieval.errors import QueryError
+from retrieval.errors import QueryError, RetrievalError
 from retrieval.features import Features, Vectors
+from retrieval.features.choice import choose_model
+from retrieval.images import MAX_PIXELS
 from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.metrics import DEFINITIONS, Metric, closeness, closest, score_pairs
 from retrieval.query import KEEP_ALL, Engine, Hit, Query, Ranking, Timings
@@ -25,10 +27,16 @@ L1_FACTOR = 8  # ... and at least so many times k: finds 99 % by raw pixels; 20 
 class Searcher:
     """Answers queries over all galleries of an index folder; safe for many threads."""
 
-    def __init__(self, indexes: Indexes, templates: Sequence[str] = TEMPLATES) -> None:
-        """Take the galleries, and the sentences that words are put into; models are loaded when a query needs them."""
+    def __init__(self, indexes: Indexes, templates: Sequence[str] = TEMPLATES, most_pixels: int = MAX_PIXELS) -> None:
+        """Take the galleries; models are loaded when a query needs them.
+
+        Args:
+            indexes: the galleries.
+            templates: the sentences that words are put into.
+            most_pixels: that a query's picture may have.
+        """
         self.indexes = indexes
-        self.embedder = QueryEmbedder(templates)
+        self.embedder = QueryEmbedder(templates, most_pixels)
 
     def search(self, query: Query, index: GalleryIndex | None = None) -> Ranking:
         """Return the gallery's pictures closest to the query.
@@ -77,6 +85,24 @@ class Searcher:
             ),
             size=len(index),
         )
+
+    def fetch_models(self) -> list[RetrievalError]:
+        """Have the files of every gallery's model on this machine, for when the Hub is not asked any more.
+
+        Returns:
+            Why some of them cannot be had.
+
+        Raises:
+            IndexingError: a server does not tell which galleries there are.
+        """
+        problems = []
+        for name in self.indexes.names():
+            try:
+                model = self.indexes.get(name).manifest.model
+                choose_model(model.name, model.commit)
+            except RetrievalError as error:
+                problems.append(error)
+        return problems
 
     def warm(self) -> None:
         """Load what the first search by each engine would wait for: model, matrices, ChromaDB's graphs.

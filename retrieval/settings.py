@@ -24,6 +24,8 @@ PREFIX = "RETRIEVAL_"
 # A name alone says little to a model that was trained on sentences; the mean over some is steadier
 # (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 3.1.4).
 TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 DEFAULT_PIXEL_SIZE = 32  # P@5 on photos does not change between 16 and 64
 DEFAULT_BATCH = 8  # small batches stay in the processor's cache: 4.6 ms a picture against 7.7 at 32 on 2 cores
 
@@ -54,6 +56,8 @@ class Settings:
     port: int | None
     share: bool
     no_build: bool = False
+    log_level: str = "info"
+    log_format: str = "text"
     shard: Shard | None = None
     templates: tuple[str, ...] = TEMPLATES
 
@@ -72,9 +76,13 @@ class Settings:
         # As gradio does: the variable counts only where no host is named.
         host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1") if self.host is None else self.host
         link = os.environ.get("GRADIO_SHARE", "").lower() not in ("", "0", "false")
-        space = "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
         proxy = os.environ.get("GRADIO_ROOT_PATH")
-        return is_loopback(host) and not (self.no_build or self.share or link or space or proxy)
+        return is_loopback(host) and not (self.no_build or self.share or link or self.space or proxy)
+
+    @property
+    def space(self) -> bool:
+        """Whether this is a Hugging Face Space, which any stranger may open. Read when asked, as above."""
+        return "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
 
     @property
     def source(self) -> GallerySource:
@@ -251,6 +259,12 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no Galleries tab: for a page behind a proxy, so open to strangers",
     )
+    serve.add_argument(
+        "--log-level", choices=LOG_LEVELS, default="info", help="what is worth a line (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--log-format", choices=LOG_FORMATS, default="text", help="lines for people, or JSON (default: %(default)s)"
+    )
 
 
 def with_flags(base: Settings, given: Mapping[str, str]) -> Settings:
@@ -281,6 +295,8 @@ def parse(
     flags = parser.parse_args(arguments)
     values: dict[str, Any] = {name: getattr(flags, name, None) for name in Settings.__dataclass_fields__}
     defaults = {
+        "log_level": "info",
+        "log_format": "text",
         "model": AUTO,
         "dtype": "auto",
         "pixel_size": DEFAULT_PIXEL_SIZE,

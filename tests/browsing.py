@@ -9,7 +9,9 @@ from playwright.sync_api import Locator, Page, expect
 import app
 from retrieval import settings
 from retrieval.building import Builds
+from retrieval.health import Health
 from retrieval.search import Searcher
+from retrieval.ui.limits import limits_of
 from retrieval.ui.page import build_page, launch
 
 PATIENCE = 60_000  # ms; a slow machine is no failure
@@ -19,8 +21,8 @@ expect.set_options(timeout=PATIENCE)
 @contextmanager
 def served(searcher: Searcher, chosen: settings.Settings, queries: Path, builds: Builds | None = None) -> Iterator[str]:
     """Serve the page as the app does, in this process; gives its address."""
-    page = build_page(searcher, queries.glob("*.png"), "about", builds)
-    launch(page, chosen, block=False)
+    page = build_page(searcher, queries.glob("*.png"), "about", builds, limits_of(chosen))
+    launch(page, chosen, Health(searcher))
     yield str(page.local_url).rstrip("/")
     page.close()
 

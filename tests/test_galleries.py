@@ -25,6 +25,7 @@ from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalE
 from retrieval.features import Vectors
 from retrieval.features.choice import ModelChoice
 from retrieval.features.clip import ClipEncoder
+from retrieval.health import Health
 from retrieval.indexes import Indexes
 from retrieval.search import Searcher
 from retrieval.settings import Settings, with_flags
@@ -296,7 +297,7 @@ def served(small: Path, tmp_path: Path, ordinary: None) -> Iterator[tuple[str, B
     searcher = Searcher(Indexes(small))
     builds = Builds(chosen, searcher.embedder.encoders.load)
     page = build_page(searcher, [], "about", builds)
-    launch(page, chosen, block=False)
+    launch(page, chosen, Health(searcher))
     yield str(page.local_url).rstrip("/"), builds
     builds.close()
     page.close()

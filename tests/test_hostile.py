@@ -39,8 +39,9 @@ from retrieval.errors import PictureError, RetrievalError
 from retrieval.images import MAX_BYTES, load_picture
 from retrieval.indexes import Indexes
 from retrieval.search import Searcher
-from retrieval.ui import limits
-from retrieval.ui.limits import MAX_CALL, MAX_UPLOAD, WAITING
+from retrieval.ui import uploads
+from retrieval.ui.bodies import SURROUNDINGS
+from retrieval.ui.limits import MAX_CALL, WAITING
 
 SECRET = "the-secret-of-the-owner"
 PROGRAMS = ("gs", "ffmpeg", "convert", "magick", "inkscape", "rsvg-convert", "djpeg", "xv", "display")
@@ -478,7 +479,7 @@ def test_only_functions_for_the_page_are_called_by_it(site: Site, component: int
         ("POST", "/gradio_api/upload", {"files": [("files", (str(n), b"x")) for n in range(1200)]}, {400}),
         ("POST", "/gradio_api/upload", {"data": {str(n): "x" for n in range(1200)}, "files": {"x": b""}}, {400}),
         ("POST", "/gradio_api/upload", {"files": {"files": ("x.png", bytes(MAX_BYTES + 1))}}, {413}),
-        ("POST", "/gradio_api/upload", {"files": {"files": ("x.png", bytes(MAX_UPLOAD + 1))}}, {413}),
+        ("POST", "/gradio_api/upload", {"files": {"files": ("x.png", bytes(MAX_BYTES + SURROUNDINGS + 1))}}, {413}),
         ("POST", "/gradio_api/call/search", {"content": (bytes(2**20) for _ in range(14))}, {413}),
         ("POST", "/gradio_api/mcp/", {"content": (bytes(2**20) for _ in range(14))}, {413}),
         ("POST", "/gradio_api/mcp/", {"json": deep(900)}, {400, 406, 500}),
@@ -605,11 +606,11 @@ def test_the_oldest_uploads_make_room(tmp_path: Path, monkeypatch: pytest.Monkey
         os.utime(tmp_path / str(number) / "x.png", (number, number))
     (tmp_path / "stray").write_bytes(bytes(100))  # of an upload that was never used
     os.utime(tmp_path / "stray", (3.5, 3.5))
-    monkeypatch.setattr(limits, "UPLOADS_BYTES", 550)
-    limits.make_room(tmp_path)
+    monkeypatch.setattr(uploads, "UPLOADS_BYTES", 550)
+    uploads.make_room(tmp_path)
     assert sorted(path.parent.name for path in tmp_path.glob("*/x.png")) == ["5", "6", "7", "8", "9"]
-    monkeypatch.setattr(limits, "UPLOADS_FILES", 2)
-    limits.make_room(tmp_path)
+    monkeypatch.setattr(uploads, "UPLOADS_FILES", 2)
+    uploads.make_room(tmp_path)
     assert sorted(path.parent.name for path in tmp_path.glob("*/x.png")) == ["8", "9"]
     assert not (tmp_path / "stray").exists()
 

@@ -1,5 +1,16 @@
-"""A stop reaches what was begun before it and nothing that is begun later."""
+"""A stop reaches what was begun before it and nothing that is begun later; nobody's long job holds the page."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval import words
+from retrieval.search import Searcher
+from retrieval.ui.limits import OWN, Limits
+from retrieval.ui.page import build_page
 from retrieval.ui.stopping import Stopped, ended, stop
 
 
@@ -12,3 +23,26 @@ def test_a_stop_ends_what_was_begun_before_it_alone() -> None:
     assert not ended(stopped, 201)
     stop(stopped, 300)
     assert ended(stopped, 201)
+
+
+def job(searcher: Searcher, name: str, limits: Limits) -> Callable[..., Any]:
+    """The function of the page that does a long job."""
+    page = build_page(searcher, [], "about", limits=limits)
+    return next(each.fn for each in page.fns.values() if each.api_name == name)
+
+
+@pytest.mark.parametrize("name", ["evaluate_gallery", "sweep"])
+def test_a_long_job_ends_when_its_time_is_over_and_keeps_what_it_found(
+    icons_searcher: Searcher, queries: Path, name: str
+) -> None:
+    asked: dict[str, list[Any]] = {
+        "evaluate_gallery": ["icons", 50],
+        "sweep": [str(queries / "fox.png"), "", "", 0.5, [], 1, None, "icons", "cosine", 10],
+    }
+    values = [*asked[name], [], 0.0, False]
+    *_, (said, table, *_) = job(icons_searcher, name, OWN)(*values)
+    assert said != words.OUT_OF_TIME
+    assert len(table) >= 8
+    *_, (said, table, *_) = job(icons_searcher, name, replace(OWN, seconds=-1))(*values)
+    assert said == words.OUT_OF_TIME
+    assert table == {"__type__": "update"}, "what was found is taken away"

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.nn import functional
 
 from retrieval.errors import ModelError, QueryError
-from retrieval.features import Vectors
+from retrieval.features import Vectors, zero_gpu
 from retrieval.features.choice import ModelChoice, ModelIdentity
 from retrieval.features.folding import fold_batch_norms
 from retrieval.features.preprocessing import Preprocessing
@@ -24,7 +25,9 @@ SETTINGS_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, Imp
 
 
 def best_device() -> str:
-    """Return `cuda`, `mps` or `cpu`, whichever this machine has first."""
+    """Return `cuda`, `mps` or `cpu`, whichever this process has first; ZeroGPU's is that of another one."""
+    if zero_gpu.here():
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -107,8 +110,10 @@ class ClipEncoder:
             revision=choice.revision,
             preprocessing=self._preprocessing_digest(),
             dtype=self.dtype,
-            dimensions=int(self.embed_pictures([Image.new("RGB", (8, 8))]).shape[1]),
+            dimensions=int(self.forward(self.preprocess([Image.new("RGB", (8, 8))])).shape[1]),
         )
+        # After the model is loaded, which the process with the GPU finds in memory.
+        self._embed = zero_gpu.on_gpu(self._forward_on_gpu) if zero_gpu.here() else self._forward_here
 
     def preprocess(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Return upright RGB pictures as `forward` takes them, shape (n, 3, height, width); safe in any thread."""
@@ -122,8 +127,18 @@ class ClipEncoder:
         return self._unit(output)
 
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> Vectors:
-        """Return upright RGB pictures as unit vectors of shape (n, d), float32."""
-        return self.forward(self.preprocess(pictures))
+        """Return upright RGB pictures as unit vectors of shape (n, d), float32; on ZeroGPU by the GPU."""
+        return self._embed(self.preprocess(pictures).numpy())
+
+    def _forward_here(self, pixels: npt.NDArray[Any]) -> Vectors:
+        return self.forward(torch.from_numpy(pixels))
+
+    def _forward_on_gpu(self, pixels: npt.NDArray[Any]) -> Vectors:
+        """Compute `forward` in a process of ZeroGPU, which keeps the model on its GPU for the next call."""
+        if self.device != "cuda":
+            self.device = "cuda"
+            self._model.to("cuda")
+        return self._forward_here(pixels)
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Return texts as unit vectors of shape (n, d), float32, in the space of the pictures.

@@ -12,13 +12,14 @@ from retrieval.comparison import compare as compare_all
 from retrieval.distortion import LIMITS, UNDISTORTED
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import Features
+from retrieval.logs import searched
 from retrieval.metrics import Metric
-from retrieval.query import KEEP_ALL, MAX_TOP_K, Engine, Query, checked_distortion, checked_query
+from retrieval.query import KEEP_ALL, Engine, Query, Ranking, checked_distortion, checked_query
 from retrieval.robustness import Kind, measure
 from retrieval.search import Searcher
 from retrieval.ui.arguments import Argument, PictureArgument
 from retrieval.ui.errors import as_shown
-from retrieval.ui.limits import SEARCHES
+from retrieval.ui.limits import SEARCHES, Limits
 
 CALLER = "x-gradio-user"  # the header by which gradio's MCP server says who it is
 COMPARED_MAX = 1000  # Kendall's tau takes the square of it
@@ -27,13 +28,20 @@ Picture = Path | bytes | None
 Answer = dict[str, Any] | str
 
 
-def add_endpoints(searcher: Searcher) -> None:
+def add_endpoints(searcher: Searcher, limits: Limits) -> None:
     """Add `/search` (by picture), `/query` (all that a query can hold), `/compare` and `/robustness` to the Blocks.
 
     They have no visible part. They are the tools of the MCP server too, which tells models what the docstrings say, of
     an argument one line. `/search` keeps its six arguments, so that callers who send them all by position, as a raw
     request must, are not broken by new ones.
     """
+
+    def answer(asked: Query) -> Ranking:
+        if asked.top_k > limits.top_k:
+            raise QueryError(f"top_k must be at most {limits.top_k:,} on this page, not {asked.top_k:,}.")
+        ranking = searcher.search(asked)
+        searched("search", ranking, asked.top_k)
+        return ranking
 
     def search(
         image: Picture,
@@ -59,7 +67,7 @@ def add_endpoints(searcher: Searcher) -> None:
         """
         with as_shown(html_safe=False):
             asked = _query(image, features=features, metric=metric, engine=engine, top_k=top_k, gallery=gallery)
-            return _for_caller(searcher.search(asked).to_json(), request)
+            return _for_caller(answer(asked).to_json(), request)
 
     def query(
         text: str | None,
@@ -110,7 +118,7 @@ def add_endpoints(searcher: Searcher) -> None:
                 top_k=top_k,
                 gallery=gallery,
             )
-            return _for_caller(searcher.search(asked).to_json(), request)
+            return _for_caller(answer(asked).to_json(), request)
 
     def compare(
         text: str | None,
@@ -152,7 +160,9 @@ def add_endpoints(searcher: Searcher) -> None:
                 top_k=_few(top_k),
                 gallery=gallery,
             )
-            return _for_caller(compare_all(searcher, asked).to_json(), request)
+            compared = compare_all(searcher, asked)
+            searched("compare", compared.baseline.ranking, asked.top_k)
+            return _for_caller(compared.to_json(), request)
 
     def robustness(
         image: Picture,
@@ -186,7 +196,9 @@ def add_endpoints(searcher: Searcher) -> None:
         with as_shown(html_safe=False):
             asked = _query(image, metric=metric, top_k=_few(top_k), gallery=gallery)
             distortion = checked_distortion(rotation, crop, blur, grey, quality)
-            return _for_caller(measure(searcher, replace(asked, distortion=distortion)).to_json(), request)
+            found = measure(searcher, replace(asked, distortion=distortion))
+            searched("robustness", found.by_features[0].distorted, asked.top_k)
+            return _for_caller(found.to_json(), request)
 
     asked = [
         Argument("text", "", type="string", default=""),
@@ -207,16 +219,16 @@ def add_endpoints(searcher: Searcher) -> None:
         for kind in Kind
     ]
     gallery = Argument("gallery", "", type="string", default="")
-    top_k = Argument("top_k", 10, type="integer", minimum=1, maximum=MAX_TOP_K)
+    top_k = Argument("top_k", 10, type="integer", minimum=1, maximum=limits.top_k)
     few = Argument("top_k", 10, type="integer", minimum=1, maximum=COMPARED_MAX)
-    answer = Argument("answer", None, type="object")
+    returned = Argument("answer", None, type="object")
     for function, arguments in (
         (search, [PictureArgument("image"), *toggles, top_k, gallery]),
         (query, [*asked, *toggles, top_k, gallery]),
         (compare, [*asked, few, gallery]),
         (robustness, [PictureArgument("image"), *distortion, toggles[1], few, gallery]),
     ):
-        gr.Button(visible=False).click(function, arguments, answer, api_name=function.__name__, **SEARCHES)
+        gr.Button(visible=False).click(function, arguments, returned, api_name=function.__name__, **SEARCHES)
 
 
 def _query(image: Picture, text: str | None = "", without: str | None = "", **values: Any) -> Query:

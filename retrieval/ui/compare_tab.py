@@ -9,6 +9,7 @@ import gradio as gr
 from retrieval import words
 from retrieval.comparison import Combination, compare
 from retrieval.features import Features
+from retrieval.logs import searched
 from retrieval.metrics import Metric
 from retrieval.query import Engine, checked_top_k, one_of
 from retrieval.search import Searcher
@@ -106,6 +107,7 @@ class CompareTab:
                 query = replace(asked.query(index), top_k=checked_top_k(top_k))
                 comparison = compare(self._searcher, query, chosen)
                 self._thumbnails.serve(index)
+                searched("compare", comparison.baseline.ranking, query.top_k)
         except gr.Error as error:
             # Said in a toast and in words; raised, it would lie as "Error" over everything.
             gr.Warning(str(error.message))

@@ -1,4 +1,7 @@
-"""The edge of the page: an error is shown once, in words, and a surprise is logged and shown as one."""
+"""The edge of the page: an error is shown once, in words, and a surprise is logged and shown as one.
+
+No line of the log holds what a visitor sent, see `retrieval.logs`.
+"""
 
 import html
 import logging
@@ -6,11 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from gradio import queueing, route_utils, routes
 
 from retrieval import words
 from retrieval.errors import IndexingError, ModelError, RetrievalError
 
 log = logging.getLogger(__name__)
+
+
+class _Traceback:
+    """Stands in gradio for the module `traceback`, of which it uses this."""
+
+    @staticmethod
+    def print_exc() -> None:
+        log.warning("an event failed outside of its function", exc_info=True)
+
+
+def log_failures() -> None:
+    """Let gradio, in this process and for good, log failures that it would print with all that a visitor sent."""
+    for module in (queueing, route_utils, routes):
+        module.traceback = _Traceback  # type: ignore[attr-defined]  # a module takes any attribute
 
 
 @contextmanager

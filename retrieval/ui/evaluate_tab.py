@@ -14,12 +14,11 @@ from retrieval.features import Features
 from retrieval.metrics import Metric
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
-from retrieval.ui.limits import LONG
+from retrieval.ui.limits import LONG, Limits
 from retrieval.ui.query_panel import Asked, QueryPanel
-from retrieval.ui.stopping import NOW, Stopped, Stops, ended
+from retrieval.ui.stopping import NOW, Stopped, Stops, ended, over
 
 SAMPLE = 500  # queries by default: seconds on 2 cores
-SAMPLE_MAX = evaluation.SAMPLE
 COMBINATIONS = len(Features) * len(Metric)
 
 STARTED = f"""(...values) => [...values.slice(0, -2), {NOW}, document.body.classList.contains("dark")]"""
@@ -45,11 +44,12 @@ def _worded(run: Callable[..., Iterator[Shown]]) -> Callable[..., Iterator[Shown
 class EvaluateTab:
     """Leave-one-out over a sample of the gallery, and the figures of the query on the left."""
 
-    def __init__(self, searcher: Searcher, panel: QueryPanel) -> None:
+    def __init__(self, searcher: Searcher, panel: QueryPanel, limits: Limits) -> None:
         """Lay the tab out inside the Blocks that are being made, and wire it."""
         self._searcher = searcher
+        self._limits = limits
         gr.Markdown(words.EVALUATE_NOTE)
-        self.sample = gr.Slider(50, SAMPLE_MAX, value=SAMPLE, step=50, label=words.SAMPLE, elem_id="sample")
+        self.sample = gr.Slider(50, limits.sample, value=SAMPLE, step=50, label=words.SAMPLE, elem_id="sample")
         with gr.Row():
             self.gallery_button = gr.Button(words.EVALUATE, variant="primary", elem_id="evaluate")
             self.query_button = gr.Button(words.EVALUATE_QUERY, elem_id="evaluate_query")
@@ -104,7 +104,7 @@ class EvaluateTab:
     ) -> Iterator[Shown]:
         """Yield the table as it grows, then the plot and the CSV; end when the visitor stops it."""
         index = self._searcher.indexes.get(gallery or "")
-        queries = evaluation.leave_one_out(index, min(int(sample), SAMPLE_MAX))
+        queries = evaluation.leave_one_out(index, min(int(sample), self._limits.sample))
         about = words.evaluated(index, len(queries.labels))
         yield from self._growing(evaluation.evaluate(index, queries), COMBINATIONS, about, "mAP", stopped, began, dark)
 
@@ -135,6 +135,7 @@ class EvaluateTab:
         dark: bool,
     ) -> Iterator[Shown]:
         done: list[Result] = []
+        deadline = self._limits.deadline()
         if ended(stopped, began):
             yield (gr.skip(),) * 5
             return
@@ -146,8 +147,8 @@ class EvaluateTab:
             gr.Button(interactive=True),
         )
         for result in results:
-            if ended(stopped, began):
-                yield words.STOPPED, gr.skip(), gr.skip(), gr.skip(), gr.Button(interactive=False)
+            if why := over(stopped, began, deadline):
+                yield why, gr.skip(), gr.skip(), gr.skip(), gr.Button(interactive=False)
                 return
             done.append(result)
             state = words.progress(about, len(done), total)

@@ -1,9 +1,6 @@
 """The page as a whole: title, tabs, API, and how it is launched."""
 
-import atexit
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,22 +11,28 @@ from starlette.middleware import Middleware
 
 from retrieval import words
 from retrieval.building import Builds
-from retrieval.images import MAX_BYTES
+from retrieval.health import Health
+from retrieval.logs import take_over
 from retrieval.search import Searcher
 from retrieval.settings import Settings
 from retrieval.ui.accessibility import JS
 from retrieval.ui.api import add_endpoints
+from retrieval.ui.bodies import BodyLimit
+from retrieval.ui.closing import Door, Doorkeeper
 from retrieval.ui.compare_tab import CompareTab
+from retrieval.ui.errors import log_failures
 from retrieval.ui.evaluate_tab import EvaluateTab
 from retrieval.ui.fetching import forbid_fetching
 from retrieval.ui.galleries_tab import LOOK, GalleriesTab
-from retrieval.ui.limits import ANSWERS, SESSIONS, WAITING, BodyLimit
+from retrieval.ui.health import health_route
+from retrieval.ui.limits import ANSWERS, OWN, SESSIONS, WAITING, Limits, limits_of
 from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.robustness_tab import RobustnessTab
 from retrieval.ui.search_tab import SearchTab
 from retrieval.ui.theme import CSS, THEME
 from retrieval.ui.thumbnails import Thumbnails
+from retrieval.ui.uploads import own_folder
 
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
 LEAN = {
@@ -51,7 +54,9 @@ class Page(gr.Blocks):
         self.thumbnails = Thumbnails()
 
 
-def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None) -> Page:
+def build_page(
+    searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None, limits: Limits = OWN
+) -> Page:
     """Return the page over a searcher.
 
     Args:
@@ -60,11 +65,12 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
         about: one line on the model in use and why.
         builds: builds new galleries for visitors, which only those may who sit at this machine, see
             `Settings.own_machine`; None: nothing on the page can build.
+        limits: how much one request may take.
     """
     for name, value in LEAN.items():
         os.environ.setdefault(name, value)
     if "GRADIO_TEMP_DIR" not in os.environ:
-        os.environ["GRADIO_TEMP_DIR"] = _own_folder()
+        os.environ["GRADIO_TEMP_DIR"] = own_folder()
     page = Page(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     thumbnails = page.thumbnails
     with page:
@@ -79,16 +85,16 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
                 with gr.Tab(words.TAB_COMPARE) as compare:
                     CompareTab(searcher, panel, thumbnails, compare)
                 with gr.Tab(words.TAB_ROBUSTNESS) as robustness:
-                    RobustnessTab(searcher, panel, thumbnails, robustness)
+                    RobustnessTab(searcher, panel, thumbnails, robustness, limits)
                 with gr.Tab(words.TAB_MAP) as places:
                     MapTab(searcher, panel, thumbnails, places)
                 with gr.Tab(words.TAB_EVALUATE):
-                    EvaluateTab(searcher, panel)
+                    EvaluateTab(searcher, panel, limits)
                 if builds and timer:
                     with gr.Tab(words.TAB_GALLERIES) as galleries:
                         GalleriesTab(searcher.indexes, panel, builds, page, galleries, timer)
         gr.Markdown(about, elem_id="about")
-        add_endpoints(searcher)
+        add_endpoints(searcher, limits)
         page.load(
             search.open_link,
             outputs=[*search.shown, search.opened],
@@ -100,19 +106,23 @@ def build_page(searcher: Searcher, examples: Iterable[Path], about: str, builds:
     return page
 
 
-def _own_folder() -> str:
-    """Return a new folder for uploads, which nobody else may read; it goes with this process.
+def launch(page: Page, settings: Settings, health: Health) -> Door:
+    """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything.
 
-    gradio's own is shared by all its apps on a machine, so that none could keep it bounded.
+    Args:
+        page: see `build_page`.
+        settings: where it listens, and whether that is a Space.
+        health: what `/health` tells.
+
+    Returns:
+        What the page is closed with.
+
+    Raises:
+        OSError: it cannot listen there.
     """
-    folder = tempfile.mkdtemp(prefix="lookalike-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def launch(page: Page, settings: Settings, block: bool = True) -> None:
-    """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything."""
     forbid_fetching()
+    log_failures()
+    door, limits = Door(), limits_of(settings)
     page.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -120,16 +130,21 @@ def launch(page: Page, settings: Settings, block: bool = True) -> None:
         theme=THEME,
         css=CSS,
         js=JS,
-        max_file_size=MAX_BYTES,
+        max_file_size=limits.upload_bytes,
         state_session_capacity=SESSIONS,
         app_kwargs={
-            "middleware": [Middleware(BodyLimit, uploads=Path(get_upload_folder()))],
-            "routes": [page.thumbnails.route],
+            "middleware": [
+                Middleware(BodyLimit, Path(get_upload_folder()), limits.upload_bytes),
+                Middleware(Doorkeeper, door),
+            ],
+            "routes": [page.thumbnails.route, health_route(health)],
         },
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=True,
         footer_links=["api", "settings"],
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
     )
+    take_over("uvicorn")
+    return door

@@ -11,15 +11,16 @@ from retrieval.distortion import LIMITS, UNDISTORTED
 from retrieval.embedding import QueryPicture
 from retrieval.images import fit_within
 from retrieval.indexes import GalleryIndex
+from retrieval.logs import searched
 from retrieval.metrics import Metric
 from retrieval.query import Query, checked_distortion, checked_top_k, one_of
 from retrieval.robustness import STEPS, Kind, Robustness, Step, measure, sweep
 from retrieval.search import Searcher
 from retrieval.ui.errors import as_shown
-from retrieval.ui.limits import LONG, SEARCHES
+from retrieval.ui.limits import LONG, SEARCHES, Limits
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.scripts import OPENED, if_open, release_by_keys
-from retrieval.ui.stopping import NOW, Stopped, Stops, ended
+from retrieval.ui.stopping import NOW, Stopped, Stops, ended, over
 from retrieval.ui.thumbnails import PictureStrip, Thumbnails, strip_of
 
 TOP_K = 10
@@ -52,10 +53,13 @@ FORGET = f"""(...values) => {{
 class RobustnessTab:
     """Sliders, the picture they make, the hits of both pictures by each features, and a sweep of distortions."""
 
-    def __init__(self, searcher: Searcher, panel: QueryPanel, thumbnails: Thumbnails, tab: gr.Tab) -> None:
+    def __init__(
+        self, searcher: Searcher, panel: QueryPanel, thumbnails: Thumbnails, tab: gr.Tab, limits: Limits
+    ) -> None:
         """Lay the tab out inside `tab`, and run it when it is opened and when query or sliders change in it."""
         self._searcher = searcher
         self._thumbnails = thumbnails
+        self._limits = limits
         with gr.Row(elem_id="distortions"):
             with gr.Column(scale=5, min_width=280):
                 self.sliders = [_slider(kind) for kind in Kind]
@@ -178,6 +182,7 @@ class RobustnessTab:
                 result = measure(self._searcher, query, picture)
                 preview = fit_within(distortion.apply(picture.undistorted), PREVIEW)
                 self._thumbnails.serve(index)
+                searched("robustness", result.by_features[0].distorted, query.top_k)
         except gr.Error as error:
             # Said in a toast and in words; raised, it would lie as "Error" over everything.
             gr.Warning(str(error.message))
@@ -207,7 +212,8 @@ class RobustnessTab:
     def _swept(
         self, index: GalleryIndex, query: Query, stopped: Stopped, began: float, dark: bool
     ) -> Iterator[tuple[Any, ...]]:
-        over = words.STOPPED, gr.skip(), gr.skip(), gr.Button(interactive=False)
+        deadline = self._limits.deadline()
+        halted = gr.skip(), gr.skip(), gr.Button(interactive=False)
         picture = QueryPicture(self._searcher.embedder, index, query)
         picture.decode()
         done: list[Step] = []
@@ -221,8 +227,8 @@ class RobustnessTab:
             gr.Button(interactive=True),
         )
         for step in sweep(self._searcher, query, picture):
-            if ended(stopped, began):
-                yield over
+            if why := over(stopped, began, deadline):
+                yield why, *halted
                 return
             done.append(step)
             yield words.sweep_progress(len(done), STEPS), words.sweep_rows(done), gr.skip(), gr.skip()
@@ -231,7 +237,7 @@ class RobustnessTab:
         lesson = words.lesson(done)
         plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=lesson, visible=True)
         if ended(stopped, began):
-            yield over
+            yield words.STOPPED, *halted
             return
         yield lesson, words.sweep_rows(done), plot, gr.Button(interactive=False)
 

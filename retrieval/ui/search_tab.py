@@ -9,6 +9,7 @@ import gradio as gr
 from retrieval import words
 from retrieval.features import Features
 from retrieval.indexes import GalleryIndex
+from retrieval.logs import searched
 from retrieval.metrics import Metric
 from retrieval.query import Engine, Query, Ranking, checked_top_k, one_of
 from retrieval.search import Searcher
@@ -138,6 +139,7 @@ class SearchTab:
                 ranking = self._searcher.search(query, index)
                 recall = self._recall(query, ranking, index)
                 self._thumbnails.serve(index)
+                searched("search", ranking, query.top_k)
         except gr.Error as error:
             # Said in a toast and where the results would be; raised, it would lie as "Error" over everything.
             gr.Warning(str(error.message))

@@ -6,9 +6,12 @@ stop; a job that began before that time ends. So a stop reaches a job that waits
 later. Both times are the browser's own and mean nothing to anybody else.
 """
 
+import time
 from typing import Any
 
 import gradio as gr
+
+from retrieval import words
 
 Stopped = list[float]
 NOW = "Date.now()"
@@ -43,3 +46,16 @@ def stop(stopped: Stopped, now: float) -> None:
 def ended(stopped: Stopped, began: float) -> bool:
     """Whether a job that began then was asked to end."""
     return bool(stopped) and stopped[0] >= began
+
+
+def over(stopped: Stopped, began: float, deadline: float) -> str:
+    """Return why a job that began then must end now, in words; an empty text while it may go on.
+
+    Args:
+        stopped: see `ended`, like `began`.
+        began: likewise.
+        deadline: when its time is over, by `time.monotonic`.
+    """
+    if ended(stopped, began):
+        return words.STOPPED
+    return words.OUT_OF_TIME if time.monotonic() > deadline else ""

@@ -1,0 +1,180 @@
+"""What whoever runs the app relies on: /health, the log, the same answers after every start, the pinned packages."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_embedding import Forwards
+
+import index_builder
+from retrieval import logs, words
+from retrieval.features.choice import BUNDLED_FOLDER
+from retrieval.health import Health
+from retrieval.indexes import Indexes
+from retrieval.search import Searcher
+from retrieval.versions import differing, pinned
+
+NEVER = 1e9  # seconds between two tries
+
+ANSWERS = """
+import json, sys
+from itertools import product
+from pathlib import Path
+from retrieval.comparison import compare
+from retrieval.features import Features
+from retrieval.indexes import Indexes
+from retrieval.query import Query
+from retrieval.search import Searcher
+index, queries = map(Path, sys.argv[1:])
+searcher = Searcher(Indexes(index))
+found = [
+    compare(searcher, Query(queries / f"{name}.png", text=text, labels=labels, alike=alike, top_k=25)).to_json()
+    for name, (text, labels, alike) in product(("fox", "pizza"), (("", (), 1), ("red", ("smileys-emotion",), 0.9)))
+]
+for each in found:
+    for cell in each["cells"]:
+        del cell["timings_ms"]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the owner's, which can get lost."""
+    return Path(shutil.copytree(BUNDLED_FOLDER, tmp_path_factory.mktemp("models") / "own"))
+
+
+@pytest.fixture(scope="module")
+def small(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of 128 icons, made with that model."""
+    folder = tmp_path_factory.mktemp("small")
+    arguments = ["--dataset", str(ROOT / "assets" / "gallery"), "--limit", "128", "--model", str(model)]
+    assert index_builder.main(["--index", str(folder), *arguments]) == 0
+    return folder
+
+
+@pytest.fixture
+def searcher(small: Path) -> Iterator[Searcher]:
+    """A searcher that has loaded nothing yet."""
+    searcher = Searcher(Indexes(small))
+    yield searcher
+    searcher.indexes.close()
+
+
+def started(searcher: Searcher, every: float = 0) -> Health:
+    health = Health(searcher, every)
+    health.started = True
+    return health
+
+
+def test_health_follows_start_and_stop(searcher: Searcher) -> None:
+    health = Health(searcher)
+    assert health.problem() == words.UNREADY_STARTING
+    health.started = True
+    assert health.problem() is None
+    health.stopping = True
+    assert health.problem() == words.UNREADY_STOPPING
+
+
+def test_health_tells_of_a_lost_model_and_of_its_return(searcher: Searcher, model: Path) -> None:
+    health = started(searcher)
+    away = model.rename(model.with_name("away"))
+    assert health.problem() == words.UNREADY_MODEL
+    away.rename(model)
+    assert health.problem() is None
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "items.parquet", "clip.npy"])
+def test_health_tells_of_a_broken_index_and_of_its_repair(
+    searcher: Searcher, small: Path, lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = started(searcher)
+    file = next(small.rglob(lost))
+    whole = file.read_bytes()
+    file.write_bytes(b"")
+    problem = health.problem()
+    file.write_bytes(whole)
+    assert problem == words.UNREADY_INDEX
+    assert str(small) in caplog.text, "its owner is not told where"
+    searcher.indexes.close()
+    assert health.problem() is None
+
+
+def test_health_is_tried_by_one_caller_alone_and_holds_for_a_while(searcher: Searcher, model: Path) -> None:
+    encoder = searcher.embedder.encoders.get(searcher.indexes.get().manifest.model)
+    forwards = Forwards()
+    handle = encoder._model.vision_model.register_forward_pre_hook(forwards, with_kwargs=True)
+    forwards.open.clear()
+    health, found = started(searcher, NEVER), []
+    first = threading.Thread(target=lambda: found.append(health.problem()))
+    first.start()
+    while not forwards.pictures:  # until the first caller tries
+        assert first.is_alive()
+    assert [health.problem() for _ in range(20)] == [words.UNREADY_STARTING] * 20, "others wait, or try too"
+    forwards.open.set()
+    first.join()
+    assert found == [None]
+    assert [health.problem() for _ in range(20)] == [None] * 20
+    assert forwards.pictures == [1]
+    handle.remove()
+
+
+@pytest.mark.parametrize("formatter", [logs.TextLines(), logs.JsonLines()])
+def test_log_has_fields_and_where_an_error_was_raised_but_not_what_was_sent(formatter: logging.Formatter) -> None:
+    record = logging.LogRecord("search", logging.WARNING, __file__, 1, "search of %d", (3,), None)
+    record.fields = {"engine": "exact", "k": 5}
+    sent = "what a visitor wrote"
+    try:
+        int(sent)
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = formatter.format(record)
+    assert "search of 3" in line
+    assert "exact" in line
+    assert "ValueError" in line
+    assert "test_operations.py" in line
+    assert sent not in line
+    if isinstance(formatter, logs.JsonLines):
+        told = json.loads(line)
+        assert told | {"level": "warning", "logger": "search", "message": "search of 3", "k": 5} == told
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", told["time"])
+
+
+def test_every_start_gives_the_same_answers(small: Path, queries: Path, tmp_path: Path) -> None:
+    """Whatever order Python's sets have, and however many threads compute."""
+    starts = []
+    for seed in ("1", "2"):
+        index = shutil.copytree(small, tmp_path / seed)  # ChromaDB's files have one owner at a time
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed}
+        command = [sys.executable, "-c", ANSWERS, str(index), str(queries)]
+        starts.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE))
+    first, second = (json.loads(start.communicate()[0]) for start in starts)
+    assert len(first) == 4
+    assert first == second
+
+
+def test_what_is_installed_is_what_is_pinned_and_listed() -> None:
+    done = subprocess.run([sys.executable, "docs/make_sbom.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    front = (ROOT / "README.md").read_text(encoding="utf-8").split("---")[1]
+    assert f"sdk_version: {pinned()['gradio']}\n" in front
+
+
+def test_a_package_in_another_version_or_missing_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    file.write_text("numpy==0.0.1  # old\n\nno-such-package==1.0\ntorch==" + pinned()["torch"] + "\n")
+    first, second = differing(pinned(file))
+    assert re.fullmatch(r"numpy is [\d.]+ \(pinned: 0\.0\.1\)", first)
+    assert second == "no-such-package is missing (pinned: 1.0)"
+    file.write_text("numpy>=2\n")
+    with pytest.raises(ValueError, match="is no pin"):
+        pinned(file)

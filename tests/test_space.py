@@ -1,0 +1,230 @@
+"""The app as a Hugging Face Space runs it: first start, strangers as visitors, nothing asked outside, its end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import ROOT
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from loopback_hub import LoopbackHub
+from PIL import Image
+from test_app import START_LIMIT, post
+from test_hub import GUARD
+
+from retrieval import settings, words
+from retrieval.ui.limits import SPACE, limits_of
+
+SECRET = "hf_canaryToken"
+CANARY = "zanzibar-7e1c"  # in all that a visitor sends
+
+ENDED = """
+import json, sys
+from retrieval import hub
+from retrieval.errors import ModelError
+from retrieval.features.choice import choose_model
+hub.bound_access()
+answers = []
+for _ in range(2):
+    try:
+        choose_model("org/model")
+    except ModelError as error:
+        answers.append(str(error))
+    hub.end_access()
+print(json.dumps(answers))
+"""
+
+
+@dataclass
+class Space:
+    """A running Space: its process, its address, what it wrote, and whom it tried to reach."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    log: Path
+    foreign: Path
+
+    def ready(self) -> None:
+        """Wait until `/health` says so."""
+        deadline = time.monotonic() + START_LIMIT
+        while health(self.address)[0] != 200:
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)  # polls a process; bounded by the deadline
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """The first start of a Space, with a small gallery; every connection that is not loopback is refused and noted."""
+    folder = tmp_path_factory.mktemp("space")
+    (folder / "guard").mkdir()
+    (folder / "guard" / "sitecustomize.py").write_text(GUARD)
+    foreign = folder / "foreign"
+    foreign.touch()
+    inherited = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "GRADIO_ANALYTICS_ENABLED")}
+    environment = {
+        **inherited,
+        # As a Space sets them; it listens on all addresses there, which no test does.
+        "SPACE_ID": "somebody/lookalike",
+        "SYSTEM": "spaces",
+        "SPACE_HOST": "somebody-lookalike.hf.space",
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        # As its owner sets them: variables and a secret.
+        "RETRIEVAL_INDEX": str(folder / "index"),
+        "RETRIEVAL_DATASET": "assets/gallery",
+        "RETRIEVAL_LIMIT": "64",
+        "RETRIEVAL_MODEL": "mini",
+        "RETRIEVAL_LOG_FORMAT": "json",
+        "HF_TOKEN": SECRET,
+        "HOME": str(folder),
+        "HF_HOME": str(folder / "hf"),
+        "PYTHONPATH": str(folder / "guard"),
+        "FOREIGN_HOSTS": str(foreign),
+    }
+    log = folder / "app.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output)
+    deadline = time.monotonic() + START_LIMIT
+    while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)  # polls a process; bounded by the deadline
+    yield Space(process, found[0], log, foreign)
+    process.kill()
+    process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def client(space: Space) -> Client:
+    space.ready()
+    return Client(space.address, verbose=False)
+
+
+def health(address: str) -> tuple[int, dict[str, str]]:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=60) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_visit_asks_nobody_outside_and_leaves_no_trace_in_the_log(
+    space: Space, client: Client, queries: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / f"{CANARY}.png"
+    mine.write_bytes((queries / "fox.png").read_bytes())
+    broken = tmp_path / f"{CANARY}-broken.png"
+    broken.write_bytes(CANARY.encode())
+    assert len(client.predict(handle_file(str(mine)), top_k=5, api_name="/search")["hits"]) == 5
+    assert client.predict(text=CANARY, image=None, engine="chroma", api_name="/query")["hits"]
+    assert client.predict(text=CANARY, image=None, top_k=3, api_name="/compare")["cells"]
+    assert client.predict(handle_file(str(mine)), rotation=20, api_name="/robustness")["results"]
+    for bad in ({"image": handle_file(str(broken))}, {"text": CANARY, "image": None, "labels": [CANARY]}):
+        with pytest.raises(AppError):
+            client.predict(api_name="/query", **({"text": ""} | bad))
+    # What gradio itself refuses before any function of ours is called, as its own surprise.
+    config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=60))
+    tab = next(each for each in config["dependencies"] if each["api_name"] == "evaluate_gallery")
+    assert "event: error" in post(space.address, tab["api_name"], CANARY, 50, None, 0, False)
+    request = urllib.request.Request(
+        f"{space.address}/?text={CANARY}", headers={"X-Forwarded-For": f"{CANARY}.example"}
+    )
+    assert urllib.request.urlopen(request, timeout=60).status == 200
+
+    said = space.log.read_text()
+    assert "outside of its function" in said, "gradio's own refusal was not provoked"
+    assert CANARY not in said
+    assert SECRET not in said
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    searched = [line for line in lines if line["logger"] == "search"]
+    assert [line["message"] for line in searched] == ["search", "search", "compare", "robustness"]
+    assert searched[0] | {"engine": "exact", "k": 5, "hits": 5, "pictures": 64, "features": "clip"} == searched[0]
+    assert searched[1]["engine"] == "chroma"
+    assert all(searched[0][f"{part}_ms"] >= 0 for part in ("decode", "features", "search", "total"))
+    assert not space.foreign.read_text()
+
+
+def test_strangers_get_no_builds_and_smaller_limits(
+    space: Space, client: Client, queries: Path, tmp_path: Path
+) -> None:
+    with urllib.request.urlopen(f"{space.address}/config", timeout=60) as reply:
+        page = reply.read().decode()
+    assert words.TAB_EVALUATE in page
+    assert f'"{words.TAB_GALLERIES}"' not in page
+    with pytest.raises(AppError, match="at most 1,000 on this page"):
+        client.predict(handle_file(str(queries / "fox.png")), top_k=1001, api_name="/search")
+    Image.new("1", (10_000, SPACE.pixels // 10_000 + 1)).save(tmp_path / "large.png")
+    with pytest.raises(AppError, match="the limit is 50 megapixels"):
+        client.predict(handle_file(str(tmp_path / "large.png")), api_name="/search")
+    request = urllib.request.Request(f"{space.address}/gradio_api/call/search", data=b"{}", method="POST")
+    request.add_unredirected_header("Content-Length", str(SPACE.upload_bytes * 2))
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(request, timeout=60)
+
+
+def test_the_limits_are_those_of_a_space_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import app
+
+    chosen = settings.parse(app.parser(), [], {})[1]
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.delenv("SYSTEM", raising=False)
+    own = limits_of(chosen)
+    monkeypatch.setenv("SPACE_ID", "somebody/lookalike")
+    strangers = limits_of(chosen)
+    assert not chosen.own_machine
+    for name in own.__dataclass_fields__:
+        assert getattr(strangers, name) < getattr(own, name), name
+
+
+def test_no_model_is_asked_of_the_hub_once_access_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "models" / "org" / "model").mkdir(parents=True)
+    with LoopbackHub(tmp_path) as hub:
+        environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": SECRET}
+        told = subprocess.run(
+            [sys.executable, "-c", ENDED], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        )
+        asked = len(hub.requests)
+    before, after = json.loads(told.stdout)
+    assert "has no weights" in before
+    assert "asks the Hub for nothing more" in after
+    assert asked == 1
+
+
+def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, client: Client, tmp_path: Path) -> None:
+    """The last test of the module: it ends the Space."""
+    picture = tmp_path / "large.png"
+    Image.new("L", (4500, 4500), 90).save(picture)  # a second of work
+    [path] = json.loads(httpx.post(f"{space.address}/gradio_api/upload", files={"files": picture.read_bytes()}).text)
+    config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=60))
+    number = next(each["id"] for each in config["dependencies"] if each["api_name"] == "robustness")
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, 10, 0.1, 0.02, 0.5, 50, "cosine", 3, ""]
+    body = json.dumps({"data": data, "fn_index": number, "session_hash": "visitor"}).encode()
+    json_body = {"Content-Type": "application/json"}
+    joined = urllib.request.Request(f"{space.address}/gradio_api/queue/join", body, json_body)
+    urllib.request.urlopen(joined, timeout=60).close()
+    stream = urllib.request.urlopen(f"{space.address}/gradio_api/queue/data?session_hash=visitor", timeout=120)
+    messages = (json.loads(line[6:]) for line in map(bytes.decode, stream) if line.startswith("data: "))
+    assert next(each for each in messages if each["msg"] == "process_starts")
+    space.process.send_signal(signal.SIGTERM)
+    search = f"{space.address}/gradio_api/call/search"
+    while (refused := httpx.post(search, content=b"{}")).status_code != 503:  # until the signal has arrived
+        assert refused.status_code == 422
+    assert refused.json() == {"detail": words.STOPPING}
+    assert health(space.address) == (503, {"status": "unavailable", "reason": words.UNREADY_STOPPING})
+    done: dict[str, Any] = next(each for each in messages if each["msg"] == "process_completed")
+    assert done["success"], done
+    assert done["output"]["data"][0]["results"]
+    stream.close()
+    assert space.process.wait(60) == 0
+    assert "under way" not in space.log.read_text()
