@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrieval.address import Server
+from retrieval.checksums import check
 from retrieval.errors import IndexingError, QueryError, RetrievalError
 from retrieval.features import Features, Vectors
 from retrieval.locations import Published, location_of
@@ -26,6 +26,8 @@ from retrieval.projection import Method, Projection, projection_path, read_proje
 
 if TYPE_CHECKING:
     from retrieval.store import Store
+
+ITEMS = "items.parquet"
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,10 @@ class GalleryIndex:
         self._published = published
         self._opening = threading.Lock()
         try:
-            self._items = pq.read_table(self.build / "items.parquet", memory_map=True)
+            check(self.build, ITEMS)
+            self._items = pq.read_table(self.build / ITEMS, memory_map=True)
             self.rows: npt.NDArray[np.int64] = self._items["row"].to_numpy()
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise self._damaged(error) from error
         if len(self.rows) != manifest.pictures:
             raise self._damaged(f"{len(self.rows)} of {manifest.pictures} items")
@@ -144,6 +147,7 @@ class GalleryIndex:
         found = {}
         for features in Features:
             try:
+                check(self.build, f"{features}.npy")
                 # Copy-on-write, since torch refuses to look at a read-only array; nothing writes to it.
                 matrix = np.load(self.build / f"{features}.npy", mmap_mode="c")
             except (OSError, ValueError, EOFError) as error:
@@ -301,19 +305,25 @@ class Indexes:
             self._fetch(name)  # searches go on in the old build until the new one is here
             return known[1]
         with opening:  # who comes second waits for this gallery alone, and finds it open
-            version = self.location.version(name)
-            with self._lock:
-                known = self._open.get(name)
-            if known and known[0] == version:
-                return known[1]
-            published = self.location.published(name)
-            if version is None or published is None:
-                raise IndexingError(f"The gallery {name!r} has just been removed.")
-            index = GalleryIndex(published)
-            with self._lock:
-                # The old build is given back when the last search that began on it has ended, see `FolderStore`.
-                self._open[name] = (version, index)
-        return index
+            while True:
+                version = self.location.version(name)
+                with self._lock:
+                    known = self._open.get(name)
+                if known and known[0] == version:
+                    return known[1]
+                published = self.location.published(name)
+                if version is None or published is None:
+                    raise IndexingError(f"The gallery {name!r} has just been removed.")
+                try:
+                    index = GalleryIndex(published)
+                except IndexingError:
+                    if self.location.version(name) == version:
+                        raise
+                    continue  # it was built anew meanwhile, and swept away
+                with self._lock:
+                    # The old build is given back when the last search that began on it has ended, see `FolderStore`.
+                    self._open[name] = (version, index)
+                return index
 
     def _fetch(self, name: str) -> None:
         """Fetch what is published of a gallery in the background, one gallery at a time."""

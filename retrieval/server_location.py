@@ -22,6 +22,7 @@ from chromadb.errors import NotFoundError
 from filelock import FileLock
 
 from retrieval.address import Server
+from retrieval.checksums import write_checksums
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.export import export
 from retrieval.features import Features
@@ -220,6 +221,10 @@ class ServerLocation(Location):
         store.folder.replace(self._copy(head))
         self._prune(head)
         self._sweep(head.gallery)
+
+    def sweep(self, name: str, build: str) -> None:
+        """See `Location`; what is unfinished is left to its workers for long."""
+        self._sweep(name)
 
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
         """See `Location`."""
@@ -432,6 +437,7 @@ def copy_files(store: ServerStore, rows: npt.NDArray[np.int64]) -> None:
     export(store, rows)
     for thumbnails in store.thumbnails(rows):
         write_thumbnails(store.folder, thumbnails)
+    write_checksums(store.folder)
 
 
 def _map_paths(files: Path) -> list[Path]:

@@ -1,6 +1,8 @@
 """ChromaDB: one collection for each pair of features and view, under stable ids; in a folder, owned by one process."""
 
+import errno
 import json
+import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,9 +18,10 @@ from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError
 from filelock import FileLock
 
+from retrieval.checksums import check
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features, Vectors
-from retrieval.manifest import Skipped, thumbnail_path
+from retrieval.manifest import Skipped, rebuild_command, thumbnail_path
 from retrieval.metrics import View, view_of
 from retrieval.ownership import own
 
@@ -45,6 +48,8 @@ READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma 
 SKIPPED_FILE = "skipped.jsonl"
 
 # A damaged file shows as an InternalError of Chroma, as a RuntimeError, or as a panic of its Rust part.
+# How SQLite and Rust say that the disk is full.
+NO_ROOM = ("disk is full", "no space left")
 STORE_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
 
 
@@ -187,7 +192,7 @@ class Store(ABC):
             found = self._collections[collection_of(features, view)].query(
                 query_embeddings=seen, n_results=min(count, self.results_max or count), include=[], **kept
             )
-        return np.array(found["ids"][0], dtype=np.int64)
+            return np.array(found["ids"][0], dtype=np.int64)
 
     @contextmanager
     def _worded(self) -> Iterator[None]:
@@ -210,21 +215,34 @@ class Store(ABC):
 class FolderStore(Store):
     """A build in an embedded ChromaDB, its thumbnails and reasons as files beside it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open (or make) the store in a build's folder and own it until `close`.
+    def __init__(self, folder: Path, remedy: str = "") -> None:
+        """Open the store in a build's folder and own it until `close`.
+
+        Args:
+            folder: the build's.
+            remedy: what to do if it is damaged, for who reads a finished build; of that nothing is made. Empty for who
+                builds: what is not there is made.
 
         Raises:
             IndexingError: another process has it open, or it is damaged or not accessible.
         """
         self.folder = folder
+        self._remedy = remedy
+        if remedy and not folder.is_dir():
+            raise IndexingError(
+                f"The index in {folder} is not there any more: the gallery was built anew, or deleted. Try again; if "
+                f"that does not help: {remedy}"
+            )
         self._lock = own(folder)
         try:
             with self._worded():
+                if remedy:
+                    check(folder, "chroma")
                 self._client: Any = chromadb.PersistentClient(
                     str(folder / "chroma"), settings=ChromaSettings(anonymized_telemetry=False)
                 )
                 self._collections = {key: self._collection(*key) for key in COLLECTIONS}
-        except IndexingError:
+        except BaseException:
             self._lock.release()
             raise
         # Also when nobody refers to the store any more: then the last search in it has ended.
@@ -287,7 +305,10 @@ class FolderStore(Store):
 
     def _failure(self, reason: object) -> IndexingError:
         text = (str(reason).strip().splitlines() or ["unknown error"])[0][:300]
+        if any(each in text.lower() for each in NO_ROOM):
+            return cannot_write(self.folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        remedy = self._remedy or f"Build it again: {rebuild_command(self.folder.parent)}"
         return IndexingError(
-            f"ChromaDB cannot use {self.folder}: {text}. If the disk is not full or read-only, the index is "
-            "damaged; build it again with index_builder.py --rebuild."
+            f"ChromaDB cannot use {self.folder}: {text}. If the disk is not full or read-only, the index is damaged. "
+            f"{remedy}"
         )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from retrieval.checksums import write_checksums
 from retrieval.export import export
 from retrieval.features import Features, Vectors
 from retrieval.features.choice import ModelIdentity
@@ -34,5 +35,6 @@ def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> In
         bytes=0,
         background={},
     )
+    write_checksums(build)
     publish_manifest(root / "given", manifest)
     return Indexes(root)
