@@ -47,12 +47,10 @@ STAGES = {
 }
 
 
-def names(index: Path) -> set[str]:
-    """Every file and folder of an index but ChromaDB's own, builds by the same name."""
+def names(index: Path, build: str) -> set[str]:
+    """Every file and folder of an index but ChromaDB's own; its build by the same name whatever its number."""
     found = {path.relative_to(index).as_posix() for path in index.rglob("*")}
-    return {path.replace(build.name, "build") for path in found for build in (index / NAME).glob("build-*")} - {
-        path for path in found if "/chroma/" in path
-    }
+    return {path.replace(build, "build") for path in found if "/chroma/" not in path}
 
 
 def whole(index: Path) -> SimpleNamespace:
@@ -62,7 +60,7 @@ def whole(index: Path) -> SimpleNamespace:
     maps = Indexes(index).get(NAME)
     return SimpleNamespace(
         manifest={key: value for key, value in asdict(manifest).items() if key not in OF_THE_RUN},
-        names={name for name in names(index) if "/chroma/" not in name},
+        names=names(index, manifest.build),
         maps={features: maps.map(features, Method.PCA).coordinates for features in Features},
         contents=contents(index),
     )

@@ -1,6 +1,7 @@
 """Builders that tests start by the dozen and kill: forked from a server process that has loaded all they need."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -9,17 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import datasets
+
 import index_builder
 import retrieval.builder  # with torch and ChromaDB
 import retrieval.features.clip
 from retrieval.store import GRAPH
 
+WARMED = "warmed"
 PATIENCE = 120.0  # seconds to wait for another process; a slow machine is no failure
 ROWS_AT_ONCE = 4  # so that a few pictures make many batches
 # Likewise ChromaDB writes its graphs every few pictures, not every thousand.
@@ -74,9 +79,8 @@ def _build(
     retrieval.builder.ROWS_AT_ONCE = ROWS_AT_ONCE
     retrieval.builder.APART_FROM = 1 if apart else sys.maxsize
     GRAPH.update(SYNC)
-    from warmed import ENCODER
-
-    retrieval.features.clip.ClipEncoder = lambda choice, dtype: ENCODER  # type: ignore[assignment, misc]
+    encoder = sys.modules[WARMED].ENCODER  # fails unless the server process has imported it
+    retrieval.features.clip.ClipEncoder = lambda choice, dtype: encoder  # type: ignore[assignment, misc]
     if moment:
         _at(moment, lambda: os.kill(os.getpid(), number))
     began.send(None)
@@ -84,6 +88,20 @@ def _build(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+@functools.cache
+def _context() -> ForkServerContext:
+    """Start the server process, which imports `warmed`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([WARMED])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # it takes no other notice of where we import from
+    forkserver.ensure_running()
+    del os.environ["PYTHONPATH"]
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+    return context
 
 
 class Builder:
@@ -106,8 +124,7 @@ class Builder:
             at: when it gets
             number: this signal.
         """
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["warmed"])
+        context = _context()
         here, there = context.Pipe()
         self._log = folder / "builder.log"
         given = ([*arguments], folder / "cache", self._log, apart, at, int(number), there)
