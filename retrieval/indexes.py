@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import Image
 
 from retrieval.address import Server
 from retrieval.checksums import check
-from retrieval.errors import IndexingError, QueryError, RetrievalError
+from retrieval.errors import IndexingError, PictureError, QueryError, RetrievalError
 from retrieval.features import Features, Vectors
+from retrieval.images import load_picture
 from retrieval.locations import Published, location_of
 from retrieval.manifest import thumbnail_path
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
@@ -129,6 +131,17 @@ class GalleryIndex:
     def thumbnail(self, position: int) -> Path:
         """Return the path of an item's thumbnail, a JPEG file."""
         return thumbnail_path(self.build, int(self.rows[position]))
+
+    def picture(self, position: int) -> Image.Image:
+        """Return an item's thumbnail, decoded.
+
+        Raises:
+            IndexingError: it is missing or damaged.
+        """
+        try:
+            return load_picture(self.thumbnail(position))
+        except PictureError as error:
+            raise self._damaged(f"{self.thumbnail(position).name}: {error}") from error
 
     def at_thumbnail(self, path: Path) -> int | None:
         """Return the position whose thumbnail a path is, or None if it is none of this index."""

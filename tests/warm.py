@@ -67,10 +67,17 @@ def _at(moment: Moment, do: Callable[[], None]) -> None:
     sys.settrace(trace)
 
 
-def _build(
-    arguments: list[str], cache: Path, log: Path, apart: bool, moment: Moment | None, number: int, began: Connection
+def _run(
+    program: Callable[[list[str]], int],
+    arguments: list[str],
+    cache: Path,
+    log: Path,
+    apart: bool,
+    moment: Moment | None,
+    number: int,
+    began: Connection,
 ) -> None:
-    """Run the builder; the body of the forked process."""
+    """Run a program; the body of the forked process."""
     os.setsid()  # so that whatever it leaves behind is found by its session
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
@@ -84,7 +91,7 @@ def _build(
     if moment:
         _at(moment, lambda: os.kill(os.getpid(), number))
     began.send(None)
-    code = index_builder.main(arguments)
+    code = program(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -114,21 +121,23 @@ class Builder:
         apart: bool = False,
         at: Moment | None = None,
         number: signal.Signals = signal.SIGKILL,
+        program: Callable[[list[str]], int] = index_builder.main,
     ) -> None:
         """Start it, and wait until it has begun.
 
         Args:
             folder: for its log, and the cache of the data set.
-            arguments: the builder's.
+            arguments: the program's.
             apart: let it write in a process of its own, as it does with larger galleries.
             at: when it gets
             number: this signal.
+            program: what runs instead of the builder.
         """
         context = _context()
         here, there = context.Pipe()
         self._log = folder / "builder.log"
-        given = ([*arguments], folder / "cache", self._log, apart, at, int(number), there)
-        self.process = context.Process(target=_build, args=given)
+        given = (program, [*arguments], folder / "cache", self._log, apart, at, int(number), there)
+        self.process = context.Process(target=_run, args=given)
         self.process.start()
         there.close()
         assert here.poll(PATIENCE), "the builder did not begin"
