@@ -2,13 +2,16 @@
 
 import errno
 import json
+import logging
 import os
+import shutil
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 import chromadb
@@ -27,6 +30,8 @@ from retrieval.ownership import own
 
 if TYPE_CHECKING:
     from retrieval.gallery import Item
+
+log = logging.getLogger(__name__)
 
 # CLIP vectors have unit length, so their plain and unit views are one collection. The last collection marks a
 # batch as complete: it is written after all others.
@@ -53,9 +58,23 @@ NO_ROOM = ("disk is full", "no space left")
 STORE_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
 
 
-def _give_back(client: Any, lock: FileLock) -> None:
+def _give_back(client: Any, lock: FileLock, aside: TemporaryDirectory[str] | None) -> None:
     client.close()
     lock.release()
+    if aside:
+        aside.cleanup()
+
+
+def _aside(folder: Path) -> TemporaryDirectory[str]:
+    """Return a copy of ChromaDB's files, which it cannot open where it cannot write."""
+    log.warning("%s is read-only: ChromaDB works on a copy below %s.", folder, gettempdir())
+    aside = TemporaryDirectory(prefix="lookalike-")
+    for path in (folder / "chroma").rglob("*"):
+        if path.is_file():
+            copy = Path(aside.name) / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)  # without its mode, by which it may be read-only
+    return aside
 
 
 def row_key(row: int) -> str:
@@ -233,20 +252,23 @@ class FolderStore(Store):
                 f"The index in {folder} is not there any more: the gallery was built anew, or deleted. Try again; if "
                 f"that does not help: {remedy}"
             )
-        self._lock = own(folder)
+        with self._worded():
+            if remedy:
+                check(folder, "chroma")
+            aside = _aside(folder) if remedy and not os.access(folder, os.W_OK) else None
+        where = Path(aside.name) if aside else folder
+        self._lock = own(where)
         try:
             with self._worded():
-                if remedy:
-                    check(folder, "chroma")
                 self._client: Any = chromadb.PersistentClient(
-                    str(folder / "chroma"), settings=ChromaSettings(anonymized_telemetry=False)
+                    str(where / "chroma"), settings=ChromaSettings(anonymized_telemetry=False)
                 )
                 self._collections = {key: self._collection(*key) for key in COLLECTIONS}
         except BaseException:
             self._lock.release()
             raise
         # Also when nobody refers to the store any more: then the last search in it has ended.
-        self._give_back = weakref.finalize(self, _give_back, self._client, self._lock)
+        self._give_back = weakref.finalize(self, _give_back, self._client, self._lock, aside)
 
     def _collection(self, features: Features, view: View) -> chromadb.Collection:
         collection: chromadb.Collection = self._client.get_or_create_collection(
