@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from retrieval.address import Server
+from retrieval.batches import FOLDER as BATCHES
 from retrieval.errors import IndexingError, SharesMissing, cannot_write
 from retrieval.export import background_of
 from retrieval.features.clip import ClipEncoder
@@ -144,7 +145,7 @@ def _build(
             return Outcome(published, True, 0, published.pictures, time.perf_counter() - started, maps=maps)
     build = location.build_name(name, fingerprint)
     with closing(location.begin(name, build, rebuild)) as store:
-        complete = store.complete(ROWS_AT_ONCE)
+        complete = store.complete()
         before = shard.among(store.rows(), ROWS_AT_ONCE)
     filling = _fill(location, name, build, gallery, encoder, complete, pixel_size, batch_size, workers, shard)
     # Closed at once, not when an error is forgotten: a program that lives on keeps no thread of a stopped build.
@@ -161,7 +162,7 @@ def _build(
         if not len(rows):
             raise IndexingError(f"None of the {len(skipped)} pictures could be used: {_reasons(skipped)}.")
         added = shard.among(rows, ROWS_AT_ONCE) - before
-        store.drop_rows_except(rows)
+        store.settle()
         with location.making(store, rows):
             now = _published(location, name, rebuild)
             if now and now.build == build:  # another worker saw it complete too, and was faster
@@ -181,12 +182,18 @@ def _build(
                 skipped=len(skipped),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 seconds=round(seconds, 1),
-                bytes=sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file()),
+                bytes=_size(store.folder),
                 background=background,
                 skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
             )
             location.publish(manifest, store, rows)
     return Outcome(manifest, False, added, before, seconds, published, maps)
+
+
+def _size(build: Path) -> int:
+    """Return the bytes of a build's files that stay when it is published."""
+    files = (file for file in build.rglob("*") if file.parent.name != BATCHES and file.is_file())
+    return sum(file.stat().st_size for file in files)
 
 
 def _check_shares(shard: Shard, gallery: Gallery, store: Store, build: str) -> None:
@@ -198,7 +205,7 @@ def _check_shares(shard: Shard, gallery: Gallery, store: Store, build: str) -> N
     if shard is ALL:
         return
     wanted = range(0, gallery.seen, ROWS_AT_ONCE)
-    if missing := len(set(wanted) - store.complete(ROWS_AT_ONCE)):
+    if missing := len(set(wanted) - store.complete()):
         raise SharesMissing(
             f"Share {shard} of {build} is done: {shard.rows(gallery.seen, ROWS_AT_ONCE):,} rows. Of {len(wanted):,} "
             f"batches in all, {missing:,} are missing; the worker that writes the last of them publishes the gallery. "

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.address import Server
+from retrieval.batches import FOLDER as BATCHES
 from retrieval.checksums import write_checksums
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features
@@ -103,7 +104,7 @@ class Location(ABC):
 
     @abstractmethod
     def begin(self, name: str, build: str, rebuild: bool) -> "Store":
-        """Open the store of a build, unfinished or new; with `rebuild` a damaged one is started over."""
+        """Open the store of a build, unfinished or new; with `rebuild` one whose damage nothing shows begins anew."""
 
     @abstractmethod
     def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
@@ -215,16 +216,8 @@ class FolderLocation(Location):
     def begin(self, name: str, build: str, rebuild: bool) -> "Store":
         """See `Location`."""
         folder = self.root / name / build
-        try:
-            own(folder, PATIENCE).release()
-            return _open(folder)
-        except IndexInUse:
-            raise
-        except IndexingError:
-            if not rebuild or not folder.is_dir():
-                raise
-            shutil.rmtree(folder, ignore_errors=True)
-            return _open(folder)
+        own(folder, PATIENCE).release()
+        return _open(folder)
 
     @contextmanager
     def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> Iterator[None]:
@@ -288,6 +281,8 @@ def sweep(folder: Path, unfinished: str = "") -> None:
     kept = (published.build if published else "", unfinished)
     for leftover in (*folder.glob(f"{FILE}.*.tmp"), *(folder / kept[0]).glob("*.tmp")):
         leftover.unlink(missing_ok=True)
+    if published:
+        shutil.rmtree(folder / published.build / BATCHES, ignore_errors=True)
     for build in folder.glob("build-*"):
         if build.name in kept:
             continue

@@ -127,7 +127,7 @@ def contents(index):
     """Everything that a build holds: items, skipped pictures, every collection, matrices and thumbnails."""
     manifest = read_manifest(index / NAME)
     build = index / NAME / manifest.build
-    store = FolderStore(build)
+    store = FolderStore(build, "for reading")
     collections = {}
     for key in COLLECTIONS:
         found = store._collections[key].get(include=["embeddings", "metadatas"])
