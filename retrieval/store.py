@@ -53,8 +53,9 @@ READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma 
 SKIPPED_FILE = "skipped.jsonl"
 
 # A damaged file shows as an InternalError of Chroma, as a RuntimeError, or as a panic of its Rust part.
-# How SQLite and Rust say that the disk is full.
+# How SQLite and Rust say that the disk is full; on one with less room they may say anything.
 NO_ROOM = ("disk is full", "no space left")
+ROOM = 16 * 2**20  # bytes
 STORE_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
 
 
@@ -221,6 +222,8 @@ class Store(ABC):
             raise
         except STORE_ERRORS as error:
             raise self._failure(error) from error
+        except AttributeError as error:  # ChromaDB's own, when it gives back what it could not open
+            raise self._failure(error.__context__ or error) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of Chroma's Rust part; it derives from BaseException
                 raise
@@ -327,7 +330,8 @@ class FolderStore(Store):
 
     def _failure(self, reason: object) -> IndexingError:
         text = (str(reason).strip().splitlines() or ["unknown error"])[0][:300]
-        if any(each in text.lower() for each in NO_ROOM):
+        full = self.folder.is_dir() and shutil.disk_usage(self.folder).free < ROOM
+        if full or any(each in text.lower() for each in NO_ROOM):
             return cannot_write(self.folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         remedy = self._remedy or f"Build it again: {rebuild_command(self.folder.parent)}"
         return IndexingError(
