@@ -23,6 +23,7 @@ from retrieval.export import export
 from retrieval.features import Features, Vectors
 from retrieval.gallery import Item
 from retrieval.metrics import View
+from retrieval.pipeline import Batch
 from retrieval.server import connect
 from retrieval.server_location import copy_files
 from retrieval.server_store import ServerStore

@@ -197,12 +197,22 @@ class ServerLocation(Location):
         return next(each for turn in ("", "-again", "-anew") if (each := f"build-{fingerprint}{turn}") not in taken)
 
     def begin(self, name: str, build: str, rebuild: bool) -> Store:
-        """See `Location`; with `rebuild` an unfinished one is always started over: nothing shows damage."""
-        if rebuild:
+        """See `Location`; with `rebuild` one that was published once is started over."""
+        if rebuild and self._was_published(name, build):
             with worded(self.server):
                 for part in (LEDGER, FILES):  # what remains is written over
                     self._delete(f"{self._prefix(name, build)}-{part}")
         return self._open(name, build, make=True)
+
+    def _was_published(self, name: str, build: str) -> bool:
+        with worded(self.server):
+            try:
+                files = self._connected().get_collection(
+                    f"{self._prefix(name, build)}-{FILES}", embedding_function=None
+                )
+                return bool(files.get(ids=[f"{PUBLISHED}/000000"], include=[])["ids"])
+            except NotFoundError:
+                return False
 
     @contextmanager
     def making(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:

@@ -17,6 +17,7 @@ from typing import Any
 import chromadb
 import numpy as np
 import numpy.typing as npt
+from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError
 from filelock import FileLock
@@ -51,7 +52,9 @@ READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma 
 
 WHOLE = "whole"  # the file beside ChromaDB's that says that it was given back after its last write
 
-NO_ROOM = ("disk is full", "no space left")  # as SQLite and Rust say it
+# How SQLite and Rust say that the disk is full; on one with less room they may say anything.
+NO_ROOM = ("disk is full", "no space left")
+ROOM = 16 * 2**20  # bytes
 # A damaged file shows as an InternalError of Chroma, as a RuntimeError, or as a panic of its Rust part.
 STORE_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
 
@@ -69,6 +72,16 @@ class _Chroma:
             self.client.close()
             if self.sound:
                 (self.folder / WHOLE).touch()
+
+
+def _client(folder: str) -> Any:
+    try:
+        return chromadb.PersistentClient(folder, settings=ChromaSettings(anonymized_telemetry=False))
+    except BaseException:
+        # It would keep what it has half opened, and hand that to who tries again.
+        SharedSystemClient._identifier_to_system.pop(folder, None)
+        SharedSystemClient._identifier_to_refcount.pop(folder, None)
+        raise
 
 
 def _give_back(chroma: _Chroma, lock: FileLock, aside: TemporaryDirectory[str] | None) -> None:
@@ -242,6 +255,8 @@ class Store(ABC):
             raise
         except STORE_ERRORS as error:
             raise self._failure(error) from error
+        except AttributeError as error:  # ChromaDB's own, when it gives back what it could not open
+            raise self._failure(error.__context__ or error) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of Chroma's Rust part; it derives from BaseException
                 raise
@@ -305,9 +320,7 @@ class FolderStore(Store):
                 shutil.rmtree(chroma.folder)
             if not self._remedy:
                 (chroma.folder / WHOLE).unlink(missing_ok=True)
-            chroma.client = chromadb.PersistentClient(
-                str(chroma.folder), settings=ChromaSettings(anonymized_telemetry=False)
-            )
+            chroma.client = _client(str(chroma.folder))
             collections = {key: self._collection(*key) for key in COLLECTIONS}
         if not trusted and batches:
             log.warning("The builder was killed: ChromaDB's files in %s are written anew.", chroma.folder)
@@ -373,7 +386,8 @@ class FolderStore(Store):
 
     def _failure(self, reason: object) -> IndexingError:
         text = (str(reason).strip().splitlines() or ["unknown error"])[0][:300]
-        if any(each in text.lower() for each in NO_ROOM):
+        full = self.folder.is_dir() and shutil.disk_usage(self.folder).free < ROOM
+        if full or any(each in text.lower() for each in NO_ROOM):
             return cannot_write(self.folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         remedy = self._remedy or f"Build it again: {rebuild_command(self.folder.parent)}"
         return IndexingError(

@@ -108,7 +108,7 @@ def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
 ) -> None:
     given = [undisturbed.index, undisturbed.dataset, tmp_path, room, undisturbed.dataset / "005.png"]
     said = checked(Builder(undisturbed.folder, *map(str, given), program=full_disk, apart=apart))
-    assert said.count("No space left on device") == 1
+    assert said.count("cannot be written: No space left on device") == 1, said.splitlines()
     assert f"The index in {tmp_path}" in said
     assert "Make room" in said
     assert "full disk: old index 0" in said

@@ -43,7 +43,7 @@ from retrieval.projection import Method
 from retrieval.query import Engine, Query
 from retrieval.search import Searcher
 from retrieval.server import connect, failure, pack, unpack
-from retrieval.server_location import Head, ServerLocation
+from retrieval.server_location import PUBLISHED, Head, ServerLocation
 from retrieval.server_store import ServerStore
 from retrieval.settings import parse
 from retrieval.store import COLLECTIONS, FolderStore, Store
@@ -477,7 +477,9 @@ def test_a_record_that_is_no_head_is_passed_over(
     location.close()
 
 
-def test_an_unfinished_build_is_started_over_and_one_of_another_format_named(address: str, tmp_path: Path) -> None:
+def test_an_unfinished_build_is_gone_on_with_a_published_one_started_over_and_one_of_another_format_named(
+    address: str, tmp_path: Path
+) -> None:
     location = ServerLocation(Server(address, tmp_path))
     head = Head("anew", "build-00000000000000ae", "", "0" * 32)
     location.begin(head.gallery, head.build, True).commit(Batch(0, 4, (), (), {}, ()))
@@ -489,6 +491,8 @@ def test_an_unfinished_build_is_started_over_and_one_of_another_format_named(add
         IndexingError, match=r"'anew' in http.* has format 0, .*--gallery anew --dataset \.\.\. --rebuild"
     ):
         location._publication(head)
+    assert location.begin(head.gallery, head.build, True).complete() == {0}  # an interrupted rebuild
+    store.put_file(PUBLISHED, b"")
     assert location.begin(head.gallery, head.build, True).complete() == set()
     location.close()
 
