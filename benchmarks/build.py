@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from pictures import make_parquet, save_vit  # noqa: E402
 from report import report  # noqa: E402
 
 from retrieval.builder import build_index  # noqa: E402
-from retrieval.export import background_of, export  # noqa: E402
+from retrieval.export import background_of  # noqa: E402
 from retrieval.features.choice import BUNDLED, ModelChoice, choose_model  # noqa: E402
 from retrieval.features.clip import ClipEncoder  # noqa: E402
 from retrieval.features.pixels import embed_pixels  # noqa: E402
@@ -206,18 +205,18 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
         "thumbnail": each_ms(lambda: [thumbnail_of(each) for each in pictures]),
     }
     build = next(folder.glob("build-*"))
-    with closing(FolderStore(build)) as store:
-        rows = store.rows()
-        found["export"] = each_ms(lambda: export(store, rows), len(rows), 1)
+    with closing(FolderStore(build, "of no matter")) as store:
         # More rows for the full graph: what a picture costs at the end of the build. The first loads the graph.
         run = embed_all([items[:RUN]], encoder, pixel_size=flags.pixel_size, batch_size=RUN, workers=1)
         last = next(run)
         run.close()
         for first in (10**9, 2 * 10**9):
-            moved = [replace(item, row=first + item.row) for item in last.items]
-            found["ChromaDB, last rows"] = each_ms(partial(store.write, moved, last.vectors), len(moved), 1)
-    found["background"] = each_ms(lambda: background_of(build), len(rows), 1)
-    found["maps"] = each_ms(lambda: list(write_projections(build, [Method.PCA])), len(rows), 1)
+            rows = [first + item.row for item in last.items]
+            metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in last.items]
+            insert = partial(store.upsert, rows, metadata, last.vectors)
+            found["ChromaDB, last rows"] = each_ms(insert, len(rows), 1)
+    found["background"] = each_ms(lambda: background_of(build), flags.pictures, 1)
+    found["maps"] = each_ms(lambda: list(write_projections(build, [Method.PCA])), flags.pictures, 1)
     torch.set_num_threads(threads)
     return dict(found)
 

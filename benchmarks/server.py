@@ -23,6 +23,7 @@ from retrieval.export import export
 from retrieval.features import Features, Vectors
 from retrieval.gallery import Item
 from retrieval.metrics import View
+from retrieval.pipeline import Batch
 from retrieval.server import connect
 from retrieval.server_location import copy_files
 from retrieval.server_store import ServerStore
@@ -68,14 +69,13 @@ def write(store: Store, rows: int) -> dict[Features, Vectors]:
     vectors: dict[Features, Vectors] = {}
     for start in range(0, rows, ROWS):
         batch = range(start, min(start + ROWS, rows))
-        items = [Item(row, f"picture-{row}.jpg", f"class {row % 50}", "a caption", b"") for row in batch]
+        items = tuple(Item(row, f"picture-{row}.jpg", f"class {row % 50}", "a caption", b"") for row in batch)
         for features, d in DIMENSIONS.items():
             near = centres[features][random.integers(CENTRES, size=len(batch))]
             vectors[features] = (near + random.standard_normal((len(batch), d))).astype(np.float32)
         vectors[Features.CLIP] /= np.linalg.norm(vectors[Features.CLIP], axis=1, keepdims=True)
-        store.keep({row: random.bytes(THUMBNAIL) for row in batch}, [])
-        store.write(items, vectors)
-        store.commit(start, len(batch), [])
+        thumbnails = tuple(random.bytes(THUMBNAIL) for _ in batch)
+        store.write(Batch(start, len(batch), items, thumbnails, dict(vectors), ()))
     return vectors
 
 

@@ -10,10 +10,8 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from retrieval.address import Server
+from retrieval.batches import FOLDER as BATCHES
 from retrieval.errors import IndexingError, SharesMissing, cannot_write
 from retrieval.export import background_of
 from retrieval.features.clip import ClipEncoder
@@ -77,27 +75,17 @@ def build_index(
         workers: threads that decode and preprocess.
         rebuild: make it anew even if it is complete.
         tsne: make maps by t-SNE beside those by PCA; maps missing from a complete build are added to it.
-        shard: the share of this worker, beside others that build the same into a server; None is all.
+        shard: the share of this worker, beside others that build the same into a server, none of them with `rebuild`;
+            None is all.
         progress: called after every batch. What it raises stops the build; another one goes on from there.
         finishing: called when all pictures are written and files for readers are about to be.
 
     Raises:
         SharesMissing: the share is done, and the index is complete when the others are.
-        IndexingError: the gallery's name is taken by another data set, the index is in use or not writable, or a
-            share is to be rebuilt.
+        IndexingError: the gallery's name is taken by another data set, or the index is in use or not writable.
         GalleryError: the data set cannot be read on.
     """
     started = time.perf_counter()
-    if shard and not isinstance(root, Server):
-        raise IndexingError(
-            f"--shard needs a ChromaDB server: the files of the index in {root} belong to one process at a time. Start "
-            "one (chroma run --path DIR --port 8000), and give every worker --index http://HOST:8000"
-        )
-    if shard and rebuild:
-        raise IndexingError(
-            "--rebuild and --shard do not go together: a worker that is started again would begin anew, and take away "
-            "what the others have written. Rebuild with one worker, or give all workers a new name with --gallery."
-        )
     source = gallery.source.path
     if source and source.is_dir() and not isinstance(root, Server) and root.resolve().is_relative_to(source):
         raise IndexingError(
@@ -153,11 +141,12 @@ def _build(
         if published.fingerprint == fingerprint:
             lacking = location.lacking(published, methods)
             maps = location.add_maps(published, lambda files: _add_maps(files, lacking)) if lacking else ()
+            location.sweep(name, location.build_name(name, fingerprint))  # the builder may have been killed before it
             return Outcome(published, True, 0, published.pictures, time.perf_counter() - started, maps=maps)
     build = location.build_name(name, fingerprint)
     with closing(location.begin(name, build, rebuild)) as store:
-        complete = store.complete(ROWS_AT_ONCE)
-        before = _share_of(store.rows(), shard)
+        complete = store.complete()
+        before = shard.among(store.rows(), ROWS_AT_ONCE)
     filling = _fill(location, name, build, gallery, encoder, complete, pixel_size, batch_size, workers, shard)
     # Closed at once, not when an error is forgotten: a program that lives on keeps no thread of a stopped build.
     with closing(filling) as batches:
@@ -172,8 +161,8 @@ def _build(
         skipped = [each for each in store.skipped() if each.row not in indexed]
         if not len(rows):
             raise IndexingError(f"None of the {len(skipped)} pictures could be used: {_reasons(skipped)}.")
-        added = _share_of(rows, shard) - before
-        store.drop_rows_except(rows)
+        added = shard.among(rows, ROWS_AT_ONCE) - before
+        store.settle()
         with location.making(store, rows):
             now = _published(location, name, rebuild)
             if now and now.build == build:  # another worker saw it complete too, and was faster
@@ -193,7 +182,7 @@ def _build(
                 skipped=len(skipped),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 seconds=round(seconds, 1),
-                bytes=sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file()),
+                bytes=_size(store.folder),
                 background=background,
                 skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
             )
@@ -201,9 +190,10 @@ def _build(
     return Outcome(manifest, False, added, before, seconds, published, maps)
 
 
-def _share_of(rows: npt.NDArray[np.int64], shard: Shard) -> int:
-    """Return how many of some rows are in a share."""
-    return int(np.count_nonzero(rows // ROWS_AT_ONCE % shard.count == shard.number - 1))
+def _size(build: Path) -> int:
+    """Return the bytes of a build's files that stay when it is published."""
+    files = (file for file in build.rglob("*") if file.parent.name != BATCHES and file.is_file())
+    return sum(file.stat().st_size for file in files)
 
 
 def _check_shares(shard: Shard, gallery: Gallery, store: Store, build: str) -> None:
@@ -215,7 +205,7 @@ def _check_shares(shard: Shard, gallery: Gallery, store: Store, build: str) -> N
     if shard is ALL:
         return
     wanted = range(0, gallery.seen, ROWS_AT_ONCE)
-    if missing := len(set(wanted) - store.complete(ROWS_AT_ONCE)):
+    if missing := len(set(wanted) - store.complete()):
         raise SharesMissing(
             f"Share {shard} of {build} is done: {shard.rows(gallery.seen, ROWS_AT_ONCE):,} rows. Of {len(wanted):,} "
             f"batches in all, {missing:,} are missing; the worker that writes the last of them publishes the gallery. "

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from retrieval.address import Server
-from retrieval.errors import RetrievalError
+from retrieval.errors import IndexingError, RetrievalError
 from retrieval.features.choice import ModelChoice, choose_model
 from retrieval.settings import Settings
 
@@ -73,6 +73,7 @@ def build_gallery(
     from retrieval.features.clip import ClipEncoder
     from retrieval.gallery import Gallery
 
+    _check_share(chosen, rebuild)
     watch.opening()
     if isinstance(chosen.index, Server):
         from retrieval.server import connect
@@ -102,6 +103,24 @@ def build_gallery(
     if outcome.already_done:
         watch.progress(gallery.total or outcome.manifest.pictures, gallery.total)
     return outcome, choice
+
+
+def _check_share(chosen: Settings, rebuild: bool) -> None:
+    """See that a share, if one is asked for, can be built; before anything is opened or loaded.
+
+    Raises:
+        IndexingError: it cannot.
+    """
+    if chosen.shard and not isinstance(chosen.index, Server):
+        raise IndexingError(
+            f"--shard needs a ChromaDB server: the files of the index in {chosen.index} belong to one process at a "
+            "time. Start one (chroma run --path DIR --port 8000), and give every worker --index http://HOST:8000"
+        )
+    if chosen.shard and rebuild:
+        raise IndexingError(
+            "--rebuild and --shard do not go together: a worker that is started again when the others have published "
+            "would begin anew. Rebuild with one worker, or give all workers a new name with --gallery."
+        )
 
 
 def name_of(chosen: Settings) -> str:
@@ -179,6 +198,10 @@ class Build(Watch):
         """Ask it to stop, which it does after the batch, the download or the loading that it is at."""
         self._stop.set()
 
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the end, for `timeout` seconds at most."""
+        self._thread.join(timeout)
+
     def outcome(self, timeout: float | None = None) -> "Outcome":
         """Wait for the end, and return what came out.
 
@@ -190,7 +213,7 @@ class Build(Watch):
             BuildRunning: it has not ended within the timeout.
             RetrievalError: it failed.
         """
-        self._thread.join(timeout)
+        self.wait(timeout)
         if self._failure:
             raise self._failure
         if self._outcome is None:
@@ -296,4 +319,4 @@ class Builds:
         """Stop what is running, and wait for the batch that is being written."""
         if running := self.running:
             running.stop()
-            running._thread.join(END_WAIT)
+            running.wait(END_WAIT)

@@ -1,5 +1,6 @@
 """What readers of a finished build map from disk instead of asking ChromaDB: items, matrices, random pairs."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,40 @@ PAIRS_AT_ONCE = 64
 
 
 def export(store: Store, rows: npt.NDArray[np.int64]) -> None:
-    """Copy items and plain vectors from Chroma, in gallery order, to files that any number of readers can map."""
+    """Copy items and plain vectors from Chroma, in gallery order, to files that any number of readers can map.
+
+    Raises:
+        IndexingError: they cannot be written, or ChromaDB lacks some.
+    """
     try:
         for features in Features:
-            path = store.folder / f"{features}.npy"
-            matrix: np.memmap[Any, np.dtype[np.float32]] | None = None
-            writer = pq.ParquetWriter(store.folder / "items.tmp", ITEMS) if features is Features.CLIP else None
-            start = 0
-            for vectors, metadata in store.read(rows, features):
-                if matrix is None:
-                    shape = (len(rows), vectors.shape[1])
-                    matrix = np.lib.format.open_memmap(f"{path}.tmp", "w+", np.dtype(np.float32), shape)
-                stop = start + len(vectors)
-                matrix[start:stop] = vectors
-                if writer:
-                    columns: dict[str, Any] = {name: [each[name] for each in metadata] for name in ITEMS.names[1:]}
-                    writer.write_table(pa.table({"row": rows[start:stop], **columns}, schema=ITEMS))
-                start = stop
-            if matrix is not None:
-                matrix.flush()
-                Path(f"{path}.tmp").replace(path)
-            if writer:
-                writer.close()
-                (store.folder / "items.tmp").replace(store.folder / "items.parquet")
+            _export(store, rows, features)
     except OSError as error:
         raise cannot_write(store.folder, error) from error
+
+
+def _export(store: Store, rows: npt.NDArray[np.int64], features: Features) -> None:
+    """Write one matrix, and beside that of CLIP features the items."""
+    matrix, items = (store.folder / f"{name}.tmp" for name in (f"{features}.npy", "items.parquet"))
+    start = 0
+    # Not written through a map of the file: where the disk is full, that would end the process by a bus error.
+    with (
+        matrix.open("wb") as file,
+        pq.ParquetWriter(items, ITEMS) if features is Features.CLIP else nullcontext() as writer,
+    ):
+        for vectors, metadata in store.read(rows, features):
+            if not start:
+                shape = (len(rows), vectors.shape[1])
+                header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            stop = start + len(vectors)
+            file.write(vectors.tobytes())
+            if writer:
+                columns: dict[str, Any] = {name: [each[name] for each in metadata] for name in ITEMS.names[1:]}
+                writer.write_table(pa.table({"row": rows[start:stop], **columns}, schema=ITEMS))
+            start = stop
+    for path in (matrix, items) if features is Features.CLIP else (matrix,):
+        path.replace(path.with_suffix(""))
 
 
 def background_of(build: Path) -> dict[str, dict[str, list[float]]]:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import Image
 
 from retrieval.address import Server
-from retrieval.errors import IndexingError, QueryError, RetrievalError
+from retrieval.checksums import check
+from retrieval.errors import IndexingError, PictureError, QueryError, RetrievalError
 from retrieval.features import Features, Vectors
+from retrieval.images import load_picture
 from retrieval.locations import Published, location_of
 from retrieval.manifest import thumbnail_path
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
@@ -26,6 +28,8 @@ from retrieval.projection import Method, Projection, projection_path, read_proje
 
 if TYPE_CHECKING:
     from retrieval.store import Store
+
+ITEMS = "items.parquet"
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +58,10 @@ class GalleryIndex:
         self._published = published
         self._opening = threading.Lock()
         try:
-            self._items = pq.read_table(self.build / "items.parquet", memory_map=True)
+            check(self.build, ITEMS)
+            self._items = pq.read_table(self.build / ITEMS, memory_map=True)
             self.rows: npt.NDArray[np.int64] = self._items["row"].to_numpy()
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise self._damaged(error) from error
         if len(self.rows) != manifest.pictures:
             raise self._damaged(f"{len(self.rows)} of {manifest.pictures} items")
@@ -127,6 +132,17 @@ class GalleryIndex:
         """Return the path of an item's thumbnail, a JPEG file."""
         return thumbnail_path(self.build, int(self.rows[position]))
 
+    def picture(self, position: int) -> Image.Image:
+        """Return an item's thumbnail, decoded.
+
+        Raises:
+            IndexingError: it is missing or damaged.
+        """
+        try:
+            return load_picture(self.thumbnail(position))
+        except PictureError as error:
+            raise self._damaged(f"{self.thumbnail(position).name}: {error}") from error
+
     def at_thumbnail(self, path: Path) -> int | None:
         """Return the position whose thumbnail a path is, or None if it is none of this index."""
         row = int(path.stem) if path.stem.isdecimal() else -1
@@ -144,6 +160,7 @@ class GalleryIndex:
         found = {}
         for features in Features:
             try:
+                check(self.build, f"{features}.npy")
                 # Copy-on-write, since torch refuses to look at a read-only array; nothing writes to it.
                 matrix = np.load(self.build / f"{features}.npy", mmap_mode="c")
             except (OSError, ValueError, EOFError) as error:
@@ -301,19 +318,25 @@ class Indexes:
             self._fetch(name)  # searches go on in the old build until the new one is here
             return known[1]
         with opening:  # who comes second waits for this gallery alone, and finds it open
-            version = self.location.version(name)
-            with self._lock:
-                known = self._open.get(name)
-            if known and known[0] == version:
-                return known[1]
-            published = self.location.published(name)
-            if version is None or published is None:
-                raise IndexingError(f"The gallery {name!r} has just been removed.")
-            index = GalleryIndex(published)
-            with self._lock:
-                # The old build is given back when the last search that began on it has ended, see `FolderStore`.
-                self._open[name] = (version, index)
-        return index
+            while True:
+                version = self.location.version(name)
+                with self._lock:
+                    known = self._open.get(name)
+                if known and known[0] == version:
+                    return known[1]
+                published = self.location.published(name)
+                if version is None or published is None:
+                    raise IndexingError(f"The gallery {name!r} has just been removed.")
+                try:
+                    index = GalleryIndex(published)
+                except IndexingError:
+                    if self.location.version(name) == version:
+                        raise
+                    continue  # it was built anew meanwhile, and swept away
+                with self._lock:
+                    # The old build is given back when the last search that began on it has ended, see `FolderStore`.
+                    self._open[name] = (version, index)
+                return index
 
     def _fetch(self, name: str) -> None:
         """Fetch what is published of a gallery in the background, one gallery at a time."""

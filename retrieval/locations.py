@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.address import Server
+from retrieval.batches import FOLDER as BATCHES
+from retrieval.checksums import write_checksums
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features
 from retrieval.manifest import FILE, Manifest, publish_manifest, read_manifest, rebuild_command
@@ -102,7 +104,7 @@ class Location(ABC):
 
     @abstractmethod
     def begin(self, name: str, build: str, rebuild: bool) -> "Store":
-        """Open the store of a build, unfinished or new; with `rebuild` a damaged one is started over."""
+        """Open the store of a build, unfinished or new; with `rebuild` one whose damage nothing shows begins anew."""
 
     @abstractmethod
     def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
@@ -115,6 +117,10 @@ class Location(ABC):
         Raises:
             IndexingError: that cannot be written.
         """
+
+    @abstractmethod
+    def sweep(self, name: str, build: str) -> None:
+        """Delete what builders left that were killed; `build` is the one that the next would go on with."""
 
     @abstractmethod
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
@@ -166,7 +172,8 @@ class FolderLocation(Location):
         if (manifest := read_manifest(folder)) is None:
             return None
         files = folder.resolve() / manifest.build
-        return Published(manifest, files, partial(_open, files), f"Build it again: {rebuild_command(files.parent)}")
+        remedy = f"Build it again: {rebuild_command(files.parent)}"
+        return Published(manifest, files, partial(_open, files, remedy), remedy)
 
     def nothing(self) -> IndexingError:
         """See `Location`."""
@@ -197,27 +204,20 @@ class FolderLocation(Location):
             lock.release()
 
     def build_name(self, name: str, fingerprint: str) -> str:
-        """See `Location`."""
-        build = f"build-{fingerprint}"
+        """See `Location`; numbered, so that no builder goes on with what was published once and not swept away."""
         try:
             published = self.manifest(name)
-        except IndexingError:
-            return build  # what cannot be read is replaced
-        return f"{build}-again" if published and published.build == build else build
+            number = _number(published.build) + 1 if published else 1
+        except IndexingError:  # what cannot be read is replaced, if possible by the build that it named
+            builds = (self.root / name).glob(f"build-{fingerprint}-*")
+            number = max((_number(each.name) for each in builds), default=1)
+        return f"build-{fingerprint}-{number}"
 
     def begin(self, name: str, build: str, rebuild: bool) -> "Store":
         """See `Location`."""
         folder = self.root / name / build
-        try:
-            own(folder, PATIENCE).release()
-            return _open(folder)
-        except IndexInUse:
-            raise
-        except IndexingError:
-            if not rebuild or not folder.is_dir():
-                raise
-            shutil.rmtree(folder, ignore_errors=True)
-            return _open(folder)
+        own(folder, PATIENCE).release()
+        return _open(folder)
 
     @contextmanager
     def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> Iterator[None]:
@@ -231,10 +231,15 @@ class FolderLocation(Location):
         """See `Location`."""
         folder = self.root / manifest.gallery
         try:
+            write_checksums(folder / manifest.build)
             publish_manifest(folder, manifest)
         except OSError as error:
             raise cannot_write(folder, error) from error
         sweep(folder)
+
+    def sweep(self, name: str, build: str) -> None:
+        """See `Location`."""
+        sweep(self.root / name, build)
 
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
         """See `Location`."""
@@ -246,10 +251,10 @@ class FolderLocation(Location):
         return make(self.root / manifest.gallery / manifest.build)
 
 
-def _open(build: Path) -> "Store":
+def _open(build: Path, finished: str = "") -> "Store":
     from retrieval.store import FolderStore  # with ChromaDB, which the exact scan does without
 
-    return FolderStore(build)
+    return FolderStore(build, finished)
 
 
 def _has_map(manifest: Manifest, files: Path, method: Method) -> bool:
@@ -261,13 +266,25 @@ def _has_map(manifest: Manifest, files: Path, method: Method) -> bool:
     return True
 
 
-def sweep(folder: Path) -> None:
-    """Delete builds of a gallery's folder that are neither published nor in use, and a stopped publication's rest."""
+def _number(build: str) -> int:
+    """Return the how-many-eth of its gallery a build is, from its name; 0 in an index of an older program."""
+    number = build.rpartition("-")[2]
+    return int(number) if build.count("-") == 2 and number.isdecimal() else 0
+
+
+def sweep(folder: Path, unfinished: str = "") -> None:
+    """Delete builds that are neither published nor in use nor `unfinished`, and what interrupted writing left.
+
+    Only for who has claimed the gallery.
+    """
     published = read_manifest(folder)
-    for leftover in folder.glob("manifest.json.*.tmp"):
+    kept = (published.build if published else "", unfinished)
+    for leftover in (*folder.glob(f"{FILE}.*.tmp"), *(folder / kept[0]).glob("*.tmp")):
         leftover.unlink(missing_ok=True)
+    if published:
+        shutil.rmtree(folder / published.build / BATCHES, ignore_errors=True)
     for build in folder.glob("build-*"):
-        if published and build.name == published.build:
+        if build.name in kept:
             continue
         try:
             lock = own(build)

@@ -1,11 +1,13 @@
 """What an index says of itself on disk; a gallery is visible to readers once its manifest is published.
 
 index/<gallery>/manifest.json        names the finished build; written last, by rename
-index/<gallery>/build-<digest>/      chroma/, thumbnails/, items.parquet, pixels.npy, clip.npy, map-*.npz, lock
+index/<gallery>/build-<digest>-<n>/  chroma/, thumbnails/, items.parquet, pixels.npy, clip.npy, map-*.npz,
+                                     checksums.json, lock
 """
 
 import json
 import os
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from retrieval.features import Features
 from retrieval.features.choice import ModelIdentity
 from retrieval.source import GallerySource
 
-FORMAT = 2  # 2: batch norms are folded, which rounds a picture's vector otherwise
+FORMAT = 3  # 2: batch norms are folded, which rounds a picture's vector otherwise; 3: has checksums
 FILE = "manifest.json"
 SKIPPED_LISTED = 1000  # reasons kept by picture; beyond that they are only counted
 THUMBNAIL_FOLDER_ROWS = 1000
@@ -98,6 +100,8 @@ def from_json(text: str) -> Manifest:
         values: dict[str, Any] = json.loads(text)
         if values["format"] != FORMAT:
             raise IndexingError(f"It has format {values['format']}, this program reads {FORMAT}.")
+        if values.pop("checksum") != _checksum(values):
+            raise ValueError("it has changed since it was written")
         values["source"] = GallerySource(**values["source"])
         values["model"] = ModelIdentity(**values["model"])
         values["skipped_pictures"] = tuple(Skipped(**each) for each in values["skipped_pictures"])
@@ -108,7 +112,12 @@ def from_json(text: str) -> Manifest:
 
 def to_json(manifest: Manifest) -> str:
     """Return a manifest as text."""
-    return json.dumps(asdict(manifest), indent=1)
+    values = asdict(manifest)
+    return json.dumps({**values, "checksum": _checksum(values)}, indent=1)
+
+
+def _checksum(values: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values).encode())
 
 
 def publish_manifest(folder: Path, manifest: Manifest) -> None:

@@ -32,5 +32,8 @@ def own(build: Path, patience: float = 0) -> FileLock:
             "first, or search with --engine exact (compare with --exact-only), which any number of processes can do."
         ) from error
     except OSError as error:
-        raise IndexingError(f"The index folder {build} cannot be written: {error.strerror or error}.") from error
+        raise IndexingError(
+            f"The index folder {build} cannot be written: {error.strerror or error}. Make room or give access, or name "
+            "another with --index."
+        ) from error
     return lock

@@ -50,6 +50,11 @@ class Batch:
     vectors: dict[Features, Vectors]
     skipped: tuple[Skipped, ...]
 
+    @property
+    def thumbnails_by_row(self) -> dict[int, bytes]:
+        """The thumbnails, by row."""
+        return {item.row: each for item, each in zip(self.items, self.thumbnails, strict=True)}
+
 
 def embed_all(
     runs: Iterable[list[Item]], encoder: ClipEncoder, *, pixel_size: int, batch_size: int, workers: int

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from retrieval import words
 from retrieval.errors import RetrievalError
@@ -23,6 +22,7 @@ def plot_ranking(query: Query, ranking: Ranking, index: GalleryIndex, target: Pa
 
     Raises:
         RetrievalError: the file cannot be written.
+        IndexingError: a thumbnail is damaged.
     """
     hits = ranking.hits[:SHOWN]
     rows = -(-(len(hits) + 1) // COLUMNS)
@@ -38,8 +38,7 @@ def plot_ranking(query: Query, ranking: Ranking, index: GalleryIndex, target: Pa
     asked = f"query: {query.text[:40]}" if query.text else "query"
     cells[0].set_title(asked, fontsize=9, fontweight="bold", wrap=True)
     for cell, hit in zip(cells[1:], hits, strict=False):
-        with Image.open(index.thumbnail(hit.position)) as thumbnail:
-            cell.imshow(thumbnail)
+        cell.imshow(index.picture(hit.position))
         name = words.name_of(hit)
         cell.set_title(f"{hit.rank}. {name[:24]}\n{words.number(hit.score)}", fontsize=8)
     try:

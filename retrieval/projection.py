@@ -15,7 +15,7 @@ from retrieval.features import Features, Vectors
 
 log = logging.getLogger(__name__)
 
-FIT_NUMBERS = 2**26  # numbers that PCA looks at, 256 MB; of a larger gallery a random sample
+FIT_NUMBERS = 2**24  # numbers that PCA looks at, 64 MB and twice that to work; of a larger gallery a random sample
 ROWS_AT_ONCE = 4096
 TSNE_PICTURES = 20_000  # minutes; beyond that a random sample, and the others between their neighbours
 TSNE_DIMENSIONS = 50  # t-SNE's input, by PCA, as in van der Maaten and Hinton (2008), section 4.2

@@ -22,6 +22,7 @@ from chromadb.errors import NotFoundError
 from filelock import FileLock
 
 from retrieval.address import Server
+from retrieval.checksums import write_checksums
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.export import export
 from retrieval.features import Features
@@ -196,12 +197,22 @@ class ServerLocation(Location):
         return next(each for turn in ("", "-again", "-anew") if (each := f"build-{fingerprint}{turn}") not in taken)
 
     def begin(self, name: str, build: str, rebuild: bool) -> Store:
-        """See `Location`; with `rebuild` an unfinished one is always started over: nothing shows damage."""
-        if rebuild:
+        """See `Location`; with `rebuild` one that was published once is started over."""
+        if rebuild and self._was_published(name, build):
             with worded(self.server):
                 for part in (LEDGER, FILES):  # what remains is written over
                     self._delete(f"{self._prefix(name, build)}-{part}")
         return self._open(name, build, make=True)
+
+    def _was_published(self, name: str, build: str) -> bool:
+        with worded(self.server):
+            try:
+                files = self._connected().get_collection(
+                    f"{self._prefix(name, build)}-{FILES}", embedding_function=None
+                )
+                return bool(files.get(ids=[f"{PUBLISHED}/000000"], include=[])["ids"])
+            except NotFoundError:
+                return False
 
     @contextmanager
     def making(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:
@@ -220,6 +231,10 @@ class ServerLocation(Location):
         store.folder.replace(self._copy(head))
         self._prune(head)
         self._sweep(head.gallery)
+
+    def sweep(self, name: str, build: str) -> None:
+        """See `Location`; what is unfinished is left to its workers for long."""
+        self._sweep(name)
 
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
         """See `Location`."""
@@ -432,6 +447,7 @@ def copy_files(store: ServerStore, rows: npt.NDArray[np.int64]) -> None:
     export(store, rows)
     for thumbnails in store.thumbnails(rows):
         write_thumbnails(store.folder, thumbnails)
+    write_checksums(store.folder)
 
 
 def _map_paths(files: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from retrieval.address import Server
 from retrieval.errors import IndexingError
 from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped
+from retrieval.metrics import View
+from retrieval.pipeline import Batch
 from retrieval.server import FETCHING, NO_GRAPH, RECORD_BYTES, failure, pack, records, unpack, worded
 from retrieval.store import COLLECTIONS, READ_ROWS, Store, configuration_of, row_key
 
@@ -87,13 +89,13 @@ class ServerStore(Store):
         """See `Store`."""
         return sorted((each for _, _, skipped in self._batches() for each in skipped), key=lambda each: each.row)
 
-    def complete(self, size: int) -> set[int]:
+    def complete(self) -> set[int]:
         """See `Store`."""
         return {start for start, _, _ in self._batches()}
 
-    def keep(self, thumbnails: Mapping[int, bytes], skipped: Sequence[Skipped]) -> None:
+    def keep(self, batch: Batch) -> None:
         """See `Store`; what was skipped is kept by `commit`."""
-        if thumbnails:
+        if thumbnails := batch.thumbnails_by_row:
             with self._worded():
                 self._thumbnails.upsert(
                     ids=[row_key(row) for row in thumbnails],
@@ -101,17 +103,17 @@ class ServerStore(Store):
                     metadatas=[pack(content) for content in thumbnails.values()],
                 )
 
-    def commit(self, start: int, rows: int, skipped: Sequence[Skipped]) -> None:
+    def commit(self, batch: Batch) -> None:
         """See `Store`."""
-        about = json.dumps([[each.row, each.id, each.reason] for each in skipped])
+        about = json.dumps([[each.row, each.id, each.reason] for each in batch.skipped])
         with self._worded():
             self._ledger.upsert(
-                ids=[row_key(start), LIFE],
-                embeddings=_numbers([start, -1]),
-                metadatas=[{"rows": rows, **pack(zlib.compress(about.encode()))}, {"at": int(time.time())}],
+                ids=[row_key(batch.start), LIFE],
+                embeddings=_numbers([batch.start, -1]),
+                metadatas=[{"rows": batch.rows, **pack(zlib.compress(about.encode()))}, {"at": int(time.time())}],
             )
 
-    def drop_rows_except(self, rows: npt.NDArray[np.int64]) -> None:
+    def settle(self) -> None:
         """See `Store`; an interrupted batch was done again, so only what was skipped then may still be there."""
         gone = [row_key(each.row) for each in self.skipped()]
         with self._worded():
@@ -129,9 +131,18 @@ class ServerStore(Store):
     def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
         """See `Store`; logs how far it is, since a server may be far away."""
         telling = _Telling(f"{features} vectors", len(rows))
-        for vectors, metadata in super().read(rows, features):
-            yield vectors, metadata
-            telling.add(len(vectors))
+        collection = self._collections[(features, View.PLAIN)]
+        for start in range(0, len(rows), READ_ROWS):
+            keys = [row_key(int(row)) for row in rows[start : start + READ_ROWS]]
+            with self._worded():
+                found = collection.get(ids=keys, include=["embeddings", "metadatas"])
+            place = {key: i for i, key in enumerate(found["ids"])}
+            if missing := [key for key in keys if key not in place]:
+                raise self._failure(f"{len(missing)} of its vectors are missing")
+            order = [place[key] for key in keys]
+            metadata: Any = found["metadatas"]
+            yield np.asarray(found["embeddings"], np.float32)[order], [dict(metadata[i]) for i in order]
+            telling.add(len(keys))
 
     def thumbnails(self, rows: npt.NDArray[np.int64]) -> Iterator[dict[int, bytes]]:
         """Yield the thumbnails of rows, by row, in pieces."""

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -14,9 +17,13 @@ class Shard:
         """Return the text that `read_shard` takes."""
         return f"{self.number}/{self.count}"
 
-    def has(self, start: int, size: int) -> bool:
-        """Say whether the batch of `size` rows that starts at row `start` is in the share."""
-        return start // size % self.count == self.number - 1
+    def has(self, row: int, size: int) -> bool:
+        """Say whether the batch of `size` rows that holds a row is in the share."""
+        return row // size % self.count == self.number - 1
+
+    def among(self, rows: npt.NDArray[np.int64], size: int) -> int:
+        """Return how many of some rows, in batches of `size`, are in the share."""
+        return sum(self.has(row, size) for row in rows.tolist())
 
     def rows(self, total: int, size: int) -> int:
         """Return how many of `total` rows, in batches of `size`, are in the share."""

@@ -1,32 +1,39 @@
 """ChromaDB: one collection for each pair of features and view, under stable ids; in a folder, owned by one process."""
 
-import json
+import errno
+import logging
+import os
+import shutil
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any
 
 import chromadb
 import numpy as np
 import numpy.typing as npt
+from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError
 from filelock import FileLock
 
+from retrieval.batches import Batches
+from retrieval.checksums import check
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features, Vectors
-from retrieval.manifest import Skipped, thumbnail_path
+from retrieval.manifest import Skipped, rebuild_command, thumbnail_path
 from retrieval.metrics import View, view_of
 from retrieval.ownership import own
+from retrieval.pipeline import Batch
 
-if TYPE_CHECKING:
-    from retrieval.gallery import Item
+log = logging.getLogger(__name__)
 
-# CLIP vectors have unit length, so their plain and unit views are one collection. The last collection marks a
-# batch as complete: it is written after all others.
+# CLIP vectors have unit length, so their plain and unit views are one collection.
 COLLECTIONS = (
     (Features.PIXELS, View.PLAIN),
     (Features.PIXELS, View.UNIT),
@@ -34,23 +41,66 @@ COLLECTIONS = (
     (Features.CLIP, View.PLAIN),
     (Features.CLIP, View.CENTRED),
 )
-MARKER = COLLECTIONS[-1]
 
 # By benchmarks/hnsw.py: recall@10 of 1.0 on 100,000 clustered vectors. Chroma's defaults (100, 16, 100) reach 0.994
 # there and find a third as much as this where vectors do not cluster (which is little either way); with (100, 16, 200)
 # a search for all icons by pixels no longer reaches all of them.
-GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200}
+# ChromaDB writes its graph to disk every `sync_threshold` records (by default 1,000), and whoever opens a collection
+# inserts again what came after: 2 s of a core for 852 pictures by pixels. A batch is 64.
+GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200, "sync_threshold": 64, "batch_size": 64}
 READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma Cloud answers with 300 rows at most
 
-SKIPPED_FILE = "skipped.jsonl"
+WHOLE = "whole"  # the file beside ChromaDB's that says that it was given back after its last write
 
+# How SQLite and Rust say that the disk is full; on one with less room they may say anything.
+NO_ROOM = ("disk is full", "no space left")
+ROOM = 16 * 2**20  # bytes
 # A damaged file shows as an InternalError of Chroma, as a RuntimeError, or as a panic of its Rust part.
 STORE_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
 
 
-def _give_back(client: Any, lock: FileLock) -> None:
-    client.close()
+@dataclass
+class _Chroma:
+    """ChromaDB's files, and what becomes of them."""
+
+    folder: Path
+    client: Any = None
+    sound: bool = False  # everything that was begun to be written is written
+
+    def give_back(self) -> None:
+        if self.client is not None:
+            self.client.close()
+            if self.sound:
+                (self.folder / WHOLE).touch()
+
+
+def _client(folder: str) -> Any:
+    try:
+        return chromadb.PersistentClient(folder, settings=ChromaSettings(anonymized_telemetry=False))
+    except BaseException:
+        # It would keep what it has half opened, and hand that to who tries again.
+        SharedSystemClient._identifier_to_system.pop(folder, None)
+        SharedSystemClient._identifier_to_refcount.pop(folder, None)
+        raise
+
+
+def _give_back(chroma: _Chroma, lock: FileLock, aside: TemporaryDirectory[str] | None) -> None:
+    chroma.give_back()
     lock.release()
+    if aside:
+        aside.cleanup()
+
+
+def _aside(folder: Path) -> TemporaryDirectory[str]:
+    """Return a copy of ChromaDB's files, which it cannot open where it cannot write."""
+    log.warning("%s is read-only: ChromaDB works on a copy below %s.", folder, gettempdir())
+    aside = TemporaryDirectory(prefix="lookalike-")
+    for path in (folder / "chroma").rglob("*"):
+        if path.is_file():
+            copy = Path(aside.name) / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)  # without its mode, by which it may be read-only
+    return aside
 
 
 def row_key(row: int) -> str:
@@ -109,52 +159,60 @@ class Store(ABC):
         """Return what was skipped so far, by row; a row that was tried again counts once."""
 
     @abstractmethod
-    def complete(self, size: int) -> set[int]:
-        """Return the first rows of the batches of `size` rows that need not be written again."""
+    def complete(self) -> set[int]:
+        """Return the first rows of the batches that need not be written again."""
 
     @abstractmethod
-    def keep(self, thumbnails: Mapping[int, bytes], skipped: Sequence[Skipped]) -> None:
-        """Keep a batch's thumbnails, by row, and what was skipped of it; before its vectors are written."""
+    def keep(self, batch: Batch) -> None:
+        """Keep what is no vector of a batch; before its vectors are written."""
 
     @abstractmethod
-    def commit(self, start: int, rows: int, skipped: Sequence[Skipped]) -> None:
-        """Mark the batch that starts at a row as complete; everything else of it is written."""
+    def commit(self, batch: Batch) -> None:
+        """Mark a batch as complete; everything else of it is written."""
 
     @abstractmethod
-    def drop_rows_except(self, rows: npt.NDArray[np.int64]) -> None:
-        """Remove what an interrupted batch left in collections and no later batch replaced."""
+    def settle(self) -> None:
+        """See that ChromaDB has what the complete batches have, and nothing else, whatever was interrupted."""
 
-    def write(self, items: Sequence["Item"], vectors: dict[Features, Vectors]) -> None:
-        """Write a batch: every view of every feature vector, the marker collection last.
+    @abstractmethod
+    def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
+        """Yield the plain vectors, shape (m, d), and the metadata of rows, which ascend, in pieces."""
 
-        Args:
-            items: n items.
-            vectors: for each features an array of shape (n, d).
+    def write(self, batch: Batch) -> None:
+        """Write a batch.
+
+        Raises:
+            IndexingError: it cannot be written.
         """
-        ids = [row_key(item.row) for item in items]
+        self.keep(batch)
+        if batch.items:
+            rows = [item.row for item in batch.items]
+            metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in batch.items]
+            self.upsert(rows, metadata, batch.vectors)
+        self.commit(batch)
+
+    def upsert(
+        self, rows: Sequence[int], metadata: Sequence[Mapping[str, str]], vectors: Mapping[Features, Vectors]
+    ) -> None:
+        """Write every view of the feature vectors of n rows, for each features of shape (n, d)."""
+        self._insert(self._collections, rows, metadata, vectors)
+
+    def _insert(
+        self,
+        collections: Mapping[tuple[Features, View], chromadb.Collection],
+        rows: Sequence[int],
+        metadata: Sequence[Mapping[str, str]],
+        vectors: Mapping[Features, Vectors],
+    ) -> None:
+        ids = [row_key(row) for row in rows]
         # Read back from the plain collections alone; the label filters in all of them.
-        labels: list[Any] = [{"label": i.label} for i in items]
-        whole: list[Any] = [{"id": i.id, "label": i.label, "caption": i.caption} for i in items]
+        whole: list[Any] = [dict(each) for each in metadata]
+        labels: list[Any] = [{"label": each["label"]} for each in metadata]
         with self._worded():
-            for (features, view), collection in self._collections.items():
+            for (features, view), collection in collections.items():
                 # The view is taken in float64, so that rounding does not turn a flat picture into noise.
                 seen = view_of(view, vectors[features].astype(np.float64)).astype(np.float32)
-                metadata = whole if view is View.PLAIN else labels
-                collection.upsert(ids=ids, embeddings=seen, metadatas=metadata)
-
-    def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
-        """Yield the plain vectors, shape (m, d), and the metadata of rows, in the order asked for, in pieces."""
-        collection = self._collections[(features, View.PLAIN)]
-        for start in range(0, len(rows), READ_ROWS):
-            keys = [row_key(int(row)) for row in rows[start : start + READ_ROWS]]
-            with self._worded():
-                found = collection.get(ids=keys, include=["embeddings", "metadatas"])
-            place = {key: i for i, key in enumerate(found["ids"])}
-            if missing := [key for key in keys if key not in place]:
-                raise self._failure(f"{len(missing)} of its vectors are missing")
-            order = [place[key] for key in keys]
-            metadata: Any = found["metadatas"]
-            yield np.asarray(found["embeddings"], np.float32)[order], [dict(metadata[i]) for i in order]
+                collection.upsert(ids=ids, embeddings=seen, metadatas=whole if view is View.PLAIN else labels)
 
     def nearest(
         self,
@@ -187,7 +245,7 @@ class Store(ABC):
             found = self._collections[collection_of(features, view)].query(
                 query_embeddings=seen, n_results=min(count, self.results_max or count), include=[], **kept
             )
-        return np.array(found["ids"][0], dtype=np.int64)
+            return np.array(found["ids"][0], dtype=np.int64)
 
     @contextmanager
     def _worded(self) -> Iterator[None]:
@@ -197,6 +255,8 @@ class Store(ABC):
             raise
         except STORE_ERRORS as error:
             raise self._failure(error) from error
+        except AttributeError as error:  # ChromaDB's own, when it gives back what it could not open
+            raise self._failure(error.__context__ or error) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of Chroma's Rust part; it derives from BaseException
                 raise
@@ -208,30 +268,71 @@ class Store(ABC):
 
 
 class FolderStore(Store):
-    """A build in an embedded ChromaDB, its thumbnails and reasons as files beside it."""
+    """A build in an embedded ChromaDB, its thumbnails and batches as files beside it.
 
-    def __init__(self, folder: Path) -> None:
-        """Open (or make) the store in a build's folder and own it until `close`.
+    ChromaDB's files are trusted only if they were given back after the last write. After a kill they are deleted and
+    made anew from the batches, which takes some milliseconds a picture and embeds nothing again.
+    """
+
+    def __init__(self, folder: Path, remedy: str = "") -> None:
+        """Open the store in a build's folder and own it until `close`.
+
+        Args:
+            folder: the build's.
+            remedy: what to do if it is damaged, for who reads a finished build; of that nothing is made. Empty for who
+                builds: what is not there is made.
 
         Raises:
             IndexingError: another process has it open, or it is damaged or not accessible.
         """
         self.folder = folder
-        self._lock = own(folder)
-        try:
-            with self._worded():
-                self._client: Any = chromadb.PersistentClient(
-                    str(folder / "chroma"), settings=ChromaSettings(anonymized_telemetry=False)
-                )
-                self._collections = {key: self._collection(*key) for key in COLLECTIONS}
-        except IndexingError:
-            self._lock.release()
-            raise
+        self._remedy = remedy
+        if remedy and not folder.is_dir():
+            raise IndexingError(
+                f"The index in {folder} is not there any more: the gallery was built anew, or deleted. Try again; if "
+                f"that does not help: {remedy}"
+            )
+        with self._worded():
+            if remedy:
+                check(folder, "chroma")
+            aside = _aside(folder) if remedy and not os.access(folder, os.W_OK) else None
+        where = Path(aside.name) if aside else folder
+        self._chroma = _Chroma(where / "chroma")
+        self._batches = Batches(folder)
+        self._lock = own(where)
         # Also when nobody refers to the store any more: then the last search in it has ended.
-        self._give_back = weakref.finalize(self, _give_back, self._client, self._lock)
+        self._give_back = weakref.finalize(self, _give_back, self._chroma, self._lock, aside)
+        if remedy:
+            try:
+                len(self._collections)  # whoever reads is told at once
+            except BaseException:
+                self.close()
+                raise
+
+    @cached_property
+    def _collections(self) -> dict[tuple[Features, View], chromadb.Collection]:  # type: ignore[override]
+        """ChromaDB's, opened when they are needed, and made anew if they cannot be trusted."""
+        chroma = self._chroma
+        batches = [] if self._remedy else self._batches.all
+        trusted = bool(self._remedy) or (bool(batches) and (chroma.folder / WHOLE).exists())
+        with self._worded():
+            if not trusted and chroma.folder.exists():
+                shutil.rmtree(chroma.folder)
+            if not self._remedy:
+                (chroma.folder / WHOLE).unlink(missing_ok=True)
+            chroma.client = _client(str(chroma.folder))
+            collections = {key: self._collection(*key) for key in COLLECTIONS}
+        if not trusted and batches:
+            log.warning("The builder was killed: ChromaDB's files in %s are written anew.", chroma.folder)
+            for batch in batches:
+                if len(batch.rows):
+                    vectors = {features: batch.vectors(features) for features in Features}
+                    self._insert(collections, batch.rows.tolist(), batch.metadata(), vectors)
+        chroma.sound = not self._remedy
+        return collections
 
     def _collection(self, features: Features, view: View) -> chromadb.Collection:
-        collection: chromadb.Collection = self._client.get_or_create_collection(
+        collection: chromadb.Collection = self._chroma.client.get_or_create_collection(
             f"{features}-{view}", configuration=configuration_of(view), embedding_function=None
         )
         return collection
@@ -242,52 +343,54 @@ class FolderStore(Store):
 
     def rows(self) -> npt.NDArray[np.int64]:
         """See `Store`, like the rest."""
-        with self._worded():
-            ids = self._collections[MARKER].get(include=[])["ids"]
-        return np.sort(np.array(ids, dtype=np.int64))
+        return np.concatenate([np.empty(0, np.int64), *(batch.rows for batch in self._batches.all)])
 
     def skipped(self) -> list[Skipped]:
         """See `Store`."""
-        path = self.folder / SKIPPED_FILE
-        found: dict[int, Skipped] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                each = Skipped(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # a line cut off when the builder was killed; its batch was tried again
-            found[each.row] = each
-        return [found[row] for row in sorted(found)]
+        return [each for batch in self._batches.all for each in batch.skipped]
 
-    def complete(self, size: int) -> set[int]:
-        """See `Store`; a batch without a single good picture leaves no trace, and is tried again."""
-        return {int(start) for start in np.unique(self.rows() // size) * size}
+    def complete(self) -> set[int]:
+        """See `Store`."""
+        return {batch.start for batch in self._batches.all}
 
-    def keep(self, thumbnails: Mapping[int, bytes], skipped: Sequence[Skipped]) -> None:
+    def keep(self, batch: Batch) -> None:
         """See `Store`."""
         try:
-            if skipped:
-                with (self.folder / SKIPPED_FILE).open("a", encoding="utf-8") as file:
-                    file.writelines(f"\n{json.dumps(asdict(each))}" for each in skipped)  # a line cut off stays alone
-            write_thumbnails(self.folder, thumbnails)
+            write_thumbnails(self.folder, batch.thumbnails_by_row)
         except OSError as error:
             raise cannot_write(self.folder, error) from error
 
-    def commit(self, start: int, rows: int, skipped: Sequence[Skipped]) -> None:
-        """See `Store`; nothing to do, since the last collection that is written marks the rows."""
-
-    def drop_rows_except(self, rows: npt.NDArray[np.int64]) -> None:
+    def write(self, batch: Batch) -> None:
         """See `Store`."""
-        keep = {row_key(int(row)) for row in rows}
-        with self._worded():
-            for collection in self._collections.values():
-                if collection.count() != len(keep):
-                    extra = [each for each in collection.get(include=[])["ids"] if each not in keep]
-                    for start in range(0, len(extra), READ_ROWS):
-                        collection.delete(ids=extra[start : start + READ_ROWS])
+        len(self._collections)  # what is made anew has no part of this batch
+        self._chroma.sound = False
+        super().write(batch)
+        self._chroma.sound = True
+
+    def commit(self, batch: Batch) -> None:
+        """See `Store`."""
+        self._batches.keep(batch)
+
+    def settle(self) -> None:
+        """See `Store`."""
+        if not (self._chroma.folder / WHOLE).exists():
+            len(self._collections)
+
+    def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
+        """See `Store`."""
+        for batch in self._batches.all:
+            wanted = np.flatnonzero(np.isin(batch.rows, rows))
+            if len(wanted):
+                metadata = batch.metadata()
+                yield batch.vectors(features)[wanted], [metadata[place] for place in wanted]
 
     def _failure(self, reason: object) -> IndexingError:
         text = (str(reason).strip().splitlines() or ["unknown error"])[0][:300]
+        full = self.folder.is_dir() and shutil.disk_usage(self.folder).free < ROOM
+        if full or any(each in text.lower() for each in NO_ROOM):
+            return cannot_write(self.folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        remedy = self._remedy or f"Build it again: {rebuild_command(self.folder.parent)}"
         return IndexingError(
-            f"ChromaDB cannot use {self.folder}: {text}. If the disk is not full or read-only, the index is "
-            "damaged; build it again with index_builder.py --rebuild."
+            f"ChromaDB cannot use {self.folder}: {text}. If the disk is not full or read-only, the index is damaged. "
+            f"{remedy}"
         )

@@ -17,6 +17,8 @@ from retrieval.errors import IndexingError
 from retrieval.pipeline import Batch
 from retrieval.store import Store
 
+GRACE = 20.0  # seconds to end what is being written; a store survives to be cut off, but writes ChromaDB's files anew
+
 
 class Writer(Protocol):
     """Takes batches; one may be under way while the next is embedded."""
@@ -60,7 +62,10 @@ def writing(open_store: Callable[[], Store], apart: bool) -> Iterator[Writer]:
         yield _Apart(here)
     finally:
         here.close()
-        process.join()
+        process.join(GRACE)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 @dataclass
@@ -68,7 +73,7 @@ class _Here:
     store: Store
 
     def write(self, batch: Batch) -> int:
-        _write(self.store, batch)
+        self.store.write(batch)
         return batch.rows
 
     def wait(self) -> int:
@@ -115,14 +120,6 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _write(store: Store, batch: Batch) -> None:
-    """Write thumbnails and reasons first, and last what marks the batch as complete."""
-    store.keep({item.row: each for item, each in zip(batch.items, batch.thumbnails, strict=True)}, batch.skipped)
-    if batch.items:
-        store.write(batch.items, batch.vectors)
-    store.commit(batch.start, batch.rows, batch.skipped)
-
-
 def _serve(pipe: Connection, open_store: Callable[[], Store]) -> None:
     """Write what comes through the pipe, until the other side closes it or is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -130,7 +127,7 @@ def _serve(pipe: Connection, open_store: Callable[[], Store]) -> None:
         with closing(open_store()) as store:
             pipe.send(None)
             while True:
-                _write(store, pipe.recv())
+                store.write(pipe.recv())
                 pipe.send(None)
     except IndexingError as error:
         pipe.send(error)

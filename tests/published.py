@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from retrieval.checksums import write_checksums
 from retrieval.export import export
 from retrieval.features import Features, Vectors
 from retrieval.features.choice import ModelIdentity
 from retrieval.gallery import Item
 from retrieval.indexes import Indexes
 from retrieval.manifest import Manifest, publish_manifest
+from retrieval.pipeline import Batch
 from retrieval.source import GallerySource
 from retrieval.store import FolderStore
 
@@ -16,8 +18,9 @@ def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> In
     """Publish one gallery of n items; `pixels` are squares of side s, shape (n, s * s * 3)."""
     build = root / "given" / "build-given"
     store = FolderStore(build)
-    items = [Item(row, f"id-{row}", label, "", b"") for row, label in enumerate(labels)]
-    store.write(items, {Features.PIXELS: pixels, Features.CLIP: clip})
+    items = tuple(Item(row, f"id-{row}", label, "", b"") for row, label in enumerate(labels))
+    vectors = {Features.PIXELS: pixels, Features.CLIP: clip}
+    store.write(Batch(0, len(items), items, (b"thumbnail",) * len(items), vectors, ()))
     export(store, store.rows())
     store.close()
     manifest = Manifest(
@@ -34,5 +37,6 @@ def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> In
         bytes=0,
         background={},
     )
+    write_checksums(build)
     publish_manifest(root / "given", manifest)
     return Indexes(root)

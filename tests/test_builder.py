@@ -127,7 +127,7 @@ def contents(index):
     """Everything that a build holds: items, skipped pictures, every collection, matrices and thumbnails."""
     manifest = read_manifest(index / NAME)
     build = index / NAME / manifest.build
-    store = FolderStore(build)
+    store = FolderStore(build, "for reading")
     collections = {}
     for key in COLLECTIONS:
         found = store._collections[key].get(include=["embeddings", "metadatas"])
@@ -151,7 +151,7 @@ def wait(happened, process):
     end = time.monotonic() + PATIENCE
     while not happened() and process.poll() is None:
         assert time.monotonic() < end, "the builder did not come so far"
-        time.sleep(0.002)
+        time.sleep(0.002)  # between two looks at another process, which takes 10 ms and more for a collection's part
 
 
 def thumbnails(index):

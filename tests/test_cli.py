@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from retrieval.cli import main
 from retrieval.features import Features
 from retrieval.images import load_picture
 from retrieval.indexes import Indexes
+from retrieval.manifest import publish_manifest, read_manifest
 from retrieval.metrics import Metric
 from retrieval.query import Engine
 
@@ -279,10 +281,8 @@ def test_words_and_numbers_that_do_not_exist(run, queries, flag, value, choices)
 
 
 def test_an_index_made_with_another_model_refuses_clip_but_not_pixels(run, queries, copied):
-    file = copied / "icons" / "manifest.json"
-    manifest = json.loads(file.read_text())
-    manifest["model"]["revision"] = "0123456789abcdef"
-    file.write_text(json.dumps(manifest))
+    manifest = read_manifest(copied / "icons")
+    publish_manifest(copied / "icons", replace(manifest, model=replace(manifest.model, revision="0123456789abcdef")))
     assert refused(run("search", queries / "cat.png", index=copied), "0123456789abcdef", "--rebuild")
     assert run("search", queries / "cat.png", "--features", "pixels", index=copied).code == 0
 

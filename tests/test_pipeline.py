@@ -24,6 +24,7 @@ from retrieval.features.clip import ClipEncoder
 from retrieval.features.preprocessing import Preprocessing
 from retrieval.gallery import Item
 from retrieval.manifest import thumbnail_path
+from retrieval.metrics import View
 from retrieval.ownership import IndexInUse, own
 from retrieval.pipeline import THUMBNAIL_BYTES, Batch, embed_all, thumbnail_of
 from retrieval.server import RECORD_BYTES
@@ -101,10 +102,11 @@ def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path
             own(tmp_path)
     store = FolderStore(tmp_path)
     assert list(store.rows()) == [0, 1, 2]
-    found, metadata = next(store.read(store.rows(), Features.CLIP))
+    found, metadata = zip(*store.read(store.rows(), Features.CLIP), strict=True)
+    assert [store.nearest(Features.CLIP, View.PLAIN, each, 1)[0] for each in vectors[Features.CLIP]] == [0, 1, 2]
     store.close()
-    np.testing.assert_array_equal(found, vectors[Features.CLIP])
-    assert [each["id"] for each in metadata] == [item.id for item in some]
+    np.testing.assert_array_equal(np.concatenate(found), vectors[Features.CLIP])
+    assert [each["id"] for part in metadata for each in part] == [item.id for item in some]
     assert [thumbnail_path(tmp_path, row).read_bytes() for row in range(3)] == [b"thumbnail"] * 3
 
 

@@ -40,11 +40,12 @@ from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.locations import FolderLocation, Published, location_of
 from retrieval.manifest import Skipped
 from retrieval.metrics import Metric, View
+from retrieval.pipeline import Batch
 from retrieval.projection import Method
 from retrieval.query import Engine, Query
 from retrieval.search import Searcher
 from retrieval.server import connect, failure, pack, unpack
-from retrieval.server_location import Head, ServerLocation
+from retrieval.server_location import PUBLISHED, Head, ServerLocation
 from retrieval.server_store import ServerStore
 from retrieval.settings import parse
 from retrieval.store import COLLECTIONS, FolderStore, Store
@@ -183,7 +184,7 @@ def test_two_workers_write_what_one_writes_into_a_folder(built: SimpleNamespace)
         assert server.thumbnail(position).read_bytes() == folder.thumbnail(position).read_bytes()
     assert server.manifest.skipped_pictures == folder.manifest.skipped_pictures
     assert server.manifest.background == folder.manifest.background
-    ours = FolderStore(folder.build)
+    ours = FolderStore(folder.build, "for reading")
     theirs = store_of(built.server, server)
     assert written(ours).keys() == written(theirs).keys()
     for (ids, vectors, metadata), (ids_there, vectors_there, metadata_there) in zip(
@@ -270,9 +271,9 @@ def test_two_workers_that_publish_at_the_same_moment_end_right(address: str, tmp
     random = np.random.default_rng(0)
     vectors = {f: random.random((3, d), np.float32) for f, d in ((Features.PIXELS, 12), (Features.CLIP, 4))}
     first = locations[0].begin("both", "build-00000000000000b0", False)
-    first.keep({row: bytes([row]) for row in range(3)}, [])
-    first.write([Item(row, f"id-{row}", "", "", b"") for row in range(3)], vectors)
-    first.commit(0, 4, [Skipped(3, "id-3", "broken")])
+    items = tuple(Item(row, f"id-{row}", "", "", b"") for row in range(3))
+    thumbnails = tuple(bytes([row]) for row in range(3))
+    first.write(Batch(0, 4, items, thumbnails, vectors, (Skipped(3, "id-3", "broken"),)))
     manifest = replace(
         Indexes(server).get(NAME).manifest, gallery="both", build="build-00000000000000b0", pictures=3, pixel_size=2
     )
@@ -304,17 +305,16 @@ def test_two_workers_that_publish_at_the_same_moment_end_right(address: str, tmp
 def test_what_a_batch_left_that_was_interrupted_is_replaced_or_removed(address: str, tmp_path: Path) -> None:
     server = Server(address, tmp_path)
     store = ServerStore(server, connect(server), "lookalike-left-build-left", make=True)
-    items = [Item(row, f"id-{row}", "", "", b"") for row in range(4)]
+    items = tuple(Item(row, f"id-{row}", "", "", b"") for row in range(4))
     vectors = {Features.PIXELS: np.ones((4, 3), np.float32), Features.CLIP: np.ones((4, 2), np.float32)}
-    store.keep(dict.fromkeys(range(4), b"old and longer" * 900), [])
-    store.write(items, vectors)
+    store.keep(Batch(0, 4, items, (b"old and longer" * 900,) * 4, vectors, ()))
+    store.upsert(range(4), [{"id": item.id, "label": "", "caption": ""} for item in items], vectors)
     assert store.rows().tolist() == []  # not before it is complete
-    assert store.complete(64) == set()
+    assert store.complete() == set()
     vectors = {features: matrix[[0, 1, 3]] * 2 for features, matrix in vectors.items()}
-    store.keep(dict.fromkeys((0, 1, 3), b"new"), [])
-    store.write([items[row] for row in (0, 1, 3)], vectors)
-    store.commit(0, 4, [Skipped(2, "id-2", "is broken now")])
-    store.drop_rows_except(store.rows())
+    good = tuple(items[row] for row in (0, 1, 3))
+    store.write(Batch(0, 4, good, (b"new",) * 3, vectors, (Skipped(2, "id-2", "is broken now"),)))
+    store.settle()
     assert store.rows().tolist() == [0, 1, 3]
     assert store.skipped() == [Skipped(2, "id-2", "is broken now")]
     assert {len(ids) for ids, _, _ in written(store).values()} == {3}
@@ -344,7 +344,8 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
         assert searcher.search(query).hits[0].id == "004.png"
         unfinished = searcher.indexes.location.begin("six", "build-unfinished", False)
     with pytest.raises(IndexingError, match="goes on where it stopped"):
-        unfinished.keep({0: b"thumbnail"}, [])
+        item = Item(0, "id", "", "", b"")
+        unfinished.keep(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
     with pytest.raises(IndexingError, match=f"{address} cannot be reached"):
         searcher.search(query)
     wait(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
@@ -478,19 +479,23 @@ def test_a_record_that_is_no_head_is_passed_over(
     location.close()
 
 
-def test_an_unfinished_build_is_started_over_and_one_of_another_format_named(address: str, tmp_path: Path) -> None:
+def test_an_unfinished_build_is_gone_on_with_a_published_one_started_over_and_one_of_another_format_named(
+    address: str, tmp_path: Path
+) -> None:
     location = ServerLocation(Server(address, tmp_path))
     head = Head("anew", "build-00000000000000ae", "", "0" * 32)
-    location.begin(head.gallery, head.build, True).commit(0, 4, [])
+    location.begin(head.gallery, head.build, True).commit(Batch(0, 4, (), (), {}, ()))
     store = location.begin(head.gallery, head.build, False)
-    assert store.complete(64) == {0}
+    assert store.complete() == {0}
     assert isinstance(store, ServerStore)
     store.put_file(f"publication-{head.version}", zlib.compress(b'{"manifest": {"format": 0}, "runs": [[0, 1]]}'))
     with pytest.raises(
         IndexingError, match=r"'anew' in http.* has format 0, .*--gallery anew --dataset \.\.\. --rebuild"
     ):
         location._publication(head)
-    assert location.begin(head.gallery, head.build, True).complete(64) == set()
+    assert location.begin(head.gallery, head.build, True).complete() == {0}  # an interrupted rebuild
+    store.put_file(PUBLISHED, b"")
+    assert location.begin(head.gallery, head.build, True).complete() == set()
     location.close()
 
 

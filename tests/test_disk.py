@@ -1,0 +1,124 @@
+"""A disk that is full or read-only: worded, nothing lost, and what can answer answers."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_builder import NAME, arguments
+from test_kills import SimpleNamespace, answers, contents, undisturbed  # noqa: F401  # a fixture
+from warm import Builder
+
+import index_builder
+from retrieval import cli
+from retrieval.features import Features
+from retrieval.store import COLLECTIONS
+
+NEWNS, NEWUSER = 0x00020000, 0x10000000  # of <sched.h>
+NO_MOUNTS = 77
+
+
+def may_mount() -> bool:
+    """Take this process into a name space in which it may mount file systems that nobody else sees."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+    if user and libc.unshare(NEWUSER | NEWNS) == 0:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        return True
+    if user or libc.unshare(NEWNS):
+        return False
+    return subprocess.run(["mount", "--make-rprivate", "/"], check=False).returncode == 0
+
+
+def mount(folder: Path, *options: str) -> None:
+    subprocess.run(["mount", *options, str(folder)], check=True)
+
+
+def full_disk(given: list[str]) -> int:
+    """Rebuild on a disk that gets full, and again when there is room; the body of a process."""
+    if not may_mount():
+        return NO_MOUNTS
+    source, dataset, disk, room = Path(given[0]), given[1], Path(given[2]), int(given[3])
+    size = sum(path.stat().st_blocks * 512 for path in source.rglob("*"))
+    mount(disk, "-t", "tmpfs", "-o", f"size={2 * size + 2**24}", "none")
+    shutil.copytree(source, disk / "index")
+    before = (disk / "index" / NAME / "manifest.json").read_text()
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
+    command = arguments(disk / "index", dataset, "--rebuild")
+    assert index_builder.main(command) == 2
+    assert (disk / "index" / NAME / "manifest.json").read_text() == before
+    print(
+        "full disk: old index", cli.main(["search", given[4], "--features", "pixels", "--index", str(disk / "index")])
+    )
+    (disk / "ballast").unlink()
+    assert answers(disk / "index")
+    assert index_builder.main(command) == 0
+    assert (disk / "index" / NAME / "manifest.json").read_text() != before
+    found, expected = contents(disk / "index"), contents(source)
+    assert found.items == expected.items
+    assert found.counts == expected.counts
+    assert found.thumbnails == expected.thumbnails
+    for key in COLLECTIONS:
+        assert found.collections[key][0] == expected.collections[key][0]
+        assert (found.collections[key][1] == expected.collections[key][1]).all()
+    for features in Features:
+        assert (found.matrices[features] == expected.matrices[features]).all()
+    assert answers(disk / "index")
+    return 0
+
+
+def read_only(given: list[str]) -> int:
+    """Search and build on a disk that is read-only; the body of a process."""
+    if not may_mount():
+        return NO_MOUNTS
+    source, dataset, disk, picture = Path(given[0]), given[1], Path(given[2]), given[3]
+    mount(disk, "-t", "tmpfs", "none")
+    shutil.copytree(source, disk / "index")
+    mount(disk, "-o", "remount,ro")
+    assert answers(disk / "index")
+    for engine in ("exact", "chroma"):
+        command = ["search", picture, "--features", "pixels", "--engine", engine, "--index", str(disk / "index")]
+        assert cli.main(command) == 0
+    assert index_builder.main(arguments(disk / "index", dataset)) == 2
+    assert index_builder.main(arguments(disk / "index", dataset, "--rebuild")) == 2
+    return 0
+
+
+def checked(process: Builder) -> str:
+    """Wait for a process, and return what it said."""
+    code = process.end()
+    if code == NO_MOUNTS:
+        pytest.skip("this machine lets nobody mount a small file system in a name space of its own")
+    assert code == 0, process.said
+    assert "Traceback" not in process.said
+    return process.said
+
+
+# Bytes of room: none to begin with, in the midst of ChromaDB's writing, of the export, at the very end.
+@pytest.mark.parametrize(("room", "apart"), [(2**16, False), (2 * 2**20, True), (3 * 2**20, False), (9 * 2**19, False)])
+def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
+    undisturbed: SimpleNamespace,  # noqa: F811
+    tmp_path: Path,
+    room: int,
+    apart: bool,
+) -> None:
+    given = [undisturbed.index, undisturbed.dataset, tmp_path, room, undisturbed.dataset / "005.png"]
+    said = checked(Builder(undisturbed.folder, *map(str, given), program=full_disk, apart=apart))
+    assert said.count("cannot be written: No space left on device") == 1, said.splitlines()
+    assert f"The index in {tmp_path}" in said
+    assert "Make room" in said
+    assert "full disk: old index 0" in said
+
+
+def test_a_read_only_index_is_searched_by_both_engines_and_not_built(
+    undisturbed: SimpleNamespace,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    given = [undisturbed.index, undisturbed.dataset, tmp_path, undisturbed.dataset / "005.png"]
+    said = checked(Builder(undisturbed.folder, *map(str, given), program=read_only))
+    assert said.count("cannot be written: Read-only file system. Make room or give access") == 2
+    assert "ChromaDB works on a copy" in said

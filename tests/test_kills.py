@@ -1,0 +1,199 @@
+"""A builder that is killed, at every stage and at random moments, ends like an undisturbed one and leaves nothing."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_builder import NAME, arguments, contents, draw, spoil
+from warm import Builder, Moment
+
+from retrieval.features import Features
+from retrieval.indexes import Indexes
+from retrieval.manifest import read_manifest
+from retrieval.metrics import View
+from retrieval.projection import Method
+from retrieval.store import COLLECTIONS
+
+PICTURES = 22  # six batches, the last one short
+BAD = (3, 9, 21)
+OF_THE_RUN = ("build", "created", "seconds", "bytes", "checksum")  # differ between builds of the same
+
+STAGES = {
+    "the gallery is claimed": Moment("FolderLocation.begin", "call"),
+    "the store is open": Moment("FolderStore.__init__", "return"),
+    "thumbnails are written": Moment("write_thumbnails", "return"),
+    "some vectors of a batch are written": Moment("Collection.upsert", "return", 8),
+    "a batch is about to be kept": Moment("Batches.keep", "call", 2),
+    "a batch is written": Moment("FolderStore.write", "return", 2),
+    "ChromaDB is being written anew": Moment("Store._insert", "return", 1),
+    "every batch is written": Moment("FolderStore.write", "return", 2),
+    "ChromaDB has every batch": Moment("FolderStore.settle", "return"),
+    "one matrix is exported": Moment("_export", "return"),
+    "everything is exported": Moment("export", "return"),
+    "one map is made": Moment("project", "return"),
+    "the maps are made": Moment("_add_maps", "return"),
+    "the checksums are written": Moment("write_checksums", "return"),
+    "the manifest is about to be renamed": Moment("Path.replace", "call", of="manifest.json"),
+    "the manifest is renamed": Moment("publish_manifest", "return"),
+    "the old build is about to be swept away": Moment("sweep", "call"),
+    "the old build is half swept away": Moment("_rmtree_safe_fd", "return"),
+    "the old build is swept away": Moment("sweep", "return"),
+}
+
+
+def names(index: Path, build: str) -> set[str]:
+    """Every file and folder of an index but ChromaDB's own; its build by the same name whatever its number."""
+    found = {path.relative_to(index).as_posix() for path in index.rglob("*")}
+    return {path.replace(build, "build") for path in found if "/chroma/" not in path}
+
+
+def whole(index: Path) -> SimpleNamespace:
+    """Everything that an index holds."""
+    manifest = read_manifest(index / NAME)
+    assert manifest is not None
+    maps = Indexes(index).get(NAME)
+    return SimpleNamespace(
+        manifest={key: value for key, value in asdict(manifest).items() if key not in OF_THE_RUN},
+        names=names(index, manifest.build),
+        maps={features: maps.map(features, Method.PCA).coordinates for features in Features},
+        contents=contents(index),
+    )
+
+
+def assert_same(index: Path, expected: SimpleNamespace) -> None:
+    found = whole(index)
+    assert found.manifest == expected.manifest
+    assert found.names == expected.names, "something is left over"
+    ours, theirs = found.contents, expected.contents
+    assert ours.items == theirs.items
+    assert ours.counts == theirs.counts
+    assert ours.thumbnails == theirs.thumbnails
+    for key in COLLECTIONS:
+        assert ours.collections[key][0] == theirs.collections[key][0]
+        np.testing.assert_array_equal(ours.collections[key][1], theirs.collections[key][1], str(key))
+    for features in Features:
+        np.testing.assert_array_equal(ours.matrices[features], theirs.matrices[features])
+        np.testing.assert_array_equal(found.maps[features], expected.maps[features])
+
+
+def answers(index: Path) -> str:
+    """Search what is published, by both engines' ways; return its build, empty if there is none."""
+    indexes = Indexes(index)
+    if not indexes.names():
+        return ""
+    found = indexes.get(NAME)
+    for features in Features:
+        vector = found.vectors(features)[5]
+        assert found.nearest(features, View.PLAIN, vector, 3)[0] == 5
+    indexes.close()
+    return str(found.manifest.build)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A gallery, its index, built without a disturbance by the same process, and the seconds that took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    spoil(draw(folder / NAME, PICTURES), *BAD)
+    index = folder / "index"
+    took = []
+    for again in ("--rebuild", "--rebuild"):  # the first one also fills the data set's cache
+        builder = Builder(folder, *arguments(index, folder / NAME, again))
+        assert builder.end() == 0, builder.said
+        took.append(time.monotonic() - builder.began)
+    found = whole(index)
+    assert len(found.contents.items) == len(found.contents.thumbnails) == PICTURES - len(BAD)
+    return SimpleNamespace(folder=folder, index=index, dataset=folder / NAME, whole=found, seconds=took[-1])
+
+
+def test_killed_at_every_stage_a_rebuild_ends_like_an_undisturbed_one(
+    undisturbed: SimpleNamespace, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    shutil.copytree(undisturbed.index, index)
+    builds = [answers(index)]
+    command = arguments(index, undisturbed.dataset, "--rebuild")
+    for stage, moment in STAGES.items():
+        builder = Builder(undisturbed.folder, *command, at=moment)
+        assert builder.end() == -signal.SIGKILL, f"never came to where {stage}: {builder.said}"
+        builds.append(answers(index))
+        assert builds[-1], f"no index answers after {stage}"
+        if builds[-1] != builds[-2]:  # published: what the next builder does first is to sweep
+            assert Builder(undisturbed.folder, *command[:-1]).end() == 0
+            assert_same(index, undisturbed.whole)
+    # The old build answered until its successor's manifest was renamed, which happened in each of the last four.
+    assert len(set(builds)) == 1 + 4
+    assert builds[0] == builds[len(STAGES) - 4]
+    assert Builder(undisturbed.folder, *command).end() == 0
+    assert_same(index, undisturbed.whole)
+
+
+@pytest.mark.parametrize("torn", ["index_metadata.pickle", "data_level0.bin", "chroma.sqlite3"])
+def test_what_a_kill_tore_of_chromadb_costs_no_picture(undisturbed: SimpleNamespace, tmp_path: Path, torn: str) -> None:
+    # ChromaDB writes these over the old ones: about one kill in ten of a builder that works hard tears one.
+    index = tmp_path / "index"
+    command = arguments(index, undisturbed.dataset)
+    builder = Builder(undisturbed.folder, *command, at=Moment("FolderStore.write", "return", 4))
+    assert builder.end() == -signal.SIGKILL
+    (build,) = (index / NAME).glob("build-*")
+    cut = [path for path in build.rglob(torn) if path.stat().st_size]
+    assert cut
+    for path in cut:
+        os.truncate(path, path.stat().st_size // 2)
+    again = Builder(undisturbed.folder, *command)
+    assert again.end() == 0, again.said
+    assert "are written anew" in again.said
+    assert re.search(r"pictures indexed .* \(5 now, 14 before\)", again.said), again.said
+    assert_same(index, undisturbed.whole)
+
+
+def killed_at_random(undisturbed: SimpleNamespace, folder: Path, kills: int, apart: int) -> None:
+    """Kill rebuilds at random moments, one in each part of the time that an undisturbed one takes.
+
+    Args:
+        undisturbed: the fixture.
+        folder: for indexes.
+        kills: how many.
+        apart: every so manieth writes in a process of its own.
+    """
+    seed = int(os.environ.get("KILLS_SEED", random.randrange(10**6)))
+    print(f"KILLS_SEED={seed}")
+    chance = random.Random(seed)
+    killed = 0
+    for number in range(kills):
+        index = folder / str(number)
+        shutil.copytree(undisturbed.index, index)
+        command = arguments(index, undisturbed.dataset, "--rebuild")
+        builder = Builder(undisturbed.folder, *command, apart=number % apart == 0)
+        seconds = undisturbed.seconds * (number + chance.random()) / kills
+        builder.process.join(max(0, builder.began + seconds - time.monotonic()))
+        builder.send(signal.SIGKILL)
+        code = builder.end()
+        assert code in (0, -signal.SIGKILL), builder.said
+        killed += code != 0
+        assert answers(index), f"killed after {seconds:.3f} s"
+        again = Builder(undisturbed.folder, *command, apart=number % apart == 1 % apart)
+        assert again.end() == 0, again.said
+        assert_same(index, undisturbed.whole)
+        shutil.rmtree(index)
+    assert killed >= kills * 0.8, "most of them ended before they were killed"
+
+
+def test_killed_at_random_moments_a_rebuild_ends_like_an_undisturbed_one(
+    undisturbed: SimpleNamespace, tmp_path: Path
+) -> None:
+    killed_at_random(undisturbed, tmp_path, 5, 5)
+
+
+@pytest.mark.slow
+def test_killed_at_many_random_moments_a_rebuild_ends_like_an_undisturbed_one(
+    undisturbed: SimpleNamespace, tmp_path: Path
+) -> None:
+    killed_at_random(undisturbed, tmp_path, 60, 2)
