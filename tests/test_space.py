@@ -19,10 +19,10 @@ import pytest
 from conftest import ROOT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from hub_client import GUARD
 from loopback_hub import LoopbackHub
 from PIL import Image
 from test_app import START_LIMIT, post
-from test_hub import GUARD
 
 from retrieval import settings, words
 from retrieval.ui.limits import SPACE, limits_of
