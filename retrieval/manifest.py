@@ -7,6 +7,7 @@ index/<gallery>/build-<digest>-<n>/  chroma/, thumbnails/, items.parquet, pixels
 
 import json
 import os
+import shlex
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,8 +66,13 @@ def thumbnail_path(build: Path, row: int) -> Path:
 
 
 def rebuild_command(folder: Path) -> str:
-    """Return the command that makes a gallery anew, for messages."""
-    return f"python index_builder.py --index {folder.parent} --gallery {folder.name} --dataset ... --rebuild"
+    """Return the command that makes a gallery anew, for messages; with the data set's name if the manifest tells it."""
+    try:
+        dataset = shlex.quote(json.loads((folder / FILE).read_text(encoding="utf-8"))["source"]["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        dataset = "..."
+    index, name = shlex.quote(str(folder.parent)), shlex.quote(folder.name)
+    return f"python index_builder.py --index {index} --gallery {name} --dataset {dataset} --rebuild"
 
 
 def read_manifest(folder: Path) -> Manifest | None:

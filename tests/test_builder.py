@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -292,7 +294,8 @@ def test_a_bad_manifest_is_told_with_the_remedy(copied, capsys, kind):
     file = copied.index / NAME / "manifest.json"
     bad = BAD_MANIFESTS[kind](file.read_text())
     file.write_bytes(bad if isinstance(bad, bytes) else bad.encode())
-    remedy = f"--index {copied.index} --gallery {NAME} --dataset ... --rebuild"
+    dataset = copied.dataset if kind == "of a later format" else "..."  # where the manifest still tells
+    remedy = f"--index {copied.index} --gallery {NAME} --dataset {dataset} --rebuild"
     with pytest.raises(IndexingError) as error:
         Indexes(copied.index).get(NAME)
     assert remedy in str(error.value)
@@ -302,6 +305,30 @@ def test_a_bad_manifest_is_told_with_the_remedy(copied, capsys, kind):
     if kind in ("cut", "of a later format"):
         assert build(copied.index, copied.dataset, "--rebuild") == 0
         assert len(Indexes(copied.index).get(NAME)) == 6
+
+
+def age(index):
+    """Turn an index of six pictures into one of format 2: no checksums, its build without a number."""
+    build = only_build(index)
+    (build / "checksums.json").unlink()
+    old = build.rename(build.with_name(build.name.rpartition("-")[0]))
+    file = index / NAME / "manifest.json"
+    values = {**json.loads(file.read_text()), "format": 2, "build": old.name}
+    del values["checksum"]
+    file.write_text(json.dumps(values))
+    return old
+
+
+def test_an_index_of_an_older_format_is_told_and_the_command_it_names_replaces_it(copied, capsys):
+    old = age(copied.index)
+    assert build(copied.index, copied.dataset) == 2
+    said = capsys.readouterr().err
+    assert f"format 2, this program reads {FORMAT}" in said
+    command = re.search(r"python index_builder\.py (--index .*--rebuild)", said)[1]
+    assert index_builder.main([*shlex.split(command), "--model", BUNDLED]) == 0
+    index = Indexes(copied.index).get(NAME)
+    assert [index.nearest(each, View.PLAIN, index.vectors(each)[3], 1)[0] for each in Features] == [3, 3]
+    assert only_build(copied.index) != old
 
 
 def wreck_chroma(build):
