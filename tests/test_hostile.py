@@ -4,6 +4,7 @@ One app of its own, as on a Space, takes all of it; every answer is searched for
 end it answers as at first and has hardly grown. No test names an address but of this machine.
 """
 
+import asyncio
 import base64
 import json
 import math
@@ -14,7 +15,7 @@ import shutil
 import socket
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -40,7 +41,7 @@ from retrieval.images import MAX_BYTES, load_picture
 from retrieval.indexes import Indexes
 from retrieval.search import Searcher
 from retrieval.ui import uploads
-from retrieval.ui.bodies import SURROUNDINGS
+from retrieval.ui.bodies import SURROUNDINGS, BodyLimit
 from retrieval.ui.limits import MAX_CALL, WAITING
 
 SECRET = "the-secret-of-the-owner"
@@ -613,6 +614,26 @@ def test_the_oldest_uploads_make_room(tmp_path: Path, monkeypatch: pytest.Monkey
     uploads.make_room(tmp_path)
     assert sorted(path.parent.name for path in tmp_path.glob("*/x.png")) == ["8", "9"]
     assert not (tmp_path / "stray").exists()
+    assert uploads.make_room(tmp_path, needed=1)
+    assert len(list(tmp_path.glob("*/x.png"))) == 2
+
+
+def test_a_full_disk_takes_no_upload_and_says_so(tmp_path: Path) -> None:
+    async def ask() -> httpx.Response:
+        # An upload that does not say how large it is may be the largest, for which no disk has room here.
+        limited = BodyLimit(lambda *_: pytest.fail("it was let through"), tmp_path, upload_bytes=10**18)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(limited), base_url="http://page") as client:
+
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"--x\r\n"
+
+            kind = {"Content-Type": "multipart/form-data; boundary=x"}
+            return await client.post("/gradio_api/upload", content=pieces(), headers=kind)
+
+    (tmp_path / "old.png").write_bytes(bytes(100))
+    answer = asyncio.run(ask())
+    assert (answer.status_code, answer.json()["detail"]) == (507, words.FULL)
+    assert not (tmp_path / "old.png").exists()  # which might have made room
 
 
 # Random

@@ -49,7 +49,8 @@ class BodyLimit:
         if not length.isdigit() or int(length) > (self._max_upload if form else MAX_CALL):
             return await refuse(send, 413, words.TOO_LARGE)
         if form:
-            await anyio.to_thread.run_sync(make_room, self._uploads)
+            if not await anyio.to_thread.run_sync(make_room, self._uploads, int(length) or self._max_upload):
+                return await refuse(send, 507, words.FULL)
             return await self._app(scope, _counted(receive, self._max_upload), send)
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return await self._app(scope, receive, send)

@@ -19,15 +19,21 @@ def own_folder() -> str:
     return folder
 
 
-def make_room(folder: Path) -> None:
-    """Delete the oldest files below a folder until it is within `UPLOADS_BYTES` and `UPLOADS_FILES`."""
+def make_room(folder: Path, needed: int = 0) -> bool:
+    """Delete the oldest files below a folder until it is within `UPLOADS_BYTES` and `UPLOADS_FILES`.
+
+    More of them go where the disk lacks `needed` bytes; returns whether it has those in the end.
+    """
     found = sorted(_files(folder))
     size = sum(each for _, each, _ in found)
+    free = shutil.disk_usage(folder).free
     for left, (_, each, path) in zip(range(len(found), 0, -1), found, strict=True):
-        if size <= UPLOADS_BYTES and left <= UPLOADS_FILES:
+        if size <= UPLOADS_BYTES and left <= UPLOADS_FILES and free >= needed:
             break
         Path(path).unlink(missing_ok=True)
         size -= each
+        free = shutil.disk_usage(folder).free
+    return free >= needed
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, str]]:
