@@ -36,9 +36,10 @@ class Frozen:
 
     def __init__(self, model: nn.Module) -> None:
         """Take the model of `backbone.load`; it is changed."""
-        from retrieval.features.folding import fold_batch_norms
+        from retrieval.features.folding import fold_batch_norms, remove_open_gates
 
         fold_batch_norms(model)
+        remove_open_gates(model)
         self._model = model.to(torch.bfloat16, memory_format=torch.channels_last)
         self._maps: list[torch.Tensor] = []
         model.encoder.blocks[-1].register_forward_hook(lambda _module, _given, output: self._maps.append(output))

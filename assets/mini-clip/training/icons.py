@@ -96,7 +96,7 @@ def on_white(drawing: Image.Image) -> Image.Image:
 
 
 def composed(drawing: Image.Image, draw: random.Random) -> Image.Image:
-    """Return a drawing somewhere on some background, now and then turned, small, blurred, grey, cropped or compressed."""
+    """Return a drawing on some background; now and then turned, small, blurred, grey, cropped or compressed."""
     if draw.random() < 0.3:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if draw.random() < 0.5:  # as small as icons often are
@@ -105,11 +105,10 @@ def composed(drawing: Image.Image, draw: random.Random) -> Image.Image:
     turn = draw.uniform(-20, 20) if draw.random() < 0.6 else 0.0
     picture = _placed(drawing, _background(draw), draw.uniform(0.6, 1.0), turn)
     if draw.random() < 0.25:
-        keep = draw.uniform(0.75, 0.95)
-        left, top = (draw.randint(0, round(SIZE * (1 - keep))) for _ in range(2))
-        picture = picture.resize(
-            (SIZE, SIZE), Image.Resampling.BICUBIC, (left, top, left + keep * SIZE, top + keep * SIZE)
-        )
+        side = draw.randint(round(SIZE * 0.75), round(SIZE * 0.95))
+        left, top = (draw.randint(0, SIZE - side) for _ in range(2))
+        box = (left, top, left + side, top + side)
+        picture = picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box)
     if draw.random() < 0.25:
         picture = picture.filter(ImageFilter.GaussianBlur(draw.uniform(0.5, 3.0)))
     if draw.random() < 0.12:

@@ -77,14 +77,12 @@ def of_icons(wanted: Sequence[Icon], found: Meanings, draw: random.Random) -> No
                 found.icons[f"{pair[0]} {pair[1]}"] |= tagged[pair[0]] & tagged[pair[1]]
         if tags:
             found.icons[f"{draw.choice(tags)} {icon.name.lower()}"].add(place)
-    for tag, places in tagged.items():
+    for tag, places in sorted(tagged.items()):
         for form in ("{}", draw.choice(LOOSE)):
             found.icons[form.format(tag)] |= places
 
 
-def of_classes(
-    names: Sequence[str], offsets: Sequence[str], nouns: dict[str, Synset], found: Meanings
-) -> None:
+def of_classes(names: Sequence[str], offsets: Sequence[str], nouns: dict[str, Synset], found: Meanings) -> None:
     """Add what ImageNet's classes are called and are kinds of."""
     kinds: dict[str, set[int]] = defaultdict(set)
     for place, (name, offset) in enumerate(zip(names, offsets, strict=True)):
