@@ -167,7 +167,8 @@ def _renderer(body: str, size: int) -> Drawing:
     def render() -> Image.Image:
         import resvg_py
 
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {size} {size}">{body}</svg>'
+        spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        svg = f'<svg {spaces} viewBox="0 0 {size} {size}">{body}</svg>'
         return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE)))).convert("RGBA")
 
     return render

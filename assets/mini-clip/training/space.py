@@ -8,12 +8,15 @@ classifier, differ most.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 DIMENSIONS = 512
 FLOOR = 0.3  # added to the variance within icons, in parts of its mean: the larger, the less is shrunk
 PHOTOS = 0.2  # weight of the classifier's rows, the rest is that of the icons
+STEPS, BATCH, RATE, SCALE = 120, 256, 1e-3, 15.0  # of the refinement; many more steps and the stamps suffer
 POWER = 0.15  # of the variance that a kept direction has, as its scale
 
 
@@ -37,7 +40,7 @@ class Space:
         return functional.normalize((pooled.float() - self.centre) @ self.weight.T, dim=-1)
 
     def classes(self, classifier: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors (1000, d) whose dot product with a photo's vector is nearest to the classifier's answer."""
+        """Return unit vectors (1000, d); their dot products with a photo's vector are nearest to the classifier's."""
         rows = classifier - classifier.mean(0)
         return functional.normalize(rows @ torch.linalg.pinv(self.weight), dim=-1)
 
@@ -60,8 +63,31 @@ def learn(drawn: Drawn, classifier: torch.Tensor, centre: torch.Tensor) -> Space
     return Space((spread / spread[0]).pow(POWER)[:, None] * (kept.T @ shrunk), centre)
 
 
+def refined(space: Space, drawn: Drawn) -> Space:
+    """Return the space turned and stretched so that styles of one icon, of 256 at a time, find each other."""
+    draw = np.random.default_rng(0)
+    vectors = (drawn.pooled.float() - space.centre) @ space.weight.T
+    places = [np.flatnonzero(drawn.icon.numpy() == icon) for icon in drawn.icon.unique().tolist()]
+    places = [each for each in places if len(each) > 1]
+    turn = nn.Parameter(torch.eye(vectors.shape[1]))
+    optimiser = torch.optim.Adam([turn], lr=RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
+    own = torch.arange(min(BATCH, len(places)))
+    for _ in range(STEPS):
+        chosen = draw.choice(len(places), len(own), replace=False)
+        pairs = np.array([draw.choice(places[each], 2, replace=False) for each in chosen])
+        first, second = (functional.normalize(vectors[side] @ turn.T, dim=-1) for side in pairs.T)
+        scores = SCALE * first @ second.T
+        loss = functional.cross_entropy(scores, own) + functional.cross_entropy(scores.T, own)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return Space(turn.detach() @ space.weight, space.centre)
+
+
 def bank(space: Space, drawn: Drawn, shown: Drawn, count: int) -> torch.Tensor:
-    """Return a unit vector (count, d) for each icon: between that of the gallery's picture and the mean of all styles."""
+    """Return a unit vector (count, d) for each icon: between the gallery's picture and the mean of all styles."""
     every = torch.zeros(count, len(space.weight)).index_add_(0, drawn.icon, space(drawn.pooled))
     gallery = torch.zeros_like(every)
     gallery[shown.icon] = space(shown.pooled)

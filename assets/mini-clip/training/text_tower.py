@@ -24,8 +24,11 @@ LENGTH = 40
 PIECES = 9000
 TEACHER_SCALE = 18.0  # what turns the teacher's cosines into its distribution
 KNOWN = 0.9  # how much of a target is what the text is known to mean
-SCALES = (30.0, 30.0)  # what turns cosines with icons and with classes into distributions
-NEARNESS = 1.0
+MEANING_SCALE = 30.0  # what turns the tower's cosines into distributions
+LIKENESS_SCALE = 20.0
+RIDGE = 10.0
+TOGETHER = 4  # batches whose texts are sorted by length
+PASS = 128  # texts in a pass without gradients
 WARM = 40  # steps until the full rate
 SAVE_EVERY = 120.0  # seconds
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -61,7 +64,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Bank:
-    """What texts are compared with: unit vectors of icons (n, d) and of classes (m, d), and the teacher's of captions."""
+    """What texts are near to: unit vectors of icons (n, d) and of classes (m, d), and the teacher's of captions."""
 
     icons: torch.Tensor
     classes: torch.Tensor
@@ -94,12 +97,51 @@ class Targets:
         for row, place in enumerate(places):
             if meant := self._meanings[place]:
                 known[row] = True
-                # Among several that are meant equally, the teacher says which are meant most.
                 chosen = torch.zeros_like(near[row])
-                index = torch.tensor(sorted(meant))
-                chosen[index] = 1 / len(meant)
+                chosen[torch.tensor(sorted(meant))] = 1 / len(meant)
                 near[row] = KNOWN * chosen + (1 - KNOWN) * near[row]
         return near, known
+
+
+class Likeness:
+    """First objective: vectors like the teacher's."""
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        """Take the teacher's vectors of all texts."""
+        self._vectors = vectors
+
+    def __call__(self, vectors: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """Return the loss of the vectors of texts: of the angle, and of being taken for another text of the batch."""
+        wanted = self._vectors[list(places)].float()
+        apart = functional.cross_entropy(LIKENESS_SCALE * vectors @ wanted.T, torch.arange(len(wanted)))
+        return 5 * (1 - (vectors * wanted).sum(1)).mean() + apart
+
+
+class Meaning:
+    """Second objective: among icons, and among classes, texts are near what they mean."""
+
+    def __init__(self, bank: Bank, of_icons: Targets, of_classes: Targets) -> None:
+        """Take the bank, and the targets of all texts in both of its parts."""
+        self._parts = ((bank.icons, of_icons), (bank.classes, of_classes))
+
+    def __call__(self, vectors: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """Return the loss: KL divergence from the targets, and for known meanings the angle with what is meant."""
+        loss = torch.zeros(())
+        for bank, targets in self._parts:
+            target, known = targets(places)
+            scores = (MEANING_SCALE * vectors @ bank.T).log_softmax(1)
+            loss = loss + functional.kl_div(scores, target, reduction="batchmean")
+            if known.any():
+                meant = functional.normalize(target[known] @ bank, dim=-1)
+                loss = loss + (1 - (vectors[known] * meant).sum(1)).sum() / len(vectors)
+        return loss
+
+    def fitted(self, states: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """Return the projection (d, width) that takes pooled states nearest to what they mean: ridge regression."""
+        wanted = sum(known[:, None] * (target @ bank) for bank, of in self._parts for target, known in [of(places)])
+        assert isinstance(wanted, torch.Tensor)
+        square = states.T @ states + RIDGE * torch.eye(states.shape[1])
+        return torch.linalg.solve(square, states.T @ functional.normalize(wanted, dim=-1)).T.contiguous()
 
 
 def learn(
@@ -107,9 +149,8 @@ def learn(
     projection: nn.Linear,
     tokenizer: BertTokenizerFast,
     texts: Sequence[str],
-    targets: tuple[Targets, Targets],
+    objective: Likeness | Meaning,
     groups: Sequence[tuple[Sequence[int], float]],
-    bank: Bank,
     schedule: Schedule,
     checkpoint: Path,
 ) -> None:
@@ -117,67 +158,70 @@ def learn(
 
     Args:
         tower: the text tower.
-        projection: from its width to that of the bank.
+        projection: from its width to that of what it is compared with.
         tokenizer: of the tower.
         texts: all texts.
-        targets: of the texts, among icons and among classes.
+        objective: the loss of the unit vectors of some of them.
         groups: places of texts, and how often a text is drawn from among them.
-        bank: what they are compared with.
         schedule: how long.
-        checkpoint: file that holds the state every so many steps.
+        checkpoint: file that holds the state every so many seconds.
     """
-    draw = random.Random(schedule.seed)
-    parameters = [
-        {"params": tower.parameters(), "lr": schedule.rate},
-        {"params": projection.parameters(), "lr": 3 * schedule.rate},
-    ]
-    optimiser = torch.optim.AdamW(parameters, weight_decay=0.01, fused=True)
+    rates = (schedule.rate, 3 * schedule.rate)
+    given = [{"params": part.parameters(), "lr": rate} for part, rate in zip((tower, projection), rates, strict=True)]
+    optimiser = torch.optim.AdamW(given, weight_decay=0.01, fused=True)
     step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        tower.load_state_dict(state["tower"])
-        projection.load_state_dict(state["projection"])
-        optimiser.load_state_dict(state["optimiser"])
+        for part in (tower, projection, optimiser):
+            part.load_state_dict(state[type(part).__name__])
         step, spent = state["step"], state["spent"]
-        draw.seed(f"{schedule.seed} {step}")
-    rates = [group["lr"] for group in ({"lr": schedule.rate}, {"lr": 3 * schedule.rate})]
+    draw = random.Random(f"{schedule.seed} {step}")
     tower.train()
-    started = time.monotonic() - spent
-    saved = time.monotonic()
-    shown = [0.0, 0.0]
+    started, saved, shown = time.monotonic() - spent, time.monotonic(), 0.0
     while True:
         passed = max(step / schedule.steps, (time.monotonic() - started) / 60 / schedule.minutes)
-        speed = min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * min(1.0, passed)))
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * speed
         if passed >= 1 or time.monotonic() - saved > SAVE_EVERY:
-            state = {"tower": tower.state_dict(), "projection": projection.state_dict()}
-            state |= {"optimiser": optimiser.state_dict(), "step": step, "spent": time.monotonic() - started}
-            torch.save(state, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").rename(checkpoint)
+            state = {type(part).__name__: part.state_dict() for part in (tower, projection, optimiser)}
+            unfinished = checkpoint.with_suffix(".part")
+            torch.save({**state, "step": step, "spent": time.monotonic() - started}, unfinished)
+            unfinished.rename(checkpoint)
             saved = time.monotonic()
         if passed >= 1:
             break
+        speed = min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * passed))
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * speed
         # Texts of about the same length together, so that little is padding.
-        chosen = [draw.choice(places) for places, share in groups for _ in range(round(4 * schedule.batch * share))]
+        chosen = [
+            draw.choice(places) for places, share in groups for _ in range(round(TOGETHER * schedule.batch * share))
+        ]
         chosen.sort(key=lambda place: len(texts[place]))
-        for start in draw.sample(range(0, len(chosen) - schedule.batch // 2, schedule.batch), 4):
+        starts = list(range(0, len(chosen) - schedule.batch // 2, schedule.batch))
+        for start in draw.sample(starts, len(starts)):
             places = chosen[start : start + schedule.batch]
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 vectors = embed(tower, projection, tokenizer, [texts[place] for place in places])
-            losses = [
-                _loss(vectors, vectors_of, *of_part(places), scale)
-                for of_part, vectors_of, scale in zip(targets, (bank.icons, bank.classes), SCALES, strict=True)
-            ]
+            loss = objective(vectors, places)
             optimiser.zero_grad()
-            sum(losses).backward()
+            loss.backward()
             nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
             optimiser.step()
             step += 1
-            shown = [0.95 * old + 0.05 * new.item() for old, new in zip(shown, losses, strict=True)]
-        if step % 20 == 0:
-            print(f"text: step {step}, {passed:.0%}, icons {shown[0]:.3f}, classes {shown[1]:.3f}", flush=True)
+            shown = 0.95 * shown + 0.05 * loss.item()
+        if step % (10 * TOGETHER) == 0:
+            print(f"text: step {step}, {passed:.0%}, {type(objective).__name__.lower()} {shown:.3f}", flush=True)
     tower.eval()
+
+
+def pooled(tower: BertModel, tokenizer: BertTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
+    """Return what the projection is given of texts, shape (n, width)."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), PASS):
+            some = list(texts[start : start + PASS])
+            given = tokenizer(some, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+            parts.append(tower(**given).pooler_output)
+    return torch.cat(parts).clone()
 
 
 def embed(tower: BertModel, projection: nn.Linear, tokenizer: BertTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
@@ -238,14 +282,3 @@ def cut_down(teacher: Teacher, pieces: Sequence[str]) -> BertModel:
             state[name] = source.clone()
     tower.load_state_dict(state)
     return tower
-
-
-def _loss(
-    vectors: torch.Tensor, bank: torch.Tensor, target: torch.Tensor, known: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """KL divergence of the cosines with the bank, and for known meanings the distance from what is meant."""
-    loss = functional.kl_div((scale * vectors @ bank.T).log_softmax(1), target, reduction="batchmean")
-    if known.any():
-        meant = functional.normalize(target[known] @ bank, dim=-1)
-        loss = loss + NEARNESS * (1 - (vectors[known] * meant).sum(1)).sum() / len(vectors)
-    return loss

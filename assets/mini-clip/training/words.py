@@ -55,6 +55,16 @@ def meanings(wanted: Sequence[Icon], inputs: Path, draw: random.Random) -> Meani
     return found
 
 
+def captions(wanted: Sequence[Icon], inputs: Path) -> list[str]:
+    """Return one text for each icon and then for each class, by which the teacher finds what is near a text."""
+    nouns = synsets(inputs)
+    found = [f"{icon.name}, {', '.join(icon.tags[:4])}" for icon in wanted]
+    for name, offset in zip(class_names(inputs), class_synsets(inputs), strict=True):
+        noun = nouns[offset]
+        found.append(f"{name}, {', '.join(noun.words[:2])}, a kind of {nouns[noun.above[0]].words[0]}")
+    return found
+
+
 def of_icons(wanted: Sequence[Icon], found: Meanings, draw: random.Random) -> None:
     """Add what icons are called and tagged."""
     tagged: dict[str, set[int]] = defaultdict(set)
