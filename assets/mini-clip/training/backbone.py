@@ -1,9 +1,8 @@
 """EfficientNet-Lite2 of the package registry as transformers' `EfficientNetModel`, with channels to spare.
 
 Lite has no squeeze-and-excitation, and its first and last stages and its stem do not grow. transformers always has the
-former (it is made the identity) and lets the top grow with the width: 1,408 channels instead of 1,280. The 128 that
-are left over are what this project trains; the last of them is the constant 1, a bias for the projection, which has
-none of its own.
+former (it is made the identity) and lets the top grow with the width: 1,408 channels instead of 1,280. Of the 128 that
+are left over the last is the constant 1, a bias for the projection, which has none of its own; the others are 0.
 """
 
 from pathlib import Path
@@ -14,7 +13,6 @@ from transformers import EfficientNetConfig, EfficientNetModel
 PIXELS = 256  # trained at 260; at a multiple of 32 all paddings are as transformers has them
 PUBLISHED = 1280
 CHANNELS = 1408
-LEARNED = slice(PUBLISHED, CHANNELS - 1)
 CONSTANT = CHANNELS - 1
 ALWAYS_ONE = 30.0  # a bias whose sigmoid is 1 in every floating-point type
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -47,6 +47,15 @@ class Gallery:
     vectors: Vectors
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The first five icons for a request, wrong ones in italics, and the share of right ones."""
+
+    request: str
+    precision: float
+    hits: str
+
+
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     """Measure, print and return the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
     parser.add_argument("--photos", type=Path, help="folder with train/CLASS/ and test/CLASS/")
     parser.add_argument("--noto", type=Path, help="folder of Noto Emoji pictures, CODE.png")
-    parser.add_argument("--requests", action="store_true", help="also print what each request finds")
+    parser.add_argument("--card", type=Path, help="model card to write the figures into, between its marks")
     flags = parser.parse_args(arguments)
     choice = choose_model(flags.model)
     encoder = ClipEncoder(choice, flags.dtype)
@@ -65,8 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     if flags.noto:
         rows += other_style(encoder, gallery, flags.noto)
     rows += names(encoder, gallery)
-    rows += requests(encoder, gallery, flags.requests)
+    answers = requests(encoder, gallery)
+    rows.append(_row("request -> icons, P@5", len(answers), float(np.mean([answer.precision for answer in answers]))))
     rows += cost(encoder, choice.folder)
+    if flags.card:
+        write(flags.card, rows, answers)
     report("figures", rows, model=encoder.identity.title, dtype=flags.dtype, dimensions=encoder.identity.dimensions)
     return rows
 
@@ -120,19 +132,21 @@ def names(encoder: ClipEncoder, gallery: Gallery) -> list[dict[str, object]]:
     return rows
 
 
-def requests(encoder: ClipEncoder, gallery: Gallery, show: bool) -> list[dict[str, object]]:
-    """Return the precision of everyday requests; an icon answers one by its subgroup, name or tags."""
+def requests(encoder: ClipEncoder, gallery: Gallery) -> list[Answer]:
+    """Return what everyday requests find; an icon answers one by its subgroup, name or tags."""
     lines = [line for line in REQUESTS.read_text().splitlines() if line and not line.startswith("#")]
     asked = [line.split(":")[0] for line in lines]
-    answers = [set(line.split(":")[1].split()) for line in lines]
     scores = _texts(encoder, asked) @ gallery.vectors.T
-    relevant = np.array([[bool(answer & words) for words in gallery.words] for answer in answers])
-    if show:
-        for request, row, right in zip(asked, scores, relevant, strict=True):
-            first = np.argsort(-row, kind="stable")[:5]
-            hits = ", ".join(gallery.names[place] if right[place] else f"*{gallery.names[place]}*" for place in first)
-            print(f"| {request} | {right[first].mean():.1f} | {hits} |")
-    return [_row("request -> icons, P@5", len(asked), precision(scores, relevant, 5))]
+    answers = []
+    for request, line, row in zip(asked, lines, scores, strict=True):
+        wanted = set(line.split(":")[1].split())
+        first = np.argsort(-row, kind="stable")[:5]
+        right = [bool(wanted & gallery.words[place]) for place in first]
+        hits = [
+            gallery.names[place] if ok else f"*{gallery.names[place]}*" for place, ok in zip(first, right, strict=True)
+        ]
+        answers.append(Answer(request, float(np.mean(right)), ", ".join(hits)))
+    return answers
 
 
 def cost(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
@@ -146,6 +160,22 @@ def cost(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
         {"figure": "size, MB", "of": 1, "value": round(size / 1e6, 1)},
         {"figure": f"one picture, ms, {fast.dtype}", "of": 30, "value": round(spent, 1)},
     ]
+
+
+def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answer]) -> None:
+    """Put the figures and the requests into a model card, in place of what stands between the marks."""
+    figures = [
+        "| figure | of | value |",
+        "|---|---|---|",
+        *(f"| {r['figure']} | {r['of']} | {r['value']} |" for r in rows),
+    ]
+    asked = ["| request | P@5 | first five icons, wrong ones in italics |", "|---|---|---|"]
+    asked += [f"| {one.request} | {one.precision:.1f} | {one.hits} |" for one in answers]
+    text = card.read_text()
+    for mark, lines in (("figures", figures), ("requests", asked)):
+        before, after = text.split(f"<!-- {mark} -->")[0], text.split(f"<!-- end of {mark} -->")[1]
+        text = "\n".join([f"{before}<!-- {mark} -->", *lines, f"<!-- end of {mark} -->{after}"])
+    card.write_text(text)
 
 
 def precision(scores: Vectors, relevant: Matrix, k: int) -> float:

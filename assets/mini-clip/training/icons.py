@@ -1,19 +1,18 @@
-"""The icons of the bundled gallery in six drawing styles, by name, and how they are put on a background.
+"""The icons of the bundled gallery in six drawing styles, by name, and how they become pictures.
 
 Noto Emoji is in no style here: it is what the model is measured with.
 """
 
 import io
 import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 SIZE = 256
+SMALL = 64
 GALLERY_STYLE = "fluent-3d"
 DRAWN = {  # style -> npm package of SVG drawings
     "fluent-flat": "iconify-json-fluent-emoji-flat",
@@ -92,62 +91,15 @@ def package(inputs: Path, name: str) -> Path:
 
 def on_white(drawing: Image.Image) -> Image.Image:
     """Return a drawing as the gallery shows it: on white, filling the square."""
-    return _placed(drawing, Image.new("RGB", (SIZE, SIZE), "white"), 1.0, 0.0)
-
-
-def composed(drawing: Image.Image, draw: random.Random) -> Image.Image:
-    """Return a drawing on some background; now and then turned, small, blurred, grey, cropped or compressed."""
-    if draw.random() < 0.3:
-        drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if draw.random() < 0.5:  # as small as icons often are
-        side = draw.randint(40, 128)
-        drawing = drawing.resize((side, side), Image.Resampling.LANCZOS)
-    turn = draw.uniform(-20, 20) if draw.random() < 0.6 else 0.0
-    picture = _placed(drawing, _background(draw), draw.uniform(0.6, 1.0), turn)
-    if draw.random() < 0.25:
-        side = draw.randint(round(SIZE * 0.75), round(SIZE * 0.95))
-        left, top = (draw.randint(0, SIZE - side) for _ in range(2))
-        box = (left, top, left + side, top + side)
-        picture = picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box)
-    if draw.random() < 0.25:
-        picture = picture.filter(ImageFilter.GaussianBlur(draw.uniform(0.5, 3.0)))
-    if draw.random() < 0.12:
-        picture = picture.convert("L").convert("RGB")
-    if draw.random() < 0.35:
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=draw.randint(10, 80))
-        picture = Image.open(buffer).convert("RGB")
+    drawing = drawing.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    picture = Image.new("RGB", drawing.size, "white")
+    picture.paste(drawing, mask=drawing.getchannel("A"))
     return picture
 
 
-def _background(draw: random.Random) -> Image.Image:
-    kind = draw.random()
-    if kind < 0.35:
-        return Image.new("RGB", (SIZE, SIZE), "white")
-    if kind < 0.7:
-        return Image.new("RGB", (SIZE, SIZE), _colour(draw))
-    # Coarse coloured noise, enlarged: soft like a room or a landscape out of focus.
-    cells = draw.choice((2, 3, 5, 9))
-    noise = np.random.default_rng(draw.randrange(2**32)).integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-    return Image.blend(
-        Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC),
-        Image.new("RGB", (SIZE, SIZE), _colour(draw)),
-        draw.uniform(0.2, 0.8),
-    )
-
-
-def _colour(draw: random.Random) -> tuple[int, int, int]:
-    return draw.randrange(256), draw.randrange(256), draw.randrange(256)
-
-
-def _placed(drawing: Image.Image, background: Image.Image, scale: float, turn: float) -> Image.Image:
-    side = round(SIZE * scale)
-    drawing = drawing.resize((side, side), Image.Resampling.BICUBIC)
-    if turn:
-        drawing = drawing.rotate(turn, Image.Resampling.BICUBIC)
-    corner = (SIZE - side) // 2
-    background.paste(drawing, (corner, corner), drawing)
-    return background
+def small_on_white(drawing: Image.Image) -> Image.Image:
+    """Return a drawing on white that was as small as emoji fonts have it."""
+    return on_white(drawing.resize((SMALL, SMALL), Image.Resampling.LANCZOS))
 
 
 def _gallery_file(inputs: Path, code: str) -> Path | None:

@@ -6,26 +6,17 @@ differ from photos is left out, and of what is left those directions are kept in
 classifier, differ most.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
+from features import Drawn
 from torch import nn
 from torch.nn import functional
 
 DIMENSIONS = 512
-FLOOR = 0.3  # added to the variance within icons, in parts of its mean: the larger, the less is shrunk
+FLOOR = 0.2  # added to the variance within icons, in parts of its mean: the larger, the less is shrunk
 PHOTOS = 0.2  # weight of the classifier's rows, the rest is that of the icons
 STEPS, BATCH, RATE, SCALE = 120, 256, 1e-3, 15.0  # of the refinement; many more steps and the stamps suffer
 POWER = 0.15  # of the variance that a kept direction has, as its scale
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Pooled features (n, 1280) of pictures of icons, and which icon each shows."""
-
-    pooled: torch.Tensor
-    icon: torch.Tensor
 
 
 class Space:
@@ -46,7 +37,7 @@ class Space:
 
 
 def learn(drawn: Drawn, classifier: torch.Tensor, centre: torch.Tensor) -> Space:
-    """Return the space of icons in several styles, rows of the classifier (1000, 1280) and the mean photo (1280,)."""
+    """Return the space of icons in several styles, the classifier (1000, 1280) and the mean photo (1280,)."""
     about = drawn.pooled.float() - centre
     count = torch.bincount(drawn.icon).float()
     means = torch.zeros(len(count), about.shape[1]).index_add_(0, drawn.icon, about) / count.clamp(min=1)[:, None]

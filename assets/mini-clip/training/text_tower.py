@@ -78,7 +78,7 @@ class Schedule:
 
     steps: int = 2400
     minutes: float = 100.0
-    batch: int = 192
+    batch: int = 128
     rate: float = 3e-4
     seed: int = 0
 

@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads and what is computed")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--photos", type=Path, help="photos to measure with, see evaluate.py")
+    parser.add_argument("--photos", type=Path, help="photos to measure with, see evaluate.py; then also into the card")
     parser.add_argument("--minutes", type=float, default=70.0, help="for each stage of the text tower (%(default)s)")
     flags = parser.parse_args()
     torch.manual_seed(0)
@@ -56,7 +56,8 @@ def main() -> None:
     frozen, classifier, _ = backbone.load(sources.vision_weights(inputs))
     centre = backbone.mean_of_photos(frozen)
     features.compute(features.Frozen(frozen), inputs, work / "features")
-    drawn, shown = _drawn(features.read(work / "features"))
+    drawn = features.read(work / "features")
+    shown = features.read(work / "features", [features.LARGE], [icons.GALLERY_STYLE])
     joint = space.refined(space.learn(drawn, classifier, centre), drawn)
     teacher = Teacher(sources.teacher(inputs))
     texts = _texts(work / "texts.pt", inputs, wanted, teacher)
@@ -69,17 +70,10 @@ def main() -> None:
     tower, projection, pieces = _text_tower(teacher, texts, bank, work, flags.minutes)
     vision, _, _ = backbone.load(sources.vision_weights(inputs))
     assemble.save(vision, joint, tower, projection.weight.detach(), pieces, out)
-    measured = ["--model", str(out), "--noto", str(sources.noto(inputs)), "--requests"]
-    evaluate.main([*measured, *(["--photos", str(flags.photos)] if flags.photos else [])])
-
-
-def _drawn(found: features.Features) -> tuple[space.Drawn, space.Drawn]:
-    """Return all pictures, and those that the gallery shows."""
-    gallery = torch.from_numpy(found.style == icons.GALLERY_STYLE) & (found.composition == 0)
-    return (
-        space.Drawn(found.pooled, found.icon),
-        space.Drawn(found.pooled[gallery], found.icon[gallery]),
-    )
+    measured = ["--model", str(out), "--noto", str(sources.noto(inputs))]
+    if flags.photos:
+        measured += ["--photos", str(flags.photos), "--card", str(out / "README.md")]
+    evaluate.main(measured)
 
 
 def _texts(kept: Path, inputs: Path, wanted: list[icons.Icon], teacher: Teacher) -> Texts:
