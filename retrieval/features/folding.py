@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same vectors but for rounding, with less to do."""
+"""What a model computes without need, taken out of it: the same vectors but for rounding, with less to do."""
 
 from itertools import pairwise
 
@@ -32,3 +32,22 @@ def fold_batch_norms(model: nn.Module) -> int:
                 setattr(module, after, nn.Identity())
                 folded += 1
     return folded
+
+
+def remove_open_gates(model: nn.Module) -> int:
+    """Take out squeeze-and-excitation that multiplies by 1 whatever it sees, in place; return how many there were.
+
+    EfficientNet-Lite has none of these gates (M. Tan, "EfficientNet-Lite", 2020), the class of transformers always
+    has: then their last convolution is nought but for a bias whose sigmoid is 1, exactly.
+    """
+    from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
+
+    removed = 0
+    for module in list(model.modules()):
+        for name, gate in list(module.named_children()):
+            if isinstance(gate, EfficientNetSqueezeExciteLayer):
+                weight, bias = gate.expand.weight, gate.expand.bias
+                if not weight.any() and bool((bias.float().sigmoid() == 1).all()):
+                    setattr(module, name, nn.Identity())
+                    removed += 1
+    return removed

