@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "batches"
 NAMES = ("id", "label", "caption")
-DAMAGE = (BadZipFile, ValueError, KeyError, EOFError)  # what numpy says of a file that is not whole
+# What numpy and zipfile say of a file that is not whole.
+DAMAGE = (BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,7 @@ class Kept:
                 array: npt.NDArray[Any] = file[name]
                 return array
         except (OSError, *DAMAGE) as error:
-            raise IndexingError(
-                f"{self.path} cannot be read: {error}. If it is damaged, delete it and run the same command again; its "
-                "pictures are embedded again."
-            ) from error
+            raise _unreadable(self.path, error) from error
 
 
 class Batches:
@@ -106,7 +104,11 @@ class Batches:
 
     @cached_property
     def all(self) -> list[Kept]:
-        """The batches that are there, by their first row."""
+        """The batches that are there, by their first row.
+
+        Raises:
+            IndexingError: one cannot be read; one that is damaged is taken for one that is not there.
+        """
         return list(self._read())
 
     def _read(self) -> Iterator[Kept]:
@@ -117,7 +119,16 @@ class Batches:
             except DAMAGE as error:  # the machine lost its power in that moment
                 log.warning("%s is damaged (%s); its pictures are embedded again.", path, error)
                 continue
+            except OSError as error:
+                raise _unreadable(path, error) from error
             yield Kept(int(path.stem), rows, [Skipped(*each) for each in skipped], path)
+
+
+def _unreadable(path: Path, error: Exception) -> IndexingError:
+    return IndexingError(
+        f"{path} cannot be read: {error}. If it is damaged, delete it and run the same command again; its pictures are "
+        "embedded again."
+    )
 
 
 def _as_bytes(values: list[Any]) -> npt.NDArray[np.uint8]:

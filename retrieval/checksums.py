@@ -8,11 +8,13 @@ checksums of its own.
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 FILE = "checksums.json"
+CHROMA = "chroma"
+WHOLE = "chroma/whole"  # the checksums of ChromaDB's files alone, of a build that is not finished
 DATABASE = "chroma/chroma.sqlite3"
 BLOCK = 2**20  # bytes read at once
 
@@ -23,10 +25,26 @@ def write_checksums(build: Path) -> None:
     Raises:
         OSError: something cannot be read or written.
     """
-    sums = {path.relative_to(build).as_posix(): _checksum(path) for path in sorted(_lasting(build))}
-    temporary = build / f"{FILE}.tmp"
-    temporary.write_text(json.dumps(sums, indent=1), encoding="utf-8")
-    temporary.replace(build / FILE)
+    _write(build, FILE, _lasting(build))
+
+
+def note_whole(build: Path) -> None:
+    """Keep the checksums of ChromaDB's files, which it has given back after its last write.
+
+    Raises:
+        OSError: something cannot be read or written.
+        ValueError: its database is damaged.
+    """
+    _write(build, WHOLE, _of_chroma(build))
+
+
+def is_whole(build: Path) -> bool:
+    """Whether ChromaDB's files are what they were when it gave them back after its last write."""
+    try:
+        sums = json.loads((build / WHOLE).read_text(encoding="utf-8"))
+        return bool(sums == _sums(build, _of_chroma(build)))
+    except (OSError, ValueError):
+        return False
 
 
 def check(build: Path, *names: str) -> None:
@@ -46,10 +64,25 @@ def check(build: Path, *names: str) -> None:
                 raise ValueError(f"{path} has changed")
 
 
+def _write(build: Path, name: str, files: Iterable[Path]) -> None:
+    path = build / name
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(_sums(build, files), indent=1), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _sums(build: Path, files: Iterable[Path]) -> dict[str, int]:
+    return {path.relative_to(build).as_posix(): _checksum(path) for path in sorted(files)}
+
+
 def _lasting(build: Path) -> Iterator[Path]:
     """Yield the files that nothing changes any more."""
     yield build / "items.parquet"
     yield from build.glob("*.npy")
+    yield from _of_chroma(build)
+
+
+def _of_chroma(build: Path) -> Iterator[Path]:
     yield from build.glob(DATABASE)
     for written in build.glob("chroma/*/index_metadata.pickle"):  # without it, ChromaDB makes the graph's files anew
         yield from written.parent.iterdir()

@@ -20,10 +20,10 @@ PAIRS_AT_ONCE = 64
 
 
 def export(store: Store, rows: npt.NDArray[np.int64]) -> None:
-    """Copy items and plain vectors from Chroma, in gallery order, to files that any number of readers can map.
+    """Copy items and plain vectors from a store, in gallery order, to files that any number of readers can map.
 
     Raises:
-        IndexingError: they cannot be written, or ChromaDB lacks some.
+        IndexingError: they cannot be written, or the store lacks some.
     """
     try:
         for features in Features:

@@ -4,6 +4,7 @@ A reader gets the same files of a published build from both: in a folder they li
 machine makes a copy of its own, once.
 """
 
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ import numpy.typing as npt
 
 from retrieval.address import Server
 from retrieval.batches import FOLDER as BATCHES
-from retrieval.checksums import write_checksums
+from retrieval.checksums import FILE as CHECKSUMS
+from retrieval.checksums import WHOLE, write_checksums
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features
 from retrieval.manifest import FILE, Manifest, publish_manifest, read_manifest, rebuild_command
@@ -104,7 +106,7 @@ class Location(ABC):
 
     @abstractmethod
     def begin(self, name: str, build: str, rebuild: bool) -> "Store":
-        """Open the store of a build, unfinished or new; with `rebuild` one whose damage nothing shows begins anew."""
+        """Open the store of a build, unfinished or new; with `rebuild` a published one begins anew."""
 
     @abstractmethod
     def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
@@ -204,14 +206,15 @@ class FolderLocation(Location):
             lock.release()
 
     def build_name(self, name: str, fingerprint: str) -> str:
-        """See `Location`; numbered, so that no builder goes on with what was published once and not swept away."""
+        """See `Location`; numbered, so that no builder goes on with what was finished once."""
         try:
             published = self.manifest(name)
-            number = _number(published.build) + 1 if published else 1
-        except IndexingError:  # what cannot be read is replaced, if possible by the build that it named
-            builds = (self.root / name).glob(f"build-{fingerprint}-*")
-            number = max((_number(each.name) for each in builds), default=1)
-        return f"build-{fingerprint}-{number}"
+        except IndexingError:
+            published = None  # perhaps for a moment only: what it names is left alone
+        number = _number(published.build) + 1 if published else 1
+        while _finished(self.root / name / (build := f"build-{fingerprint}-{number}")):
+            number += 1
+        return build
 
     def begin(self, name: str, build: str, rebuild: bool) -> "Store":
         """See `Location`."""
@@ -232,9 +235,17 @@ class FolderLocation(Location):
         folder = self.root / manifest.gallery
         try:
             write_checksums(folder / manifest.build)
+            if hasattr(os, "sync"):
+                os.sync()  # all that the manifest names, before it
             publish_manifest(folder, manifest)
         except OSError as error:
             raise cannot_write(folder, error) from error
+        except ValueError as error:
+            (folder / manifest.build / WHOLE).unlink(missing_ok=True)
+            raise IndexingError(
+                f"ChromaDB's files in {folder / manifest.build} are damaged: {error}. Run the same command again: they "
+                "are written anew, and no picture is embedded again."
+            ) from error
         sweep(folder)
 
     def sweep(self, name: str, build: str) -> None:
@@ -264,6 +275,11 @@ def _has_map(manifest: Manifest, files: Path, method: Method) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _finished(build: Path) -> bool:
+    """Whether a build was published, or could have been; the next builder goes on with one that has batches."""
+    return (build / CHECKSUMS).exists() and not (build / BATCHES).exists()
 
 
 def _number(build: str) -> int:

@@ -2,7 +2,8 @@
 
 index/<gallery>/manifest.json        names the finished build; written last, by rename
 index/<gallery>/build-<digest>-<n>/  chroma/, thumbnails/, items.parquet, pixels.npy, clip.npy, map-*.npz,
-                                     checksums.json, lock
+                                     checksums.json, lock; until it is published also batches/, see
+                                     `retrieval.batches`, and chroma/whole, see `retrieval.checksums`
 """
 
 import json

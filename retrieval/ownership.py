@@ -1,5 +1,7 @@
 """A folder of an index belongs to one process at a time, since ChromaDB's files do."""
 
+import errno
+import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,12 +13,13 @@ class IndexInUse(IndexingError):
     """Another process owns the build."""
 
 
-def own(build: Path, patience: float = 0) -> FileLock:
-    """Take a build's folder for this process alone, making it if need be; the lock ends with the process.
+def own(build: Path, patience: float = 0, make: bool = True) -> FileLock:
+    """Take a build's folder for this process alone, made if need be; the lock ends with the process.
 
     Args:
         build: the folder.
         patience: seconds to wait for another process to leave it.
+        make: make the folder if it is not there.
 
     Raises:
         IndexInUse: another process has it.
@@ -24,7 +27,10 @@ def own(build: Path, patience: float = 0) -> FileLock:
     """
     lock = FileLock(build / "lock", timeout=patience)
     try:
-        build.mkdir(parents=True, exist_ok=True)
+        if make:
+            build.mkdir(parents=True, exist_ok=True)
+        elif not build.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         lock.acquire()
     except Timeout as error:
         raise IndexInUse(

@@ -23,7 +23,8 @@ from chromadb.errors import ChromaError
 from filelock import FileLock
 
 from retrieval.batches import Batches
-from retrieval.checksums import check
+from retrieval.checksums import CHROMA, WHOLE, check, is_whole, note_whole
+from retrieval.checksums import FILE as CHECKSUMS
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped, rebuild_command, thumbnail_path
@@ -50,8 +51,6 @@ COLLECTIONS = (
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200, "sync_threshold": 64, "batch_size": 64}
 READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma Cloud answers with 300 rows at most
 
-WHOLE = "whole"  # the file beside ChromaDB's that says that it was given back after its last write
-
 # How SQLite and Rust say that the disk is full; on one with less room they may say anything.
 NO_ROOM = ("disk is full", "no space left")
 ROOM = 16 * 2**20  # bytes
@@ -61,17 +60,25 @@ STORE_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
 
 @dataclass
 class _Chroma:
-    """ChromaDB's files, and what becomes of them."""
+    """ChromaDB in the folder `chroma` of a build, and what becomes of it."""
 
-    folder: Path
+    build: Path
     client: Any = None
     sound: bool = False  # everything that was begun to be written is written
 
+    @property
+    def folder(self) -> Path:
+        return self.build / CHROMA
+
     def give_back(self) -> None:
-        if self.client is not None:
-            self.client.close()
-            if self.sound:
-                (self.folder / WHOLE).touch()
+        if self.client is None:
+            return
+        self.client.close()
+        if self.sound:
+            try:
+                note_whole(self.build)
+            except (OSError, ValueError) as error:
+                log.warning("ChromaDB's files in %s will be written anew: %s", self.folder, error)
 
 
 def _client(folder: str) -> Any:
@@ -85,21 +92,33 @@ def _client(folder: str) -> Any:
 
 
 def _give_back(chroma: _Chroma, lock: FileLock, aside: TemporaryDirectory[str] | None) -> None:
-    chroma.give_back()
-    lock.release()
-    if aside:
-        aside.cleanup()
+    try:
+        chroma.give_back()
+    finally:
+        lock.release()
+        if aside:
+            aside.cleanup()
 
 
 def _aside(folder: Path) -> TemporaryDirectory[str]:
-    """Return a copy of ChromaDB's files, which it cannot open where it cannot write."""
+    """Return a copy of ChromaDB's files and their checksums, since it opens nothing where it cannot write.
+
+    Raises:
+        IndexingError: there is no room for it.
+    """
     log.warning("%s is read-only: ChromaDB works on a copy below %s.", folder, gettempdir())
-    aside = TemporaryDirectory(prefix="lookalike-")
-    for path in (folder / "chroma").rglob("*"):
-        if path.is_file():
-            copy = Path(aside.name) / path.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)  # without its mode, by which it may be read-only
+    try:
+        aside = TemporaryDirectory(prefix="lookalike-")
+        for path in (folder / CHECKSUMS, *(folder / CHROMA).rglob("*")):
+            if path.is_file():
+                copy = Path(aside.name) / path.relative_to(folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)  # without its mode, by which it may be read-only
+    except OSError as error:
+        raise IndexingError(
+            f"{folder} is read-only, and the copy that ChromaDB needs cannot be made below {gettempdir()}: "
+            f"{error.strerror or error}. Make room there, or name another folder by TMPDIR; the exact scan needs none."
+        ) from error
     return aside
 
 
@@ -287,39 +306,46 @@ class FolderStore(Store):
         """
         self.folder = folder
         self._remedy = remedy
-        if remedy and not folder.is_dir():
-            raise IndexingError(
-                f"The index in {folder} is not there any more: the gallery was built anew, or deleted. Try again; if "
-                f"that does not help: {remedy}"
-            )
-        with self._worded():
-            if remedy:
-                check(folder, "chroma")
-            aside = _aside(folder) if remedy and not os.access(folder, os.W_OK) else None
-        where = Path(aside.name) if aside else folder
-        self._chroma = _Chroma(where / "chroma")
         self._batches = Batches(folder)
-        self._lock = own(where)
+        if remedy and not folder.is_dir():
+            raise self._gone()
+        aside = _aside(folder) if remedy and not os.access(folder, os.W_OK) else None
+        where = Path(aside.name) if aside else folder
+        self._chroma = _Chroma(where)
+        try:
+            self._lock = own(where, make=not remedy)
+        except IndexingError as error:
+            if remedy and not folder.is_dir():
+                raise self._gone() from error
+            raise
         # Also when nobody refers to the store any more: then the last search in it has ended.
         self._give_back = weakref.finalize(self, _give_back, self._chroma, self._lock, aside)
         if remedy:
             try:
+                with self._worded():
+                    check(where, CHROMA)  # not before it is owned: until then somebody may sweep it away
                 len(self._collections)  # whoever reads is told at once
             except BaseException:
                 self.close()
                 raise
+
+    def _gone(self) -> IndexingError:
+        return IndexingError(
+            f"The index in {self.folder} is not there any more: the gallery was built anew, or deleted. Try again; if "
+            f"that does not help: {self._remedy}"
+        )
 
     @cached_property
     def _collections(self) -> dict[tuple[Features, View], chromadb.Collection]:  # type: ignore[override]
         """ChromaDB's, opened when they are needed, and made anew if they cannot be trusted."""
         chroma = self._chroma
         batches = [] if self._remedy else self._batches.all
-        trusted = bool(self._remedy) or (bool(batches) and (chroma.folder / WHOLE).exists())
+        trusted = bool(self._remedy) or (bool(batches) and is_whole(chroma.build))
         with self._worded():
             if not trusted and chroma.folder.exists():
                 shutil.rmtree(chroma.folder)
             if not self._remedy:
-                (chroma.folder / WHOLE).unlink(missing_ok=True)
+                (chroma.build / WHOLE).unlink(missing_ok=True)
             chroma.client = _client(str(chroma.folder))
             collections = {key: self._collection(*key) for key in COLLECTIONS}
         if not trusted and batches:
@@ -332,8 +358,11 @@ class FolderStore(Store):
         return collections
 
     def _collection(self, features: Features, view: View) -> chromadb.Collection:
-        collection: chromadb.Collection = self._chroma.client.get_or_create_collection(
-            f"{features}-{view}", configuration=configuration_of(view), embedding_function=None
+        name, client = f"{features}-{view}", self._chroma.client
+        collection: chromadb.Collection = (
+            client.get_collection(name, embedding_function=None)
+            if self._remedy
+            else client.get_or_create_collection(name, configuration=configuration_of(view), embedding_function=None)
         )
         return collection
 
@@ -373,21 +402,22 @@ class FolderStore(Store):
 
     def settle(self) -> None:
         """See `Store`."""
-        if not (self._chroma.folder / WHOLE).exists():
+        if not is_whole(self.folder):
             len(self._collections)
 
     def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
         """See `Store`."""
         for batch in self._batches.all:
-            wanted = np.flatnonzero(np.isin(batch.rows, rows))
+            place = np.searchsorted(rows, batch.rows)
+            wanted = np.flatnonzero(rows[np.minimum(place, len(rows) - 1)] == batch.rows)
             if len(wanted):
                 metadata = batch.metadata()
-                yield batch.vectors(features)[wanted], [metadata[place] for place in wanted]
+                yield batch.vectors(features)[wanted], [metadata[each] for each in wanted]
 
     def _failure(self, reason: object) -> IndexingError:
         text = (str(reason).strip().splitlines() or ["unknown error"])[0][:300]
         full = self.folder.is_dir() and shutil.disk_usage(self.folder).free < ROOM
-        if full or any(each in text.lower() for each in NO_ROOM):
+        if not self._remedy and (full or any(each in text.lower() for each in NO_ROOM)):  # a reader writes nothing
             return cannot_write(self.folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         remedy = self._remedy or f"Build it again: {rebuild_command(self.folder.parent)}"
         return IndexingError(

@@ -20,6 +20,7 @@ from conftest import ROOT
 from PIL import Image
 
 import index_builder
+from retrieval import locations
 from retrieval.builder import build_index
 from retrieval.errors import IndexingError
 from retrieval.features import Features
@@ -305,6 +306,29 @@ def test_a_bad_manifest_is_told_with_the_remedy(copied, capsys, kind):
     if kind in ("cut", "of a later format"):
         assert build(copied.index, copied.dataset, "--rebuild") == 0
         assert len(Indexes(copied.index).get(NAME)) == 6
+
+
+class Halt(Exception):
+    pass
+
+
+def test_a_rebuild_leaves_a_build_alone_whose_manifest_cannot_be_read(copied, monkeypatch):
+    published = only_build(copied.index)
+    before = files(published)
+    manifest = copied.index / NAME / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text("{")  # perhaps for a moment only
+
+    def halt(*_):
+        raise Halt
+
+    monkeypatch.setattr(locations, "publish_manifest", halt)
+    with pytest.raises(Halt):
+        build(copied.index, copied.dataset, "--rebuild")
+    manifest.write_text(text)
+    assert files(published) == before
+    index = Indexes(copied.index).get(NAME)
+    assert index.nearest(Features.CLIP, View.PLAIN, index.vectors(Features.CLIP)[2], 1)[0] == 2
 
 
 def age(index):
