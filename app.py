@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     _, chosen = settings.parse(parser(), arguments)
     logs.start(chosen.log_level, chosen.log_format)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for difference in versions.differing(versions.pinned()):  # as on ZeroGPU, which has another torch
-        log.warning("not as tested: %s; pip install -r requirements.txt", difference)
+    for difference in versions.differing():  # as on ZeroGPU, which has another torch
+        log.warning("not as tested: %s; pip install -r requirements.txt brings what is pinned", difference)
     hub.bound_access()
     memory.share_arenas()
     try:

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     flags = parser.parse_args(arguments)
-    problems = differing(pinned())
+    problems = differing()
     if flags.check:
         listed = dict(re.findall(r"^\| \*\*([\w.-]+)\*\* \| ([\w.]+)", TABLE.read_text(encoding="utf-8"), re.MULTILINE))
         pins = {_normal(name): version for name, version in pinned().items()}

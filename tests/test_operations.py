@@ -1,5 +1,7 @@
 """What whoever runs the app relies on: /health, the log, the same answers after every start, the pinned packages."""
 
+import ast
+import importlib
 import json
 import logging
 import os
@@ -9,17 +11,27 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from test_embedding import Forwards
 
+import app
 import index_builder
-from retrieval import logs, words
+from retrieval import logs, versions, words
+from retrieval.evaluation import from_folder
+from retrieval.features import Features
 from retrieval.features.choice import BUNDLED_FOLDER
+from retrieval.gallery import Item
 from retrieval.health import Health
+from retrieval.images import load_picture
 from retrieval.indexes import Indexes
+from retrieval.ownership import own
+from retrieval.pipeline import embed_all
 from retrieval.search import Searcher
 from retrieval.versions import differing, pinned
 
@@ -172,9 +184,85 @@ def test_what_is_installed_is_what_is_pinned_and_listed() -> None:
 def test_a_package_in_another_version_or_missing_is_named(tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
     file.write_text("numpy==0.0.1  # old\n\nno-such-package==1.0\ntorch==" + pinned()["torch"] + "\n")
-    first, second = differing(pinned(file))
+    first, second = differing(file)
     assert re.fullmatch(r"numpy is [\d.]+ \(pinned: 0\.0\.1\)", first)
     assert second == "no-such-package is missing (pinned: 1.0)"
-    file.write_text("numpy>=2\n")
-    with pytest.raises(ValueError, match="is no pin"):
-        pinned(file)
+
+
+def test_the_app_starts_whatever_its_owner_wrote_into_the_requirements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "requirements.txt"
+    torch = pinned()["torch"]
+    lines = ["--extra-index-url https://me:secret@example.org", f"torch == {torch}+cu126", "gradio[mcp]==0.1", "spaces"]
+    file.write_text("\n".join(lines), encoding="utf-8-sig")
+    monkeypatch.setattr(versions, "differing", partial(differing, file))
+    served = []
+    monkeypatch.setattr(app, "serve", served.append)
+    assert app.main(["--index", str(tmp_path / "index")]) == 0
+    assert len(served) == 1
+    told = capfd.readouterr().err
+    assert re.findall(r"not as tested: (.*);", told) == [
+        "line 1 of requirements.txt pins no version",
+        "line 4 of requirements.txt pins no version",
+        f"gradio is {pinned()['gradio']} (pinned: 0.1)",
+    ]
+    assert "secret" not in told
+    assert differing(tmp_path / "none.txt") == ["none.txt cannot be read: No such file or directory"]
+
+
+def test_every_package_that_the_app_imports_is_pinned() -> None:
+    imported = set()
+    for file in (ROOT / "app.py", ROOT / "index_builder.py", *(ROOT / "retrieval").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {each.name.partition(".")[0] for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).partition(".")[0])
+    packages = packages_distributions()
+    # A Space with ZeroGPU installs `spaces` by itself.
+    foreign = imported - sys.stdlib_module_names - {"retrieval", "index_builder", "spaces"}
+    assert "PIL" in foreign
+    pins = {normal(each) for each in pinned()}
+    assert [each for each in sorted(foreign) if not {normal(name) for name in packages.get(each, ())} & pins] == []
+
+
+def normal(name: str) -> str:
+    """Return a package's name as the index of packages compares it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_zero_gpu_lends_to_visitors_alone(
+    searcher: Searcher, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the package `spaces`, which notes what it would lend a GPU for."""
+    (tmp_path / "spaces.py").write_text(
+        "lent = []\ndef GPU(duration):\n    return lambda function: lambda pixels: lent.append(function.__name__)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    data, index = (queries / "fox.png").read_bytes(), searcher.indexes.get()
+    folder = tmp_path / "queries" / index.labels[0]
+    folder.mkdir(parents=True)
+    (folder / "fox.png").write_bytes(data)
+    encoder = searcher.embedder.encoders.get(index.manifest.model)
+    lent = importlib.import_module("spaces").lent
+    rows = [[Item(0, "fox", "", "", data)]]
+    (batch,) = embed_all(rows, encoder, pixel_size=4, batch_size=1, workers=1)
+    labelled = from_folder(index, encoder, str(folder.parent))
+    assert started(searcher).problem() is None
+    assert lent == []
+    assert np.array_equal(batch.vectors[Features.CLIP], labelled.vectors[Features.CLIP])
+    encoder.embed_pictures([load_picture(data)])
+    assert lent == ["_forward_on_gpu"]
+    sys.modules.pop("spaces")
+
+
+def test_health_is_ready_where_another_process_has_the_files_of_chromadb(
+    searcher: Searcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock = own(searcher.indexes.get().build)
+    problem = started(searcher).problem()
+    lock.release()
+    assert problem is None
+    assert "no searches by chroma" in caplog.text

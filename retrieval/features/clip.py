@@ -128,7 +128,7 @@ class ClipEncoder:
         return self._unit(output)
 
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> Vectors:
-        """Return upright RGB pictures as unit vectors of shape (n, d), float32; on ZeroGPU by the GPU."""
+        """Return a visitor's upright RGB pictures as unit vectors of shape (n, d), float32; on ZeroGPU by the GPU."""
         return self._embed(self.preprocess(pictures).numpy())
 
     def _forward_here(self, pixels: npt.NDArray[Any]) -> Vectors:

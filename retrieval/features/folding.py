@@ -47,7 +47,7 @@ def remove_open_gates(model: nn.Module) -> int:
         for name, gate in list(module.named_children()):
             if isinstance(gate, EfficientNetSqueezeExciteLayer):
                 weight, bias = gate.expand.weight, gate.expand.bias
-                if not weight.any() and bool((bias.float().sigmoid() == 1).all()):
+                if bias is not None and not weight.any() and bool((bias.float().sigmoid() == 1).all()):
                     setattr(module, name, nn.Identity())
                     removed += 1
     return removed
