@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,7 +20,9 @@ import numpy.typing as npt
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped
-from retrieval.pipeline import Batch
+
+if TYPE_CHECKING:
+    from retrieval.pipeline import Batch
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class Batches:
         """Take the build's folder; nothing is read or made yet."""
         self.folder = build / FOLDER
 
-    def keep(self, batch: Batch) -> None:
+    def keep(self, batch: "Batch") -> None:
         """Keep a batch.
 
         Raises:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import chromadb
 import numpy as np
@@ -24,9 +24,11 @@ from retrieval.errors import IndexingError
 from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped
 from retrieval.metrics import View
-from retrieval.pipeline import Batch
 from retrieval.server import FETCHING, NO_GRAPH, RECORD_BYTES, failure, pack, records, unpack, worded
 from retrieval.store import COLLECTIONS, READ_ROWS, Store, configuration_of, row_key
+
+if TYPE_CHECKING:
+    from retrieval.pipeline import Batch
 
 log = logging.getLogger(FETCHING)
 
@@ -93,7 +95,7 @@ class ServerStore(Store):
         """See `Store`."""
         return {start for start, _, _ in self._batches()}
 
-    def keep(self, batch: Batch) -> None:
+    def keep(self, batch: "Batch") -> None:
         """See `Store`; what was skipped is kept by `commit`."""
         if thumbnails := batch.thumbnails_by_row:
             with self._worded():
@@ -103,7 +105,7 @@ class ServerStore(Store):
                     metadatas=[pack(content) for content in thumbnails.values()],
                 )
 
-    def commit(self, batch: Batch) -> None:
+    def commit(self, batch: "Batch") -> None:
         """See `Store`."""
         about = json.dumps([[each.row, each.id, each.reason] for each in batch.skipped])
         with self._worded():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import chromadb
 import numpy as np
@@ -30,7 +30,9 @@ from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped, rebuild_command, thumbnail_path
 from retrieval.metrics import View, view_of
 from retrieval.ownership import own
-from retrieval.pipeline import Batch
+
+if TYPE_CHECKING:
+    from retrieval.pipeline import Batch
 
 log = logging.getLogger(__name__)
 
@@ -182,11 +184,11 @@ class Store(ABC):
         """Return the first rows of the batches that need not be written again."""
 
     @abstractmethod
-    def keep(self, batch: Batch) -> None:
+    def keep(self, batch: "Batch") -> None:
         """Keep what is no vector of a batch; before its vectors are written."""
 
     @abstractmethod
-    def commit(self, batch: Batch) -> None:
+    def commit(self, batch: "Batch") -> None:
         """Mark a batch as complete; everything else of it is written."""
 
     @abstractmethod
@@ -197,7 +199,7 @@ class Store(ABC):
     def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
         """Yield the plain vectors, shape (m, d), and the metadata of rows, which ascend, in pieces."""
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: "Batch") -> None:
         """Write a batch.
 
         Raises:
@@ -382,21 +384,21 @@ class FolderStore(Store):
         """See `Store`."""
         return {batch.start for batch in self._batches.all}
 
-    def keep(self, batch: Batch) -> None:
+    def keep(self, batch: "Batch") -> None:
         """See `Store`."""
         try:
             write_thumbnails(self.folder, batch.thumbnails_by_row)
         except OSError as error:
             raise cannot_write(self.folder, error) from error
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: "Batch") -> None:
         """See `Store`."""
         len(self._collections)  # what is made anew has no part of this batch
         self._chroma.sound = False
         super().write(batch)
         self._chroma.sound = True
 
-    def commit(self, batch: Batch) -> None:
+    def commit(self, batch: "Batch") -> None:
         """See `Store`."""
         self._batches.keep(batch)
 

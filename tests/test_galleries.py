@@ -266,7 +266,7 @@ def test_a_surprise_is_logged_and_shown_as_one(tmp_path: Path, caplog: pytest.Lo
     with pytest.raises(RetrievalError, match="Something went wrong") as error:
         build.outcome(PATIENCE)
     assert "secret" not in str(error.value)
-    assert "ZeroDivisionError: secret" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_model_in_use_is_not_loaded_twice(tmp_path: Path) -> None:

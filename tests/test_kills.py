@@ -199,7 +199,7 @@ def killed_at_random(undisturbed: SimpleNamespace, folder: Path, kills: int, apa
 def test_killed_at_random_moments_a_rebuild_ends_like_an_undisturbed_one(
     undisturbed: SimpleNamespace, tmp_path: Path
 ) -> None:
-    killed_at_random(undisturbed, tmp_path, 5, 5)
+    killed_at_random(undisturbed, tmp_path, 20, 5)
 
 
 @pytest.mark.slow

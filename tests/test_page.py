@@ -451,7 +451,7 @@ def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page) -> None:
     page.locator("#sample input[type=number]").fill("2000")
     page.locator("#sample input[type=number]").blur()
     page.locator("#evaluate").click()
-    expect(page.locator("#evaluate_state")).to_contain_text("1 of 8 combinations")
+    expect(page.locator("#evaluate_state")).to_contain_text(re.compile("[1-7] of 8 combinations"))
     page.locator("#cancel").click()
     expect(page.locator("#evaluate_state")).to_have_text("Stopped.")
     expect(page.locator("#cancel")).to_be_disabled()

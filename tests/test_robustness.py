@@ -131,7 +131,7 @@ def test_sweep_decodes_once_and_embeds_nothing_again(icons_searcher, queries, mo
     counted = {"decoded": 0, "embedded": 0}
     embed = QueryEmbedder.embed_pictures
 
-    def load(source):
+    def load(source, *more):
         counted["decoded"] += 1
         return load_picture(source)
 

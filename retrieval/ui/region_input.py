@@ -20,20 +20,23 @@ class RegionInput(gr.HTML):
     It belongs beside a picture with the id `query`, and triggers `input` when a box was drawn, moved or removed.
     """
 
-    def __init__(self, thumbnails: Thumbnails, value: Any = None) -> None:
-        """Take what knows the names of pictures that are shown."""
+    def __init__(self, thumbnails: Thumbnails, value: Any = None, **named: Any) -> None:
+        """Take what knows the names of pictures that are shown, and what gr.HTML takes.
+
+        gradio makes a component anew for a visitor when one of its properties changes.
+        """
         self._thumbnails = thumbnails
-        super().__init__(
-            value=value,
-            html_template=TEMPLATE,
-            js_on_load=beside("region_input.js"),
-            elem_id="region",
-            apply_default_css=False,
-            part=words.REGION_PART,
-            whole=words.REGION_WHOLE,
-            where=words.REGION_WHERE,
-            keys=words.REGION_KEYS,
-        )
+        own: dict[str, Any] = {
+            "html_template": TEMPLATE,
+            "js_on_load": beside("region_input.js"),
+            "elem_id": "region",
+            "apply_default_css": False,
+            "part": words.REGION_PART,
+            "whole": words.REGION_WHOLE,
+            "where": words.REGION_WHERE,
+            "keys": words.REGION_KEYS,
+        }
+        super().__init__(value=value, **(own | named))
 
     def preprocess(self, payload: Any) -> Any:
         """Return which file the box was drawn on, and where."""
