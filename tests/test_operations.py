@@ -237,7 +237,7 @@ def test_zero_gpu_lends_to_visitors_alone(
 ) -> None:
     """With a stand-in for the package `spaces`, which notes what it would lend a GPU for."""
     (tmp_path / "spaces.py").write_text(
-        "lent = []\ndef GPU(duration):\n    return lambda function: lambda pixels: lent.append(function.__name__)\n"
+        "lent = []\ndef GPU(duration):\n    return lambda function: lambda pixels: lent.append(function.__name__) or pixels.reshape(len(pixels), -1)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
