@@ -58,6 +58,12 @@ for each in found:
 print(json.dumps(found))
 """
 
+SPACES = """
+lent = []
+def GPU(duration):
+    return lambda function: lambda pixels: lent.append(function.__name__) or pixels.reshape(len(pixels), -1)
+"""
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -236,9 +242,7 @@ def test_zero_gpu_lends_to_visitors_alone(
     searcher: Searcher, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stand-in for the package `spaces`, which notes what it would lend a GPU for."""
-    (tmp_path / "spaces.py").write_text(
-        "lent = []\ndef GPU(duration):\n    return lambda function: lambda pixels: lent.append(function.__name__)\n"
-    )
+    (tmp_path / "spaces.py").write_text(SPACES)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     data, index = (queries / "fox.png").read_bytes(), searcher.indexes.get()
