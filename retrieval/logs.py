@@ -5,13 +5,16 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from retrieval.query import Ranking
 
 # They tell of every request: of visitors with their addresses, or of the Hub with the names of repositories.
-TALKATIVE = ("httpx", "httpx2", "httpcore", "uvicorn.access", "mcp", "urllib3")
+TALKATIVE = ("httpx", "httpx2", "httpcore", "uvicorn.access", "urllib3")
+# Its warnings repeat what a visitor sent: headers, names of tools, and, in the root's name, whole messages.
+REPEATING = ("mcp",)
 
 log = logging.getLogger("search")
 
@@ -71,11 +74,14 @@ def start(level: str, form: str) -> None:
         form: one of `settings.LOG_FORMATS`.
     """
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: record.name != "root" or not set(REPEATING) & set(Path(record.pathname).parts))
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in REPEATING:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def take_over(name: str) -> None:
