@@ -5,7 +5,6 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -13,8 +12,9 @@ from retrieval.query import Ranking
 
 # They tell of every request: of visitors with their addresses, or of the Hub with the names of repositories.
 TALKATIVE = ("httpx", "httpx2", "httpcore", "uvicorn.access", "urllib3")
-# Its warnings repeat what a visitor sent: headers, names of tools, and, in the root's name, whole messages.
-REPEATING = ("mcp",)
+# Their messages repeat what a visitor sent: headers, names of tools, whole requests. mcp writes some in the root's name,
+# in which nothing of ours is logged.
+REPEATING = ("mcp", "root")
 
 log = logging.getLogger("search")
 
@@ -74,14 +74,12 @@ def start(level: str, form: str) -> None:
         form: one of `settings.LOG_FORMATS`.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(lambda record: record.name != "root" or not set(REPEATING) & set(Path(record.pathname).parts))
+    handler.addFilter(_withhold)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in REPEATING:
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def take_over(name: str) -> None:
@@ -114,6 +112,14 @@ def searched(kind: str, ranking: Ranking, top_k: int) -> None:
         "total_ms": round(timings.total, 1),
     }
     log.info(kind, extra={"fields": fields})
+
+
+def _withhold(record: logging.LogRecord) -> bool:
+    """Let of what repeats a visitor's words errors alone pass, and of these the line of code alone."""
+    if record.name.partition(".")[0] in REPEATING:
+        record.msg, record.args = f"a fault, at {record.filename}:{record.lineno}", None
+        return record.levelno >= logging.ERROR
+    return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -43,9 +43,9 @@ from retrieval.errors import PictureError, RetrievalError
 from retrieval.images import MAX_BYTES, load_picture
 from retrieval.indexes import Indexes
 from retrieval.search import Searcher
-from retrieval.ui import uploads
+from retrieval.ui import bodies, uploads
 from retrieval.ui.bodies import SURROUNDINGS, BodyLimit
-from retrieval.ui.limits import CALLS_BYTES, MAX_CALL, WAITING
+from retrieval.ui.limits import MAX_CALL, WAITING
 
 SECRET = "the-secret-of-the-owner"
 PROGRAMS = ("gs", "ffmpeg", "convert", "magick", "inkscape", "rsvg-convert", "djpeg", "xv", "display")
@@ -377,13 +377,13 @@ def test_no_form_of_an_address_is_asked(site: Site, form: str) -> None:
 UP = "%2e%2e%2f" * 12
 FILES = """
     INDEX/icons/manifest.json INDEX ROOT/app.py ROOT/README.md ROOT/.git/config HOME/.bashrc app.py .env README.md
-    retrieval/words.py ../app.py /etc/passwd /etc/hostname /proc/self/environ /proc/self/cmdline /proc/1/environ
-    /dev/zero /dev/stdin / . .. ~ ~/.ssh/id_rsa UPLOADS UPLOADS/../index/icons/manifest.json UPLOADS/shown
+    UPLOADS/../lock retrieval/words.py ../app.py /etc/passwd /etc/hostname /proc/self/environ /proc/self/cmdline
+    /proc/1/environ /dev/zero /dev/stdin / . .. ~ ~/.ssh/id_rsa UPLOADS UPLOADS/../index/icons/manifest.json UPLOADS/shown
     UPLOADS/shown/examples/../../../app.log UPLOADS/shown/examples UPLOADS/shown/examples/%2e%2e/%2e%2e/x.png
     UPLOADS/shown/icons/BUILD/../items.parquet UPLOADS/shown/icons/BUILD/manifest.json
     UPLOADS/shown/icons/BUILD/000000/../../items.parquet UPLOADS/shown/icons/BUILD/000000/000000999999.jpg
     UPLOADS/shown/icons/../icons/BUILD/000000/000000000001.jpg UPLOADS/shown/icons/nothing/000000/000000000001.jpg
-    UPLOADS/../lock %00 /etc/passwd%00.png file:///etc/passwd UP/etc/passwd ..%5c..%5cetc%5cpasswd %252e%252e%252fetc%252fpasswd
+    %00 /etc/passwd%00.png file:///etc/passwd UP/etc/passwd ..%5c..%5cetc%5cpasswd %252e%252e%252fetc%252fpasswd
 """
 PATHS = """
     /static/UP/etc/passwd /assets/UP/etc/passwd /svelte/UP/etc/passwd /static/../../../../etc/passwd
@@ -636,14 +636,14 @@ def test_an_upload_of_two_kinds_makes_room(
     assert not (tmp_path / "old.png").exists()
 
 
-def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path) -> None:
+def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as fill it, which never end; then a long one is told to wait, a short one is not."""
     limited = BodyLimit(PlainTextResponse("taken"), tmp_path)
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/call/search", "headers": []}
     long = b"A" * MAX_CALL
 
     async def posted(body: bytes, more: bool) -> tuple[int, str]:
-        """Send a body, and the rest of it once all are done, if there is more; what is answered."""
+        """Send a body, break it off when all are done if more of it was promised; return what is answered."""
         pieces = [{"type": "http.request", "body": body, "more_body": more}]
         sent: list[dict[str, Any]] = []
 
@@ -661,7 +661,7 @@ def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path) ->
         return (sent[0]["status"], sent[1]["body"].decode()) if sent else (0, "")
 
     async def crowd() -> None:
-        slow = [asyncio.create_task(posted(long, more=True)) for _ in range(CALLS_BYTES // MAX_CALL)]
+        slow = [asyncio.create_task(posted(long, more=True)) for _ in range(3)]
         for _ in slow:
             await waiting.acquire()
         assert await posted(long, more=False) == (503, json.dumps({"detail": words.CROWDED}))
@@ -670,6 +670,7 @@ def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path) ->
         assert await asyncio.gather(*slow) == [(0, "")] * len(slow)
         assert await posted(long, more=False) == (200, "taken"), "what they held is free again"
 
+    monkeypatch.setattr(bodies, "CALLS_BYTES", 3 * MAX_CALL)
     waiting, done = asyncio.Semaphore(0), asyncio.Event()
     asyncio.run(crowd())
 
