@@ -12,8 +12,8 @@ from retrieval.query import Ranking
 
 # They tell of every request: of visitors with their addresses, or of the Hub with the names of repositories.
 TALKATIVE = ("httpx", "httpx2", "httpcore", "uvicorn.access", "urllib3")
-# Their messages repeat what a visitor sent: headers, names of tools, whole requests. mcp writes some in the root's name,
-# in which nothing of ours is logged.
+# Their messages repeat what a visitor sent: headers, names of tools, whole requests. mcp writes some in the name of the
+# root, in which nothing of ours is logged.
 REPEATING = ("mcp", "root")
 
 log = logging.getLogger("search")
