@@ -11,7 +11,10 @@ from typing import Any
 from retrieval.query import Ranking
 
 # They tell of every request: of visitors with their addresses, or of the Hub with the names of repositories.
-TALKATIVE = ("httpx", "httpx2", "httpcore", "uvicorn.access", "mcp", "urllib3")
+TALKATIVE = ("httpx", "httpx2", "httpcore", "uvicorn.access", "urllib3")
+# Their messages repeat what a visitor sent: headers, names of tools, whole requests. mcp writes some in the name of the
+# root, in which nothing of ours is logged.
+REPEATING = ("mcp", "root")
 
 log = logging.getLogger("search")
 
@@ -71,6 +74,7 @@ def start(level: str, form: str) -> None:
         form: one of `settings.LOG_FORMATS`.
     """
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_withhold)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -108,6 +112,14 @@ def searched(kind: str, ranking: Ranking, top_k: int) -> None:
         "total_ms": round(timings.total, 1),
     }
     log.info(kind, extra={"fields": fields})
+
+
+def _withhold(record: logging.LogRecord) -> bool:
+    """Let of what repeats a visitor's words errors alone pass, and of these the line of code alone."""
+    if record.name.partition(".")[0] in REPEATING:
+        record.msg, record.args = f"a fault, at {record.filename}:{record.lineno}", None
+        return record.levelno >= logging.ERROR
+    return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import pickle
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import urllib.parse
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +31,7 @@ from hostile_pictures import READ, files, small
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, expect
+from starlette.responses import PlainTextResponse
 from test_app import ROOT, running
 from test_mcp import Canary
 
@@ -40,7 +43,7 @@ from retrieval.errors import PictureError, RetrievalError
 from retrieval.images import MAX_BYTES, load_picture
 from retrieval.indexes import Indexes
 from retrieval.search import Searcher
-from retrieval.ui import uploads
+from retrieval.ui import bodies, uploads
 from retrieval.ui.bodies import SURROUNDINGS, BodyLimit
 from retrieval.ui.limits import MAX_CALL, WAITING
 
@@ -225,7 +228,7 @@ def test_a_file_is_kept_under_a_name_that_does_no_harm(site: Site, name: str) ->
         assert reply.status_code in (400, 413)
         return
     [path] = reply.json()
-    assert re.fullmatch(r".*/uploads/[0-9a-f]{64}/[^/]+", path)
+    assert re.fullmatch(r".*/uploads/lookalike-uploads-[^/]+/files/[0-9a-f]{64}/[^/]+", path)
     assert "event: complete" in site.search(path)
     shown = site.client.get(f"/gradio_api/file={urllib.parse.quote(path)}")
     assert shown.status_code == 200
@@ -374,9 +377,9 @@ def test_no_form_of_an_address_is_asked(site: Site, form: str) -> None:
 UP = "%2e%2e%2f" * 12
 FILES = """
     INDEX/icons/manifest.json INDEX ROOT/app.py ROOT/README.md ROOT/.git/config HOME/.bashrc app.py .env README.md
-    retrieval/words.py ../app.py /etc/passwd /etc/hostname /proc/self/environ /proc/self/cmdline /proc/1/environ
-    /dev/zero /dev/stdin / . .. ~ ~/.ssh/id_rsa UPLOADS UPLOADS/../index/icons/manifest.json UPLOADS/shown
-    UPLOADS/shown/examples/../../../app.log UPLOADS/shown/examples UPLOADS/shown/examples/%2e%2e/%2e%2e/x.png
+    UPLOADS/../lock retrieval/words.py ../app.py /etc/passwd /etc/hostname /proc/self/environ /proc/self/cmdline
+    /proc/1/environ /dev/zero /dev/stdin / . .. ~ ~/.ssh/id_rsa UPLOADS UPLOADS/../index/icons/manifest.json
+    UPLOADS/shown UPLOADS/shown/examples/../../../app.log UPLOADS/shown/examples UPLOADS/shown/examples/%2e%2e/%2e%2e/x.png
     UPLOADS/shown/icons/BUILD/../items.parquet UPLOADS/shown/icons/BUILD/manifest.json
     UPLOADS/shown/icons/BUILD/000000/../../items.parquet UPLOADS/shown/icons/BUILD/000000/000000999999.jpg
     UPLOADS/shown/icons/../icons/BUILD/000000/000000000001.jpg UPLOADS/shown/icons/nothing/000000/000000000001.jpg
@@ -600,6 +603,133 @@ def test_uploads_that_are_broken_off_or_for_nobody_leave_nothing(site: Site) -> 
     assert not {path for path in uploads.iterdir() if path.is_file()} - left
 
 
+@pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])
+def test_a_call_of_two_kinds_is_a_call(site: Site, kinds: tuple[str, str]) -> None:
+    """Whichever of the two is read further in."""
+    headers = [("Content-Type", f"{kind}; boundary=x") for kind in kinds]
+    for body in (b'{"data": [' + b"[]," * 200_000 + b"[]]}", bytes(MAX_CALL + 1)):
+        reply = site.client.post("/gradio_api/call/search", content=body, headers=headers)
+        assert (reply.status_code, reply.json()) == (413, {"detail": words.TOO_LARGE})
+
+
+def ask(limited: BodyLimit, path: str, content: Any, headers: Any = None) -> httpx.Response:
+    """Post to what is behind the limits alone, without a server."""
+
+    async def posted() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(limited), base_url="http://page") as client:
+            return await client.post(path, content=content, headers=headers)
+
+    return asyncio.run(posted())
+
+
+@pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])
+def test_an_upload_of_two_kinds_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, str]
+) -> None:
+    (tmp_path / "old.png").write_bytes(bytes(100))
+    monkeypatch.setattr(uploads, "UPLOADS_FILES", 0)
+    headers = [("Content-Type", f"{kind}; boundary=x") for kind in kinds]
+    limited = BodyLimit(PlainTextResponse("taken"), tmp_path)
+    assert ask(limited, "/gradio_api/call/search", b"x", headers).text == "taken"
+    assert (tmp_path / "old.png").exists(), "a call that uploads nothing"
+    assert ask(limited, "/gradio_api/upload", b"x", headers).text == "taken"
+    assert not (tmp_path / "old.png").exists()
+
+
+def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fill it, which never end; then a long one is told to wait, a short one is not."""
+    limited = BodyLimit(PlainTextResponse("taken"), tmp_path)
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/call/search", "headers": []}
+    long = b"A" * MAX_CALL
+
+    async def posted(body: bytes, more: bool) -> tuple[int, str]:
+        """Send a body, break it off when all are done if more of it was promised; return what is answered."""
+        pieces = [{"type": "http.request", "body": body, "more_body": more}]
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            if not pieces:
+                waiting.release()
+                await done.wait()
+                return {"type": "http.disconnect"}
+            return pieces.pop()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await limited(scope, receive, send)
+        return (sent[0]["status"], sent[1]["body"].decode()) if sent else (0, "")
+
+    async def crowd() -> None:
+        slow = [asyncio.create_task(posted(long, more=True)) for _ in range(3)]
+        for _ in slow:
+            await waiting.acquire()
+        assert await posted(long, more=False) == (503, json.dumps({"detail": words.CROWDED}))
+        assert await posted(b"{}", more=False) == (200, "taken")
+        done.set()
+        assert await asyncio.gather(*slow) == [(0, "")] * len(slow)
+        assert await posted(long, more=False) == (200, "taken"), "what they held is free again"
+
+    monkeypatch.setattr(bodies, "CALLS_BYTES", 3 * MAX_CALL)
+    waiting, done = asyncio.Semaphore(0), asyncio.Event()
+    asyncio.run(crowd())
+
+
+OTHER_START = """
+import os, sys
+from retrieval.ui.uploads import own_folder
+folder = own_folder()
+assert folder is own_folder()
+(folder / "picture.png").touch()
+print(folder, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_uploads_have_a_folder_of_their_own_which_outlives_its_process_until_the_next_start(tmp_path: Path) -> None:
+    """Three starts in one GRADIO_TEMP_DIR, of which one is killed; what else lies there is left alone."""
+    for name in ("mine.txt", "lookalike-mine/mine.txt", "elsewhere/mine.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / f"{uploads.OWN}link").symlink_to(tmp_path / "elsewhere")
+    before = set(tmp_path.rglob("*"))
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
+
+    def start() -> tuple[subprocess.Popen[str], Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", OTHER_START],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout
+        return process, Path(process.stdout.readline().strip())
+
+    running, in_use = start()
+    killed, left = start()
+    killed.kill()
+    killed.communicate()
+    assert in_use.parents[1] == left.parents[1] == tmp_path
+    assert in_use.parent.stat().st_mode & 0o077 == 0
+    assert (left / "picture.png").exists()
+    third, _ = start()
+    assert not left.parent.exists()
+    assert (in_use / "picture.png").exists()
+    for process in (running, third):
+        process.communicate()
+        assert process.returncode == 0
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_no_place_for_uploads_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
+    with pytest.raises(RetrievalError, match="another folder by GRADIO_TEMP_DIR"):
+        uploads.own_folder.__wrapped__()
+
+
 def test_the_oldest_uploads_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         (tmp_path / str(number)).mkdir()
@@ -616,22 +746,22 @@ def test_the_oldest_uploads_make_room(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "stray").exists()
     assert uploads.make_room(tmp_path, needed=1)
     assert len(list(tmp_path.glob("*/x.png"))) == 2
+    assert {path.name for path in tmp_path.iterdir()} == set("0123456789"), "may be about to get its file"
+    for folder in tmp_path.iterdir():
+        os.utime(folder, (0, 0))
+    uploads.make_room(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"8", "9"}
 
 
 def test_a_full_disk_takes_no_upload_and_says_so(tmp_path: Path) -> None:
-    async def ask() -> httpx.Response:
-        # An upload that does not say how large it is may be the largest, for which no disk has room here.
-        limited = BodyLimit(lambda *_: pytest.fail("it was let through"), tmp_path, upload_bytes=10**18)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(limited), base_url="http://page") as client:
+    # An upload that does not say how large it is may be the largest, for which no disk has room here.
+    limited = BodyLimit(lambda *_: pytest.fail("it was let through"), tmp_path, upload_bytes=10**18)
 
-            async def pieces() -> AsyncIterator[bytes]:
-                yield b"--x\r\n"
-
-            kind = {"Content-Type": "multipart/form-data; boundary=x"}
-            return await client.post("/gradio_api/upload", content=pieces(), headers=kind)
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"--x\r\n"
 
     (tmp_path / "old.png").write_bytes(bytes(100))
-    answer = asyncio.run(ask())
+    answer = ask(limited, "/gradio_api/upload", pieces(), {"Content-Type": "multipart/form-data; boundary=x"})
     assert (answer.status_code, answer.json()["detail"]) == (507, words.FULL)
     assert not (tmp_path / "old.png").exists()  # which might have made room
 

@@ -140,10 +140,20 @@ def test_a_visit_asks_nobody_outside_and_leaves_no_trace_in_the_log(
         f"{space.address}/?text={CANARY}", headers={"X-Forwarded-For": f"{CANARY}.example"}
     )
     assert urllib.request.urlopen(request, timeout=60).status == 200
+    # What the MCP server refuses: of a wrong kind, for a method and for a tool that there are not.
+    mcp = f"{space.address}/gradio_api/mcp/"
+    either = {"Accept": "application/json, text/event-stream"}
+    strange = either | {"Content-Type": f"text/{CANARY}", "Origin": f"http://{CANARY}", "Host": f"{CANARY}.example"}
+    assert httpx.post(mcp, content=b"{}", headers=strange, timeout=60).status_code == 400
+    for method, params in ((CANARY, {}), ("tools/call", {"name": CANARY, "arguments": {}})):
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        for sent in (message | {"id": 1}, message, {"jsonrpc": "2.0", "id": CANARY, "result": {}}):
+            assert httpx.post(mcp, json=sent, headers=either, timeout=60).status_code in (200, 202)
 
     said = space.log.read_text()
     assert "outside of its function" in said, "gradio's own refusal was not provoked"
     assert CANARY not in said
+    assert "a fault, at server.py:" in said, "the MCP server's own refusal was not provoked"
     assert SECRET not in said
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     searched = [line for line in lines if line["logger"] == "search"]

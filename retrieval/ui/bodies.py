@@ -10,10 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval import words
 from retrieval.images import MAX_BYTES
-from retrieval.ui.limits import LOOKED_INTO, MAX_CALL, MAX_NAME, MAX_VALUES
+from retrieval.ui.limits import CALLS_BYTES, LOOKED_INTO, MAX_CALL, MAX_NAME, MAX_VALUES
 from retrieval.ui.uploads import make_room
 
 SURROUNDINGS = 2**20  # bytes of an upload beside the picture
+UPLOAD = "/gradio_api/upload"  # the one place whose requests gradio writes to the disk as they come
 
 # What gradio serves besides, and this page never asks for. The first runs ffmpeg on a file of the visitor's, the second
 # writes a file at each call, the third asks other servers, the others are for who edits an app.
@@ -36,30 +37,53 @@ class BodyLimit:
         self._app = app
         self._uploads = uploads
         self._max_upload = upload_bytes + SURROUNDINGS
+        self._held = 0  # bytes of the bodies of all calls that are read or answered now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 404 or 413, or hand the request on."""
+        """Answer 404, 413, 503 or 507, or hand the request on."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         if UNUSED.search(scope["path"]):
             return await refuse(send, 404, words.UNUSED)
-        headers = dict(scope.get("headers", ()))
-        length = headers.get(b"content-length", b"0")
-        form = headers.get(b"content-type", b"").strip().lower().startswith(b"multipart/form-data")
-        if not length.isdigit() or int(length) > (self._max_upload if form else MAX_CALL):
+        # By its path alone: what its headers say of its kind, twice perhaps, may be read in another way further in.
+        upload = scope["method"] == "POST" and scope["path"].removeprefix(scope.get("root_path", "")) == UPLOAD
+        length = dict(scope.get("headers", ())).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > (self._max_upload if upload else MAX_CALL):
             return await refuse(send, 413, words.TOO_LARGE)
-        if form:
+        if upload:
             if not await anyio.to_thread.run_sync(make_room, self._uploads, int(length) or self._max_upload):
                 return await refuse(send, 507, words.FULL)
             return await self._app(scope, _counted(receive, self._max_upload), send)
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return await self._app(scope, receive, send)
-        body = await _whole(receive)
-        if body is None:
-            return None  # the visitor has gone
-        if len(body) > MAX_CALL or (len(body) > LOOKED_INTO and not _plain(body)):
-            return await refuse(send, 413, words.TOO_LARGE)
-        return await self._app(scope, _again(body, receive), send)
+        return await self._call(scope, receive, send)
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read a call's body and hand both on; a short call is read however much the others hold."""
+        read = bytearray()
+        size = 0
+        more = True
+        try:
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None  # the visitor has gone
+                piece = message.get("body", b"")
+                read += piece
+                size += len(piece)
+                self._held += len(piece)
+                if size > MAX_CALL:
+                    return await refuse(send, 413, words.TOO_LARGE)
+                if size > LOOKED_INTO and self._held > CALLS_BYTES:
+                    return await refuse(send, 503, words.CROWDED)
+                more = message.get("more_body", False)
+            body = bytes(read)
+            read.clear()
+            if size > LOOKED_INTO and not _plain(body):
+                return await refuse(send, 413, words.TOO_LARGE)
+            return await self._app(scope, _again(body, receive), send)
+        finally:
+            self._held -= size
 
 
 async def refuse(send: Send, status: int, why: str) -> None:
@@ -84,20 +108,6 @@ def _counted(receive: Receive, most: int) -> Receive:
         return message
 
     return counted
-
-
-async def _whole(receive: Receive) -> bytes | None:
-    """Return a request's body, or as much as is too much of it."""
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > MAX_CALL or not message.get("more_body", False):
-            return b"".join(pieces)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

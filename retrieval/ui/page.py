@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from retrieval import words
@@ -66,11 +65,13 @@ def build_page(
         builds: builds new galleries for visitors, which only those may who sit at this machine, see
             `Settings.own_machine`; None: nothing on the page can build.
         limits: how much one request may take.
+
+    Raises:
+        RetrievalError: there is no place for uploads.
     """
     for name, value in LEAN.items():
         os.environ.setdefault(name, value)
-    if "GRADIO_TEMP_DIR" not in os.environ:
-        os.environ["GRADIO_TEMP_DIR"] = own_folder()
+    os.environ["GRADIO_TEMP_DIR"] = str(own_folder())
     page = Page(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     thumbnails = page.thumbnails
     with page:
@@ -134,7 +135,7 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
         state_session_capacity=SESSIONS,
         app_kwargs={
             "middleware": [
-                Middleware(BodyLimit, Path(get_upload_folder()), limits.upload_bytes),
+                Middleware(BodyLimit, own_folder(), limits.upload_bytes),
                 Middleware(Doorkeeper, door),
             ],
             "routes": [page.thumbnails.route, health_route(health)],
