@@ -379,11 +379,12 @@ FILES = """
     INDEX/icons/manifest.json INDEX ROOT/app.py ROOT/README.md ROOT/.git/config HOME/.bashrc app.py .env README.md
     UPLOADS/../lock retrieval/words.py ../app.py /etc/passwd /etc/hostname /proc/self/environ /proc/self/cmdline
     /proc/1/environ /dev/zero /dev/stdin / . .. ~ ~/.ssh/id_rsa UPLOADS UPLOADS/../index/icons/manifest.json
-    UPLOADS/shown UPLOADS/shown/examples/../../../app.log UPLOADS/shown/examples UPLOADS/shown/examples/%2e%2e/%2e%2e/x.png
-    UPLOADS/shown/icons/BUILD/../items.parquet UPLOADS/shown/icons/BUILD/manifest.json
-    UPLOADS/shown/icons/BUILD/000000/../../items.parquet UPLOADS/shown/icons/BUILD/000000/000000999999.jpg
-    UPLOADS/shown/icons/../icons/BUILD/000000/000000000001.jpg UPLOADS/shown/icons/nothing/000000/000000000001.jpg
-    %00 /etc/passwd%00.png file:///etc/passwd UP/etc/passwd ..%5c..%5cetc%5cpasswd %252e%252e%252fetc%252fpasswd
+    UPLOADS/shown UPLOADS/shown/examples/../../../app.log UPLOADS/shown/examples
+    UPLOADS/shown/examples/%2e%2e/%2e%2e/x.png UPLOADS/shown/icons/BUILD/../items.parquet
+    UPLOADS/shown/icons/BUILD/manifest.json UPLOADS/shown/icons/BUILD/000000/../../items.parquet
+    UPLOADS/shown/icons/BUILD/000000/000000999999.jpg UPLOADS/shown/icons/../icons/BUILD/000000/000000000001.jpg
+    UPLOADS/shown/icons/nothing/000000/000000000001.jpg %00 /etc/passwd%00.png file:///etc/passwd UP/etc/passwd
+    ..%5c..%5cetc%5cpasswd %252e%252e%252fetc%252fpasswd
 """
 PATHS = """
     /static/UP/etc/passwd /assets/UP/etc/passwd /svelte/UP/etc/passwd /static/../../../../etc/passwd
