@@ -17,11 +17,11 @@ import subprocess
 import sys
 import threading
 import urllib.parse
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -46,6 +46,8 @@ from retrieval.search import Searcher
 from retrieval.ui import bodies, uploads
 from retrieval.ui.bodies import SURROUNDINGS, BodyLimit
 from retrieval.ui.limits import MAX_CALL, WAITING
+
+Result = TypeVar("Result")
 
 SECRET = "the-secret-of-the-owner"
 PROGRAMS = ("gs", "ffmpeg", "convert", "magick", "inkscape", "rsvg-convert", "djpeg", "xv", "display")
@@ -604,6 +606,12 @@ def test_uploads_that_are_broken_off_or_for_nobody_leave_nothing(site: Site) -> 
     assert not {path for path in uploads.iterdir() if path.is_file()} - left
 
 
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run something asynchronous; in a thread, since the browser's tests leave a loop running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 @pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])
 def test_a_call_of_two_kinds_is_a_call(site: Site, kinds: tuple[str, str]) -> None:
     """Whichever of the two is read further in."""
@@ -620,7 +628,7 @@ def ask(limited: BodyLimit, path: str, content: Any, headers: Any = None) -> htt
         async with httpx.AsyncClient(transport=httpx.ASGITransport(limited), base_url="http://page") as client:
             return await client.post(path, content=content, headers=headers)
 
-    return asyncio.run(posted())
+    return run(posted())
 
 
 @pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])
@@ -673,7 +681,7 @@ def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path, mo
 
     monkeypatch.setattr(bodies, "CALLS_BYTES", 3 * MAX_CALL)
     waiting, done = asyncio.Semaphore(0), asyncio.Event()
-    asyncio.run(crowd())
+    run(crowd())
 
 
 OTHER_START = """
