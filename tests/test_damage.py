@@ -48,6 +48,8 @@ FILES = (
         for name in ("data_level0.bin", "header.bin", "length.bin", "link_lists.bin", "index_metadata.pickle")
     ),
 )
+# One of each kind that is read in a way of its own; the others, and more damages, take minutes.
+QUICK = (FILES[0], FILES[2], FILES[6], FILES[7], FILES[8])
 
 
 def _noisy(content: bytes, places: Any) -> bytes:
@@ -154,8 +156,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, index=folder / "index", picture=dataset / "odd" / "011.png")
 
 
-@pytest.mark.parametrize("extent", ["few", pytest.param("all", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("pattern", FILES)
+@pytest.mark.parametrize(
+    ("pattern", "extent"),
+    [
+        *((pattern, "few") for pattern in QUICK),
+        *(pytest.param(pattern, "few", marks=pytest.mark.slow) for pattern in FILES if pattern not in QUICK),
+        *(pytest.param(pattern, "all", marks=pytest.mark.slow) for pattern in FILES),
+    ],
+)
 def test_a_damaged_file_is_told_or_does_no_harm(
     built: SimpleNamespace, tmp_path: Path, pattern: str, extent: str
 ) -> None:

@@ -99,7 +99,15 @@ def checked(process: Builder) -> str:
 
 
 # Bytes of room: none to begin with, in the midst of ChromaDB's writing, of the export, at the very end.
-@pytest.mark.parametrize(("room", "apart"), [(2**16, False), (2 * 2**20, True), (3 * 2**20, False), (9 * 2**19, False)])
+@pytest.mark.parametrize(
+    ("room", "apart"),
+    [
+        (2**16, False),
+        (2 * 2**20, True),
+        pytest.param(3 * 2**20, False, marks=pytest.mark.slow),
+        pytest.param(9 * 2**19, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
     undisturbed: SimpleNamespace,  # noqa: F811
     tmp_path: Path,
