@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import resource
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,19 +48,33 @@ def full_disk(given: list[str]) -> int:
     size = sum(path.stat().st_blocks * 512 for path in source.rglob("*"))
     mount(disk, "-t", "tmpfs", "-o", f"size={2 * size + 2**24}", "none")
     shutil.copytree(source, disk / "index")
-    before = (disk / "index" / NAME / "manifest.json").read_text()
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
-    command = arguments(disk / "index", dataset, "--rebuild")
-    assert index_builder.main(command) == 2
-    assert (disk / "index" / NAME / "manifest.json").read_text() == before
-    print(
-        "full disk: old index", cli.main(["search", given[4], "--features", "pixels", "--index", str(disk / "index")])
+    return recovers(disk / "index", source, dataset, given[4], (disk / "ballast").unlink)
+
+
+def small_files(given: list[str]) -> int:
+    """Rebuild where no file may grow beyond some bytes, and again without that; needs no right to mount anything."""
+    source, dataset, folder, most = Path(given[0]), given[1], Path(given[2]), int(given[3])
+    shutil.copytree(source, folder / "index")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    return recovers(
+        folder / "index", source, dataset, given[4], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     )
-    (disk / "ballast").unlink()
-    assert answers(disk / "index")
+
+
+def recovers(index: Path, source: Path, dataset: str, picture: str, mend: Callable[[], object]) -> int:
+    """Rebuild in vain, `mend`, and rebuild; the old index answers until then, the new one is equal to the source."""
+    before = (index / NAME / "manifest.json").read_text()
+    command = arguments(index, dataset, "--rebuild")
+    assert index_builder.main(command) == 2
+    assert (index / NAME / "manifest.json").read_text() == before
+    print("old index", cli.main(["search", picture, "--features", "pixels", "--index", str(index)]))
+    mend()
+    assert answers(index)
     assert index_builder.main(command) == 0
-    assert (disk / "index" / NAME / "manifest.json").read_text() != before
-    found, expected = contents(disk / "index"), contents(source)
+    assert (index / NAME / "manifest.json").read_text() != before
+    found, expected = contents(index), contents(source)
     assert found.items == expected.items
     assert found.counts == expected.counts
     assert found.thumbnails == expected.thumbnails
@@ -67,7 +83,7 @@ def full_disk(given: list[str]) -> int:
         assert (found.collections[key][1] == expected.collections[key][1]).all()
     for features in Features:
         assert (found.matrices[features] == expected.matrices[features]).all()
-    assert answers(disk / "index")
+    assert answers(index)
     return 0
 
 
@@ -119,7 +135,18 @@ def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
     assert said.count("cannot be written: No space left on device") == 1, said.splitlines()
     assert f"The index in {tmp_path}" in said
     assert "Make room" in said
-    assert "full disk: old index 0" in said
+    assert "old index 0" in said
+
+
+def test_a_file_that_cannot_grow_is_told_and_the_build_goes_on_when_it_can(
+    undisturbed: SimpleNamespace,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    given = [undisturbed.index, undisturbed.dataset, tmp_path, 2**20, undisturbed.dataset / "005.png"]
+    said = checked(Builder(undisturbed.folder, *map(str, given), program=small_files, apart=True))
+    assert f"{tmp_path / 'index' / NAME}" in said
+    assert "error: " in said
+    assert "old index 0" in said
 
 
 def test_a_read_only_index_is_searched_by_both_engines_and_not_built(
