@@ -24,8 +24,13 @@ def write_checksums(build: Path) -> None:
 
     Raises:
         OSError: something cannot be read or written.
+        ValueError: ChromaDB's database is damaged.
     """
-    _write(build, FILE, _lasting(build))
+    chroma = _noted(build)  # what comes of its files after that is damage already
+    if chroma is None:
+        chroma = _sums(build, _of_chroma(build))
+    readers = (build / "items.parquet", *build.glob("*.npy"))
+    _write(build / FILE, _sums(build, readers) | chroma)
 
 
 def note_whole(build: Path) -> None:
@@ -35,14 +40,14 @@ def note_whole(build: Path) -> None:
         OSError: something cannot be read or written.
         ValueError: its database is damaged.
     """
-    _write(build, WHOLE, _of_chroma(build))
+    _write(build / WHOLE, _sums(build, _of_chroma(build)))
 
 
 def is_whole(build: Path) -> bool:
     """Whether ChromaDB's files are what they were when it gave them back after its last write."""
+    noted = _noted(build)
     try:
-        sums = json.loads((build / WHOLE).read_text(encoding="utf-8"))
-        return bool(sums == _sums(build, _of_chroma(build)))
+        return noted is not None and noted == _sums(build, _of_chroma(build))
     except (OSError, ValueError):
         return False
 
@@ -64,10 +69,18 @@ def check(build: Path, *names: str) -> None:
                 raise ValueError(f"{path} has changed")
 
 
-def _write(build: Path, name: str, files: Iterable[Path]) -> None:
-    path = build / name
+def _noted(build: Path) -> dict[str, int] | None:
+    """Return what `note_whole` kept; None if it is not there, or damaged itself."""
+    try:
+        noted = json.loads((build / WHOLE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return noted if isinstance(noted, dict) else None
+
+
+def _write(path: Path, sums: dict[str, int]) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(_sums(build, files), indent=1), encoding="utf-8")
+    temporary.write_text(json.dumps(sums, indent=1), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -75,14 +88,8 @@ def _sums(build: Path, files: Iterable[Path]) -> dict[str, int]:
     return {path.relative_to(build).as_posix(): _checksum(path) for path in sorted(files)}
 
 
-def _lasting(build: Path) -> Iterator[Path]:
-    """Yield the files that nothing changes any more."""
-    yield build / "items.parquet"
-    yield from build.glob("*.npy")
-    yield from _of_chroma(build)
-
-
 def _of_chroma(build: Path) -> Iterator[Path]:
+    """Yield the files of ChromaDB that nothing changes once it is closed."""
     yield from build.glob(DATABASE)
     for written in build.glob("chroma/*/index_metadata.pickle"):  # without it, ChromaDB makes the graph's files anew
         yield from written.parent.iterdir()

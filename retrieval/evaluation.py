@@ -121,7 +121,7 @@ def from_folder(index: GalleryIndex, encoder: ClipEncoder, folder: str) -> Label
             names.append(item.label)
         if pictures:
             vectors[Features.PIXELS].append(embed_pixels(pictures, index.manifest.pixel_size))
-            vectors[Features.CLIP].append(encoder.forward(encoder.preprocess(pictures)))
+            vectors[Features.CLIP].append(encoder.embed_here(pictures))
     codes = label_codes(names, index.labels)
     if not (codes >= 0).any():
         raise GalleryError(

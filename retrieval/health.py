@@ -64,7 +64,7 @@ class Health:
         try:
             index = self._searcher.indexes.get()
             encoder = self._searcher.embedder.encoders.get(index.manifest.model)
-            vector = encoder.forward(encoder.preprocess([Image.new("RGB", (8, 8))]))[0]
+            vector = encoder.embed_here([Image.new("RGB", (8, 8))])[0]
             for engine in Engine:
                 try:
                     rank(index, Features.CLIP, Metric.COSINE, engine, vector, 1)

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils._http import default_client_factory
 
 from retrieval.errors import RetrievalError
@@ -232,7 +233,7 @@ def remember(name: str, revision: str | None) -> None:
 
 def cached_commit(kind: Kind, name: str, revision: str | None) -> str | None:
     """Return the commit that a branch was when it was last asked for, asking nobody; None if it never was."""
-    folder = Path(hub.constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
+    folder = Path(hub.constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
     try:
         return (folder / "refs" / (revision or hub.constants.DEFAULT_REVISION)).read_text()
     except (OSError, ValueError):

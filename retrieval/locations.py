@@ -262,10 +262,10 @@ class FolderLocation(Location):
         return make(self.root / manifest.gallery / manifest.build)
 
 
-def _open(build: Path, finished: str = "") -> "Store":
+def _open(build: Path, remedy: str = "") -> "Store":
     from retrieval.store import FolderStore  # with ChromaDB, which the exact scan does without
 
-    return FolderStore(build, finished)
+    return FolderStore(build, remedy)
 
 
 def _has_map(manifest: Manifest, files: Path, method: Method) -> bool:

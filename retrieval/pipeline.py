@@ -116,8 +116,7 @@ def _embed(items: list[Item], encoder: ClipEncoder, pixel_size: int) -> Batch:
     vectors = dict[Features, Vectors]()
     if pictures:
         vectors[Features.PIXELS] = embed_pixels(pictures, pixel_size)
-        # In this process: a GPU that is lent for seconds is lent to visitors.
-        vectors[Features.CLIP] = encoder.forward(encoder.preprocess(pictures))
+        vectors[Features.CLIP] = encoder.embed_here(pictures)
     return Batch(
         items[0].row, len(items), tuple(good), tuple(thumbnail_of(each) for each in pictures), vectors, tuple(skipped)
     )

@@ -198,21 +198,12 @@ class ServerLocation(Location):
 
     def begin(self, name: str, build: str, rebuild: bool) -> Store:
         """See `Location`; with `rebuild` one that was published once is started over."""
-        if rebuild and self._was_published(name, build):
-            with worded(self.server):
-                for part in (LEDGER, FILES):  # what remains is written over
-                    self._delete(f"{self._prefix(name, build)}-{part}")
-        return self._open(name, build, make=True)
-
-    def _was_published(self, name: str, build: str) -> bool:
+        prefix = f"{self._prefix(name, build)}-"
         with worded(self.server):
-            try:
-                files = self._connected().get_collection(
-                    f"{self._prefix(name, build)}-{FILES}", embedding_function=None
-                )
-                return bool(files.get(ids=[f"{PUBLISHED}/000000"], include=[])["ids"])
-            except NotFoundError:
-                return False
+            if rebuild and self._was_published(prefix):
+                for part in (LEDGER, FILES):  # what remains is written over
+                    self._delete(f"{prefix}{part}")
+        return self._open(name, build, make=True)
 
     @contextmanager
     def making(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:
@@ -367,18 +358,22 @@ class ServerLocation(Location):
 
     def _gone(self, prefix: str) -> bool:
         """Say whether nobody needs a build: it was published once, left long ago, or is deleted in part."""
-        client = self._connected()
+        once = self._was_published(prefix)
+        if once is not False:
+            return bool(once)  # None: somebody is just making it
         try:
-            files = client.get_collection(prefix + FILES, embedding_function=None)
-        except NotFoundError:
-            return False  # somebody is just making it
-        if files.get(ids=[f"{PUBLISHED}/000000"], include=[])["ids"]:
-            return True
-        try:
-            life = client.get_collection(prefix + LEDGER, embedding_function=None).get(ids=[LIFE])
+            life = self._connected().get_collection(prefix + LEDGER, embedding_function=None).get(ids=[LIFE])
         except NotFoundError:
             return True
         return bool(life["ids"]) and time.time() - float(life["metadatas"][0]["at"]) > ABANDONED
+
+    def _was_published(self, prefix: str) -> bool | None:
+        """Say whether a build was published once; None if it is not there, or not yet as a whole."""
+        try:
+            files = self._connected().get_collection(prefix + FILES, embedding_function=None)
+        except NotFoundError:
+            return None
+        return bool(files.get(ids=[f"{PUBLISHED}/000000"], include=[])["ids"])
 
     # The copies on this machine: one folder for each published build, made in another folder and then renamed.
 

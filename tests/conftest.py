@@ -4,8 +4,10 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -20,6 +22,7 @@ OWN_HF_HOME = os.environ.get("HF_HOME")  # for the tests that ask for the real H
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")  # what this machine has cached changes no result
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the network; those of the Hub start processes of their own
 
+pytest.register_assert_rewrite("builds")  # whose asserts are those of tests
 from browsing import PATIENCE, served, settings_of  # noqa: E402  # needs the path above
 
 import index_builder  # noqa: E402
@@ -137,3 +140,23 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     context.close()
     outside = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
     assert not outside
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A gallery, its index, built without a disturbance by the same process, and the seconds that took."""
+    # With all that a builder needs, which other tests do without.
+    from builds import BAD, NAME, PICTURES, arguments, draw, spoil, whole
+    from warm import Builder
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    spoil(draw(folder / NAME, PICTURES), *BAD)
+    index = folder / "index"
+    took = []
+    for again in ("--rebuild", "--rebuild"):  # the first one also fills the data set's cache
+        builder = Builder(folder, *arguments(index, folder / NAME, again))
+        assert builder.end() == 0, builder.said
+        took.append(time.monotonic() - builder.began)
+    found = whole(index)
+    assert len(found.contents.items) == len(found.contents.thumbnails) == PICTURES - len(BAD)
+    return SimpleNamespace(folder=folder, index=index, dataset=folder / NAME, whole=found, seconds=took[-1])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shlex
 import shutil
@@ -14,8 +13,8 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from builds import NAME, arguments, assert_same_contents, contents, draw, spoil
 from conftest import ROOT
 from PIL import Image
 
@@ -34,37 +33,13 @@ from retrieval.metrics import Metric, View
 from retrieval.query import Engine
 from retrieval.search import rank
 from retrieval.source import GallerySource
-from retrieval.store import COLLECTIONS, FolderStore
 
 PATIENCE = 120  # seconds to wait for another process; a slow machine is no failure
-NAME = "pictures"
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def draw(folder, count):
-    """Fill a folder with pictures of random stripes; the same ones each time."""
-    folder.mkdir(parents=True)
-    for number in range(count):
-        colours = random.Random(number).randbytes(5 * 4 * 3)
-        Image.frombytes("RGB", (5, 4), colours).resize((50, 40)).save(folder / f"{number:03}.png")
-    return folder
-
-
-def spoil(folder, *numbers):
-    """Make three of a folder's pictures unreadable, each in its own way."""
-    empty, cut, text = (folder / f"{number:03}.png" for number in numbers)
-    empty.write_bytes(b"")
-    cut.write_bytes(cut.read_bytes()[:70])
-    text.unlink()
-    text.with_suffix(".jpg").write_text("no picture at all")
-
-
-def arguments(index, dataset, *more):
-    return ["--index", str(index), "--dataset", str(dataset), "--gallery", NAME, "--model", BUNDLED, *more]
 
 
 def build(index, dataset, *more):
@@ -126,35 +101,12 @@ def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
     assert all(Image.open(index.thumbnail(i)).size == (50, 40) for i in range(9))
 
 
-def contents(index):
-    """Everything that a build holds: items, skipped pictures, every collection, matrices and thumbnails."""
-    manifest = read_manifest(index / NAME)
-    build = index / NAME / manifest.build
-    store = FolderStore(build, "for reading")
-    collections = {}
-    for key in COLLECTIONS:
-        found = store._collections[key].get(include=["embeddings", "metadatas"])
-        order = np.argsort(found["ids"])
-        collections[key] = (
-            [(found["ids"][i], found["metadatas"][i]) for i in order],
-            np.asarray(found["embeddings"])[order],
-        )
-    store.close()
-    return SimpleNamespace(
-        items=pq.read_table(build / "items.parquet").to_pylist(),
-        counts=(manifest.pictures, manifest.skipped, manifest.skipped_pictures),
-        collections=collections,
-        matrices={features: np.load(build / f"{features}.npy") for features in Features},
-        thumbnails={path.name: path.read_bytes() for path in (build / "thumbnails").rglob("*.jpg")},
-    )
-
-
 def wait(happened, process):
     """Poll until something has happened or the process has ended."""
     end = time.monotonic() + PATIENCE
     while not happened() and process.poll() is None:
         assert time.monotonic() < end, "the builder did not come so far"
-        time.sleep(0.002)  # between two looks at another process, which takes 10 ms and more for a collection's part
+        time.sleep(0.002)  # between two looks at another process; longer could miss the part of one collection
 
 
 def thumbnails(index):
@@ -203,14 +155,7 @@ def test_a_build_stopped_at_any_moment_ends_like_an_undisturbed_one(tmp_path, ca
     assert ", 0 before)" not in capsys.readouterr().out  # it went on, and did not start anew
     whole, resumed = contents(tmp_path / "undisturbed"), contents(index)
     assert len(whole.items) == len(whole.thumbnails) == 287
-    assert resumed.items == whole.items
-    assert resumed.counts == whole.counts
-    assert resumed.thumbnails == whole.thumbnails
-    for key in COLLECTIONS:
-        assert resumed.collections[key][0] == whole.collections[key][0]
-        np.testing.assert_array_equal(resumed.collections[key][1], whole.collections[key][1], str(key))
-    for features in Features:
-        np.testing.assert_array_equal(resumed.matrices[features], whole.matrices[features])
+    assert_same_contents(resumed, whole)
 
 
 def test_a_second_builder_is_refused_while_one_works(tmp_path, capsys):

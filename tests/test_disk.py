@@ -7,16 +7,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from test_builder import NAME, arguments
-from test_kills import SimpleNamespace, answers, contents, undisturbed  # noqa: F401  # a fixture
+from builds import NAME, answers, arguments, assert_same_contents, contents
 from warm import Builder
 
 import index_builder
 from retrieval import cli
-from retrieval.features import Features
-from retrieval.store import COLLECTIONS
 
 NEWNS, NEWUSER = 0x00020000, 0x10000000  # of <sched.h>
 NO_MOUNTS = 77
@@ -74,15 +72,7 @@ def recovers(index: Path, source: Path, dataset: str, picture: str, mend: Callab
     assert answers(index)
     assert index_builder.main(command) == 0
     assert (index / NAME / "manifest.json").read_text() != before
-    found, expected = contents(index), contents(source)
-    assert found.items == expected.items
-    assert found.counts == expected.counts
-    assert found.thumbnails == expected.thumbnails
-    for key in COLLECTIONS:
-        assert found.collections[key][0] == expected.collections[key][0]
-        assert (found.collections[key][1] == expected.collections[key][1]).all()
-    for features in Features:
-        assert (found.matrices[features] == expected.matrices[features]).all()
+    assert_same_contents(contents(index), contents(source))
     assert answers(index)
     return 0
 
@@ -104,8 +94,13 @@ def read_only(given: list[str]) -> int:
     return 0
 
 
-def checked(process: Builder) -> str:
-    """Wait for a process, and return what it said."""
+def said_by(
+    program: Callable[[list[str]], int], undisturbed: SimpleNamespace, *given: object, apart: bool = False
+) -> str:
+    """Run the body of a process, and return what it said."""
+    picture = undisturbed.dataset / "005.png"
+    passed = map(str, (undisturbed.index, undisturbed.dataset, *given, picture))
+    process = Builder(undisturbed.folder, *passed, program=program, apart=apart)
     code = process.end()
     if code == NO_MOUNTS:
         pytest.skip("this machine lets nobody mount a small file system in a name space of its own")
@@ -125,13 +120,12 @@ def checked(process: Builder) -> str:
     ],
 )
 def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
-    undisturbed: SimpleNamespace,  # noqa: F811
+    undisturbed: SimpleNamespace,
     tmp_path: Path,
     room: int,
     apart: bool,
 ) -> None:
-    given = [undisturbed.index, undisturbed.dataset, tmp_path, room, undisturbed.dataset / "005.png"]
-    said = checked(Builder(undisturbed.folder, *map(str, given), program=full_disk, apart=apart))
+    said = said_by(full_disk, undisturbed, tmp_path, room, apart=apart)
     assert said.count("cannot be written: No space left on device") == 1, said.splitlines()
     assert f"The index in {tmp_path}" in said
     assert "Make room" in said
@@ -139,21 +133,19 @@ def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
 
 
 def test_a_file_that_cannot_grow_is_told_and_the_build_goes_on_when_it_can(
-    undisturbed: SimpleNamespace,  # noqa: F811
+    undisturbed: SimpleNamespace,
     tmp_path: Path,
 ) -> None:
-    given = [undisturbed.index, undisturbed.dataset, tmp_path, 2**20, undisturbed.dataset / "005.png"]
-    said = checked(Builder(undisturbed.folder, *map(str, given), program=small_files, apart=True))
+    said = said_by(small_files, undisturbed, tmp_path, 2**20, apart=True)
     assert f"{tmp_path / 'index' / NAME}" in said
     assert "error: " in said
     assert "old index 0" in said
 
 
 def test_a_read_only_index_is_searched_by_both_engines_and_not_built(
-    undisturbed: SimpleNamespace,  # noqa: F811
+    undisturbed: SimpleNamespace,
     tmp_path: Path,
 ) -> None:
-    given = [undisturbed.index, undisturbed.dataset, tmp_path, undisturbed.dataset / "005.png"]
-    said = checked(Builder(undisturbed.folder, *map(str, given), program=read_only))
+    said = said_by(read_only, undisturbed, tmp_path)
     assert said.count("cannot be written: Read-only file system. Make room or give access") == 2
     assert "ChromaDB works on a copy" in said

@@ -206,7 +206,7 @@ def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
     build = builds.start(asked(index, dataset))
     assert held.reached.wait(PATIENCE)
     while build.stage.done < 64 and build.running:  # written by another thread than those that are held
-        time.sleep(0.01)
+        time.sleep(0.01)  # polling another thread
     assert (build.stage.done, build.stage.total) == (64, 200)
     assert builds.running is build
 

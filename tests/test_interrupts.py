@@ -3,10 +3,11 @@
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from test_builder import arguments
-from test_kills import STAGES, SimpleNamespace, answers, assert_same, undisturbed  # noqa: F401  # a fixture
+from builds import answers, arguments, assert_same
+from test_kills import STAGES
 from warm import Builder
 
 ASKED = (
@@ -21,7 +22,7 @@ ASKED = (
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_at_any_stage_it_ends_in_words_and_can_be_gone_on_from(
-    undisturbed: SimpleNamespace,  # noqa: F811
+    undisturbed: SimpleNamespace,
     tmp_path: Path,
     number: signal.Signals,
 ) -> None:
@@ -39,7 +40,7 @@ def test_asked_to_stop_at_any_stage_it_ends_in_words_and_can_be_gone_on_from(
 
 
 def test_of_three_builders_at_the_same_instant_one_builds(
-    undisturbed: SimpleNamespace,  # noqa: F811
+    undisturbed: SimpleNamespace,
     tmp_path: Path,
 ) -> None:
     index = tmp_path / "index"

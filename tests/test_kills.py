@@ -6,25 +6,12 @@ import re
 import shutil
 import signal
 import time
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from test_builder import NAME, arguments, contents, draw, spoil
+from builds import NAME, answers, arguments, assert_same
 from warm import Builder, Moment
-
-from retrieval.features import Features
-from retrieval.indexes import Indexes
-from retrieval.manifest import read_manifest
-from retrieval.metrics import View
-from retrieval.projection import Method
-from retrieval.store import COLLECTIONS
-
-PICTURES = 22  # six batches, the last one short
-BAD = (3, 9, 21)
-OF_THE_RUN = ("build", "created", "seconds", "bytes", "checksum")  # differ between builds of the same
 
 STAGES = {
     "the gallery is claimed": Moment("FolderLocation.begin", "call"),
@@ -47,70 +34,6 @@ STAGES = {
     "the old build is half swept away": Moment("_rmtree_safe_fd", "return"),
     "the old build is swept away": Moment("sweep", "return"),
 }
-
-
-def names(index: Path, build: str) -> set[str]:
-    """Every file and folder of an index but ChromaDB's own; its build by the same name whatever its number."""
-    found = {path.relative_to(index).as_posix() for path in index.rglob("*")}
-    return {path.replace(build, "build") for path in found if "/chroma/" not in path}
-
-
-def whole(index: Path) -> SimpleNamespace:
-    """Everything that an index holds."""
-    manifest = read_manifest(index / NAME)
-    assert manifest is not None
-    maps = Indexes(index).get(NAME)
-    return SimpleNamespace(
-        manifest={key: value for key, value in asdict(manifest).items() if key not in OF_THE_RUN},
-        names=names(index, manifest.build),
-        maps={features: maps.map(features, Method.PCA).coordinates for features in Features},
-        contents=contents(index),
-    )
-
-
-def assert_same(index: Path, expected: SimpleNamespace) -> None:
-    found = whole(index)
-    assert found.manifest == expected.manifest
-    assert found.names == expected.names, "something is left over"
-    ours, theirs = found.contents, expected.contents
-    assert ours.items == theirs.items
-    assert ours.counts == theirs.counts
-    assert ours.thumbnails == theirs.thumbnails
-    for key in COLLECTIONS:
-        assert ours.collections[key][0] == theirs.collections[key][0]
-        np.testing.assert_array_equal(ours.collections[key][1], theirs.collections[key][1], str(key))
-    for features in Features:
-        np.testing.assert_array_equal(ours.matrices[features], theirs.matrices[features])
-        np.testing.assert_array_equal(found.maps[features], expected.maps[features])
-
-
-def answers(index: Path) -> str:
-    """Search what is published, by both engines' ways; return its build, empty if there is none."""
-    indexes = Indexes(index)
-    if not indexes.names():
-        return ""
-    found = indexes.get(NAME)
-    for features in Features:
-        vector = found.vectors(features)[5]
-        assert found.nearest(features, View.PLAIN, vector, 3)[0] == 5
-    indexes.close()
-    return str(found.manifest.build)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A gallery, its index, built without a disturbance by the same process, and the seconds that took."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    spoil(draw(folder / NAME, PICTURES), *BAD)
-    index = folder / "index"
-    took = []
-    for again in ("--rebuild", "--rebuild"):  # the first one also fills the data set's cache
-        builder = Builder(folder, *arguments(index, folder / NAME, again))
-        assert builder.end() == 0, builder.said
-        took.append(time.monotonic() - builder.began)
-    found = whole(index)
-    assert len(found.contents.items) == len(found.contents.thumbnails) == PICTURES - len(BAD)
-    return SimpleNamespace(folder=folder, index=index, dataset=folder / NAME, whole=found, seconds=took[-1])
 
 
 def test_killed_at_every_stage_a_rebuild_ends_like_an_undisturbed_one(

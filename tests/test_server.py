@@ -25,10 +25,10 @@ import httpx
 import numpy as np
 import pytest
 from browsing import served, settings_of
+from builds import draw, spoil
 from conftest import ROOT
 from gradio_client import Client, handle_file
 from test_app import post
-from test_builder import draw, spoil
 
 import index_builder
 from retrieval import cli

@@ -111,7 +111,7 @@ class ClipEncoder:
             revision=choice.revision,
             preprocessing=self._preprocessing_digest(),
             dtype=self.dtype,
-            dimensions=int(self.forward(self.preprocess([Image.new("RGB", (8, 8))])).shape[1]),
+            dimensions=int(self.embed_here([Image.new("RGB", (8, 8))]).shape[1]),
         )
         # After the model is loaded, which the process with the GPU finds in memory.
         self._embed = zero_gpu.on_gpu(self._forward_on_gpu) if zero_gpu.here() else self._forward_here
@@ -130,6 +130,10 @@ class ClipEncoder:
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> Vectors:
         """Return a visitor's upright RGB pictures as unit vectors of shape (n, d), float32; on ZeroGPU by the GPU."""
         return self._embed(self.preprocess(pictures).numpy())
+
+    def embed_here(self, pictures: Sequence[Image.Image]) -> Vectors:
+        """Do the same always in this process: a GPU that is lent for seconds is lent to visitors."""
+        return self.forward(self.preprocess(pictures))
 
     def _forward_here(self, pixels: npt.NDArray[Any]) -> Vectors:
         return self.forward(torch.from_numpy(pixels))

@@ -19,7 +19,7 @@ WAITING = 64  # events in the queue; beyond that visitors are told that the page
 SESSIONS = 100
 ANSWERS = 200  # sessions whose answers gradio keeps until they are fetched; a long one takes 4 MB
 
-MAX_CALL = 12 * 2**20  # any other request; in base64 that is a picture of 9 MB
+MAX_CALL = 12 * 2**20  # of a request that is no upload; in base64 that is a picture of 9 MB
 CALLS_BYTES = 256 * 2**20  # of all calls that are read at a time; those up to LOOKED_INTO are read even so
 MAX_VALUES = 100_000  # of a call: a list of nothing but lists takes 20 times its length in memory
 MAX_NAME = 1000  # of a call's own texts, such as its session, which are kept when it is over; a picture is not one
