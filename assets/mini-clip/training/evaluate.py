@@ -21,11 +21,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402  # as what follows: needs the path above
 from datasets import load_dataset  # noqa: E402
+from icons import spellings  # noqa: E402
 from PIL import Image  # noqa: E402
 from report import median_ms, report  # noqa: E402
 
+from retrieval.evaluation import average_precision  # noqa: E402
 from retrieval.features.choice import DTYPES, choose_model  # noqa: E402
 from retrieval.features.clip import ClipEncoder  # noqa: E402
+from retrieval.images import load_picture  # noqa: E402
 
 REQUESTS = Path(__file__).with_name("requests.txt")
 BATCH = 32
@@ -92,9 +95,9 @@ def photos(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
     by_each = alone[others].reshape(len(labels), -1), (labels[:, None] == labels)[others].reshape(len(labels), -1)
     rows = [
         _row("photo -> photo, P@5", len(queries), precision(*by_query, 5)),
-        _row("photo -> photo, mAP", len(queries), average_precision(*by_query)),
+        _row("photo -> photo, mAP", len(queries), mean_average_precision(*by_query)),
         _row("photo -> photo, leave-one-out, P@5", len(gallery), precision(*by_each, 5)),
-        _row("photo -> photo, leave-one-out, mAP", len(gallery), average_precision(*by_each)),
+        _row("photo -> photo, leave-one-out, mAP", len(gallery), mean_average_precision(*by_each)),
     ]
     classes = np.array(sorted(set(labels)))
     spoken = [ALIASES.get(name, name) for name in (each.replace("_", " ").lower() for each in classes)]
@@ -108,7 +111,7 @@ def photos(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
 def other_style(encoder: ClipEncoder, gallery: Gallery, folder: Path) -> list[dict[str, object]]:
     """Return how often an icon of another style finds its own; the flags are the same drawings in both."""
     files = {place: file for place, code in enumerate(gallery.codes) if (file := _file(folder, code))}
-    vectors = _embedded(encoder, [_on_white(Image.open(file)) for file in files.values()])
+    vectors = _embedded(encoder, [load_picture(file) for file in files.values()])
     scores = vectors @ gallery.vectors.T
     relevant = np.array(list(files))[:, None] == np.arange(len(gallery.codes))
     plain = np.array([gallery.groups[place] != "flags" for place in files])
@@ -178,23 +181,24 @@ def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answe
     card.write_text(text)
 
 
+def ranked(scores: Vectors, relevant: Matrix) -> Matrix:
+    """Return which pictures are relevant from the closest on, of scores and relevance (queries, gallery)."""
+    return np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+
+
 def precision(scores: Vectors, relevant: Matrix, k: int) -> float:
-    """Return the mean share of relevant pictures among the first k, of scores and relevance (queries, gallery)."""
-    first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float(np.take_along_axis(relevant, first, axis=1).mean())
+    """Return the mean share of relevant pictures among the first k."""
+    return float(ranked(scores, relevant)[:, :k].mean())
 
 
 def found(scores: Vectors, relevant: Matrix, k: int) -> float:
     """Return the share of queries that have a relevant picture among the first k."""
-    first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float(np.take_along_axis(relevant, first, axis=1).any(axis=1).mean())
+    return float(ranked(scores, relevant)[:, :k].any(axis=1).mean())
 
 
-def average_precision(scores: Vectors, relevant: Matrix) -> float:
-    """Return the mean over queries of the mean precision at the rank of each relevant picture."""
-    ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
-    at_rank = ranked.cumsum(axis=1) / np.arange(1, ranked.shape[1] + 1)
-    return float(((at_rank * ranked).sum(axis=1) / ranked.sum(axis=1)).mean())
+def mean_average_precision(scores: Vectors, relevant: Matrix) -> float:
+    """Return the mean over queries of their average precision."""
+    return float(average_precision(ranked(scores, relevant)).mean())
 
 
 def _gallery(encoder: ClipEncoder) -> Gallery:
@@ -230,15 +234,7 @@ def _texts(encoder: ClipEncoder, texts: Sequence[str]) -> Vectors:
 
 
 def _file(folder: Path, code: str) -> Path | None:
-    spellings = (code, code.replace("-fe0f", ""), f"{code}-fe0f")
-    return next((file for each in spellings if (file := folder / f"{each}.png").exists()), None)
-
-
-def _on_white(drawing: Image.Image) -> Image.Image:
-    drawing = drawing.convert("RGBA")
-    canvas = Image.new("RGB", drawing.size, "white")
-    canvas.paste(drawing, mask=drawing.getchannel("A"))
-    return canvas
+    return next((file for each in spellings(code) if (file := folder / f"{each}.png").exists()), None)
 
 
 def _row(figure: str, count: int, value: float) -> dict[str, object]:
