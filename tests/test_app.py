@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from waiting import until
 
 from retrieval.cli import main as command_line
 from retrieval.comparison import compare
@@ -26,7 +26,6 @@ from retrieval.query import Engine, Query
 from retrieval.search import Searcher
 
 ROOT = Path(__file__).resolve().parents[1]
-START_LIMIT = 180  # seconds; far above the goal, since speed is no matter of tests
 
 
 @contextmanager
@@ -37,15 +36,22 @@ def running(log: Path, *arguments: str, **environment: str) -> Iterator[str]:
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=inherited | environment, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + START_LIMIT
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)  # polling a process that writes a log; bounded by the deadline
-        yield found[0]
+        yield address_in(log, process)
     finally:
         process.terminate()
         process.wait(30)
+
+
+def address_in(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Wait until an app has written its address."""
+
+    def address() -> re.Match[str] | None:
+        assert process.poll() is None, log.read_text()
+        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+
+    found = until(address, log.read_text)
+    assert found
+    return found[0]
 
 
 @pytest.fixture(scope="module")

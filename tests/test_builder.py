@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import datasets
@@ -17,6 +16,7 @@ import pytest
 from builds import NAME, arguments, assert_same_contents, contents, draw, spoil
 from conftest import ROOT
 from PIL import Image
+from waiting import PATIENCE, until
 
 import index_builder
 from retrieval import locations
@@ -33,8 +33,6 @@ from retrieval.metrics import Metric, View
 from retrieval.query import Engine
 from retrieval.search import rank
 from retrieval.source import GallerySource
-
-PATIENCE = 120  # seconds to wait for another process; a slow machine is no failure
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +99,6 @@ def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
     assert all(Image.open(index.thumbnail(i)).size == (50, 40) for i in range(9))
 
 
-def wait(happened, process):
-    """Poll until something has happened or the process has ended."""
-    end = time.monotonic() + PATIENCE
-    while not happened() and process.poll() is None:
-        assert time.monotonic() < end, "the builder did not come so far"
-        time.sleep(0.002)  # between two looks at another process; longer could miss the part of one collection
-
-
 def thumbnails(index):
     build = only_build(index)
     return len(list(build.glob("thumbnails/*/*.jpg"))) if build else 0
@@ -122,10 +112,10 @@ def written(index):
 def stop(command, index, number, so_far, writes=0):
     """Start the builder, signal it after so many thumbnails and then writes; return its exit code and last words."""
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait(lambda: thumbnails(index) >= so_far, process)
+    until(lambda: thumbnails(index) >= so_far or process.poll() is not None)
     for _ in range(writes):
         before = written(index)
-        wait(lambda before=before: written(index) != before, process)
+        until(lambda before=before: written(index) != before or process.poll() is not None)
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)
     return process.returncode, said

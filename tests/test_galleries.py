@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from test_app import post, running
+from waiting import PATIENCE
 
 import index_builder
 from retrieval import settings, words
@@ -31,8 +32,6 @@ from retrieval.search import Searcher
 from retrieval.settings import Settings, with_flags
 from retrieval.source import GallerySource
 from retrieval.ui.page import build_page, launch
-
-PATIENCE = 120  # seconds; a slow machine is no failure
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -55,13 +54,6 @@ def parsed(*arguments: str) -> Settings:
 
 def asked(index: Path, dataset: Path | str, *more: str) -> Settings:
     return parsed("--index", str(index), "--dataset", str(dataset), "--model", "mini", *more)
-
-
-def until(happened: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < end, "it did not come so far"
-        time.sleep(0.01)  # polling another thread; bounded by the deadline
 
 
 class Held:

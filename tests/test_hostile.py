@@ -34,6 +34,7 @@ from playwright.sync_api import Browser, expect
 from starlette.responses import PlainTextResponse
 from test_app import ROOT, running
 from test_mcp import Canary
+from waiting import PATIENCE, until
 
 import index_builder
 from retrieval import words
@@ -52,7 +53,6 @@ Result = TypeVar("Result")
 SECRET = "the-secret-of-the-owner"
 PROGRAMS = ("gs", "ffmpeg", "convert", "magick", "inkscape", "rsvg-convert", "djpeg", "xv", "display")
 GROWTH_MB = 1200  # of the app's memory at its peak; any one bomb that opened would take more
-PATIENCE = 120  # seconds
 JSON = {"Content-Type": "application/json"}
 
 
@@ -593,17 +593,18 @@ def test_a_flood_of_calls_is_told_to_wait_and_what_is_kept_stays_bounded(site: S
 
 def test_uploads_that_are_broken_off_or_for_nobody_leave_nothing(site: Site) -> None:
     uploads = Path(site.upload(small())).parents[1]
-    left = {path for path in uploads.iterdir() if path.is_file()}
+
+    def kept() -> set[Path]:
+        return {path for path in uploads.iterdir() if path.is_file()}
+
+    left = kept()
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(300_000)
     request = "POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", httpx.URL(site.address).port)) as line:
             line.sendall(f"{request}Content-Length: {10**7}\r\n\r\n".encode() + head)
-    for _ in range(100):
-        site.upload(small())  # the app has something else to do; no clock is looked at
-        if not {path for path in uploads.iterdir() if path.is_file()} - left:
-            break
-    assert not {path for path in uploads.iterdir() if path.is_file()} - left
+    site.upload(small())
+    until(lambda: not kept() - left, lambda: f"beside {left} there are {kept()}")
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:

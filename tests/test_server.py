@@ -9,10 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +28,7 @@ from builds import draw, spoil
 from conftest import ROOT
 from gradio_client import Client, handle_file
 from test_app import post
+from waiting import PATIENCE, until
 
 import index_builder
 from retrieval import cli
@@ -50,18 +50,9 @@ from retrieval.server_store import ServerStore
 from retrieval.settings import parse
 from retrieval.store import COLLECTIONS, FolderStore, Store
 
-PATIENCE = 180.0  # seconds to wait for another process; a slow machine is no failure
 NAME = "pictures"
 BAD = (3, 70, 195)
 GOOD = [row for row in range(200) if row not in BAD]
-
-
-def wait(condition: Callable[[], Any], meanwhile: Callable[[], None] = lambda: None) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        meanwhile()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # between two looks at another process
 
 
 @contextmanager
@@ -80,7 +71,7 @@ def chroma(folder: Path) -> Iterator[str]:
             return caller.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait(answers)
+        until(answers)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
@@ -137,7 +128,7 @@ def built(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     workers = {"first": start("first", "--shard", "1/2"), "second": start("second", "--shard", "2/2")}
     try:
         # The first worker has begun its second batch: the thumbnails are there, the vectors are not.
-        wait(lambda: has_thumbnail(128) or workers["first"].poll() is not None)
+        until(lambda: has_thumbnail(128) or workers["first"].poll() is not None)
         workers["first"].send_signal(signal.SIGKILL)
         killed = workers["first"].wait()
         second = workers["second"].wait(PATIENCE)
@@ -245,7 +236,7 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
     assert sorted(first.nearest(Features.CLIP, View.UNIT, vector, 6)) == [0, 1, 2, 3, 4, 5]
 
     assert index_builder.main([*build, "--rebuild"]) == 0
-    wait(lambda: indexes.get("six") is not first)  # it is fetched meanwhile
+    until(lambda: indexes.get("six") is not first)  # it is fetched meanwhile
     assert len(first.nearest(Features.CLIP, View.UNIT, vector, 6)) == 6  # who still has the one before may search it
     second = indexes.get("six")
     assert second.build != first.build
@@ -254,7 +245,7 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
     assert index_builder.main([*build, "--rebuild", "--map", "tsne"]) == 0
     with pytest.raises(IndexingError, match="built anew"):
         first.nearest(Features.CLIP, View.UNIT, vector, 6)
-    wait(lambda: (Features.CLIP, Method.TSNE) in indexes.get("six").maps)
+    until(lambda: (Features.CLIP, Method.TSNE) in indexes.get("six").maps)
     assert indexes.get("six").map(Features.CLIP, Method.TSNE).coordinates.shape == (6, 2)
     copies = {path.name.rpartition("-")[0] for path in (tmp_path / "reader").glob("*/*build-*")}
     assert len(copies) == 2  # of the published build and of the one before
@@ -348,7 +339,7 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
         unfinished.keep(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
     with pytest.raises(IndexingError, match=f"{address} cannot be reached"):
         searcher.search(query)
-    wait(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
+    until(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
     assert searcher.search(replace(query, engine=Engine.EXACT)).hits[0].id == "004.png"
     capsys.readouterr()
     assert index_builder.main(flags(address, tmp_path / "cache", dataset)) == 2

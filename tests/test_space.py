@@ -2,11 +2,9 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +20,8 @@ from gradio_client.exceptions import AppError
 from hub_client import GUARD
 from loopback_hub import LoopbackHub
 from PIL import Image
-from test_app import START_LIMIT, post
+from test_app import address_in, post
+from waiting import until
 
 from retrieval import settings, words
 from retrieval.ui.limits import SPACE, limits_of
@@ -58,10 +57,7 @@ class Space:
 
     def ready(self) -> None:
         """Wait until `/health` says so."""
-        deadline = time.monotonic() + START_LIMIT
-        while health(self.address)[0] != 200:
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.1)  # polls a process; bounded by the deadline
+        until(lambda: health(self.address)[0] == 200, self.log.read_text)
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +91,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
     log = folder / "app.log"
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output)
-    deadline = time.monotonic() + START_LIMIT
-    while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)  # polls a process; bounded by the deadline
-    yield Space(process, found[0], log, foreign)
+    yield Space(process, address_in(log, process), log, foreign)
     process.kill()
     process.wait(30)
 

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import datasets
+from waiting import PATIENCE, until
 
 import index_builder
 import retrieval.builder  # with torch and ChromaDB
@@ -25,7 +26,6 @@ import retrieval.features.clip
 from retrieval.store import GRAPH
 
 WARMED = "warmed"
-PATIENCE = 120.0  # seconds to wait for another process; a slow machine is no failure
 ROWS_AT_ONCE = 4  # so that a few pictures make many batches
 # Likewise ChromaDB writes its graphs every few pictures, not every thousand.
 SYNC = {"sync_threshold": 8, "batch_size": 4}
@@ -159,20 +159,16 @@ class Builder:
         """Wait until it and whatever it has started have ended; return its exit code."""
         self.process.join(PATIENCE)
         assert self.process.exitcode is not None, self.said
-        end = time.monotonic() + PATIENCE
-        while left := list(_session(self.process.pid or 0)):
-            assert time.monotonic() < end, f"orphans: {left}"
-            time.sleep(0.01)  # between two looks at other processes
+        until(lambda: not list(self._left()), lambda: f"orphans: {list(self._left())}")
         return self.process.exitcode
 
-
-def _session(leader: int) -> Iterator[str]:
-    """Yield the status of every process of a session."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            status = path.read_text()
-        except OSError:
-            continue  # it has just ended
-        state, _, _, session = status.rpartition(")")[2].split()[:4]
-        if int(session) == leader and state != "Z":
-            yield status
+    def _left(self) -> Iterator[str]:
+        """Yield the status of every process of its session."""
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                status = path.read_text()
+            except OSError:
+                continue  # it has just ended
+            state, _, _, session = status.rpartition(")")[2].split()[:4]
+            if int(session) == self.process.pid and state != "Z":
+                yield status
