@@ -21,11 +21,11 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402  # as what follows: needs the path above
 from PIL import Image  # noqa: E402
 from report import report  # noqa: E402
-from torch.nn.functional import cosine_similarity  # noqa: E402
+from torch.nn.functional import cosine_similarity, interpolate  # noqa: E402
 from transformers import AutoImageProcessor, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
 
 from retrieval.features.choice import choose_model  # noqa: E402
-from retrieval.features.folding import fold_batch_norms  # noqa: E402
+from retrieval.features.folding import fold_batch_norms, remove_open_gates  # noqa: E402
 
 PICTURES = sorted((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
@@ -62,6 +62,8 @@ def _measured(make: Callable[[], Any], rounds: int, compiled: bool) -> Iterator[
     opened = [Image.open(path).convert("RGB") for path in PICTURES]
     pictures = processor(images=opened, return_tensors="pt")["pixel_values"]
     plain = make()
+    side = getattr(plain.config.vision_config, "image_size", pictures.shape[-1])  # a ViT takes one size alone
+    pictures = interpolate(pictures, (side, side), mode="bicubic", antialias=True)
     with torch.inference_mode():
         wanted = plain.get_image_features(pixel_values=pictures).pooler_output
     variants: dict[tuple[object, ...], tuple[Any, torch.Tensor]] = {}
@@ -69,8 +71,10 @@ def _measured(make: Callable[[], Any], rounds: int, compiled: bool) -> Iterator[
         for layout in LAYOUTS:
             for folded in (False, True):
                 model = make()
-                if folded and not fold_batch_norms(model):
-                    continue
+                if folded:
+                    if not fold_batch_norms(model):
+                        continue
+                    remove_open_gates(model)
                 model = model.to(dtype).to(memory_format=LAYOUTS[layout])
                 variants[str(dtype)[6:], layout, folded, "inference_mode"] = (model, pictures.to(dtype))
     key = ("bfloat16", "channels_last", next(reversed(variants))[2])

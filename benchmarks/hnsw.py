@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from retrieval.builder import ROWS_AT_ONCE  # noqa: E402  # as what follows: needs the path above
 from retrieval.features import Vectors  # noqa: E402
-from retrieval.store import row_key  # noqa: E402
+from retrieval.store import GRAPH, row_key  # noqa: E402
 
 KINDS = ("clustered", "uniform", "pixels")
 SWEEP = tuple(itertools.product((100, 200), (16, 32)))  # ef_construction, max_neighbors
@@ -105,7 +105,7 @@ def vectors_of(kind: str, n: int, index: Path) -> tuple[Vectors, Vectors]:
 def opened(folder: Path, space: str, construction: int, neighbours: int) -> Any:
     """Return the collection in a folder, made as the product makes its own, and the client that holds it."""
     client = chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
-    graph = {"space": space, "ef_construction": construction, "max_neighbors": neighbours, "ef_search": 100}
+    graph = {**GRAPH, "space": space, "ef_construction": construction, "max_neighbors": neighbours, "ef_search": 100}
     configuration: Any = {"hnsw": graph}
     return client, client.get_or_create_collection("measured", configuration=configuration, embedding_function=None)
 

@@ -29,8 +29,9 @@ from retrieval.features import Features, Vectors  # noqa: E402  # as what follow
 from retrieval.features.choice import ModelIdentity  # noqa: E402
 from retrieval.indexes import GalleryIndex  # noqa: E402
 from retrieval.manifest import Manifest  # noqa: E402
-from retrieval.metrics import Metric, Scan  # noqa: E402
+from retrieval.metrics import Metric  # noqa: E402
 from retrieval.query import Engine  # noqa: E402
+from retrieval.scan import Scan  # noqa: E402
 from retrieval.search import rank  # noqa: E402
 from retrieval.source import GallerySource  # noqa: E402
 

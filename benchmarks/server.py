@@ -18,12 +18,11 @@ from service import resident
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from retrieval.address import Server
+from retrieval.batch import Batch, Item
 from retrieval.errors import IndexingError
 from retrieval.export import export
 from retrieval.features import Features, Vectors
-from retrieval.gallery import Item
 from retrieval.metrics import View
-from retrieval.pipeline import Batch
 from retrieval.server import connect
 from retrieval.server_location import copy_files
 from retrieval.server_store import ServerStore

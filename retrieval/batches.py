@@ -11,18 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.batch import Batch
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped
-
-if TYPE_CHECKING:
-    from retrieval.pipeline import Batch
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +79,16 @@ class Batches:
         """Take the build's folder; nothing is read or made yet."""
         self.folder = build / FOLDER
 
-    def keep(self, batch: "Batch") -> None:
-        """Keep a batch.
+    def keep(self, batch: Batch) -> Kept:
+        """Keep a batch, and return it as it is kept.
 
         Raises:
             IndexingError: the folder cannot be written.
         """
         path = self.folder / f"{batch.start:012d}.npz"
+        rows = np.array([item.row for item in batch.items], np.int64)
         arrays: dict[str, Any] = {
-            "rows": np.array([item.row for item in batch.items], np.int64),
+            "rows": rows,
             "metadata": _as_bytes([[getattr(item, name) for name in NAMES] for item in batch.items]),
             "skipped": _as_bytes([[each.row, each.id, each.reason] for each in batch.skipped]),
             **{features.value: vectors for features, vectors in batch.vectors.items()},
@@ -103,6 +102,7 @@ class Batches:
         except OSError as error:
             raise cannot_write(self.folder.parent, error) from error
         self.__dict__.pop("all", None)
+        return Kept(batch.start, rows, list(batch.skipped), path)
 
     @cached_property
     def all(self) -> list[Kept]:

@@ -296,7 +296,7 @@ def _fill(
             if written := writer.write(batch):
                 count += written
                 yield count
-        if written := writer.wait():
+        if written := writer.finish():
             yield count + written
 
 

@@ -21,8 +21,9 @@ from retrieval.features.clip import ClipEncoder
 from retrieval.features.pixels import embed_pixels
 from retrieval.images import load_picture
 from retrieval.indexes import GalleryIndex
-from retrieval.metrics import Metric, Scan, by_rank, closeness
+from retrieval.metrics import Metric, by_rank, closeness
 from retrieval.query import Engine, Query
+from retrieval.scan import Scan
 from retrieval.search import rank
 from retrieval.source import GallerySource
 

@@ -16,6 +16,7 @@ from datasets.utils.file_utils import xopen
 from huggingface_hub import constants
 
 from retrieval import hub
+from retrieval.batch import Item
 from retrieval.dataset import open_dataset, reason
 from retrieval.errors import GalleryError, PictureError
 from retrieval.source import GallerySource
@@ -30,17 +31,6 @@ LINE_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
 
 # What a row that cannot be fetched or decoded by the data set itself may raise.
 ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
-
-
-@dataclass(frozen=True)
-class Item:
-    """One row of a gallery; `picture` holds the encoded bytes, or the reason why there are none."""
-
-    row: int
-    id: str
-    label: str
-    caption: str
-    picture: bytes | PictureError
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from retrieval.features import Features, Vectors
 from retrieval.images import load_picture
 from retrieval.locations import Published, location_of
 from retrieval.manifest import thumbnail_path
-from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, Scan, View
+from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, View
 from retrieval.projection import Method, Projection, projection_path, read_projection
+from retrieval.scan import Scan
 
 if TYPE_CHECKING:
     from retrieval.store import Store

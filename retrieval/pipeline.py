@@ -10,17 +10,17 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 
+from retrieval.batch import Batch, Item
 from retrieval.errors import PictureError
 from retrieval.features import Features, Vectors
 from retrieval.features.clip import ClipEncoder
 from retrieval.features.pixels import embed_pixels
-from retrieval.gallery import Item
 from retrieval.images import fit_within, load_picture
 from retrieval.manifest import Skipped
 
@@ -28,32 +28,6 @@ LOOK_AHEAD = 2  # runs of rows that are worked on while another is written
 THUMBNAIL_SIZE = 256  # pixels of the longer side
 THUMBNAIL_QUALITIES = (85, 50, 20)  # the first that gives no more than `THUMBNAIL_BYTES`; only noise takes another
 THUMBNAIL_BYTES = 80_000  # fits into one record of a server
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What became of a run of rows.
-
-    Attributes:
-        start: its first row.
-        rows: how many rows it had.
-        items: those whose pictures could be used, without their encoded bytes.
-        thumbnails: JPEG, one for each item.
-        vectors: for each features an array of shape (len(items), d).
-        skipped: the others.
-    """
-
-    start: int
-    rows: int
-    items: tuple[Item, ...]
-    thumbnails: tuple[bytes, ...]
-    vectors: dict[Features, Vectors]
-    skipped: tuple[Skipped, ...]
-
-    @property
-    def thumbnails_by_row(self) -> dict[int, bytes]:
-        """The thumbnails, by row."""
-        return {item.row: each for item, each in zip(self.items, self.thumbnails, strict=True)}
 
 
 def embed_all(

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import chromadb
 import numpy as np
@@ -20,15 +20,13 @@ import numpy.typing as npt
 from chromadb.errors import ChromaError
 
 from retrieval.address import Server
+from retrieval.batch import Batch
 from retrieval.errors import IndexingError
 from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped
 from retrieval.metrics import View
 from retrieval.server import FETCHING, NO_GRAPH, RECORD_BYTES, failure, pack, records, unpack, worded
 from retrieval.store import COLLECTIONS, READ_ROWS, Store, configuration_of, row_key
-
-if TYPE_CHECKING:
-    from retrieval.pipeline import Batch
 
 log = logging.getLogger(FETCHING)
 
@@ -95,8 +93,17 @@ class ServerStore(Store):
         """See `Store`."""
         return {start for start, _, _ in self._batches()}
 
-    def keep(self, batch: "Batch") -> None:
-        """See `Store`; what was skipped is kept by `commit`."""
+    def write(self, batch: Batch) -> None:
+        """See `Store`."""
+        self.keep(batch)
+        if batch.items:
+            rows = [item.row for item in batch.items]
+            metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in batch.items]
+            self.upsert(rows, metadata, batch.vectors)
+        self.commit(batch)
+
+    def keep(self, batch: Batch) -> None:
+        """Keep the thumbnails of a batch; what was skipped is kept by `commit`."""
         if thumbnails := batch.thumbnails_by_row:
             with self._worded():
                 self._thumbnails.upsert(
@@ -105,8 +112,8 @@ class ServerStore(Store):
                     metadatas=[pack(content) for content in thumbnails.values()],
                 )
 
-    def commit(self, batch: "Batch") -> None:
-        """See `Store`."""
+    def commit(self, batch: Batch) -> None:
+        """Mark a batch as complete; everything else of it is written."""
         about = json.dumps([[each.row, each.id, each.reason] for each in batch.skipped])
         with self._worded():
             self._ledger.upsert(

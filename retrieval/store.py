@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import chromadb
 import numpy as np
@@ -22,7 +22,8 @@ from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError
 from filelock import FileLock
 
-from retrieval.batches import Batches
+from retrieval.batch import Batch
+from retrieval.batches import Batches, Kept
 from retrieval.checksums import CHROMA, WHOLE, check, is_whole, note_whole
 from retrieval.checksums import FILE as CHECKSUMS
 from retrieval.errors import IndexingError, cannot_write
@@ -30,9 +31,6 @@ from retrieval.features import Features, Vectors
 from retrieval.manifest import Skipped, rebuild_command, thumbnail_path
 from retrieval.metrics import View, view_of
 from retrieval.ownership import own
-
-if TYPE_CHECKING:
-    from retrieval.pipeline import Batch
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +49,7 @@ COLLECTIONS = (
 # ChromaDB writes its graph to disk every `sync_threshold` records (by default 1,000), and whoever opens a collection
 # inserts again what came after: 2 s of a core for 852 pictures by pixels. A batch is 64.
 GRAPH = {"ef_construction": 200, "max_neighbors": 32, "ef_search": 200, "sync_threshold": 64, "batch_size": 64}
+TOGETHER = 4  # batches inserted at once: ChromaDB takes two thirds of the time that it takes for each of its own
 READ_ROWS = 256  # rows fetched at once; 256 pixel vectors are 3 MB, and Chroma Cloud answers with 300 rows at most
 
 # How SQLite and Rust say that the disk is full; on one with less room they may say anything.
@@ -184,12 +183,12 @@ class Store(ABC):
         """Return the first rows of the batches that need not be written again."""
 
     @abstractmethod
-    def keep(self, batch: "Batch") -> None:
-        """Keep what is no vector of a batch; before its vectors are written."""
+    def write(self, batch: Batch) -> None:
+        """Write a batch; it counts as complete when all of it is written.
 
-    @abstractmethod
-    def commit(self, batch: "Batch") -> None:
-        """Mark a batch as complete; everything else of it is written."""
+        Raises:
+            IndexingError: it cannot be written.
+        """
 
     @abstractmethod
     def settle(self) -> None:
@@ -198,19 +197,6 @@ class Store(ABC):
     @abstractmethod
     def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
         """Yield the plain vectors, shape (m, d), and the metadata of rows, which ascend, in pieces."""
-
-    def write(self, batch: "Batch") -> None:
-        """Write a batch.
-
-        Raises:
-            IndexingError: it cannot be written.
-        """
-        self.keep(batch)
-        if batch.items:
-            rows = [item.row for item in batch.items]
-            metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in batch.items]
-            self.upsert(rows, metadata, batch.vectors)
-        self.commit(batch)
 
     def upsert(
         self, rows: Sequence[int], metadata: Sequence[Mapping[str, str]], vectors: Mapping[Features, Vectors]
@@ -309,6 +295,7 @@ class FolderStore(Store):
         self.folder = folder
         self._remedy = remedy
         self._batches = Batches(folder)
+        self._waiting: list[Kept] = []  # batches that ChromaDB has not yet
         if remedy and not folder.is_dir():
             raise self._gone()
         aside = _aside(folder) if remedy and not os.access(folder, os.W_OK) else None
@@ -352,10 +339,8 @@ class FolderStore(Store):
             collections = {key: self._collection(*key) for key in COLLECTIONS}
         if not trusted and batches:
             log.warning("The builder was killed: ChromaDB's files in %s are written anew.", chroma.folder)
-            for batch in batches:
-                if len(batch.rows):
-                    vectors = {features: batch.vectors(features) for features in Features}
-                    self._insert(collections, batch.rows.tolist(), batch.metadata(), vectors)
+            for start in range(0, len(batches), TOGETHER):
+                self._fill(collections, batches[start : start + TOGETHER])
         chroma.sound = not self._remedy
         return collections
 
@@ -370,7 +355,11 @@ class FolderStore(Store):
 
     def close(self) -> None:
         """Give the store back; other processes may open it afterwards."""
-        self._give_back()
+        try:
+            if self._waiting:
+                self._catch_up()
+        finally:
+            self._give_back()
 
     def rows(self) -> npt.NDArray[np.int64]:
         """See `Store`, like the rest."""
@@ -384,23 +373,30 @@ class FolderStore(Store):
         """See `Store`."""
         return {batch.start for batch in self._batches.all}
 
-    def keep(self, batch: "Batch") -> None:
-        """See `Store`."""
+    def write(self, batch: Batch) -> None:
+        """See `Store`; ChromaDB gets some batches at a time, the last ones by `close`."""
+        len(self._collections)  # what is made anew has no part of this batch
+        self._chroma.sound = False
         try:
             write_thumbnails(self.folder, batch.thumbnails_by_row)
         except OSError as error:
             raise cannot_write(self.folder, error) from error
+        self._waiting.append(self._batches.keep(batch))
+        if len(self._waiting) == TOGETHER:
+            self._catch_up()
 
-    def write(self, batch: "Batch") -> None:
-        """See `Store`."""
-        len(self._collections)  # what is made anew has no part of this batch
-        self._chroma.sound = False
-        super().write(batch)
+    def _catch_up(self) -> None:
+        """Give ChromaDB the batches that it has not yet."""
+        waiting, self._waiting = self._waiting, []
+        self._fill(self._collections, waiting)
         self._chroma.sound = True
 
-    def commit(self, batch: "Batch") -> None:
-        """See `Store`."""
-        self._batches.keep(batch)
+    def _fill(self, collections: Mapping[tuple[Features, View], chromadb.Collection], batches: list[Kept]) -> None:
+        if batches := [batch for batch in batches if len(batch.rows)]:
+            rows = np.concatenate([batch.rows for batch in batches]).tolist()
+            metadata = [each for batch in batches for each in batch.metadata()]
+            vectors = {each: np.concatenate([batch.vectors(each) for batch in batches]) for each in Features}
+            self._insert(collections, rows, metadata, vectors)
 
     def settle(self) -> None:
         """See `Store`."""

@@ -7,14 +7,14 @@ builder could take a step.
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Protocol
 
+from retrieval.batch import Batch
 from retrieval.errors import IndexingError
-from retrieval.pipeline import Batch
 from retrieval.store import Store
 
 GRACE = 20.0  # seconds to end what is being written; a store survives to be cut off, but writes ChromaDB's files anew
@@ -30,8 +30,8 @@ class Writer(Protocol):
             IndexingError: it, or the one before it, could not be written.
         """
 
-    def wait(self) -> int:
-        """Wait until everything is written; return as `write` does.
+    def finish(self) -> int:
+        """Wait until everything is written and the store is given back; return as `write` does.
 
         Raises:
             IndexingError: something could not be.
@@ -76,7 +76,8 @@ class _Here:
         self.store.write(batch)
         return batch.rows
 
-    def wait(self) -> int:
+    def finish(self) -> int:
+        self.store.close()
         return 0
 
 
@@ -87,15 +88,25 @@ class _Apart:
     rows: int = 0  # of the batch that is under way
 
     def write(self, batch: Batch) -> int:
-        written = self.wait()
+        written = self._answered()
+        self._send(batch)
+        self.rows = batch.rows
+        return written
+
+    def finish(self) -> int:
+        written = self._answered()
+        self._send(None)
+        self._answered()
+        return written
+
+    def _send(self, batch: Batch | None) -> None:
         try:
             self.pipe.send(batch)
         except OSError as error:
             raise _gone() from error
-        self.unanswered, self.rows = True, batch.rows
-        return written
+        self.unanswered = True
 
-    def wait(self) -> int:
+    def _answered(self) -> int:
         if self.unanswered:
             try:
                 answer = self.pipe.recv()
@@ -121,18 +132,19 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, open_store: Callable[[], Store]) -> None:
-    """Write what comes through the pipe, until the other side closes it or is no more."""
+    """Write what comes through the pipe, until there is no more, or the other side closes it or is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with closing(open_store()) as store:
-            pipe.send(None)
-            while True:
-                store.write(pipe.recv())
+    with suppress(EOFError, OSError):  # who has stopped listening wants to hear nothing
+        try:
+            with closing(open_store()) as store:
                 pipe.send(None)
-    except IndexingError as error:
-        pipe.send(error)
-    except (EOFError, OSError):
-        return
+                while (batch := pipe.recv()) is not None:
+                    store.write(batch)
+                    pipe.send(None)
+                store.close()
+            pipe.send(None)
+        except IndexingError as error:
+            pipe.send(error)
 
 
 def _gone() -> IndexingError:

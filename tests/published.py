@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
+from retrieval.batch import Batch, Item
 from retrieval.checksums import write_checksums
 from retrieval.export import export
 from retrieval.features import Features, Vectors
 from retrieval.features.choice import ModelIdentity
-from retrieval.gallery import Item
 from retrieval.indexes import Indexes
 from retrieval.manifest import Manifest, publish_manifest
-from retrieval.pipeline import Batch
 from retrieval.source import GallerySource
 from retrieval.store import FolderStore
 

@@ -26,8 +26,9 @@ from retrieval.evaluation import (
 from retrieval.evaluation_plot import COLOURS, TEXT, plot_results
 from retrieval.features import Features
 from retrieval.indexes import GalleryIndex
-from retrieval.metrics import Metric, Scan, closeness, score_pairs
+from retrieval.metrics import Metric, closeness, score_pairs
 from retrieval.query import Engine, Query
+from retrieval.scan import Scan
 from retrieval.words import best
 
 # Four classes, one picture that is alone in its class, and five without a label.

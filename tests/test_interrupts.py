@@ -12,7 +12,7 @@ from warm import Builder
 
 ASKED = (
     "the gallery is claimed",
-    "some vectors of a batch are written",
+    "some vectors of some batches are written",
     "every batch is written",
     "one matrix is exported",
     "the manifest is about to be renamed",

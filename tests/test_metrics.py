@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
-from retrieval.metrics import DEFINITIONS, Metric, Scan, View, by_rank, closeness, closest, score_pairs, view_of
+from retrieval.metrics import DEFINITIONS, Metric, View, by_rank, closeness, closest, score_pairs, view_of
+from retrieval.scan import Scan
 
 ANGLES = (Metric.COSINE, Metric.CORRELATION)
 DISTANCES = (Metric.L1, Metric.L2)

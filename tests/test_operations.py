@@ -23,10 +23,10 @@ from test_embedding import Forwards
 import app
 import index_builder
 from retrieval import logs, versions, words
+from retrieval.batch import Item
 from retrieval.evaluation import from_folder
 from retrieval.features import Features
 from retrieval.features.choice import BUNDLED_FOLDER
-from retrieval.gallery import Item
 from retrieval.health import Health
 from retrieval.images import load_picture
 from retrieval.indexes import Indexes

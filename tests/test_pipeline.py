@@ -17,16 +17,16 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from retrieval.batch import Batch, Item
 from retrieval.errors import IndexingError
 from retrieval.features import Features
 from retrieval.features.choice import BUNDLED_FOLDER, choose_model
 from retrieval.features.clip import ClipEncoder
 from retrieval.features.preprocessing import Preprocessing
-from retrieval.gallery import Item
 from retrieval.manifest import thumbnail_path
 from retrieval.metrics import View
 from retrieval.ownership import IndexInUse, own
-from retrieval.pipeline import THUMBNAIL_BYTES, Batch, embed_all, thumbnail_of
+from retrieval.pipeline import THUMBNAIL_BYTES, embed_all, thumbnail_of
 from retrieval.server import RECORD_BYTES
 from retrieval.store import FolderStore
 from retrieval.writer import writing
@@ -97,9 +97,10 @@ def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path
     with writing(partial(FolderStore, tmp_path), apart) as writer:
         writer.write(batch(some[:2], {features: each[:2] for features, each in vectors.items()}))
         writer.write(batch(some[2:], {features: each[2:] for features, each in vectors.items()}))
-        writer.wait()
         with pytest.raises(IndexInUse):
             own(tmp_path)
+        writer.finish()
+        own(tmp_path).release()
     store = FolderStore(tmp_path)
     assert list(store.rows()) == [0, 1, 2]
     found, metadata = zip(*store.read(store.rows(), Features.CLIP), strict=True)
@@ -115,7 +116,7 @@ def test_a_writer_that_ends_is_told(queries, tmp_path):
     good, bad = ({each: np.ones((1, width), np.float32) for each in Features} for width in (5, 6))
     open_store = partial(FolderStore, tmp_path)
     with writing(open_store, apart=True) as writer:
-        writer.wait()
+        writer.finish()
         multiprocessing.active_children()[0].kill()
         with pytest.raises(IndexingError, match=r"ended unexpectedly.*goes on where it stopped"):
             for _ in range(2):
@@ -124,7 +125,7 @@ def test_a_writer_that_ends_is_told(queries, tmp_path):
         writer.write(batch(some, good))
         with pytest.raises(IndexingError, match="ChromaDB cannot use"):
             writer.write(batch(some, bad))
-            writer.wait()
+            writer.finish()
 
 
 def test_no_thumbnail_is_larger_than_a_record_of_a_server():

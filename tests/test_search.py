@@ -14,8 +14,9 @@ from retrieval.evaluation import evaluate, from_folder, leave_one_out
 from retrieval.features import Features
 from retrieval.features.pixels import embed_pixels
 from retrieval.images import cut_out, load_picture
-from retrieval.metrics import Metric, Scan, closest
+from retrieval.metrics import Metric, closest
 from retrieval.query import MAX_TOP_K, Engine, Query, checked_region, checked_top_k, one_of
+from retrieval.scan import Scan
 from retrieval.search import Searcher, rank, without_duplicates
 
 PICTURES = ("pizza", "cat", "soccer-ball", "castle", "red-apple")

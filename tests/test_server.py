@@ -33,14 +33,13 @@ from waiting import PATIENCE, until
 import index_builder
 from retrieval import cli
 from retrieval.address import Server, read_address
+from retrieval.batch import Batch, Item
 from retrieval.errors import IndexingError
 from retrieval.features import Features
-from retrieval.gallery import Item
 from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.locations import FolderLocation, Published, location_of
 from retrieval.manifest import Skipped
 from retrieval.metrics import Metric, View
-from retrieval.pipeline import Batch
 from retrieval.projection import Method
 from retrieval.query import Engine, Query
 from retrieval.search import Searcher

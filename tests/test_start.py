@@ -49,3 +49,13 @@ def test_page_and_first_search_start_without_what_they_do_not_need(icons: Path, 
     assert "transformers" in clip
     assert chroma - clip == {"chromadb"}
     assert not STUB.exists(), "gradio wrote the stubs that nobody reads"
+
+
+def test_the_process_that_writes_loads_no_torch() -> None:
+    # It is started for every build of some size, and torch takes longer to load than all the rest.
+    code = (
+        "import sys, index_builder, retrieval.writer, retrieval.batch, retrieval.locations, retrieval.store; "
+        "print({'torch', 'datasets'} & sys.modules.keys())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert told.strip() == "set()"
