@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for difference in versions.differing():  # as on ZeroGPU, which has another torch
         log.warning("not as tested: %s; pip install -r requirements.txt brings what is pinned", difference)
     hub.bound_access()
-    memory.share_arenas()
+    memory.keep_freed()
     try:
         serve(chosen)
     except RetrievalError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import hub, settings
+from retrieval import hub, memory, settings
 from retrieval.building import Watch, build_gallery
 from retrieval.errors import RetrievalError, SharesMissing
 from retrieval.features.choice import ModelChoice
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     hub.bound_access()
+    memory.keep_freed()
     try:
         build(chosen, flags.rebuild)
     except SharesMissing as error:

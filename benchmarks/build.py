@@ -34,6 +34,7 @@ import torch  # noqa: E402
 from pictures import make_parquet, save_vit  # noqa: E402
 from report import report  # noqa: E402
 
+from retrieval import memory  # noqa: E402
 from retrieval.builder import build_index  # noqa: E402
 from retrieval.export import background_of  # noqa: E402
 from retrieval.features.choice import BUNDLED, ModelChoice, choose_model  # noqa: E402
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)  # one build; prints its peak memory
     flags = parser.parse_args()
     logging.disable(logging.WARNING)
+    memory.keep_freed()  # as the builder does
     with tempfile.TemporaryDirectory() as temporary:
         datasets.config.HF_DATASETS_CACHE = Path(temporary) / "cache"
         folder = Path(temporary)
