@@ -246,11 +246,14 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
         first.nearest(Features.CLIP, View.UNIT, vector, 6)
     until(lambda: (Features.CLIP, Method.TSNE) in indexes.get("six").maps)
     assert indexes.get("six").map(Features.CLIP, Method.TSNE).coordinates.shape == (6, 2)
-    copies = {path.name.rpartition("-")[0] for path in (tmp_path / "reader").glob("*/*build-*")}
-    assert len(copies) == 2  # of the published build and of the one before
+
+    def copies() -> set[str]:
+        return {path.name.rpartition("-")[0] for path in (tmp_path / "reader").glob("*/*build-*")}
+
+    until(lambda: len(copies()) == 2)  # of the published build and of the one before
     names = [each.name for each in connect(Server(address)).list_collections()]
-    assert all(any(name.startswith(f"{copy}-") for name in names) for copy in copies)
-    gallery = next(iter(copies)).partition("-build-")[0]
+    assert all(any(name.startswith(f"{copy}-") for name in names) for copy in copies())
+    gallery = next(iter(copies())).partition("-build-")[0]
     assert sum(name.startswith(gallery) and name.endswith("-ledger") for name in names) == 2
     indexes.close()
 
