@@ -35,7 +35,7 @@ from retrieval.features import Vectors  # noqa: E402
 from retrieval.store import GRAPH, row_key  # noqa: E402
 
 KINDS = ("clustered", "uniform", "pixels")
-SWEEP = tuple(itertools.product((100, 200), (16, 32)))  # ef_construction, max_neighbors
+SWEEP = tuple(itertools.product((100, 200), (16, 32, 48)))  # ef_construction, max_neighbors
 EF_SEARCH = (25, 50, 100, 200, 400)
 DIMENSIONS = 512
 QUERIES = 500
