@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import index_builder
@@ -25,6 +26,8 @@ EXAMPLES = """examples:
 """
 
 log = logging.getLogger("app")
+
+LOOK = 1.0  # seconds between two looks for a signal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +90,8 @@ def serve(chosen: settings.Settings) -> None:
     except OSError as error:
         raise RetrievalError(f"The page cannot be served: {error} Choose another --port.") from error
     try:
-        threading.Event().wait()
+        while True:  # a signal that another thread receives, or that comes a moment before the wait, wakes nobody
+            time.sleep(LOOK)
     finally:
         health.stopping = True
         if not door.wait_until_empty(page):

@@ -75,6 +75,7 @@ def scanned(index: GalleryIndex, features: Features, queries: Vectors, threads: 
     rows: list[dict[str, object]] = []
     for count in threads:
         torch.set_num_threads(count)
+        index._scans[features] = Scan(vectors, count)
         norms = median_ms(lambda: Scan(vectors), repeat=3, warm=0)
         for metric in Metric:
             turn = iter(np.resize(np.arange(len(queries)), 10_000))

@@ -162,8 +162,7 @@ class GalleryIndex:
         for features in Features:
             try:
                 check(self.build, f"{features}.npy")
-                # Copy-on-write, since torch refuses to look at a read-only array; nothing writes to it.
-                matrix = np.load(self.build / f"{features}.npy", mmap_mode="c")
+                matrix = np.load(self.build / f"{features}.npy", mmap_mode="r")
             except (OSError, ValueError, EOFError) as error:
                 raise self._damaged(error) from error
             if matrix.shape != (len(self), self.manifest.dimensions(features)):

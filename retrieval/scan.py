@@ -1,21 +1,25 @@
 """The exact scan: every vector of a gallery is compared."""
 
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from retrieval.features import Vectors
 from retrieval.metrics import DEFINITIONS, REFINE_BYTES, Metric, Scores, View, closeness, view_of
 
-_THREADS = ThreadPoolExecutor(thread_name_prefix="scan")  # starts none before the first large scan
+# Threads of ours: those of torch and of numpy's BLAS go on spinning after their work, and a search that waited for one
+# of them among others on few cores took 8 ms longer. Starts none before the first large scan.
+_THREADS = ThreadPoolExecutor(thread_name_prefix="scan")
 
 ROUNDING = 2.0**-24  # of one float32 operation, relative
 LANES = 4  # a dot product is summed in this many lanes at least
 SCALED = 64  # operations on a score beside its sum: norms, quotients, roots
 PART_BYTES = 4 * 2**20  # less than this of a matrix is not worth another thread
+BLOCK_BYTES = 2 * 2**20  # of differences at once, which stay in a core's cache
 
 
 class Scan:
@@ -25,57 +29,76 @@ class Scan:
     vectors, since sum (g - mean g)(q - mean q) = sum g (q - mean q).
     """
 
-    def __init__(self, vectors: Vectors) -> None:
-        """Take gallery vectors of shape (n, d), float32, and their norms once."""
-        self.vectors = torch.from_numpy(vectors)
-        self.squares = torch.empty(len(vectors))
-        self.centred_norms = torch.empty(len(vectors))
-        width = max(1, vectors.shape[1])
-        block = max(1, REFINE_BYTES // (8 * width))
+    def __init__(self, vectors: Vectors, threads: int | None = None) -> None:
+        """Take gallery vectors of shape (n, d), float32, and their norms once; `threads` share them, one a core."""
+        self.vectors = np.asarray(vectors)  # without the subclass of mapped files, which slices slowly
+        self.squares, self.centred_norms = np.empty((2, len(vectors)), np.float32)
+        self._threads = threads or os.cpu_count() or 1
+        block = max(1, REFINE_BYTES // (8 * max(1, vectors.shape[1])))
         for start in range(0, len(vectors), block):
-            part = self.vectors[start : start + block].double()
-            squares = part.square().sum(1)
-            part -= part.mean(1, keepdim=True)
-            centred = part.square().sum(1)
-            self.squares[start : start + block] = squares.float()
-            self.centred_norms[start : start + block] = torch.where(
-                centred <= 1e-12 * squares, 0.0, centred.sqrt()
-            ).float()
-        self.norms = self.squares.sqrt()
+            part = vectors[start : start + block].astype(np.float64)
+            squares = np.vecdot(part, part)
+            part -= part.mean(axis=1, keepdims=True)
+            centred = np.vecdot(part, part)
+            self.squares[start : start + block] = squares
+            self.centred_norms[start : start + block] = np.where(centred <= 1e-12 * squares, 0.0, np.sqrt(centred))
+        self.norms = np.sqrt(self.squares)
 
     def scores(self, metric: Metric, queries: Vectors) -> Scores:
         """Return the metric between each of m queries, shape (m, d), and the n gallery vectors: shape (m, n)."""
-        q = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
         if metric is Metric.L1:
-            return torch.cdist(q, self.vectors, p=1).numpy()
+            return self._differences(queries)
         if metric is Metric.L2:
-            square = self.squares - 2 * self._dots(q) + q.square().sum(1, keepdim=True)
-            return square.clamp_min_(0).sqrt_().numpy()
+            square = self._dots(queries)
+            square *= -2
+            square += self.squares
+            square += np.vecdot(queries, queries)[:, None]
+            return np.sqrt(np.maximum(square, 0, out=square), out=square)
         view = DEFINITIONS[metric].view
-        unit = torch.from_numpy(view_of(view, q.numpy().astype(np.float64)).astype(np.float32))
         norms = self.centred_norms if view is View.CENTRED else self.norms
-        return torch.where(norms > 0, self._dots(unit) / norms, 0.0).clamp_(-1, 1).numpy()
+        dots = self._dots(view_of(view, queries.astype(np.float64)).astype(np.float32))
+        cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+        return np.clip(cosines, -1, 1, out=cosines)
 
-    def _dots(self, queries: torch.Tensor) -> torch.Tensor:
+    def _dots(self, queries: Vectors) -> Scores:
         """Return the dot products of m queries with the gallery, shape (m, n).
 
-        One query waits for memory only, and vecdot reads as fast as memory gives. It is cut into parts for threads
-        of ours: threads of numpy's BLAS would go on spinning after it and take half of the CPU from the model.
+        One query waits for memory only, and vecdot reads as fast as memory gives.
         """
         if len(queries) > 1:
             return queries @ self.vectors.T
-        dots, gallery, query = np.empty((1, len(self.vectors)), np.float32), self.vectors.numpy(), queries[0].numpy()
-        count = min(torch.get_num_threads(), 1 + gallery.nbytes // PART_BYTES)
-        edges = [len(gallery) * part // count for part in range(count + 1)]
+        dots = np.empty((1, len(self.vectors)), np.float32)
+        self._in_parts(lambda rows: np.vecdot(self.vectors[rows], queries[0], out=dots[0, rows]))
+        return dots
 
-        def fill(start: int, stop: int) -> None:
-            np.vecdot(gallery[start:stop], query, out=dots[0, start:stop])
+    def _differences(self, queries: Vectors) -> Scores:
+        """Return the sums of absolute differences of m queries and the gallery, shape (m, n)."""
+        width = queries.shape[1]
+        sums, ones = np.empty((len(queries), len(self.vectors)), np.float32), np.ones(width, np.float32)
+        block = max(1, BLOCK_BYTES // (4 * max(1, width)))
 
-        others = [_THREADS.submit(fill, *part) for part in pairwise(edges[1:])]
-        fill(*edges[:2])
+        def fill(rows: slice) -> None:
+            room = np.empty((block, width), np.float32)
+            for start in range(rows.start, rows.stop, block):
+                part = slice(start, min(start + block, rows.stop))
+                apart = room[: part.stop - start]
+                for query, into in zip(queries, sums, strict=True):
+                    np.subtract(self.vectors[part], query, out=apart)
+                    np.abs(apart, out=apart)
+                    np.vecdot(apart, ones, out=into[part])
+
+        self._in_parts(fill, len(queries))
+        return sums
+
+    def _in_parts(self, work: Callable[[slice], object], times: int = 1) -> None:
+        """Let several threads each do some rows' work, where reading them so many times is worth it."""
+        count = min(self._threads, 1 + times * self.vectors.nbytes // PART_BYTES)
+        edges = [len(self.vectors) * part // count for part in range(count + 1)]
+        others = [_THREADS.submit(work, slice(*part)) for part in pairwise(edges[1:])]
+        work(slice(*edges[:2]))
         for other in others:
             other.result()
-        return torch.from_numpy(dots)
 
     def candidates(
         self, metric: Metric, query: Vectors, k: int, among: npt.NDArray[np.intp] | None = None
@@ -98,14 +121,15 @@ class Scan:
         terms = self.vectors.shape[1] / LANES
         scale: npt.NDArray[np.floating] | float = 1.0
         if metric is Metric.L1:
-            scale, terms = near, self.vectors.shape[1]  # torch sums it in one lane
+            scale = near
         elif metric is Metric.L2:
             # The square is a difference of large numbers: its error is relative to those, not to itself.
-            near, scale = np.square(near), self.squares.numpy() + float(np.square(query).sum())
+            near, scale = np.square(near), self.squares + float(np.square(query).sum())
         elif metric is Metric.CORRELATION:
             # The dot product is with plain vectors: of a pale picture its error is large beside what is left
             # when the mean is taken away, and of one that looks constant nothing is known.
-            scale = torch.where(self.squares > 0, self.norms / self.centred_norms, 0.0).numpy()
+            with np.errstate(divide="ignore"):
+                scale = np.divide(self.norms, self.centred_norms, out=np.zeros_like(self.norms), where=self.squares > 0)
         slack = np.broadcast_to(ROUNDING * (terms + SCALED) * scale, near.shape)[among]
         near = near[among]
         kth = np.partition(near + slack, k - 1)[k - 1]

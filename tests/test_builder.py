@@ -1,5 +1,6 @@
 """The builder: stopped anywhere, run twice, beside another, on damaged indexes, on bad galleries."""
 
+import itertools
 import json
 import os
 import re
@@ -8,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import datasets
@@ -17,6 +20,7 @@ from builds import NAME, arguments, assert_same_contents, contents, draw, spoil
 from conftest import ROOT
 from PIL import Image
 from waiting import PATIENCE, until
+from warm import Builder
 
 import index_builder
 from retrieval import locations
@@ -30,8 +34,8 @@ from retrieval.indexes import Indexes
 from retrieval.locations import sweep
 from retrieval.manifest import FORMAT, read_manifest
 from retrieval.metrics import Metric, View
-from retrieval.query import Engine
-from retrieval.search import rank
+from retrieval.query import Engine, Query
+from retrieval.search import Searcher, rank
 from retrieval.source import GallerySource
 
 
@@ -201,6 +205,49 @@ def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp
     sweep(copied.index / NAME)
     assert only_build(copied.index) == new.build  # the old one went when its reader had left it
     indexes.close()
+
+
+def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
+    """Four visitors search all the time; each answer is wholly of the one build or of the other."""
+    index, other = tmp_path / "index", draw(tmp_path / NAME, 14)
+    shutil.copytree(undisturbed.index, index)
+    ways = list(itertools.product(Features, (Metric.L2, Metric.CORRELATION), Engine))
+
+    def ask(searcher, features, metric, engine):
+        found = searcher.search(Query(position=5, features=features, metric=metric, engine=engine, top_k=50))
+        return found.size, [(hit.id, hit.score) for hit in found.hits]
+
+    def asked_alone():
+        searcher = Searcher(Indexes(index))
+        found = [ask(searcher, *way) for way in ways]
+        searcher.indexes.close()
+        return found
+
+    def visit():
+        seen = [[] for _ in ways]
+        while not over.is_set():
+            for answers, way in zip(seen, ways, strict=True):
+                if (answer := ask(searcher, *way)) not in answers[-1:]:
+                    answers.append(answer)
+        return seen
+
+    expected = [asked_alone()]
+    searcher, over = Searcher(Indexes(index)), threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            visits = [pool.submit(visit) for _ in range(4)]
+            for dataset in (other, undisturbed.dataset, other):
+                builder = Builder(tmp_path, *arguments(index, dataset, "--rebuild"), apart=True)
+                assert builder.end() == 0, builder.said
+        finally:
+            over.set()
+    searcher.indexes.close()
+    expected.append(asked_alone())
+    for visited in visits:
+        for answers, (before, after) in zip(visited.result(), zip(*expected, strict=True), strict=True):
+            assert answers[0] == before
+            assert all(answer in (before, after) for answer in answers)
+            assert len(answers) <= 4, "an old build came back"
 
 
 def test_another_data_set_under_a_taken_name_is_refused(copied, tmp_path, capsys):

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -71,15 +70,11 @@ def test_scan_scores_are_those_of_scipy_and_numpy(metric, vectors):
 
 @pytest.mark.parametrize("metric", Metric)
 def test_one_query_scores_as_many_do_when_its_scan_is_cut_into_parts(metric):
-    gallery, threads = np.random.default_rng(0).random((5003, 700), np.float32), torch.get_num_threads()
-    torch.set_num_threads(3)  # three parts of 14 MB
-    try:
-        scan = Scan(gallery)
-        alone = np.concatenate([scan.scores(metric, gallery[[row]]) for row in (0, 2500, 5002)])
-        np.testing.assert_allclose(alone, scan.scores(metric, gallery[[0, 2500, 5002]]), rtol=1e-4, atol=2e-2)
-        np.testing.assert_allclose(alone, reference(metric, gallery[[0, 2500, 5002]], gallery), rtol=1e-4, atol=2e-2)
-    finally:
-        torch.set_num_threads(threads)
+    gallery = np.random.default_rng(0).random((5003, 700), np.float32)
+    scan = Scan(gallery, threads=3)  # of 14 MB
+    alone = np.concatenate([scan.scores(metric, gallery[[row]]) for row in (0, 2500, 5002)])
+    np.testing.assert_allclose(alone, scan.scores(metric, gallery[[0, 2500, 5002]]), rtol=1e-4, atol=2e-2)
+    np.testing.assert_allclose(alone, reference(metric, gallery[[0, 2500, 5002]], gallery), rtol=1e-4, atol=2e-2)
 
 
 @modest
