@@ -10,6 +10,7 @@ after the build, so that a machine that changes its speed changes both. The rati
 """
 
 import argparse
+import json
 import logging
 import multiprocessing
 import os
@@ -18,11 +19,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,9 +37,10 @@ import datasets  # noqa: E402  # as what follows: needs the lines above
 import torch  # noqa: E402
 from pictures import make_parquet, save_vit  # noqa: E402
 from report import report  # noqa: E402
+from service import resident  # noqa: E402
 
 from retrieval import memory  # noqa: E402
-from retrieval.builder import build_index  # noqa: E402
+from retrieval.builder import ROWS_AT_ONCE, build_index  # noqa: E402
 from retrieval.export import background_of  # noqa: E402
 from retrieval.features.choice import BUNDLED, ModelChoice, choose_model  # noqa: E402
 from retrieval.features.clip import ClipEncoder  # noqa: E402
@@ -46,12 +51,12 @@ from retrieval.pipeline import embed_all, thumbnail_of  # noqa: E402
 from retrieval.projection import Method, write_projections  # noqa: E402
 from retrieval.settings import DEFAULT_BATCH, DEFAULT_PIXEL_SIZE  # noqa: E402
 from retrieval.source import GallerySource  # noqa: E402
-from retrieval.store import FolderStore  # noqa: E402
+from retrieval.store import TOGETHER, FolderStore  # noqa: E402
 
 CORES = os.cpu_count() or 1
 BARE_PICTURES = 128  # in each of the two measurements of the bare model
-STAGE_PICTURES = 128
-RUN = 64  # rows that the builder writes at once
+STAGE_PICTURES = 4 * ROWS_AT_ONCE
+RUN = TOGETHER * ROWS_AT_ONCE  # rows that ChromaDB gets at once
 
 
 def main() -> None:
@@ -235,28 +240,40 @@ def _memory(flags: argparse.Namespace) -> None:
     rows = []
     for count in (2000, 20_000):
         command = [sys.executable, __file__, "--peak", "--pictures", str(count), "--pixel-size", str(flags.pixel_size)]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        rows.append({"pictures": count, "builder, MB": float(said[-2]), "its writer, MB": float(said[-1])})
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append({"pictures": count, **json.loads(said.splitlines()[-1])})
     growth = {name: rows[1][name] - rows[0][name] for name in rows[0]}
     report("Peak memory", [*rows, {**growth, "pictures": "growth"}], pixel_size=flags.pixel_size, model="bundled")
 
 
 def _peak(flags: argparse.Namespace, folder: Path) -> None:
-    """Build in this process and print the peak memory of it and of its writer."""
+    """Build in this process and print the peaks of its memory and its writer's, looked at ten times a second."""
     # In a process that ends, so that its memory does not count.
     maker = multiprocessing.get_context("spawn").Process(
         target=make_parquet, args=(folder / "pictures.parquet", flags.pictures)
     )
     maker.start()
     maker.join()
-    made = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     encoder = ClipEncoder(choose_model(BUNDLED), "auto", "cpu")
     gallery = Gallery(GallerySource(str(folder / "pictures.parquet")))
-    _build(folder / "index", gallery, encoder, flags)
-    own, children = (
-        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print(f"{own:.0f} {children if children * 1024 > made else float('nan'):.0f}")
+    peaks, done = Counter[str](), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            for name, process in (("builder", os.getpid()), *(("writer", each.pid) for each in active_children())):
+                with suppress(OSError, IndexError):  # the writer has just ended
+                    for kind, what in (("RssAnon", "own"), ("VmRSS", "with mapped files")):
+                        key = f"{name}, {what}, MB"
+                        peaks[key] = max(peaks[key], round(resident(process or 0, kind) / 2**20))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        _build(folder / "index", gallery, encoder, flags)
+    finally:
+        done.set()
+        watcher.join()
+    print(json.dumps(peaks))
 
 
 if __name__ == "__main__":

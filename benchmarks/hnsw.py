@@ -32,12 +32,13 @@ sys.path.insert(0, str(ROOT))
 
 from retrieval.builder import ROWS_AT_ONCE  # noqa: E402  # as what follows: needs the path above
 from retrieval.features import Vectors  # noqa: E402
-from retrieval.store import GRAPH, row_key  # noqa: E402
+from retrieval.store import GRAPH, TOGETHER, row_key  # noqa: E402
 
 KINDS = ("clustered", "uniform", "pixels")
 SWEEP = tuple(itertools.product((100, 200), (16, 32, 48)))  # ef_construction, max_neighbors
 EF_SEARCH = (25, 50, 100, 200, 400)
 DIMENSIONS = 512
+ROWS = TOGETHER * ROWS_AT_ONCE  # inserted at once, as by the builder
 QUERIES = 500
 K = 10
 ISOTROPIC = 0.1  # share of the noise that goes into all directions alike
@@ -118,10 +119,10 @@ def build_graph(arguments: argparse.Namespace, kind: str, construction: int, nei
     done = collection.count()
     before = known_figures(arguments.figures)[folder.name]["build s"] if done else 0.0
     started = time.perf_counter()
-    for start in tqdm(range(done, len(gallery), ROWS_AT_ONCE), desc=folder.name, mininterval=10, leave=False):
+    for start in tqdm(range(done, len(gallery), ROWS), desc=folder.name, mininterval=10, leave=False):
         if time.perf_counter() - started > 60 * arguments.minutes:
             break
-        rows = range(start, min(start + ROWS_AT_ONCE, len(gallery)))
+        rows = range(start, min(start + ROWS, len(gallery)))
         metadata: Any = [{"id": str(row), "label": "", "caption": ""} for row in rows]
         collection.upsert(
             ids=[row_key(row) for row in rows], embeddings=gallery[rows.start : rows.stop], metadatas=metadata
@@ -206,7 +207,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         n = max(row["n"] for row in rows if row["vectors"] == kind)
         shown = [row for row in rows if row["vectors"] == kind and row["n"] == n]
         graphs = sorted({(row["ef_construction"], row["max_neighbors"]) for row in shown})
-        for style, graph in zip(itertools.cycle(("-o", "--s", ":^", "-.D")), graphs, strict=False):
+        for style, graph in zip(itertools.cycle(("-o", "--s", ":^", "-.D", "-v", "--P")), graphs, strict=False):
             points = [row for row in shown if (row["ef_construction"], row["max_neighbors"]) == graph]
             label = f"{graph[0]}, {graph[1]}"
             axes.plot(

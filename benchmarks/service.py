@@ -72,10 +72,10 @@ class App:
         return resident(self.pid) / 2**20
 
 
-def resident(process: int) -> int:
-    """Return the bytes of memory that a process holds (Linux)."""
+def resident(process: int, kind: str = "VmRSS") -> int:
+    """Return the bytes of memory that a process holds (Linux); `RssAnon` leaves out files that are mapped."""
     text = Path(f"/proc/{process}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) * 1024
+    return int(re.findall(rf"{kind}:\s+(\d+) kB", text)[0]) * 1024
 
 
 @contextmanager

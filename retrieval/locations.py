@@ -30,7 +30,7 @@ from retrieval.projection import Method, read_projection
 if TYPE_CHECKING:
     from retrieval.store import Store
 
-PATIENCE = 30.0  # seconds; the writer of a builder that was killed ends its last batch first
+PATIENCE = 30.0  # seconds; the writer of a builder that was killed ends its last batches first
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,15 @@ from retrieval.metrics import DEFINITIONS, REFINE_BYTES, Metric, Scores, View, c
 _THREADS = ThreadPoolExecutor(thread_name_prefix="scan")
 
 ROUNDING = 2.0**-24  # of one float32 operation, relative
-LANES = 4  # a dot product is summed in this many lanes at least
+LANES = 4  # a dot product of contiguous vectors is summed in this many lanes at least, by BLAS
 SCALED = 64  # operations on a score beside its sum: norms, quotients, roots
 PART_BYTES = 4 * 2**20  # less than this of a matrix is not worth another thread
 BLOCK_BYTES = 2 * 2**20  # of differences at once, which stay in a core's cache
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Scan:
@@ -31,9 +36,9 @@ class Scan:
 
     def __init__(self, vectors: Vectors, threads: int | None = None) -> None:
         """Take gallery vectors of shape (n, d), float32, and their norms once; `threads` share them, one a core."""
-        self.vectors = np.asarray(vectors)  # without the subclass of mapped files, which slices slowly
+        self.vectors = np.ascontiguousarray(vectors)  # as they are, without the slow slices of a mapped file
         self.squares, self.centred_norms = np.empty((2, len(vectors)), np.float32)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or _cores()
         block = max(1, REFINE_BYTES // (8 * max(1, vectors.shape[1])))
         for start in range(0, len(vectors), block):
             part = vectors[start : start + block].astype(np.float64)

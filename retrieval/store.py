@@ -44,8 +44,8 @@ COLLECTIONS = (
 )
 
 # By benchmarks/hnsw.py: recall@10 of 0.997 in 1.5 ms on 100,000 clustered vectors, as with an ef_construction of 200,
-# which takes twice the time to build. Chroma's defaults (100, 16, 100) reach 0.983 there, and find half as much as
-# this where vectors do not cluster (which is little either way). With 32 neighbours a search for all icons by pixels
+# which takes twice the time to build. Chroma's defaults (100, 16, 100) reach 0.983 there, and find a third of what 32
+# neighbours do where vectors do not cluster (which is little either way). With 32, a search for all icons by pixels
 # missed some that no link leads to; 48 cost no time.
 # ChromaDB writes its graph to disk every `sync_threshold` records (by default 1,000), and whoever opens a collection
 # inserts again what came after: 2 s of a core for 852 pictures by pixels. A batch is 64.
@@ -185,7 +185,14 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, batch: Batch) -> None:
-        """Write a batch; it counts as complete when all of it is written.
+        """Write a batch, of which nothing needs to be embedded again from then on.
+
+        Raises:
+            IndexingError: it, or one before it, cannot be written.
+        """
+
+    def flush(self) -> None:  # noqa: B027  # most stores hold nothing back
+        """Write what is held back. `close` does so too, but then a failure is no error.
 
         Raises:
             IndexingError: it cannot be written.
@@ -357,8 +364,9 @@ class FolderStore(Store):
     def close(self) -> None:
         """Give the store back; other processes may open it afterwards."""
         try:
-            if self._waiting:
-                self._catch_up()
+            self.flush()
+        except IndexingError as error:  # of one who stops for another reason; who is done has called `flush`
+            log.warning("ChromaDB's files in %s will be written anew: %s", self._chroma.folder, error)
         finally:
             self._give_back()
 
@@ -380,24 +388,29 @@ class FolderStore(Store):
         self._chroma.sound = False
         try:
             write_thumbnails(self.folder, batch.thumbnails_by_row)
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
-        self._waiting.append(self._batches.keep(batch))
-        if len(self._waiting) == TOGETHER:
-            self._catch_up()
+            self._waiting.append(self._batches.keep(batch))
+            if len(self._waiting) == TOGETHER:
+                self.flush()
+        except BaseException as error:
+            self._waiting.clear()  # perhaps not all that is kept: no `flush` may call ChromaDB's files sound any more
+            if isinstance(error, OSError):
+                raise cannot_write(self.folder, error) from error
+            raise
 
-    def _catch_up(self) -> None:
-        """Give ChromaDB the batches that it has not yet."""
-        waiting, self._waiting = self._waiting, []
-        self._fill(self._collections, waiting)
-        self._chroma.sound = True
+    def flush(self) -> None:
+        """See `Store`."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._fill(self._collections, waiting)
+            self._chroma.sound = True
 
     def _fill(self, collections: Mapping[tuple[Features, View], chromadb.Collection], batches: list[Kept]) -> None:
-        if batches := [batch for batch in batches if len(batch.rows)]:
-            rows = np.concatenate([batch.rows for batch in batches]).tolist()
-            metadata = [each for batch in batches for each in batch.metadata()]
-            vectors = {each: np.concatenate([batch.vectors(each) for batch in batches]) for each in Features}
-            self._insert(collections, rows, metadata, vectors)
+        with self._worded():
+            if batches := [batch for batch in batches if len(batch.rows)]:
+                rows = np.concatenate([batch.rows for batch in batches]).tolist()
+                metadata = [each for batch in batches for each in batch.metadata()]
+                vectors = {each: np.concatenate([batch.vectors(each) for batch in batches]) for each in Features}
+                self._insert(collections, rows, metadata, vectors)
 
     def settle(self) -> None:
         """See `Store`."""

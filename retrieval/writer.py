@@ -27,11 +27,11 @@ class Writer(Protocol):
         """Write a batch, once those before it are written; return how many rows are written since the last answer.
 
         Raises:
-            IndexingError: it, or the one before it, could not be written.
+            IndexingError: it, or one before it, could not be written.
         """
 
     def finish(self) -> int:
-        """Wait until everything is written and the store is given back; return as `write` does.
+        """Wait until everything is written; return as `write` does.
 
         Raises:
             IndexingError: something could not be.
@@ -77,7 +77,7 @@ class _Here:
         return batch.rows
 
     def finish(self) -> int:
-        self.store.close()
+        self.store.flush()
         return 0
 
 
@@ -141,8 +141,8 @@ def _serve(pipe: Connection, open_store: Callable[[], Store]) -> None:
                 while (batch := pipe.recv()) is not None:
                     store.write(batch)
                     pipe.send(None)
-                store.close()
-            pipe.send(None)
+                store.flush()
+                pipe.send(None)
         except IndexingError as error:
             pipe.send(error)
 

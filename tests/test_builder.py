@@ -241,8 +241,9 @@ def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
                 assert builder.end() == 0, builder.said
         finally:
             over.set()
+    expected.append([ask(searcher, *way) for way in ways])
     searcher.indexes.close()
-    expected.append(asked_alone())
+    assert expected[1] == asked_alone()
     for visited in visits:
         for answers, (before, after) in zip(visited.result(), zip(*expected, strict=True), strict=True):
             assert answers[0] == before

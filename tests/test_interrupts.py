@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from builds import answers, arguments, assert_same
 from test_kills import STAGES
-from warm import Builder
+from warm import Builder, Moment
 
 ASKED = (
     "the gallery is claimed",
@@ -36,6 +36,17 @@ def test_asked_to_stop_at_any_stage_it_ends_in_words_and_can_be_gone_on_from(
         assert "Traceback" not in builder.said
         assert answers(index)
     assert Builder(undisturbed.folder, *command[:-1]).end() == 0
+    assert_same(index, undisturbed.whole)
+
+
+def test_chromadb_gets_the_batch_too_that_was_kept_in_the_moment_of_a_stop(
+    undisturbed: SimpleNamespace, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    command = arguments(index, undisturbed.dataset)
+    kept = Moment("Batches.keep", "return", 2)  # another one waits for ChromaDB then
+    assert Builder(undisturbed.folder, *command, at=kept, number=signal.SIGINT).end() == 130
+    assert Builder(undisturbed.folder, *command).end() == 0
     assert_same(index, undisturbed.whole)
 
 

@@ -19,7 +19,7 @@ STAGES = {
     "thumbnails are written": Moment("write_thumbnails", "return"),
     "some vectors of some batches are written": Moment("Collection.upsert", "return", 3),
     "a batch is about to be kept": Moment("Batches.keep", "call"),
-    "ChromaDB is being written anew": Moment("Store._insert", "return"),
+    "ChromaDB is being written anew": Moment("Collection.upsert", "return", 2),
     "a batch is written": Moment("FolderStore.write", "return"),
     "every batch is written": Moment("FolderStore.write", "return"),
     "ChromaDB has every batch": Moment("FolderStore.settle", "return"),

@@ -97,10 +97,9 @@ def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path
     with writing(partial(FolderStore, tmp_path), apart) as writer:
         writer.write(batch(some[:2], {features: each[:2] for features, each in vectors.items()}))
         writer.write(batch(some[2:], {features: each[2:] for features, each in vectors.items()}))
+        writer.finish()
         with pytest.raises(IndexInUse):
             own(tmp_path)
-        writer.finish()
-        own(tmp_path).release()
     store = FolderStore(tmp_path)
     assert list(store.rows()) == [0, 1, 2]
     found, metadata = zip(*store.read(store.rows(), Features.CLIP), strict=True)
@@ -112,19 +111,19 @@ def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path
 
 
 def test_a_writer_that_ends_is_told(queries, tmp_path):
-    some = items(queries, 1)
+    some = items(queries, 2)
     good, bad = ({each: np.ones((1, width), np.float32) for each in Features} for width in (5, 6))
     open_store = partial(FolderStore, tmp_path)
     with writing(open_store, apart=True) as writer:
-        writer.finish()
+        writer.write(batch(some[:1], good))
         multiprocessing.active_children()[0].kill()
         with pytest.raises(IndexingError, match=r"ended unexpectedly.*goes on where it stopped"):
             for _ in range(2):
-                writer.write(batch(some, good))
+                writer.write(batch(some[:1], good))
     with writing(open_store, apart=True) as writer:
-        writer.write(batch(some, good))
+        writer.write(batch(some[:1], good))
+        writer.write(batch(some[1:], bad))
         with pytest.raises(IndexingError, match="ChromaDB cannot use"):
-            writer.write(batch(some, bad))
             writer.finish()
 
 
