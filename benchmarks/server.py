@@ -75,6 +75,7 @@ def write(store: Store, rows: int) -> dict[Features, Vectors]:
         vectors[Features.CLIP] /= np.linalg.norm(vectors[Features.CLIP], axis=1, keepdims=True)
         thumbnails = tuple(random.bytes(THUMBNAIL) for _ in batch)
         store.write(Batch(start, len(batch), items, thumbnails, dict(vectors), ()))
+    store.flush()
     return vectors
 
 
