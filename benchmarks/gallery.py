@@ -30,7 +30,7 @@ def indexed(work: Path, pictures: int) -> Path:
         unfinished = data.with_suffix(".part")
         _write(unfinished, pictures)
         unfinished.rename(data)
-    command = [sys.executable, "index_builder.py", "--index", index, "--dataset", data, "--gallery", NAME]
+    command = [sys.executable, "index_builder.py", "--index", str(index), "--dataset", str(data), "--gallery", NAME]
     subprocess.run([*command, "--model", "mini"], cwd=ROOT, check=True, stdout=sys.stderr)
     return index
 

@@ -27,7 +27,7 @@ from service import App, Visitor, running
 EACH = 10  # searches of a picture before the next one
 SETTLED = 50  # searches after which memory must be flat
 GOAL = 100  # MB that it may grow from there
-LABELS = ([], [], ["animals-nature"], ["objects", "symbols"])
+LABELS: tuple[list[str], ...] = ([], [], ["animals-nature"], ["objects", "symbols"])
 
 
 @dataclass

@@ -34,7 +34,7 @@ def main() -> None:
         means = {each: statistics.mean(step.overlap(each) for step in steps) for each in words.SWEPT_FEATURES}
         name = f"{words.KINDS[steps[0].kind]} {words.strength(steps[0].kind, steps[0].strength)}"
         print(f"{name:20}" + "".join(f"{mean:16.3f}" for mean in means.values()))
-        found.append({"kind": steps[0].kind, "strength": steps[0].strength, **means})
+        found.append({"kind": steps[0].kind, "strength": steps[0].strength} | dict(means))
     print(json.dumps({"pictures": len(queries), "overlap_at_10": found}))
 
 

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,19 @@ from scipy.spatial.distance import cdist
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from retrieval.checksums import write_checksums  # noqa: E402
 from retrieval.evaluation import average_precision, label_codes, leave_one_out, relevance  # noqa: E402
 from retrieval.features import Features, Vectors  # noqa: E402  # as what follows: needs the path above
 from retrieval.features.choice import ModelIdentity  # noqa: E402
 from retrieval.indexes import GalleryIndex  # noqa: E402
+from retrieval.locations import Published  # noqa: E402
 from retrieval.manifest import Manifest  # noqa: E402
 from retrieval.metrics import Metric  # noqa: E402
 from retrieval.query import Engine  # noqa: E402
 from retrieval.scan import Scan  # noqa: E402
 from retrieval.search import rank  # noqa: E402
 from retrieval.source import GallerySource  # noqa: E402
+from retrieval.store import FolderStore  # noqa: E402
 
 SCIPY = {Metric.L1: "cityblock", Metric.L2: "euclidean", Metric.COSINE: "cosine", Metric.CORRELATION: "correlation"}
 CLASSES = 10
@@ -61,9 +65,9 @@ def index_of(folder: Path, pixels: Vectors, clip: Vectors) -> GalleryIndex:
     np.save(build / "clip.npy", clip)
     size, model = round((pixels.shape[1] / 3) ** 0.5), ModelIdentity("random", "", "", "float32", clip.shape[1])
     source = GallerySource("random")
-    return GalleryIndex(
-        folder, Manifest("random", "build", source, "", model, size, len(rows), 0, "", 0.0, 0, background={})
-    )
+    write_checksums(build)
+    manifest = Manifest("random", "build", source, "", model, size, len(rows), 0, "", 0.0, 0, background={})
+    return GalleryIndex(Published(manifest, build, partial(FolderStore, build), ""))
 
 
 def scanned(index: GalleryIndex, features: Features, queries: Vectors, threads: list[int]) -> list[dict[str, object]]:

@@ -18,7 +18,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
 # The arguments of `/query`, in its order.
-DEFAULTS = {
+DEFAULTS: dict[str, object] = {
     "text": "",
     "image": None,
     "without": "",
