@@ -195,7 +195,7 @@ def figures_of(path: Path) -> list[dict[str, object]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw recall by milliseconds, one line for each graph of the largest gallery of each kind."""
+    """Draw recall by milliseconds, one line for each graph; a gallery larger than the kind's first is named."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 
@@ -204,12 +204,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     kinds = [kind for kind in KINDS if any(row["vectors"] == kind for row in rows)]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, kind in zip(np.ravel(figure.subplots(1, len(kinds))), kinds, strict=True):
-        n = max(row["n"] for row in rows if row["vectors"] == kind)
-        shown = [row for row in rows if row["vectors"] == kind and row["n"] == n]
-        graphs = sorted({(row["ef_construction"], row["max_neighbors"]) for row in shown})
-        for style, graph in zip(itertools.cycle(("-o", "--s", ":^", "-.D", "-v", "--P")), graphs, strict=False):
-            points = [row for row in shown if (row["ef_construction"], row["max_neighbors"]) == graph]
-            label = f"{graph[0]}, {graph[1]}"
+        shown = [row for row in rows if row["vectors"] == kind]
+        n = min(row["n"] for row in shown)
+        graphs = sorted({(row["n"], row["ef_construction"], row["max_neighbors"]) for row in shown})
+        for style, graph in zip(itertools.cycle(("-o", "--s", ":^", "-.D", "-v", "--P", ":X")), graphs, strict=False):
+            points = [row for row in shown if (row["n"], row["ef_construction"], row["max_neighbors"]) == graph]
+            label = f"{graph[1]}, {graph[2]}" + (f"; n = {graph[0]:,}" if graph[0] > n else "")
             axes.plot(
                 [row["ms"] for row in points],
                 [row["recall@10"] for row in points],
