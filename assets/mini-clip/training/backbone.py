@@ -5,17 +5,33 @@ former (it is made the identity) and lets the top grow with the width: 1,408 cha
 are left over the last is the constant 1, a bias for the projection, which has none of its own; the others are 0.
 """
 
+import math
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import EfficientNetConfig, EfficientNetModel
+
+from retrieval.features.clip import best_dtype
 
 PIXELS = 256  # trained at 260; at a multiple of 32 all paddings are as transformers has them
 PUBLISHED = 1280
 CHANNELS = 1408
 CONSTANT = CHANNELS - 1
+CUT = 15  # the blocks from here on, of 21, are trained further: those of 8 x 8
 ALWAYS_ONE = 30.0  # a bias whose sigmoid is 1 in every floating-point type
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def dtype() -> torch.dtype:
+    """Return what this processor computes in fastest: bfloat16 where it has that in hardware, else float32."""
+    found: torch.dtype = getattr(torch, best_dtype("cpu"))
+    return found
+
+
+def mixed() -> torch.autocast:
+    """Return a context in which layers compute in bfloat16 where the processor has it, and change nothing elsewhere."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype() == torch.bfloat16)
 
 
 def settings() -> EfficientNetConfig:
@@ -68,6 +84,17 @@ def load(weights: Path) -> tuple[EfficientNetModel, torch.Tensor, torch.Tensor]:
     state["encoder.top_bn.bias"][CONSTANT] = 1.0
     model.load_state_dict(state)
     return model, published["_fc.weight"], published["_fc.bias"]
+
+
+def unfold(folded: nn.Conv2d, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Write a convolution with a bias as one without and a batch norm that adds it and does nothing else."""
+    assert folded.bias is not None
+    with torch.no_grad():
+        convolution.weight.copy_(folded.weight)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1.0)
+        norm.weight.fill_(math.sqrt(1.0 + norm.eps))
+        norm.bias.copy_(folded.bias)
 
 
 def mean_of_photos(model: EfficientNetModel) -> torch.Tensor:

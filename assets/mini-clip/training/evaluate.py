@@ -9,6 +9,7 @@ code point, as npm's emoji-datasource-google has them in img/google/64. Similari
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from retrieval.images import load_picture  # noqa: E402
 
 REQUESTS = Path(__file__).with_name("requests.txt")
 BATCH = 32
+HARDEST = 5  # classes shown
 SIZED = {".safetensors", ".json", ".txt"}
 ALIASES = {"orange easy": "orange"}  # a folder of the photos that is not named like what it shows
 
@@ -48,6 +50,16 @@ class Gallery:
     groups: list[str]
     words: list[set[str]]
     vectors: Vectors
+
+
+@dataclass(frozen=True)
+class Hard:
+    """A class of photos that is seldom found by photo, and what is taken for it, how often, of so many hits."""
+
+    name: str
+    precision: float
+    taken: list[tuple[str, int]]
+    hits: int
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     choice = choose_model(flags.model)
     encoder = ClipEncoder(choice, flags.dtype)
     gallery = _gallery(encoder)
-    rows = []
+    rows: list[dict[str, object]] = []
+    hardest: list[Hard] = []
     if flags.photos:
-        rows += photos(encoder, flags.photos)
+        found_photos, hardest = photos(encoder, flags.photos)
+        rows += found_photos
     if flags.noto:
         rows += other_style(encoder, gallery, flags.noto)
     rows += names(encoder, gallery)
@@ -81,13 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     rows.append(_row("request -> icons, P@5", len(answers), float(np.mean([answer.precision for answer in answers]))))
     rows += cost(encoder, choice.folder)
     if flags.card:
-        write(flags.card, rows, answers)
+        write(flags.card, rows, answers, hardest)
     report("figures", rows, model=encoder.identity.title, dtype=flags.dtype, dimensions=encoder.identity.dimensions)
     return rows
 
 
-def photos(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
-    """Return precision and mAP of photos by photo and by the name of their class."""
+def photos(encoder: ClipEncoder, folder: Path) -> tuple[list[dict[str, object]], list[Hard]]:
+    """Return precision and mAP of photos by photo and by the name of their class, and the hardest classes."""
     (gallery, labels), (queries, wanted) = (_labelled(encoder, folder / part) for part in ("train", "test"))
     by_query = queries @ gallery.T, wanted[:, None] == labels
     others = ~np.eye(len(labels), dtype=bool)
@@ -105,7 +119,19 @@ def photos(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
         scores = encoder.embed_texts([form.format(name) for name in spoken]) @ gallery.T
         relevant = classes[:, None] == labels
         rows.append(_row(f"{form.format('CLASS')} -> photo, P@5", len(classes), precision(scores, relevant, 5)))
-    return rows
+    np.fill_diagonal(alone, -np.inf)
+    return rows, hardest_classes(alone, labels)
+
+
+def hardest_classes(scores: Vectors, labels: npt.NDArray[np.str_]) -> list[Hard]:
+    """Return the classes that photos find least, of scores (n, n) in which no photo finds itself."""
+    first = labels[np.argsort(-scores, axis=1, kind="stable")[:, :5]]
+    found_of = []
+    for name in np.unique(labels):
+        hits = first[labels == name].ravel()
+        wrong = Counter(hits[hits != name].tolist()).most_common(2)
+        found_of.append(Hard(str(name), float((hits == name).mean()), wrong, len(hits)))
+    return sorted(found_of, key=lambda one: one.precision)[:HARDEST]
 
 
 def other_style(encoder: ClipEncoder, gallery: Gallery, folder: Path) -> list[dict[str, object]]:
@@ -114,11 +140,13 @@ def other_style(encoder: ClipEncoder, gallery: Gallery, folder: Path) -> list[di
     vectors = _embedded(encoder, [load_picture(file) for file in files.values()])
     scores = vectors @ gallery.vectors.T
     relevant = np.array(list(files))[:, None] == np.arange(len(gallery.codes))
-    plain = np.array([gallery.groups[place] != "flags" for place in files])
+    groups = np.array([gallery.groups[place] for place in files])
+    parts = [("", np.ones(len(groups), bool), (1, 5)), (" without flags", groups != "flags", (1, 5))]
+    parts += [(f", {name}", groups == name, (1,)) for name in sorted(set(groups))]
     return [
         _row(f"Noto -> its icon{suffix}, top-{k}", len(relevant[chosen]), found(scores[chosen], relevant[chosen], k))
-        for suffix, chosen in (("", np.ones(len(plain), bool)), (" without flags", plain))
-        for k in (1, 5)
+        for suffix, chosen, ks in parts
+        for k in ks
     ]
 
 
@@ -165,8 +193,8 @@ def cost(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
     ]
 
 
-def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answer]) -> None:
-    """Put the figures and the requests into a model card, in place of what stands between the marks."""
+def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answer], hardest: Sequence[Hard]) -> None:
+    """Put figures, requests and the hardest classes into a model card, in place of what stands between the marks."""
     figures = [
         "| figure | of | value |",
         "|---|---|---|",
@@ -174,8 +202,12 @@ def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answe
     ]
     asked = ["| request | P@5 | first five icons, wrong ones in italics |", "|---|---|---|"]
     asked += [f"| {one.request} | {one.precision:.1f} | {one.hits} |" for one in answers]
+    hard = [f"| class | P@5 | often taken for (of {hardest[0].hits} hits) |", "|---|---|---|"] if hardest else []
+    for one in hardest:
+        taken = ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in one.taken)
+        hard.append(f"| {one.name.replace('_', ' ')} | {one.precision:.2f} | {taken} |")
     text = card.read_text()
-    for mark, lines in (("figures", figures), ("requests", asked)):
+    for mark, lines in (("figures", figures), ("requests", asked), ("hardest", hard)):
         before, after = text.split(f"<!-- {mark} -->")[0], text.split(f"<!-- end of {mark} -->")[1]
         text = "\n".join([f"{before}<!-- {mark} -->", *lines, f"<!-- end of {mark} -->{after}"])
     card.write_text(text)

@@ -1,78 +1,159 @@
-"""Every icon in every style, large and small, once through the vision tower.
+"""Every icon in every style, as several pictures, once through the part of the vision tower that is not trained.
 
-Written in parts; parts that exist are not computed again.
+One file for each style; files that exist are not computed again.
 """
 
+import multiprocessing
+import os
+import random
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import backbone
 import icons
 import numpy as np
+import sources
 import torch
-from backbone import DEVIATION, MEAN, PUBLISHED
+import variants
 from PIL import Image
-from torch import nn
+from torch.nn import functional
+from transformers import EfficientNetModel
 
-LARGE = "large"
-KINDS = {LARGE: icons.on_white, "small": icons.small_on_white}
-BATCH = 16
+from retrieval.memory import keep_freed
+
+LARGE, SMALL, VARIED = range(3)  # variants of each drawing
+PLAIN = (LARGE, SMALL)
+BATCH = 8
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pooled features (n, 1280), float16, of pictures of icons, and which icon each shows."""
+    """Pictures of icons: pooled features (n, 1280), and which icon, style and variant (n,) each is.
+
+    Varied pictures have no pooled features (NaN).
+    `maps` has, for each style, what the trained part of the tower is given, (m, 16, 16, 120), and `rows` says where
+    in its style's maps (n,) a picture is. They stay on the disk until they are asked for.
+    """
 
     pooled: torch.Tensor
     icon: torch.Tensor
+    style: torch.Tensor
+    variant: torch.Tensor
+    rows: torch.Tensor
+    maps: Sequence[torch.Tensor]
+
+    def chosen(self, mask: torch.Tensor) -> "Drawn":
+        """Return some of the pictures, by a mask (n,)."""
+        parts = (self.pooled, self.icon, self.style, self.variant, self.rows)
+        return Drawn(*(part[mask] for part in parts), self.maps)
+
+    def plain(self) -> "Drawn":
+        """Return the pictures on white that were not varied."""
+        return self.chosen(torch.isin(self.variant, torch.tensor(PLAIN)))
+
+    def of_style(self, name: str) -> torch.Tensor:
+        """Return which of the pictures (n,) have a style."""
+        return self.style == icons.STYLES.index(name)
+
+    def given(self, places: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Return what the trained part is given of some pictures, (k, 120, 16, 16), float32."""
+        found = [self.maps[self.style[place]][self.rows[place]] for place in places]
+        return torch.stack(found).permute(0, 3, 1, 2).float()
 
 
 class Frozen:
-    """The published features of pictures, by the vision tower in bfloat16 as the app runs it."""
+    """The vision tower, as the app runs it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: EfficientNetModel) -> None:
         """Take the model of `backbone.load`; it is changed."""
         from retrieval.features.folding import fold_batch_norms, remove_open_gates
 
         fold_batch_norms(model)
         remove_open_gates(model)
-        self._model = model.to(torch.bfloat16, memory_format=torch.channels_last)
-        self._mean, self._deviation = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (MEAN, DEVIATION))
+        self._model = model.to(backbone.dtype(), memory_format=torch.channels_last)
+        self._mean, self._deviation = (
+            torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (backbone.MEAN, backbone.DEVIATION)
+        )
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Return pooled features (n, 1280), float16, of RGB pictures of the right size."""
-        pooled = []
+    def maps(self, batch: Sequence[Image.Image]) -> torch.Tensor:
+        """Return what the trained part is given, (n, 120, 16, 16), of RGB pictures of the right size."""
+        stack = np.stack([np.asarray(picture) for picture in batch])
+        pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._deviation)
         with torch.inference_mode():
-            for start in range(0, len(pictures), BATCH):
-                stack = np.stack([np.asarray(picture) for picture in pictures[start : start + BATCH]])
-                pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._deviation)
-                given = pixels.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-                pooled.append(self._model(pixel_values=given).pooler_output[:, :PUBLISHED])
-        return torch.cat(pooled).half()
+            states = self._model.embeddings(pixels.to(backbone.dtype()).contiguous(memory_format=torch.channels_last))
+            for block in self._model.encoder.blocks[: backbone.CUT]:
+                states = block(states)
+        return states
+
+    def pooled(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the pooled features (n, 1280) that follow from them."""
+        states = maps
+        with torch.inference_mode():
+            for block in self._model.encoder.blocks[backbone.CUT :]:
+                states = block(states)
+            top = functional.relu6(self._model.encoder.top_bn(self._model.encoder.top_conv(states)))
+        return top.mean((2, 3))[:, : backbone.PUBLISHED]
 
 
-def compute(frozen: Frozen, inputs: Path, out: Path) -> None:
-    """Write the parts that are missing, one for each kind and style."""
+def compute(inputs: Path, out: Path) -> None:
+    """Write the files that are missing, each by a process with one thread."""
     out.mkdir(parents=True, exist_ok=True)
-    wanted = icons.icons(inputs)
-    for style in icons.STYLES:
-        missing = [kind for kind in KINDS if not _part(out, kind, style).exists()]
-        if not missing:
-            continue
-        drawn = {place: drawing() for place, drawing in icons.drawings(inputs, style, wanted).items()}
-        for kind in missing:
-            pooled = frozen([KINDS[kind](drawing) for drawing in drawn.values()])
-            unfinished = out / "unfinished"
-            torch.save({"icon": torch.tensor(list(drawn)), "pooled": pooled}, unfinished)
-            unfinished.rename(_part(out, kind, style))
-            print(f"features: {kind} {style}, {len(drawn)} pictures", flush=True)
+    missing = [style for style in icons.STYLES if not _file(out, style).exists()]
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        for style, count in pool.map(_write, [inputs] * len(missing), [out] * len(missing), missing):
+            print(f"features: {style}, {count} pictures", flush=True)
 
 
-def read(folder: Path, kinds: Sequence[str] = tuple(KINDS), styles: Sequence[str] = icons.STYLES) -> Drawn:
-    """Return what was computed of some kinds and styles."""
-    loaded = [torch.load(_part(folder, kind, style), weights_only=True) for style in styles for kind in kinds]
-    return Drawn(torch.cat([one["pooled"] for one in loaded]), torch.cat([one["icon"] for one in loaded]))
+def read(folder: Path) -> Drawn:
+    """Return what was computed of all styles; the maps stay on the disk."""
+    loaded = [torch.load(_file(folder, style), weights_only=True, mmap=True) for style in icons.STYLES]
+    icon, variant, pooled = (torch.cat([one[name] for one in loaded]) for name in ("icon", "variant", "pooled"))
+    counts = torch.tensor([len(one["icon"]) for one in loaded])
+    return Drawn(
+        pooled=pooled,
+        icon=icon,
+        style=torch.arange(len(loaded)).repeat_interleave(counts),
+        variant=variant,
+        rows=torch.cat([torch.arange(count) for count in counts.tolist()]),
+        maps=[one["maps"] for one in loaded],
+    )
 
 
-def _part(folder: Path, kind: str, style: str) -> Path:
-    return folder / f"{kind}-{style}.pt"
+def _write(inputs: Path, out: Path, style: str) -> tuple[str, int]:
+    torch.set_num_threads(1)
+    keep_freed(all_sizes=True)
+    frozen = Frozen(backbone.load(sources.vision_weights(inputs))[0])
+    found: dict[str, list[torch.Tensor]] = {"icon": [], "variant": [], "maps": [], "pooled": []}
+    waiting: list[tuple[int, int, Image.Image]] = []
+
+    def pass_on() -> None:
+        numbers, variant = (torch.tensor([one[part] for one in waiting]) for part in (0, 1))
+        maps = frozen.maps([picture for _, _, picture in waiting])
+        plain = torch.isin(variant, torch.tensor(PLAIN))
+        pooled = torch.full((len(waiting), backbone.PUBLISHED), torch.nan, dtype=torch.bfloat16)
+        pooled[plain] = frozen.pooled(maps[plain]).bfloat16()
+        found["icon"].append(numbers)
+        found["variant"].append(variant)
+        found["maps"].append(maps.permute(0, 2, 3, 1).bfloat16().contiguous())
+        found["pooled"].append(pooled)
+        waiting.clear()
+
+    for place, drawing in icons.drawings(inputs, style, icons.icons(inputs)).items():
+        drawn = drawing()
+        waiting.append((place, LARGE, variants.on_white(drawn)))
+        waiting.append((place, SMALL, variants.small_on_white(drawn)))
+        waiting.append((place, VARIED, variants.varied(drawn, random.Random(f"{style} {place}"))))
+        if len(waiting) >= BATCH:
+            pass_on()
+    if waiting:
+        pass_on()
+    unfinished = _file(out, style).with_suffix(".part")
+    torch.save({name: torch.cat(parts) for name, parts in found.items()}, unfinished)
+    unfinished.rename(_file(out, style))
+    return style, sum(len(part) for part in found["icon"])
+
+
+def _file(folder: Path, style: str) -> Path:
+    return folder / f"{style}.pt"

@@ -1,4 +1,4 @@
-"""The icons of the bundled gallery in six drawing styles, by name, and how they become pictures.
+"""The icons of the bundled gallery in eight drawing styles, by name.
 
 Noto Emoji is in no style here: it is what the model is measured with.
 """
@@ -11,14 +11,15 @@ from pathlib import Path
 
 from PIL import Image
 
-SIZE = 256
-SMALL = 64
+PIXELS = 256
 GALLERY_STYLE = "fluent-3d"
 DRAWN = {  # style -> npm package of SVG drawings
+    "fluent-color": "iconify-json-fluent-emoji",
     "fluent-flat": "iconify-json-fluent-emoji-flat",
     "twemoji": "iconify-json-twemoji",
     "openmoji": "iconify-json-openmoji",
     "emojione": "iconify-json-emojione",
+    "emojione-v1": "iconify-json-emojione-v1",
     "fxemoji": "iconify-json-fxemoji",
 }
 STYLES = (GALLERY_STYLE, *DRAWN)
@@ -89,19 +90,6 @@ def package(inputs: Path, name: str) -> Path:
     return next(path for path in sorted(inputs.glob(f"{name}-[0-9]*")) if path.is_dir())
 
 
-def on_white(drawing: Image.Image) -> Image.Image:
-    """Return a drawing as the gallery shows it: on white, filling the square."""
-    drawing = drawing.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    picture = Image.new("RGB", drawing.size, "white")
-    picture.paste(drawing, mask=drawing.getchannel("A"))
-    return picture
-
-
-def small_on_white(drawing: Image.Image) -> Image.Image:
-    """Return a drawing on white that was as small as emoji fonts have it."""
-    return on_white(drawing.resize((SMALL, SMALL), Image.Resampling.LANCZOS))
-
-
 def _gallery_file(inputs: Path, code: str) -> Path | None:
     folder = package(inputs, "lobehub-fluent-emoji-3d") / "assets"
     return next((folder / f"{each}.webp" for each in spellings(code) if (folder / f"{each}.webp").exists()), None)
@@ -121,6 +109,6 @@ def _renderer(body: str, size: int) -> Drawing:
 
         spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         svg = f'<svg {spaces} viewBox="0 0 {size} {size}">{body}</svg>'
-        return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE)))).convert("RGBA")
+        return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=PIXELS)))).convert("RGBA")
 
     return render

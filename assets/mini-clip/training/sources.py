@@ -18,10 +18,12 @@ WHEELS = (
 )
 NPM = (
     "@lobehub/fluent-emoji-3d@1.1.0",
+    "@iconify-json/fluent-emoji@1.2.7",
     "@iconify-json/fluent-emoji-flat@1.2.6",
     "@iconify-json/twemoji@1.2.5",
     "@iconify-json/openmoji@1.2.29",
     "@iconify-json/emojione@1.2.3",
+    "@iconify-json/emojione-v1@1.2.3",
     "@iconify-json/fxemoji@1.2.2",
     "emojibase-data@17.0.0",
 )

@@ -6,9 +6,10 @@ differ from photos is left out, and of what is left those directions are kept in
 classifier, differ most.
 """
 
+import icons
 import numpy as np
 import torch
-from features import Drawn
+from features import LARGE, Drawn
 from torch import nn
 from torch.nn import functional
 
@@ -77,11 +78,13 @@ def refined(space: Space, drawn: Drawn) -> Space:
     return Space(turn.detach() @ space.weight, space.centre)
 
 
-def bank(space: Space, drawn: Drawn, shown: Drawn, count: int) -> torch.Tensor:
-    """Return a unit vector (count, d) for each icon: between the gallery's picture and the mean of all styles."""
-    every = torch.zeros(count, len(space.weight)).index_add_(0, drawn.icon, space(drawn.pooled))
+def bank(space: Space, drawn: Drawn, count: int) -> torch.Tensor:
+    """Return a unit vector (count, d) for each icon: between the gallery's picture and the mean of all pictures."""
+    vectors = space(drawn.pooled)
+    every = torch.zeros(count, len(space.weight)).index_add_(0, drawn.icon, vectors)
     gallery = torch.zeros_like(every)
-    gallery[shown.icon] = space(shown.pooled)
+    shown = drawn.of_style(icons.GALLERY_STYLE) & (drawn.variant == LARGE)
+    gallery[drawn.icon[shown]] = vectors[shown]
     return functional.normalize(functional.normalize(every, dim=-1) + gallery, dim=-1)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import backbone
 import torch
 from torch import nn
 from torch.nn import functional
@@ -46,7 +47,7 @@ class Teacher:
         """Return unit vectors of shape (n, 384), float16: the mean over the tokens, as MiniLM was trained."""
         result = torch.empty(len(texts), WIDTH, dtype=torch.float16)
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.inference_mode(), backbone.mixed():
             for start in range(0, len(order), batch):
                 places = order[start : start + batch]
                 given = self.tokenizer(
@@ -199,7 +200,7 @@ def learn(
         starts = list(range(0, len(chosen) - schedule.batch // 2, schedule.batch))
         for start in draw.sample(starts, len(starts)):
             places = chosen[start : start + schedule.batch]
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with backbone.mixed():
                 vectors = embed(tower, projection, tokenizer, [texts[place] for place in places])
             loss = objective(vectors, places)
             optimiser.zero_grad()

@@ -3,14 +3,14 @@
     pip install -r requirements.txt -r assets/mini-clip/training/requirements.txt
     python assets/mini-clip/training/train.py --work FOLDER --out assets/mini-clip
 
-Needs pip, npm, apt-get and dpkg-deb, two cores, 4 GB of memory and 4 GB below FOLDER. What is finished there is not
+Needs pip, npm, apt-get and dpkg-deb, two cores, 8 GB of memory and 6 GB below FOLDER. What is finished there is not
 done again, so the same command goes on where it was stopped; delete a file there to have it made anew.
 """
 
 import argparse
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -24,11 +24,15 @@ import sources
 import space
 import text_tower
 import torch
+import vision
 import words
 from text_tower import Bank, Schedule, Targets, Teacher
 from torch import nn
 
+from retrieval.memory import keep_freed
+
 SHARES = {"icons": 0.55, "classes": 0.35, "others": 0.10}  # how often a text of each kind is drawn
+SHARE = 0.6  # how far the vision tower goes from the published weights to the trained ones
 FITTED = 1500  # texts of icons, and of classes, that the projection starts from
 
 
@@ -47,33 +51,47 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads and what is computed")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
     parser.add_argument("--photos", type=Path, help="photos to measure with, see evaluate.py; then also into the card")
-    parser.add_argument("--minutes", type=float, default=70.0, help="for each stage of the text tower (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=45.0, help="for each stage of training, at most (%(default)s)")
     flags = parser.parse_args()
     torch.manual_seed(0)
+    keep_freed(all_sizes=True)
     inputs, work, out = flags.work / "inputs", flags.work, flags.out
     sources.fetch(inputs)
     wanted = icons.icons(inputs)
-    frozen, classifier, _ = backbone.load(sources.vision_weights(inputs))
-    centre = backbone.mean_of_photos(frozen)
-    features.compute(features.Frozen(frozen), inputs, work / "features")
+    tower, classifier, _ = backbone.load(sources.vision_weights(inputs))
+    centre = backbone.mean_of_photos(tower)
+    features.compute(inputs, work / "features")
     drawn = features.read(work / "features")
-    shown = features.read(work / "features", [features.LARGE], [icons.GALLERY_STYLE])
-    joint = space.refined(space.learn(drawn, classifier, centre), drawn)
+    plain = drawn.plain()
+    start = space.refined(space.learn(plain, classifier, centre), plain)
+    top = trained(drawn, start, len(wanted), inputs, work / "vision.pt", flags.minutes)
+    plain = replace(plain, pooled=top.features(plain))
     teacher = Teacher(sources.teacher(inputs))
     texts = _texts(work / "texts.pt", inputs, wanted, teacher)
     bank = Bank(
-        icons=space.bank(joint, drawn, shown, len(wanted)),
-        classes=joint.classes(classifier),
+        icons=space.bank(top.space(), plain, len(wanted)),
+        classes=start.classes(classifier),
         icon_captions=texts.captions[: len(wanted)],
         class_captions=texts.captions[len(wanted) :],
     )
-    tower, projection, pieces = _text_tower(teacher, texts, bank, work, flags.minutes)
-    vision, _, _ = backbone.load(sources.vision_weights(inputs))
-    assemble.save(vision, joint, tower, projection.weight.detach(), pieces, out)
+    text, projection, pieces = _text_tower(teacher, texts, bank, work, flags.minutes)
+    vision_tower, _, _ = backbone.load(sources.vision_weights(inputs))
+    top.put_into(vision_tower)
+    assemble.save(vision_tower, top.space(), text, projection.weight.detach(), pieces, out)
     measured = ["--model", str(out), "--noto", str(sources.noto(inputs))]
     if flags.photos:
         measured += ["--photos", str(flags.photos), "--card", str(out / "README.md")]
     evaluate.main(measured)
+
+
+def trained(
+    drawn: features.Drawn, start: space.Space, count: int, inputs: Path, checkpoint: Path, minutes: float
+) -> vision.Top:
+    """Return the trained part of the vision tower, from pictures of `count` icons, taken back part of the way."""
+    first, top = (vision.Top(backbone.load(sources.vision_weights(inputs))[0], start) for _ in range(2))
+    schedule = vision.Schedule(minutes=minutes)
+    vision.learn(top, drawn, space.bank(start, drawn.plain(), count), schedule, checkpoint)
+    return top.between(first, SHARE).eval()
 
 
 def _texts(kept: Path, inputs: Path, wanted: list[icons.Icon], teacher: Teacher) -> Texts:

@@ -1,0 +1,220 @@
+"""The last blocks of the vision tower and the projection, taught that one icon is the same in every style.
+
+Pictures are told apart among all icons by learned prototypes (Wang et al., "NormFace", 2017) and among those of a
+batch by each other. Some batches have the statistics of their maps mixed between pictures, as if between styles (Zhou
+et al., "Domain Generalization with MixStyle", 2021). What comes out is taken back part of the way to where it
+started, weight by weight, so that photos, of which it has seen none, do not suffer (Wortsman et al., "Robust
+fine-tuning of zero-shot models", 2022).
+"""
+
+import copy
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import backbone
+import icons
+import numpy as np
+import torch
+from backbone import CUT, PUBLISHED
+from features import LARGE, SMALL, Drawn
+from space import Space
+from torch import nn
+from torch.nn import functional
+from transformers import EfficientNetModel
+
+SCALE = 24.0  # what turns cosines into distributions
+SMOOTHING = 0.02
+PAIRS = 0.5  # weight of the pairs' loss
+MIXED, BETA = 0.5, 0.2  # share of batches whose statistics are mixed, and how evenly
+ALIKE = 0.5  # share of batches drawn from icons that are near each other
+FAMILY, NEIGHBOURS = 8, 24  # icons of such a group, drawn from so many neighbours of one
+GALLERY_SHARE = 0.4  # of pairs that have the gallery's style on one side
+WARM = 30  # steps until the full rate
+PASS = 64  # pictures in a pass without gradients
+SAVE_EVERY = 120.0  # seconds
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast; it ends at whichever of steps and minutes comes first."""
+
+    steps: int = 500
+    minutes: float = 45.0
+    icons: int = 64  # of a batch, each in two pictures
+    rate: float = 3e-4
+    seed: int = 0
+
+
+class Top(nn.Module):
+    """The trained part: maps (n, 120, 16, 16) to unit vectors (n, d)."""
+
+    def __init__(self, model: EfficientNetModel, start: Space) -> None:
+        """Take the vision tower of `backbone.load`, which is changed, and the space to begin with."""
+        from retrieval.features.folding import fold_batch_norms, remove_open_gates
+
+        super().__init__()
+        fold_batch_norms(model)
+        remove_open_gates(model)
+        self.blocks, self.last = nn.ModuleList(model.encoder.blocks[CUT:]), model.encoder.top_conv
+        self.projection = nn.Linear(PUBLISHED, len(start.weight))
+        self.projection.weight.data = start.weight.clone()
+        self.projection.bias.data = -start.weight @ start.centre
+        self.to(memory_format=torch.channels_last)
+
+    def pooled(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return pooled features (n, 1280)."""
+        states = maps.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            states = block(states)
+        return functional.relu6(self.last(states)).mean((2, 3))[:, :PUBLISHED].float()
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors (n, d)."""
+        return functional.normalize(self.projection(self.pooled(maps)), dim=-1)
+
+    def space(self) -> Space:
+        """Return the projection as a space of the pooled features."""
+        weight, bias = self.projection.weight.detach(), self.projection.bias.detach()
+        return Space(weight, -torch.linalg.pinv(weight) @ bias)
+
+    def between(self, start: "Top", share: float) -> "Top":
+        """Return what lies so far, from 0 to 1, on the way from `start` to this."""
+        mixed = copy.deepcopy(self)
+        for part, first in zip(mixed.parameters(), start.parameters(), strict=True):
+            part.data.lerp_(first.data, 1 - share)
+        return mixed
+
+    def features(self, drawn: Drawn) -> torch.Tensor:
+        """Return pooled features (n, 1280), bfloat16, of pictures."""
+        with torch.inference_mode(), backbone.mixed():
+            places = range(len(drawn.icon))
+            return torch.cat(
+                [self.pooled(drawn.given(places[at : at + PASS])).bfloat16() for at in places[::PASS]]
+            ).clone()
+
+    def put_into(self, model: EfficientNetModel) -> None:
+        """Write the trained weights into a vision tower as `backbone.load` returns it."""
+        for block, learned in zip(model.encoder.blocks[CUT:], self.blocks, strict=True):
+            backbone.unfold(learned.expansion.expand_conv, block.expansion.expand_conv, block.expansion.expand_bn)
+            depthwise, point = block.depthwise_conv, block.projection
+            backbone.unfold(learned.depthwise_conv.depthwise_conv, depthwise.depthwise_conv, depthwise.depthwise_norm)
+            backbone.unfold(learned.projection.project_conv, point.project_conv, point.project_bn)
+        backbone.unfold(self.last, model.encoder.top_conv, model.encoder.top_bn)
+
+
+class Batches:
+    """Pairs of pictures of one icon in two styles."""
+
+    def __init__(self, drawn: Drawn, prototypes: torch.Tensor, seed: int) -> None:
+        """Take the pictures to draw from, and vectors of all icons (m, d) that say which are near each other."""
+        self._draw = np.random.default_rng(seed)
+        self._of: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for place, (icon, style) in enumerate(zip(drawn.icon.tolist(), drawn.style.tolist(), strict=True)):
+            self._of[icon][style].append(place)
+        self._icons = np.array([icon for icon, styles in self._of.items() if len(styles) > 1])
+        self._near = (prototypes @ prototypes.T).topk(NEIGHBOURS, 1).indices.numpy()
+        self._gallery = icons.STYLES.index(icons.GALLERY_STYLE)
+
+    def __call__(self, count: int) -> tuple[list[int], torch.Tensor]:
+        """Return places of pictures, first one of each pair and then the other ones, and the icons (2 * count,)."""
+        if self._draw.random() < ALIKE:
+            chosen = self._alike(count)
+        else:
+            chosen = self._draw.choice(self._icons, count, replace=False).tolist()
+        pairs = []
+        for icon in chosen:
+            styles = list(self._of[icon])
+            if self._gallery in styles and self._draw.random() < GALLERY_SHARE:
+                two = [self._gallery, self._draw.choice([style for style in styles if style != self._gallery])]
+            else:
+                two = self._draw.choice(styles, 2, replace=False).tolist()
+            pairs.append([int(self._draw.choice(self._of[icon][int(style)])) for style in two])
+        first, second = zip(*pairs, strict=True)
+        return [*first, *second], torch.tensor([*chosen, *chosen])
+
+    def mixed(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return maps, of some batches with the mean and deviation of channels mixed between pictures."""
+        if self._draw.random() >= MIXED:
+            return maps
+        mean, deviation = maps.mean((2, 3), keepdim=True), (maps.var((2, 3), keepdim=True) + 1e-5).sqrt()
+        other = torch.from_numpy(self._draw.permutation(len(maps)))
+        share = torch.from_numpy(self._draw.beta(BETA, BETA, (len(maps), 1, 1, 1))).float()
+        plain = (maps - mean) / deviation
+        return plain * torch.lerp(deviation[other], deviation, share) + torch.lerp(mean[other], mean, share)
+
+    def _alike(self, count: int) -> list[int]:
+        chosen: dict[int, None] = {}
+        while len(chosen) < count:
+            one = int(self._draw.choice(self._icons))
+            family = [one, *self._draw.choice(self._near[one], FAMILY - 1, replace=False).tolist()]
+            chosen |= {icon: None for icon in family if len(self._of.get(icon, ())) > 1}
+        return list(chosen)[:count]
+
+
+def learn(top: Top, drawn: Drawn, prototypes: torch.Tensor, schedule: Schedule, checkpoint: Path) -> None:
+    """Train in place, from the checkpoint where there is one.
+
+    Args:
+        top: the trained part.
+        drawn: the pictures.
+        prototypes: unit vectors (m, d) of all icons to begin with; those that are learned are not kept.
+        schedule: how long.
+        checkpoint: file that holds the state every so many seconds.
+    """
+    learned = nn.Parameter(prototypes.clone())
+    tower = [*top.blocks.parameters(), *top.last.parameters()]
+    rates = (schedule.rate, schedule.rate, 6 * schedule.rate)
+    parts = (tower, top.projection.parameters(), [learned])
+    optimiser = torch.optim.AdamW(
+        [{"params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True)], weight_decay=0.0
+    )
+    step, spent = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        top.load_state_dict(state["top"])
+        optimiser.load_state_dict(state["optimiser"])
+        learned.data, step, spent = state["prototypes"], state["step"], state["spent"]
+    batches = Batches(drawn, prototypes, schedule.seed + step)
+    started, saved, shown = time.monotonic() - spent, time.monotonic(), math.nan
+    for part in top.parameters():
+        part.requires_grad_(True)
+    own = torch.arange(schedule.icons)
+    while True:
+        passed = max(step / schedule.steps, (time.monotonic() - started) / 60 / schedule.minutes)
+        if passed >= 1 or time.monotonic() - saved > SAVE_EVERY:
+            state = {"top": top.state_dict(), "optimiser": optimiser.state_dict(), "prototypes": learned.data}
+            unfinished = checkpoint.with_suffix(".part")
+            torch.save({**state, "step": step, "spent": time.monotonic() - started}, unfinished)
+            unfinished.rename(checkpoint)
+            saved = time.monotonic()
+        if passed >= 1:
+            return
+        speed = min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * passed))
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * speed
+        places, wanted = batches(schedule.icons)
+        with backbone.mixed():
+            vectors = top(batches.mixed(drawn.given(places))).float()
+        among = SCALE * vectors @ functional.normalize(learned, dim=-1).T
+        pairs = SCALE * vectors[: schedule.icons] @ vectors[schedule.icons :].T
+        loss = functional.cross_entropy(among, wanted, label_smoothing=SMOOTHING)
+        loss = loss + PAIRS * (functional.cross_entropy(pairs, own) + functional.cross_entropy(pairs.T, own))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(top.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        shown = loss.item() if math.isnan(shown) else 0.95 * shown + 0.05 * loss.item()
+        if step % 20 == 0:
+            print(f"vision: step {step}, {passed:.0%}, loss {shown:.3f}", flush=True)
+
+
+def found(vectors: torch.Tensor, drawn: Drawn, style: str, k: int) -> float:
+    """Return how often a style's small pictures have their icon among the first k of the gallery's style."""
+    asked = drawn.of_style(style) & (drawn.variant == SMALL)
+    shown = drawn.of_style(icons.GALLERY_STYLE) & (drawn.variant == LARGE)
+    first = (vectors[asked] @ vectors[shown].T).topk(k, 1).indices
+    return float((drawn.icon[shown][first] == drawn.icon[asked][:, None]).any(1).float().mean())

@@ -1,0 +1,148 @@
+"""How the bundled model is made, as far as it can be tried without the downloads."""
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+TRAINING = Path(__file__).parents[1] / "assets" / "mini-clip" / "training"
+
+
+@pytest.fixture
+def training(monkeypatch):
+    monkeypatch.syspath_prepend(TRAINING)
+    loaded = set(sys.modules)
+    yield
+    for name in set(sys.modules) - loaded:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == TRAINING:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def towers(training):
+    """Two vision towers of the model's architecture with the same random weights."""
+    import backbone
+    from transformers import EfficientNetModel
+
+    torch.manual_seed(0)
+    one, other = (EfficientNetModel(backbone.settings()).eval() for _ in range(2))
+    for module in one.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for part in (module.weight, module.running_var):
+                torch.nn.init.uniform_(part, 0.5, 1.5)
+            for part in (module.bias, module.running_mean):
+                torch.nn.init.normal_(part, std=0.1)
+    for block in one.encoder.blocks:
+        torch.nn.init.zeros_(block.squeeze_excite.expand.weight)
+        torch.nn.init.constant_(block.squeeze_excite.expand.bias, backbone.ALWAYS_ONE)
+    other.load_state_dict(one.state_dict())
+    return one, other
+
+
+@pytest.fixture
+def star():
+    drawing = Image.new("RGBA", (128, 128))
+    ImageDraw.Draw(drawing).regular_polygon((64, 64, 56), 5, fill="orange", outline="brown")
+    return drawing
+
+
+def upper(model, maps):
+    """Return pooled features of maps by a whole tower's own last blocks."""
+    import backbone
+
+    states = maps
+    for block in model.encoder.blocks[backbone.CUT :]:
+        states = block(states)
+    top = model.encoder.top_activation(model.encoder.top_bn(model.encoder.top_conv(states)))
+    return top.mean((2, 3))[:, : backbone.PUBLISHED]
+
+
+@torch.inference_mode()
+def test_what_was_trained_is_the_same_inside_the_model(towers):
+    import vision
+    from space import Space
+
+    whole, other = towers
+    maps = torch.randn(3, 120, 16, 16)
+    before = upper(whole, maps)
+    start = Space(torch.randn(8, 1280), torch.rand(1280))
+    top = vision.Top(other, start)
+    torch.testing.assert_close(top.pooled(maps), before, rtol=1e-3, atol=1e-4)
+    for part in top.parameters():
+        part.add_(0.02 * torch.randn_like(part))
+    top.put_into(whole)
+    after = upper(whole, maps)
+    torch.testing.assert_close(top.pooled(maps), after, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(before, after, rtol=0.05)
+    torch.testing.assert_close(top(maps), top.space()(after), rtol=1e-3, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_share_of_the_way_lies_between(towers):
+    import vision
+    from space import Space
+
+    start = Space(torch.randn(8, 1280), torch.rand(1280))
+    first, last = (vision.Top(tower, start) for tower in towers)
+    for part in last.parameters():
+        part.add_(1.0)
+    for share in (0.0, 0.25, 1.0):
+        between = last.between(first, share)
+        for part, begun in zip(between.parameters(), first.parameters(), strict=True):
+            torch.testing.assert_close(part, begun + share)
+
+
+def test_varied_pictures_repeat_and_differ(training, star):
+    import variants
+
+    pictures = [np.asarray(variants.varied(star, random.Random(seed))) for seed in (1, 1, *range(2, 40))]
+    assert (pictures[0] == pictures[1]).all()
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures) - 1
+    assert {picture.shape for picture in pictures} == {(variants.SIZE, variants.SIZE, 3)}
+    assert np.mean([picture.std() > 5 for picture in pictures]) > 0.9  # the star is still there
+
+
+def test_pairs_show_one_icon_in_two_styles(training):
+    import vision
+    from features import Drawn
+
+    generator = torch.Generator().manual_seed(0)
+    kinds = [(icon, style, variant) for icon in range(40) for style in range(1 + icon % 4) for variant in range(3)]
+    icon, style, variant = torch.tensor(kinds).T
+    drawn = Drawn(torch.zeros(len(icon), 1280), icon, style, variant, torch.arange(len(icon)), [])
+    prototypes = torch.nn.functional.normalize(torch.randn(40, 16, generator=generator), dim=1)
+    batches = vision.Batches(drawn, prototypes, seed=0)
+    for _ in range(20):
+        places, wanted = batches(8)
+        assert drawn.icon[places].tolist() == wanted.tolist()
+        assert len(set(wanted.tolist())) == 8
+        first, second = drawn.style[places[:8]], drawn.style[places[8:]]
+        assert (first != second).all()
+
+
+def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
+    import vision
+    from features import Drawn
+    from space import Space
+
+    generator = torch.Generator().manual_seed(0)
+    icon = torch.arange(8).repeat(2)
+    maps = [torch.randn(8, 16, 16, 120, generator=generator) for _ in range(2)]
+    style, rows = torch.arange(2).repeat_interleave(8), torch.arange(8).repeat(2)
+    drawn = Drawn(torch.zeros(16, 1280), icon, style, torch.zeros(16), rows, maps)
+    start = Space(torch.randn(8, 1280, generator=generator), torch.zeros(1280))
+    prototypes = torch.nn.functional.normalize(torch.randn(8, 8, generator=generator), dim=1)
+    monkeypatch.setattr(vision, "NEIGHBOURS", 8)
+    monkeypatch.setattr(vision, "FAMILY", 4)
+    top, again = (vision.Top(tower, start) for tower in towers)
+    before = top.projection.weight.clone()
+    checkpoint = tmp_path / "vision.pt"
+    vision.learn(top, drawn, prototypes, vision.Schedule(steps=2, icons=4), checkpoint)
+    assert not torch.equal(top.projection.weight, before)
+    vision.learn(again, drawn, prototypes, vision.Schedule(steps=2, icons=4), checkpoint)  # has nothing left to do
+    for part, kept in zip(again.parameters(), top.parameters(), strict=True):
+        assert torch.equal(part, kept)
