@@ -13,6 +13,7 @@ from pathlib import Path
 
 import backbone
 import icons
+import kept
 import numpy as np
 import sources
 import torch
@@ -149,9 +150,7 @@ def _write(inputs: Path, out: Path, style: str) -> tuple[str, int]:
             pass_on()
     if waiting:
         pass_on()
-    unfinished = _file(out, style).with_suffix(".part")
-    torch.save({name: torch.cat(parts) for name, parts in found.items()}, unfinished)
-    unfinished.rename(_file(out, style))
+    kept.save({name: torch.cat(parts) for name, parts in found.items()}, _file(out, style))
     return style, sum(len(part) for part in found["icon"])
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import backbone
+import kept
 import torch
 from torch import nn
 from torch.nn import functional
@@ -183,9 +184,7 @@ def learn(
         passed = max(step / schedule.steps, (time.monotonic() - started) / 60 / schedule.minutes)
         if passed >= 1 or time.monotonic() - saved > SAVE_EVERY:
             state = {type(part).__name__: part.state_dict() for part in (tower, projection, optimiser)}
-            unfinished = checkpoint.with_suffix(".part")
-            torch.save({**state, "step": step, "spent": time.monotonic() - started}, unfinished)
-            unfinished.rename(checkpoint)
+            kept.save({**state, "step": step, "spent": time.monotonic() - started}, checkpoint)
             saved = time.monotonic()
         if passed >= 1:
             break

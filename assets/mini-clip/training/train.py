@@ -20,6 +20,7 @@ import backbone
 import evaluate
 import features
 import icons
+import kept
 import sources
 import space
 import text_tower
@@ -94,14 +95,12 @@ def trained(
     return top.between(first, SHARE).eval()
 
 
-def _texts(kept: Path, inputs: Path, wanted: list[icons.Icon], teacher: Teacher) -> Texts:
+def _texts(file: Path, inputs: Path, wanted: list[icons.Icon], teacher: Teacher) -> Texts:
     meanings = words.meanings(wanted, inputs, random.Random(0))
-    if not kept.exists():
+    if not file.exists():
         captions = words.captions(wanted, inputs)
-        unfinished = kept.with_suffix(".part")
-        torch.save({"vectors": teacher(meanings.texts), "captions": teacher(captions)}, unfinished)
-        unfinished.rename(kept)
-    loaded = torch.load(kept, weights_only=True)
+        kept.save({"vectors": teacher(meanings.texts), "captions": teacher(captions)}, file)
+    loaded = torch.load(file, weights_only=True)
     return Texts(meanings, loaded["vectors"], loaded["captions"])
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import backbone
 import icons
+import kept
 import numpy as np
 import torch
 from backbone import CUT, PUBLISHED
@@ -186,9 +187,7 @@ def learn(top: Top, drawn: Drawn, prototypes: torch.Tensor, schedule: Schedule, 
         passed = max(step / schedule.steps, (time.monotonic() - started) / 60 / schedule.minutes)
         if passed >= 1 or time.monotonic() - saved > SAVE_EVERY:
             state = {"top": top.state_dict(), "optimiser": optimiser.state_dict(), "prototypes": learned.data}
-            unfinished = checkpoint.with_suffix(".part")
-            torch.save({**state, "step": step, "spent": time.monotonic() - started}, unfinished)
-            unfinished.rename(checkpoint)
+            kept.save({**state, "step": step, "spent": time.monotonic() - started}, checkpoint)
             saved = time.monotonic()
         if passed >= 1:
             return
