@@ -65,7 +65,8 @@ def main() -> None:
     drawn = features.read(work / "features")
     plain = drawn.plain()
     start = space.refined(space.learn(plain, classifier, centre), plain)
-    top = trained(drawn, start, len(wanted), inputs, work / "vision.pt", flags.minutes)
+    prototypes = space.bank(start, plain, len(wanted))
+    top = trained(drawn, start, prototypes, inputs, work / "vision.pt", flags.minutes)
     plain = replace(plain, pooled=top.features(plain))
     teacher = Teacher(sources.teacher(inputs))
     texts = _texts(work / "texts.pt", inputs, wanted, teacher)
@@ -86,12 +87,16 @@ def main() -> None:
 
 
 def trained(
-    drawn: features.Drawn, start: space.Space, count: int, inputs: Path, checkpoint: Path, minutes: float
+    drawn: features.Drawn,
+    start: space.Space,
+    prototypes: torch.Tensor,
+    inputs: Path,
+    checkpoint: Path,
+    minutes: float,
 ) -> vision.Top:
-    """Return the trained part of the vision tower, from pictures of `count` icons, taken back part of the way."""
+    """Return the trained part of the vision tower, from all pictures, taken back part of the way."""
     first, top = (vision.Top(backbone.load(sources.vision_weights(inputs))[0], start) for _ in range(2))
-    schedule = vision.Schedule(minutes=minutes)
-    vision.learn(top, drawn, space.bank(start, drawn.plain(), count), schedule, checkpoint)
+    vision.learn(top, drawn, prototypes, vision.Schedule(minutes=minutes), checkpoint)
     return top.between(first, SHARE).eval()
 
 

@@ -3,10 +3,11 @@
 import io
 import random
 
+import icons
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-SIZE = 256
+SIZE = icons.PIXELS
 SMALL = 64
 GROUND_WHITE = 0.6  # share of varied pictures that keep the gallery's white ground
 OUTLINED = 0.25

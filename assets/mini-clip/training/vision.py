@@ -20,7 +20,7 @@ import kept
 import numpy as np
 import torch
 from backbone import CUT, PUBLISHED
-from features import LARGE, SMALL, Drawn
+from features import Drawn
 from space import Space
 from torch import nn
 from torch.nn import functional
@@ -209,11 +209,3 @@ def learn(top: Top, drawn: Drawn, prototypes: torch.Tensor, schedule: Schedule, 
         shown = loss.item() if math.isnan(shown) else 0.95 * shown + 0.05 * loss.item()
         if step % 20 == 0:
             print(f"vision: step {step}, {passed:.0%}, loss {shown:.3f}", flush=True)
-
-
-def found(vectors: torch.Tensor, drawn: Drawn, style: str, k: int) -> float:
-    """Return how often a style's small pictures have their icon among the first k of the gallery's style."""
-    asked = drawn.of_style(style) & (drawn.variant == SMALL)
-    shown = drawn.of_style(icons.GALLERY_STYLE) & (drawn.variant == LARGE)
-    first = (vectors[asked] @ vectors[shown].T).topk(k, 1).indices
-    return float((drawn.icon[shown][first] == drawn.icon[asked][:, None]).any(1).float().mean())
