@@ -126,6 +126,7 @@ def test_pairs_show_one_icon_in_two_styles(training):
 
 def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
     import vision
+    from course import Schedule
     from features import Drawn
     from space import Space
 
@@ -141,8 +142,33 @@ def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
     top, again = (vision.Top(tower, start) for tower in towers)
     before = top.projection.weight.clone()
     checkpoint = tmp_path / "vision.pt"
-    vision.learn(top, drawn, prototypes, vision.Schedule(steps=2, icons=4), checkpoint)
+    vision.learn(top, drawn, prototypes, Schedule(steps=2, batch=4), checkpoint)
     assert not torch.equal(top.projection.weight, before)
-    vision.learn(again, drawn, prototypes, vision.Schedule(steps=2, icons=4), checkpoint)  # has nothing left to do
+    vision.learn(again, drawn, prototypes, Schedule(steps=2, batch=4), checkpoint)  # has nothing left to do
     for part, kept in zip(again.parameters(), top.parameters(), strict=True):
         assert torch.equal(part, kept)
+
+
+def test_a_text_tower_learns_to_be_like_its_teacher(training, tmp_path):
+    import text_tower
+    from course import Schedule
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    names = ["cat", "dog", "fish", "bird", "tree", "house", "boat", "car"]
+    tokenizer = text_tower.tokenizer_of([*text_tower.SPECIAL, *names])
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    tower = BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=16, **sizes))
+    projection = torch.nn.Linear(16, 24, bias=False)
+    wanted = torch.nn.functional.normalize(torch.randn(len(names), 24), dim=-1)
+
+    def alike():
+        with torch.inference_mode():
+            return (text_tower.embed(tower.eval(), projection, tokenizer, names) * wanted).sum(1).mean()
+
+    before = alike()
+    groups = [(range(len(names)), 1.0)]
+    schedule = Schedule(steps=300, batch=8, rate=1e-2, warm=5)
+    objective = text_tower.Likeness(wanted)
+    text_tower.learn(tower, projection, tokenizer, names, objective, groups, schedule, tmp_path / "text.pt")
+    assert before < 0.5 < 0.8 < alike()

@@ -5,17 +5,15 @@ text is known to mean, mixed with what the teacher, MiniLM, finds near by the ba
 the same distribution of cosines with the bank's vectors, which are pictures' vectors and stay as they are.
 """
 
-import math
 import random
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import backbone
-import kept
 import torch
+from course import Course, Schedule
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
@@ -31,8 +29,7 @@ LIKENESS_SCALE = 20.0
 RIDGE = 10.0
 TOGETHER = 4  # batches whose texts are sorted by length
 PASS = 128  # texts in a pass without gradients
-WARM = 40  # steps until the full rate
-SAVE_EVERY = 120.0  # seconds
+PROJECTION_RATE = 3.0  # in parts of the tower's
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -72,17 +69,6 @@ class Bank:
     classes: torch.Tensor
     icon_captions: torch.Tensor
     class_captions: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast the tower learns; it ends at whichever of steps and minutes comes first."""
-
-    steps: int = 2400
-    minutes: float = 100.0
-    batch: int = 128
-    rate: float = 3e-4
-    seed: int = 0
 
 
 class Targets:
@@ -168,49 +154,28 @@ def learn(
         schedule: how long.
         checkpoint: file that holds the state every so many seconds.
     """
-    rates = (schedule.rate, 3 * schedule.rate)
-    given = [{"params": part.parameters(), "lr": rate} for part, rate in zip((tower, projection), rates, strict=True)]
-    optimiser = torch.optim.AdamW(given, weight_decay=0.01, fused=True)
-    step, spent = 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for part in (tower, projection, optimiser):
-            part.load_state_dict(state[type(part).__name__])
-        step, spent = state["step"], state["spent"]
-    draw = random.Random(f"{schedule.seed} {step}")
+    parts = [(tower, 1.0), (projection, PROJECTION_RATE)]
+    course = Course(f"text, {type(objective).__name__.lower()}", parts, schedule, checkpoint)
+    batches = _batches(texts, groups, schedule.batch, random.Random(f"{schedule.seed} {course.step}"))
     tower.train()
-    started, saved, shown = time.monotonic() - spent, time.monotonic(), 0.0
-    while True:
-        passed = max(step / schedule.steps, (time.monotonic() - started) / 60 / schedule.minutes)
-        if passed >= 1 or time.monotonic() - saved > SAVE_EVERY:
-            state = {type(part).__name__: part.state_dict() for part in (tower, projection, optimiser)}
-            kept.save({**state, "step": step, "spent": time.monotonic() - started}, checkpoint)
-            saved = time.monotonic()
-        if passed >= 1:
-            break
-        speed = min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * passed))
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * speed
-        # Texts of about the same length together, so that little is padding.
-        chosen = [
-            draw.choice(places) for places, share in groups for _ in range(round(TOGETHER * schedule.batch * share))
-        ]
-        chosen.sort(key=lambda place: len(texts[place]))
-        starts = list(range(0, len(chosen) - schedule.batch // 2, schedule.batch))
-        for start in draw.sample(starts, len(starts)):
-            places = chosen[start : start + schedule.batch]
-            with backbone.mixed():
-                vectors = embed(tower, projection, tokenizer, [texts[place] for place in places])
-            loss = objective(vectors, places)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            shown = 0.95 * shown + 0.05 * loss.item()
-        if step % (10 * TOGETHER) == 0:
-            print(f"text: step {step}, {passed:.0%}, {type(objective).__name__.lower()} {shown:.3f}", flush=True)
+    for _ in course:
+        places = next(batches)
+        with backbone.mixed():
+            vectors = embed(tower, projection, tokenizer, [texts[place] for place in places])
+        course.learn(objective(vectors, places))
     tower.eval()
+
+
+def _batches(
+    texts: Sequence[str], groups: Sequence[tuple[Sequence[int], float]], batch: int, draw: random.Random
+) -> Iterator[list[int]]:
+    """Yield places of texts of about the same length, so that little is padding, without end."""
+    while True:
+        chosen = [draw.choice(places) for places, share in groups for _ in range(round(TOGETHER * batch * share))]
+        chosen.sort(key=lambda place: len(texts[place]))
+        starts = list(range(0, len(chosen) - batch // 2, batch))
+        for start in draw.sample(starts, len(starts)):
+            yield chosen[start : start + batch]
 
 
 def pooled(tower: BertModel, tokenizer: BertTokenizerFast, texts: Sequence[str]) -> torch.Tensor:

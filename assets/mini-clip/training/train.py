@@ -27,13 +27,16 @@ import text_tower
 import torch
 import vision
 import words
-from text_tower import Bank, Schedule, Targets, Teacher
+from course import Schedule
+from text_tower import Bank, Targets, Teacher
 from torch import nn
 
 from retrieval.memory import keep_freed
 
+VISION = Schedule(steps=800, batch=64)
+TEXT = Schedule(steps=2400, batch=128, decay=0.01, longest=1.0)
 SHARES = {"icons": 0.55, "classes": 0.35, "others": 0.10}  # how often a text of each kind is drawn
-SHARE = 0.6  # how far the vision tower goes from the published weights to the trained ones
+SHARE = 0.75  # how far the vision tower goes from the published weights to the trained ones
 FITTED = 1500  # texts of icons, and of classes, that the projection starts from
 
 
@@ -52,7 +55,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads and what is computed")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
     parser.add_argument("--photos", type=Path, help="photos to measure with, see evaluate.py; then also into the card")
-    parser.add_argument("--minutes", type=float, default=45.0, help="for each stage of training, at most (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=Schedule.minutes, help="for each stage of training, at most (%(default)s)"
+    )
     flags = parser.parse_args()
     torch.manual_seed(0)
     keep_freed(all_sizes=True)
@@ -96,7 +101,7 @@ def trained(
 ) -> vision.Top:
     """Return the trained part of the vision tower, from all pictures, taken back part of the way."""
     first, top = (vision.Top(backbone.load(sources.vision_weights(inputs))[0], start) for _ in range(2))
-    vision.learn(top, drawn, prototypes, vision.Schedule(minutes=minutes), checkpoint)
+    vision.learn(top, drawn, prototypes, replace(VISION, minutes=minutes), checkpoint)
     return top.between(first, SHARE).eval()
 
 
@@ -131,7 +136,7 @@ def _text_tower(
         written,
         text_tower.Likeness(texts.vectors),
         [(every, 1.0)],
-        Schedule(minutes=minutes),
+        replace(TEXT, minutes=minutes),
         work / "text-1.pt",
     )
     projection = nn.Linear(text_tower.WIDTH, bank.icons.shape[1], bias=False)
@@ -144,7 +149,7 @@ def _text_tower(
     states = text_tower.pooled(tower, tokenizer, [written[place] for place in some])
     projection.weight.data = meaning.fitted(states, some)
     text_tower.learn(
-        tower, projection, tokenizer, written, meaning, groups, Schedule(minutes=minutes), work / "text-2.pt"
+        tower, projection, tokenizer, written, meaning, groups, replace(TEXT, minutes=minutes), work / "text-2.pt"
     )
     return tower, projection, pieces
 

@@ -8,18 +8,15 @@ fine-tuning of zero-shot models", 2022).
 """
 
 import copy
-import math
-import time
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import backbone
 import icons
-import kept
 import numpy as np
 import torch
 from backbone import CUT, PUBLISHED
+from course import Course, Schedule
 from features import Drawn
 from space import Space
 from torch import nn
@@ -33,20 +30,8 @@ MIXED, BETA = 0.5, 0.2  # share of batches whose statistics are mixed, and how e
 ALIKE = 0.5  # share of batches drawn from icons that are near each other
 FAMILY, NEIGHBOURS = 8, 24  # icons of such a group, drawn from so many neighbours of one
 GALLERY_SHARE = 0.4  # of pairs that have the gallery's style on one side
-WARM = 30  # steps until the full rate
+PROTOTYPES_RATE = 6.0  # in parts of the tower's
 PASS = 64  # pictures in a pass without gradients
-SAVE_EVERY = 120.0  # seconds
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast; it ends at whichever of steps and minutes comes first."""
-
-    steps: int = 500
-    minutes: float = 45.0
-    icons: int = 64  # of a batch, each in two pictures
-    rate: float = 3e-4
-    seed: int = 0
 
 
 class Top(nn.Module):
@@ -162,50 +147,20 @@ def learn(top: Top, drawn: Drawn, prototypes: torch.Tensor, schedule: Schedule, 
         top: the trained part.
         drawn: the pictures.
         prototypes: unit vectors (m, d) of all icons to begin with; those that are learned are not kept.
-        schedule: how long.
+        schedule: how long, and how many icons in a batch, each in two pictures.
         checkpoint: file that holds the state every so many seconds.
     """
-    learned = nn.Parameter(prototypes.clone())
-    tower = [*top.blocks.parameters(), *top.last.parameters()]
-    rates = (schedule.rate, schedule.rate, 6 * schedule.rate)
-    parts = (tower, top.projection.parameters(), [learned])
-    optimiser = torch.optim.AdamW(
-        [{"params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True)], weight_decay=0.0
-    )
-    step, spent = 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        top.load_state_dict(state["top"])
-        optimiser.load_state_dict(state["optimiser"])
-        learned.data, step, spent = state["prototypes"], state["step"], state["spent"]
-    batches = Batches(drawn, prototypes, schedule.seed + step)
-    started, saved, shown = time.monotonic() - spent, time.monotonic(), math.nan
-    for part in top.parameters():
-        part.requires_grad_(True)
-    own = torch.arange(schedule.icons)
-    while True:
-        passed = max(step / schedule.steps, (time.monotonic() - started) / 60 / schedule.minutes)
-        if passed >= 1 or time.monotonic() - saved > SAVE_EVERY:
-            state = {"top": top.state_dict(), "optimiser": optimiser.state_dict(), "prototypes": learned.data}
-            kept.save({**state, "step": step, "spent": time.monotonic() - started}, checkpoint)
-            saved = time.monotonic()
-        if passed >= 1:
-            return
-        speed = min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * passed))
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * speed
-        places, wanted = batches(schedule.icons)
+    top.requires_grad_(True)
+    learned = nn.ParameterList([nn.Parameter(prototypes.clone())])
+    course = Course("vision", [(top, 1.0), (learned, PROTOTYPES_RATE)], schedule, checkpoint)
+    batches = Batches(drawn, prototypes, schedule.seed + course.step)
+    own = torch.arange(schedule.batch)
+    for _ in course:
+        places, wanted = batches(schedule.batch)
         with backbone.mixed():
             vectors = top(batches.mixed(drawn.given(places))).float()
-        among = SCALE * vectors @ functional.normalize(learned, dim=-1).T
-        pairs = SCALE * vectors[: schedule.icons] @ vectors[schedule.icons :].T
+        among = SCALE * vectors @ functional.normalize(learned[0], dim=-1).T
+        pairs = SCALE * vectors[: schedule.batch] @ vectors[schedule.batch :].T
         loss = functional.cross_entropy(among, wanted, label_smoothing=SMOOTHING)
         loss = loss + PAIRS * (functional.cross_entropy(pairs, own) + functional.cross_entropy(pairs.T, own))
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(top.parameters(), 5.0)
-        optimiser.step()
-        step += 1
-        shown = loss.item() if math.isnan(shown) else 0.95 * shown + 0.05 * loss.item()
-        if step % 20 == 0:
-            print(f"vision: step {step}, {passed:.0%}, loss {shown:.3f}", flush=True)
+        course.learn(loss)
