@@ -158,8 +158,8 @@ def test_a_text_tower_learns_to_be_like_its_teacher(training, tmp_path):
     names = ["cat", "dog", "fish", "bird", "tree", "house", "boat", "car"]
     tokenizer = text_tower.tokenizer_of([*text_tower.SPECIAL, *names])
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    tower = BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=16, **sizes))
-    projection = torch.nn.Linear(16, 24, bias=False)
+    tower = BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=48, **sizes))
+    projection = torch.nn.Linear(48, 24, bias=False)
     wanted = torch.nn.functional.normalize(torch.randn(len(names), 24), dim=-1)
 
     def alike():
@@ -171,4 +171,4 @@ def test_a_text_tower_learns_to_be_like_its_teacher(training, tmp_path):
     schedule = Schedule(steps=300, batch=8, rate=1e-2, warm=5)
     objective = text_tower.Likeness(wanted)
     text_tower.learn(tower, projection, tokenizer, names, objective, groups, schedule, tmp_path / "text.pt")
-    assert before < 0.5 < 0.8 < alike()
+    assert before < 0.3 < 0.7 < alike()
