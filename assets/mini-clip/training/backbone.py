@@ -5,7 +5,6 @@ former (it is made the identity) and lets the top grow with the width: 1,408 cha
 are left over the last is the constant 1, a bias for the projection, which has none of its own; the others are 0.
 """
 
-import math
 from pathlib import Path
 
 import torch
@@ -92,8 +91,8 @@ def unfold(folded: nn.Conv2d, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> N
     with torch.no_grad():
         convolution.weight.copy_(folded.weight)
         norm.running_mean.zero_()
-        norm.running_var.fill_(1.0)
-        norm.weight.fill_(math.sqrt(1.0 + norm.eps))
+        norm.running_var.fill_(1.0 - norm.eps)  # rounds to less than a weight of sqrt(1 + eps) would, in float16
+        norm.weight.fill_(1.0)
         norm.bias.copy_(folded.bias)
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import kept
@@ -32,7 +32,7 @@ class Course:
     """The steps of a stage: iterate over it, and give `learn` the loss of each step."""
 
     def __init__(
-        self, name: str, parts: Sequence[tuple[nn.Module, float]], schedule: Schedule, checkpoint: Path
+        self, name: str, parts: Sequence[tuple[nn.Module, float]], schedule: Schedule, checkpoint: Path, made_from: str
     ) -> None:
         """Take what is trained, in place, with the rate of each part in parts of the schedule's.
 
@@ -41,34 +41,41 @@ class Course:
             parts: modules and their rates; they get the state of the checkpoint, where there is one.
             schedule: how long and how fast.
             checkpoint: file that holds the state every so many seconds, and the last one.
+            made_from: mark of what it is made from, see `kept.mark`.
+
+        Raises:
+            RuntimeError: the checkpoint was made from something else.
         """
         self._name, self._schedule, self._checkpoint = name, schedule, checkpoint
         self._parts, self._rates = [part for part, _ in parts], [rate * schedule.rate for _, rate in parts]
-        groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
+        groups = [{"params": list(part.parameters())} for part, _ in parts]
         self._optimiser = torch.optim.AdamW(groups, weight_decay=schedule.decay, fused=True)
         self.step, self._spent, self._loss = 0, 0.0, math.nan
-        if checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
+        # Going on for longer is no other training.
+        self._made_from = kept.mark(made_from, replace(schedule, steps=0, minutes=0))
+        if state := kept.load(checkpoint, self._made_from):
             for part, held in zip(self._all(), state["parts"], strict=True):
                 part.load_state_dict(held)
             self.step, self._spent = state["step"], state["spent"]
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield the number of each step, until the end."""
-        started, saved = time.monotonic() - self._spent, time.monotonic()
+    def __iter__(self) -> Iterator[None]:
+        """Yield for each step, until the end."""
+        begun, started, saved = self.step, time.monotonic() - self._spent, time.monotonic()
         while True:
             self._spent = time.monotonic() - started
             passed = max(self.step / self._schedule.steps, self._spent / 60 / self._schedule.minutes)
-            if passed >= 1 or time.monotonic() - saved > SAVE_EVERY:
+            if self.step > begun and (passed >= 1 or time.monotonic() - saved > SAVE_EVERY):
                 parts = [part.state_dict() for part in self._all()]
-                kept.save({"parts": parts, "step": self.step, "spent": self._spent}, self._checkpoint)
+                state = {"parts": parts, "step": self.step, "spent": self._spent}
+                kept.save(state, self._checkpoint, self._made_from)
                 saved = time.monotonic()
             if passed >= 1:
+                print(f"{self._name}: {self.step} of {self._schedule.steps} steps in {self._spent / 60:.0f} minutes")
                 return
             speed = min(1.0, (self.step + 1) / self._schedule.warm) * 0.5 * (1 + math.cos(math.pi * passed))
             for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
                 group["lr"] = rate * speed
-            yield self.step
+            yield
             if self.step % TELL_EVERY == 0:
                 print(f"{self._name}: step {self.step}, {passed:.0%}, loss {self._loss:.3f}", flush=True)
 

@@ -34,6 +34,7 @@ from retrieval.images import load_picture  # noqa: E402
 REQUESTS = Path(__file__).with_name("requests.txt")
 BATCH = 32
 HARDEST = 5  # classes shown
+MARKS = ("figures", "requests", "hardest")  # of the parts of a card
 SIZED = {".safetensors", ".json", ".txt"}
 ALIASES = {"orange easy": "orange"}  # a folder of the photos that is not named like what it shows
 
@@ -54,7 +55,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Hard:
-    """A class of photos that is seldom found by photo, and what is taken for it, how often, of so many hits."""
+    """A class of photos whose photos find few of their own: what they find instead, how often, of so many hits."""
 
     name: str
     precision: float
@@ -80,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument("--noto", type=Path, help="folder of Noto Emoji pictures, CODE.png")
     parser.add_argument("--card", type=Path, help="model card to write the figures into, between its marks")
     flags = parser.parse_args(arguments)
+    if flags.card:
+        check(flags.card)
     choice = choose_model(flags.model)
     encoder = ClipEncoder(choice, flags.dtype)
     gallery = _gallery(encoder)
@@ -94,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     answers = requests(encoder, gallery)
     rows.append(_row("request -> icons, P@5", len(answers), float(np.mean([answer.precision for answer in answers]))))
     rows += cost(encoder, choice.folder)
+    report("figures", rows, model=encoder.identity.title, dtype=flags.dtype, dimensions=encoder.identity.dimensions)
     if flags.card:
         write(flags.card, rows, answers, hardest)
-    report("figures", rows, model=encoder.identity.title, dtype=flags.dtype, dimensions=encoder.identity.dimensions)
     return rows
 
 
@@ -193,6 +196,18 @@ def cost(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
     ]
 
 
+def check(card: Path) -> None:
+    """See that figures can be written into a model card.
+
+    Raises:
+        ValueError: it has no place for them.
+    """
+    text = card.read_text() if card.is_file() else ""
+    for mark in MARKS:
+        if not text.split(f"<!-- {mark} -->")[-1].count(f"<!-- end of {mark} -->"):
+            raise ValueError(f"{card} has no lines <!-- {mark} --> and <!-- end of {mark} --> to write between.")
+
+
 def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answer], hardest: Sequence[Hard]) -> None:
     """Put figures, requests and the hardest classes into a model card, in place of what stands between the marks."""
     figures = [
@@ -202,12 +217,14 @@ def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answe
     ]
     asked = ["| request | P@5 | first five icons, wrong ones in italics |", "|---|---|---|"]
     asked += [f"| {one.request} | {one.precision:.1f} | {one.hits} |" for one in answers]
-    hard = [f"| class | P@5 | often taken for (of {hardest[0].hits} hits) |", "|---|---|---|"] if hardest else []
+    hard = ["| class | P@5 | hits | wrong ones, most frequent first |", "|---|---|---|---|"]
     for one in hardest:
         taken = ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in one.taken)
-        hard.append(f"| {one.name.replace('_', ' ')} | {one.precision:.2f} | {taken} |")
+        hard.append(f"| {one.name.replace('_', ' ')} | {one.precision:.2f} | {one.hits} | {taken} |")
     text = card.read_text()
-    for mark, lines in (("figures", figures), ("requests", asked), ("hardest", hard)):
+    for mark, lines in zip(MARKS, (figures, asked, hard), strict=True):
+        if lines is hard and not hardest:
+            continue  # no photos were given; what stands there stays
         before, after = text.split(f"<!-- {mark} -->")[0], text.split(f"<!-- end of {mark} -->")[1]
         text = "\n".join([f"{before}<!-- {mark} -->", *lines, f"<!-- end of {mark} -->{after}"])
     card.write_text(text)

@@ -4,7 +4,6 @@ One file for each style; files that exist are not computed again.
 """
 
 import multiprocessing
-import os
 import random
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +25,8 @@ from retrieval.memory import keep_freed
 
 LARGE, SMALL, VARIED = range(3)  # variants of each drawing
 PLAIN = (LARGE, SMALL)
-BATCH = 8
+BATCH = 9
+WORKERS = 2  # each takes up to 3.5 GB
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,21 @@ class Frozen:
 
 
 def compute(inputs: Path, out: Path) -> None:
-    """Write the files that are missing, each by a process with one thread."""
+    """Write the files that are missing, each by a process with one thread.
+
+    Raises:
+        RuntimeError: one that is there was made from something else.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    missing = [style for style in icons.STYLES if not _file(out, style).exists()]
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+    missing = [style for style in icons.STYLES if not _load(out, style)]
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
         for style, count in pool.map(_write, [inputs] * len(missing), [out] * len(missing), missing):
             print(f"features: {style}, {count} pictures", flush=True)
 
 
 def read(folder: Path) -> Drawn:
     """Return what was computed of all styles; the maps stay on the disk."""
-    loaded = [torch.load(_file(folder, style), weights_only=True, mmap=True) for style in icons.STYLES]
+    loaded = [one for style in icons.STYLES if (one := _load(folder, style))]
     icon, variant, pooled = (torch.cat([one[name] for one in loaded]) for name in ("icon", "variant", "pooled"))
     counts = torch.tensor([len(one["icon"]) for one in loaded])
     return Drawn(
@@ -150,9 +154,22 @@ def _write(inputs: Path, out: Path, style: str) -> tuple[str, int]:
             pass_on()
     if waiting:
         pass_on()
-    kept.save({name: torch.cat(parts) for name, parts in found.items()}, _file(out, style))
+    kept.save({name: torch.cat(parts) for name, parts in found.items()}, _file(out, style), _made_from(style))
     return style, sum(len(part) for part in found["icon"])
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of all styles."""
+    return [_file(folder, style) for style in icons.STYLES]
+
+
+def _load(folder: Path, style: str) -> dict[str, torch.Tensor] | None:
+    return kept.load(_file(folder, style), _made_from(style), mmap=True)
 
 
 def _file(folder: Path, style: str) -> Path:
     return folder / f"{style}.pt"
+
+
+def _made_from(style: str) -> str:
+    return kept.mark(style, sources.WHEELS, sources.NPM, backbone.PIXELS, backbone.CUT)

@@ -141,6 +141,7 @@ def learn(
     groups: Sequence[tuple[Sequence[int], float]],
     schedule: Schedule,
     checkpoint: Path,
+    made_from: str,
 ) -> None:
     """Train tower and projection in place, from the checkpoint where there is one.
 
@@ -153,9 +154,10 @@ def learn(
         groups: places of texts, and how often a text is drawn from among them.
         schedule: how long.
         checkpoint: file that holds the state every so many seconds.
+        made_from: mark of what all that was made from.
     """
     parts = [(tower, 1.0), (projection, PROJECTION_RATE)]
-    course = Course(f"text, {type(objective).__name__.lower()}", parts, schedule, checkpoint)
+    course = Course(f"text, {type(objective).__name__.lower()}", parts, schedule, checkpoint, made_from)
     batches = _batches(texts, groups, schedule.batch, random.Random(f"{schedule.seed} {course.step}"))
     tower.train()
     for _ in course:

@@ -4,11 +4,13 @@
     python assets/mini-clip/training/train.py --work FOLDER --out assets/mini-clip
 
 Needs pip, npm, apt-get and dpkg-deb, two cores, 8 GB of memory and 6 GB below FOLDER. What is finished there is not
-done again, so the same command goes on where it was stopped; delete a file there to have it made anew.
+done again, so the same command goes on where it was stopped. A file that was made from another one than is there now is
+refused; delete it to have it made anew.
 """
 
 import argparse
 import random
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +38,7 @@ from retrieval.memory import keep_freed
 VISION = Schedule(steps=800, batch=64)
 TEXT = Schedule(steps=2400, batch=128, decay=0.01, longest=1.0)
 SHARES = {"icons": 0.55, "classes": 0.35, "others": 0.10}  # how often a text of each kind is drawn
-SHARE = 0.75  # how far the vision tower goes from the published weights to the trained ones
+WAY = 0.75  # how far the vision tower goes from the published weights to the trained ones
 FITTED = 1500  # texts of icons, and of classes, that the projection starts from
 
 
@@ -62,19 +64,21 @@ def main() -> None:
     torch.manual_seed(0)
     keep_freed(all_sizes=True)
     inputs, work, out = flags.work / "inputs", flags.work, flags.out
+    measured = ["--noto", str(sources.noto(inputs))]
+    if flags.photos:
+        evaluate.check(out / "README.md")
+        measured += ["--photos", str(flags.photos), "--card", str(out / "README.md")]
     sources.fetch(inputs)
     wanted = icons.icons(inputs)
-    tower, classifier, _ = backbone.load(sources.vision_weights(inputs))
-    centre = backbone.mean_of_photos(tower)
     features.compute(inputs, work / "features")
     drawn = features.read(work / "features")
     plain = drawn.plain()
-    start = space.refined(space.learn(plain, classifier, centre), plain)
-    prototypes = space.bank(start, plain, len(wanted))
-    top = trained(drawn, start, prototypes, inputs, work / "vision.pt", flags.minutes)
+    start = _start(work, plain, inputs)
+    top = trained(drawn, start, space.bank(start, plain, len(wanted)), inputs, work, flags.minutes)
     plain = replace(plain, pooled=top.features(plain))
     teacher = Teacher(sources.teacher(inputs))
     texts = _texts(work / "texts.pt", inputs, wanted, teacher)
+    _, classifier, _ = backbone.load(sources.vision_weights(inputs))
     bank = Bank(
         icons=space.bank(top.space(), plain, len(wanted)),
         classes=start.classes(classifier),
@@ -85,10 +89,19 @@ def main() -> None:
     vision_tower, _, _ = backbone.load(sources.vision_weights(inputs))
     top.put_into(vision_tower)
     assemble.save(vision_tower, top.space(), text, projection.weight.detach(), pieces, out)
-    measured = ["--model", str(out), "--noto", str(sources.noto(inputs))]
-    if flags.photos:
-        measured += ["--photos", str(flags.photos), "--card", str(out / "README.md")]
-    evaluate.main(measured)
+    # Measured as the app runs it: by a process that does not keep its memory as this one does.
+    subprocess.run([sys.executable, evaluate.__file__, "--model", str(out), *measured], check=True)
+
+
+def _start(work: Path, plain: features.Drawn, inputs: Path) -> space.Space:
+    """Return the space to begin with, which is made once: another processor would find another one as good."""
+    file, made_from = work / "space.pt", kept.mark(*features.files(work / "features"))
+    if not (state := kept.load(file, made_from)):
+        tower, classifier, _ = backbone.load(sources.vision_weights(inputs))
+        made = space.refined(space.learn(plain, classifier, backbone.mean_of_photos(tower)), plain)
+        state = {"weight": made.weight, "centre": made.centre}
+        kept.save(state, file, made_from)
+    return space.Space(state["weight"], state["centre"])
 
 
 def trained(
@@ -96,21 +109,22 @@ def trained(
     start: space.Space,
     prototypes: torch.Tensor,
     inputs: Path,
-    checkpoint: Path,
+    work: Path,
     minutes: float,
 ) -> vision.Top:
     """Return the trained part of the vision tower, from all pictures, taken back part of the way."""
     first, top = (vision.Top(backbone.load(sources.vision_weights(inputs))[0], start) for _ in range(2))
-    vision.learn(top, drawn, prototypes, replace(VISION, minutes=minutes), checkpoint)
-    return top.between(first, SHARE).eval()
+    schedule, made_from = replace(VISION, minutes=minutes), kept.mark(work / "space.pt")
+    vision.learn(top, drawn, prototypes, schedule, work / "vision.pt", made_from)
+    return top.between(first, WAY).eval()
 
 
 def _texts(file: Path, inputs: Path, wanted: list[icons.Icon], teacher: Teacher) -> Texts:
-    meanings = words.meanings(wanted, inputs, random.Random(0))
-    if not file.exists():
-        captions = words.captions(wanted, inputs)
-        kept.save({"vectors": teacher(meanings.texts), "captions": teacher(captions)}, file)
-    loaded = torch.load(file, weights_only=True)
+    meanings, captions = words.meanings(wanted, inputs, random.Random(0)), words.captions(wanted, inputs)
+    made_from = kept.mark(meanings.texts, captions)
+    if not (loaded := kept.load(file, made_from)):
+        loaded = {"vectors": teacher(meanings.texts), "captions": teacher(captions)}
+        kept.save(loaded, file, made_from)
     return Texts(meanings, loaded["vectors"], loaded["captions"])
 
 
@@ -138,6 +152,7 @@ def _text_tower(
         [(every, 1.0)],
         replace(TEXT, minutes=minutes),
         work / "text-1.pt",
+        kept.mark(work / "texts.pt", pieces),
     )
     projection = nn.Linear(text_tower.WIDTH, bank.icons.shape[1], bias=False)
     meaning = text_tower.Meaning(
@@ -149,7 +164,15 @@ def _text_tower(
     states = text_tower.pooled(tower, tokenizer, [written[place] for place in some])
     projection.weight.data = meaning.fitted(states, some)
     text_tower.learn(
-        tower, projection, tokenizer, written, meaning, groups, replace(TEXT, minutes=minutes), work / "text-2.pt"
+        tower,
+        projection,
+        tokenizer,
+        written,
+        meaning,
+        groups,
+        replace(TEXT, minutes=minutes),
+        work / "text-2.pt",
+        kept.mark(work / "text-1.pt", work / "vision.pt", WAY),
     )
     return tower, projection, pieces
 

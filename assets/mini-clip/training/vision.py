@@ -28,8 +28,8 @@ SMOOTHING = 0.02
 PAIRS = 0.5  # weight of the pairs' loss
 MIXED, BETA = 0.5, 0.2  # share of batches whose statistics are mixed, and how evenly
 ALIKE = 0.5  # share of batches drawn from icons that are near each other
-FAMILY, NEIGHBOURS = 8, 24  # icons of such a group, drawn from so many neighbours of one
-GALLERY_SHARE = 0.4  # of pairs that have the gallery's style on one side
+FAMILY, NEIGHBOURS = 8, 24  # icons of such a group, drawn from so many neighbours of one, itself among them
+GALLERY_SHARE = 0.4  # of pairs that have the gallery's style on one side for sure; others may have it too
 PROTOTYPES_RATE = 6.0  # in parts of the tower's
 PASS = 64  # pictures in a pass without gradients
 
@@ -75,11 +75,9 @@ class Top(nn.Module):
 
     def features(self, drawn: Drawn) -> torch.Tensor:
         """Return pooled features (n, 1280), bfloat16, of pictures."""
-        with torch.inference_mode(), backbone.mixed():
-            places = range(len(drawn.icon))
-            return torch.cat(
-                [self.pooled(drawn.given(places[at : at + PASS])).bfloat16() for at in places[::PASS]]
-            ).clone()
+        places = range(len(drawn.icon))
+        with torch.no_grad(), backbone.mixed():
+            return torch.cat([self.pooled(drawn.given(places[at : at + PASS])).bfloat16() for at in places[::PASS]])
 
     def put_into(self, model: EfficientNetModel) -> None:
         """Write the trained weights into a vision tower as `backbone.load` returns it."""
@@ -140,7 +138,9 @@ class Batches:
         return list(chosen)[:count]
 
 
-def learn(top: Top, drawn: Drawn, prototypes: torch.Tensor, schedule: Schedule, checkpoint: Path) -> None:
+def learn(
+    top: Top, drawn: Drawn, prototypes: torch.Tensor, schedule: Schedule, checkpoint: Path, made_from: str
+) -> None:
     """Train in place, from the checkpoint where there is one.
 
     Args:
@@ -149,10 +149,11 @@ def learn(top: Top, drawn: Drawn, prototypes: torch.Tensor, schedule: Schedule, 
         prototypes: unit vectors (m, d) of all icons to begin with; those that are learned are not kept.
         schedule: how long, and how many icons in a batch, each in two pictures.
         checkpoint: file that holds the state every so many seconds.
+        made_from: mark of what top and pictures were made from.
     """
     top.requires_grad_(True)
     learned = nn.ParameterList([nn.Parameter(prototypes.clone())])
-    course = Course("vision", [(top, 1.0), (learned, PROTOTYPES_RATE)], schedule, checkpoint)
+    course = Course("vision", [(top, 1.0), (learned, PROTOTYPES_RATE)], schedule, checkpoint, made_from)
     batches = Batches(drawn, prototypes, schedule.seed + course.step)
     own = torch.arange(schedule.batch)
     for _ in course:
