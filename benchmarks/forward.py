@@ -25,7 +25,7 @@ from torch.nn.functional import cosine_similarity, interpolate  # noqa: E402
 from transformers import AutoImageProcessor, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
 
 from retrieval.features.choice import choose_model  # noqa: E402
-from retrieval.features.folding import fold_batch_norms, remove_open_gates  # noqa: E402
+from retrieval.features.folding import activate_in_place, fold_batch_norms, remove_open_gates  # noqa: E402
 
 PICTURES = sorted((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
@@ -75,6 +75,7 @@ def _measured(make: Callable[[], Any], rounds: int, compiled: bool) -> Iterator[
                     if not fold_batch_norms(model):
                         continue
                     remove_open_gates(model)
+                    activate_in_place(model)
                 model = model.to(dtype).to(memory_format=LAYOUTS[layout])
                 variants[str(dtype)[6:], layout, folded, "inference_mode"] = (model, pictures.to(dtype))
     key = ("bfloat16", "channels_last", next(reversed(variants))[2])

@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, AutoModel, BertConfig, BertModel
 from retrieval.errors import ModelError, QueryError
 from retrieval.features.choice import BUNDLED_FOLDER, choose_model
 from retrieval.features.clip import ClipEncoder
-from retrieval.features.folding import fold_batch_norms, remove_open_gates
+from retrieval.features.folding import activate_in_place, fold_batch_norms, remove_open_gates
 from retrieval.features.pixels import embed_pixels
 from retrieval.images import load_picture
 
@@ -196,6 +196,16 @@ def test_gates_that_are_always_open_are_removed_and_others_stay():
         blocks[0].squeeze_excite.expand.weight[0] = 0
         assert torch.equal(model(pixel_values=pixels).pooler_output, wanted)
     assert remove_open_gates(model) == 1
+
+
+def test_activations_in_place_change_nothing():
+    model = AutoModel.from_pretrained(BUNDLED_FOLDER, dtype=torch.float32).eval()
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = model.get_image_features(pixel_values=pixels).pooler_output
+        assert activate_in_place(model) > 40
+        assert torch.equal(model.get_image_features(pixel_values=pixels).pooler_output, wanted)
+    assert activate_in_place(torch.nn.Sequential(torch.nn.ReLU())) == 0  # who knows who else wants what it is given
 
 
 def test_only_a_norm_that_follows_its_convolution_is_folded():
