@@ -38,7 +38,7 @@ from retrieval.memory import keep_freed
 VISION = Schedule(steps=800, batch=64)
 TEXT = Schedule(steps=2400, batch=128, decay=0.01, longest=1.0)
 SHARES = {"icons": 0.55, "classes": 0.35, "others": 0.10}  # how often a text of each kind is drawn
-WAY = 0.5  # how far the vision tower goes from the published weights to the trained ones
+WAY = 0.4  # how far the vision tower and the projection go from what they began with to what they learned
 FITTED = 1500  # texts of icons, and of classes, that the projection starts from
 
 
