@@ -197,3 +197,23 @@ def test_a_text_tower_learns_to_be_like_its_teacher(training, tmp_path):
     objective = text_tower.Likeness(wanted)
     text_tower.learn(tower, projection, tokenizer, names, objective, groups, schedule, tmp_path / "text.pt", "")
     assert before < 0.3 < 0.7 < alike()
+
+
+def test_figures_go_between_their_marks(training, tmp_path):
+    import evaluate
+
+    card = tmp_path / "README.md"
+    with pytest.raises(ValueError, match="has no lines <!-- figures -->"):
+        evaluate.check(card)
+    card.write_text("".join(f"before\n<!-- {mark} -->\nold\n<!-- end of {mark} -->\n" for mark in evaluate.MARKS))
+    evaluate.check(card)
+    answers = [evaluate.Answer("a fish", 0.5, "shark, *boat*")]
+    evaluate.write(card, [{"figure": "size, MB", "of": 1, "value": 30.0}], answers, [])
+    text = card.read_text()
+    assert "| size, MB | 1 | 30.0 |" in text
+    assert "| a fish | 0.5 | shark, *boat* |" in text
+    assert (text.count("before"), text.count("old")) == (3, 1)  # no photos, so the hardest classes stay
+    evaluate.write(card, [], answers, [evaluate.Hard("barn_spider", 0.25, [("black_widow", 3)], 50)])
+    assert "| barn spider | 0.25 | 50 | black widow (3) |" in card.read_text()
+    with pytest.raises(ValueError, match="to measure with"):
+        evaluate.check_pictures(tmp_path, None)

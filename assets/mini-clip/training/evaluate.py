@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     flags = parser.parse_args(arguments)
     if flags.card:
         check(flags.card)
+    check_pictures(flags.photos, flags.noto)
     choice = choose_model(flags.model)
     encoder = ClipEncoder(choice, flags.dtype)
     gallery = _gallery(encoder)
@@ -139,7 +140,7 @@ def hardest_classes(scores: Vectors, labels: npt.NDArray[np.str_]) -> list[Hard]
 
 def other_style(encoder: ClipEncoder, gallery: Gallery, folder: Path) -> list[dict[str, object]]:
     """Return how often an icon of another style finds its own; the flags are the same drawings in both."""
-    files = {place: file for place, code in enumerate(gallery.codes) if (file := _file(folder, code))}
+    files = {place: file for place, code in enumerate(gallery.codes) if (file := noto_file(folder, code))}
     vectors = _embedded(encoder, [load_picture(file) for file in files.values()])
     scores = vectors @ gallery.vectors.T
     relevant = np.array(list(files))[:, None] == np.arange(len(gallery.codes))
@@ -206,6 +207,17 @@ def check(card: Path) -> None:
     for mark in MARKS:
         if not text.split(f"<!-- {mark} -->")[-1].count(f"<!-- end of {mark} -->"):
             raise ValueError(f"{card} has no lines <!-- {mark} --> and <!-- end of {mark} --> to write between.")
+
+
+def check_pictures(photos: Path | None, noto: Path | None) -> None:
+    """See that there are pictures to measure with.
+
+    Raises:
+        ValueError: a folder that was named has none.
+    """
+    for folder, pattern in ((photos, "train/*/*"), (photos, "test/*/*"), (noto, "*.png")):
+        if folder and not any(folder.glob(pattern)):
+            raise ValueError(f"There is nothing like {folder / pattern} to measure with.")
 
 
 def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answer], hardest: Sequence[Hard]) -> None:
@@ -282,7 +294,8 @@ def _texts(encoder: ClipEncoder, texts: Sequence[str]) -> Vectors:
     return np.concatenate([encoder.embed_texts(texts[start : start + BATCH]) for start in starts])
 
 
-def _file(folder: Path, code: str) -> Path | None:
+def noto_file(folder: Path, code: str) -> Path | None:
+    """Return the picture of an icon in a folder of Noto Emoji, if there is one."""
     return next((file for each in spellings(code) if (file := folder / f"{each}.png").exists()), None)
 
 

@@ -27,7 +27,6 @@ NPM = (
     "@iconify-json/fxemoji@1.2.2",
     "emojibase-data@17.0.0",
 )
-DEBIAN = ("wordnet-base",)
 # For measuring alone; see `evaluate.py --noto`.
 MEASURED = ("emoji-datasource-google@16.0.0",)
 
@@ -61,13 +60,19 @@ def fetch(inputs: Path) -> None:
                 archive.extractall(unfinished, filter="data")
             (unfinished / "package").rename(folder)
             unfinished.rmdir()
-    if not (inputs / "wordnet").exists():
-        subprocess.run(["apt-get", "download", "-q", *DEBIAN], cwd=downloads, check=True)
-        (archive_file,) = downloads.glob("wordnet-base_*.deb")
-        unfinished = inputs / "wordnet.part"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        subprocess.run(["dpkg-deb", "-x", archive_file, unfinished], check=True)
-        unfinished.rename(inputs / "wordnet")
+    _debian("wordnet-base", inputs / "wordnet")
+
+
+def _debian(package: str, folder: Path) -> None:
+    if folder.exists():
+        return
+    downloads = folder.parent / "downloads"
+    subprocess.run(["apt-get", "download", "-q", package], cwd=downloads, check=True)
+    (archive_file,) = downloads.glob(f"{package}_*.deb")
+    unfinished = folder.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    subprocess.run(["dpkg-deb", "-x", archive_file, unfinished], check=True)
+    unfinished.rename(folder)
 
 
 def vision_weights(inputs: Path) -> Path:
@@ -83,3 +88,9 @@ def teacher(inputs: Path) -> Path:
 def noto(inputs: Path) -> Path:
     """Return the folder of Noto Emoji, which the model is measured with."""
     return inputs / "emoji-datasource-google-16.0.0" / "img" / "google" / "64"
+
+
+def stamps(inputs: Path) -> Path:
+    """Return the folder of Tux Paint's stamps, which settings are chosen with; 160 MB, downloaded when first wanted."""
+    _debian("tuxpaint-stamps-default", inputs / "stamps")
+    return inputs / "stamps" / "usr" / "share" / "tuxpaint" / "stamps"

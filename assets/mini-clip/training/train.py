@@ -65,6 +65,7 @@ def main() -> None:
     keep_freed(all_sizes=True)
     inputs, work, out = flags.work / "inputs", flags.work, flags.out
     measured = ["--noto", str(sources.noto(inputs))]
+    evaluate.check_pictures(flags.photos, None)
     if flags.photos:
         evaluate.check(out / "README.md")
         measured += ["--photos", str(flags.photos), "--card", str(out / "README.md")]
