@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from nearly import nearly
 from test_embedding import Forwards
 
 import app
@@ -168,7 +169,7 @@ def test_log_has_fields_and_where_an_error_was_raised_but_not_what_was_sent(form
 
 
 def test_every_start_gives_the_same_answers(small: Path, queries: Path, tmp_path: Path) -> None:
-    """Whatever order Python's sets have, and however many threads compute."""
+    """Whatever order Python's sets have, and however many threads compute, but for the last digits of scores."""
     starts = []
     for seed in ("1", "2"):
         index = shutil.copytree(small, tmp_path / seed)  # ChromaDB's files have one owner at a time
@@ -177,7 +178,7 @@ def test_every_start_gives_the_same_answers(small: Path, queries: Path, tmp_path
         starts.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE))
     first, second = (json.loads(start.communicate()[0]) for start in starts)
     assert len(first) == 4
-    assert first == second
+    assert first == nearly(second)
 
 
 def test_what_is_installed_is_what_is_pinned_and_listed() -> None:
