@@ -30,6 +30,7 @@ from retrieval.evaluation import average_precision  # noqa: E402
 from retrieval.features.choice import DTYPES, choose_model  # noqa: E402
 from retrieval.features.clip import ClipEncoder  # noqa: E402
 from retrieval.images import load_picture  # noqa: E402
+from retrieval.memory import keep_freed  # noqa: E402
 
 REQUESTS = Path(__file__).with_name("requests.txt")
 BATCH = 32
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
     if flags.card:
         check(flags.card)
     check_pictures(flags.photos, flags.noto)
+    keep_freed()  # as the app does
     choice = choose_model(flags.model)
     encoder = ClipEncoder(choice, flags.dtype)
     gallery = _gallery(encoder)
