@@ -217,3 +217,10 @@ def test_figures_go_between_their_marks(training, tmp_path):
     assert "| barn spider | 0.25 | 50 | black widow (3) |" in card.read_text()
     with pytest.raises(ValueError, match="to measure with"):
         evaluate.check_pictures(tmp_path, None)
+
+
+def test_a_style_that_is_missing_is_named(training, tmp_path):
+    import features
+
+    with pytest.raises(FileNotFoundError, match=r"fluent-3d\.pt is missing"):
+        features.read(tmp_path)

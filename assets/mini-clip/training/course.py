@@ -70,7 +70,10 @@ class Course:
                 kept.save(state, self._checkpoint, self._made_from)
                 saved = time.monotonic()
             if passed >= 1:
-                print(f"{self._name}: {self.step} of {self._schedule.steps} steps in {self._spent / 60:.0f} minutes")
+                print(
+                    f"{self._name}: {self.step} of {self._schedule.steps} steps in {self._spent / 60:.0f} minutes",
+                    flush=True,
+                )
                 return
             speed = min(1.0, (self.step + 1) / self._schedule.warm) * 0.5 * (1 + math.cos(math.pi * passed))
             for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):

@@ -112,8 +112,16 @@ def compute(inputs: Path, out: Path) -> None:
 
 
 def read(folder: Path) -> Drawn:
-    """Return what was computed of all styles; the maps stay on the disk."""
-    loaded = [one for style in icons.STYLES if (one := _load(folder, style))]
+    """Return what was computed of all styles; the maps stay on the disk.
+
+    Raises:
+        FileNotFoundError: a style is missing.
+    """
+    loaded = []
+    for style in icons.STYLES:
+        if not (one := _load(folder, style)):
+            raise FileNotFoundError(f"{_file(folder, style)} is missing; `train.py` makes it.")
+        loaded.append(one)
     icon, variant, pooled = (torch.cat([one[name] for one in loaded]) for name in ("icon", "variant", "pooled"))
     counts = torch.tensor([len(one["icon"]) for one in loaded])
     return Drawn(

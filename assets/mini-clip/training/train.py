@@ -79,7 +79,7 @@ def main() -> None:
     plain = replace(plain, pooled=top.features(plain))
     teacher = Teacher(sources.teacher(inputs))
     texts = _texts(work / "texts.pt", inputs, wanted, teacher)
-    _, classifier, _ = backbone.load(sources.vision_weights(inputs))
+    vision_tower, classifier, _ = backbone.load(sources.vision_weights(inputs))
     bank = Bank(
         icons=space.bank(top.space(), plain, len(wanted)),
         classes=top.space().classes(classifier),
@@ -87,7 +87,6 @@ def main() -> None:
         class_captions=texts.captions[len(wanted) :],
     )
     text, projection, pieces = _text_tower(teacher, texts, bank, work, flags.minutes)
-    vision_tower, _, _ = backbone.load(sources.vision_weights(inputs))
     top.put_into(vision_tower)
     assemble.save(vision_tower, top.space(), text, projection.weight.detach(), pieces, out)
     # Measured as the app runs it: by a process that does not keep its memory as this one does.
