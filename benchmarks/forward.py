@@ -25,7 +25,7 @@ from torch.nn.functional import cosine_similarity, interpolate  # noqa: E402
 from transformers import AutoImageProcessor, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
 
 from retrieval.features.choice import choose_model  # noqa: E402
-from retrieval.features.folding import activate_in_place, fold_batch_norms, remove_open_gates  # noqa: E402
+from retrieval.features.folding import lighten  # noqa: E402
 
 PICTURES = sorted((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
@@ -72,10 +72,7 @@ def _measured(make: Callable[[], Any], rounds: int, compiled: bool) -> Iterator[
             for folded in (False, True):
                 model = make()
                 if folded:
-                    if not fold_batch_norms(model):
-                        continue
-                    remove_open_gates(model)
-                    activate_in_place(model)
+                    lighten(model)
                 model = model.to(dtype).to(memory_format=LAYOUTS[layout])
                 variants[str(dtype)[6:], layout, folded, "inference_mode"] = (model, pictures.to(dtype))
     key = ("bfloat16", "channels_last", next(reversed(variants))[2])
@@ -100,7 +97,7 @@ def _measured(make: Callable[[], Any], rounds: int, compiled: bool) -> Iterator[
         call = getattr(model, "get_image_features", model)
         with torch.inference_mode():
             vectors = torch.cat([call(pixel_values=each[None]).pooler_output for each in given]).float()
-        names = dict(zip(("dtype", "layout", "norms folded", "mode"), variant, strict=True))
+        names = dict(zip(("dtype", "layout", "lightened", "mode"), variant, strict=True))
         times = {f"{n} threads": statistics.median(spent[*variant, n]) for n in (1, 2)}
         yield names | times | {"first call": first[variant], "cosine": float(cosine_similarity(vectors, wanted).min())}
 

@@ -1,15 +1,23 @@
+import copy
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, BertConfig, BertModel
+from transformers import AutoImageProcessor, AutoModel, BertConfig, BertModel, CLIPConfig, CLIPModel
 
 from retrieval.errors import ModelError, QueryError
 from retrieval.features.choice import BUNDLED_FOLDER, choose_model
 from retrieval.features.clip import ClipEncoder
-from retrieval.features.folding import activate_in_place, fold_batch_norms, remove_open_gates
+from retrieval.features.folding import (
+    activate_in_place,
+    fold_batch_norms,
+    fold_quick_gelu,
+    lighten,
+    pool_first_token,
+    remove_open_gates,
+)
 from retrieval.features.pixels import embed_pixels
 from retrieval.images import load_picture
 
@@ -206,6 +214,37 @@ def test_activations_in_place_change_nothing():
         assert activate_in_place(model) > 40
         assert torch.equal(model.get_image_features(pixel_values=pixels).pooler_output, wanted)
     assert activate_in_place(torch.nn.Sequential(torch.nn.ReLU())) == 0  # who knows who else wants what it is given
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_clip_without_what_it_does_not_need_gives_the_same_vectors(stored):
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision = {**size, "image_size": 64, "patch_size": 16}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=size, projection_dim=32)).to(stored).float().eval()
+    for each in model.parameters():
+        each.data.copy_(each + torch.randn_like(each) / 8)  # a fresh model's differ by hundredths alone
+    model = model.to(stored)
+    pixels, words = torch.randn(5, 3, 64, 64), {"input_ids": torch.arange(14).reshape(2, 7)}
+    plain = copy.deepcopy(model).float()
+    lighten(model)
+    model = model.float()
+    with torch.inference_mode():
+        wanted = plain.get_image_features(pixel_values=pixels).pooler_output
+        found = model.get_image_features(pixel_values=pixels)
+        torch.testing.assert_close(found.pooler_output, wanted, rtol=1e-4, atol=1e-4)
+        assert found.last_hidden_state.shape == (5, 1, 64)
+        wanted = plain.get_text_features(**words).pooler_output
+        torch.testing.assert_close(model.get_text_features(**words).pooler_output, wanted, rtol=1e-4, atol=1e-4)
+    assert fold_quick_gelu(model) == pool_first_token(model) == 0
+    assert fold_quick_gelu(plain) == 6 and pool_first_token(plain) == 1
+
+
+def test_other_activations_of_clip_stay():
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    gelu = {**size, "hidden_act": "gelu"}
+    assert fold_quick_gelu(CLIPModel(CLIPConfig(vision_config=gelu, text_config=size))) == 1
+    assert fold_quick_gelu(CLIPModel(CLIPConfig(vision_config=gelu, text_config=gelu))) == 0
 
 
 def test_only_a_norm_that_follows_its_convolution_is_folded():

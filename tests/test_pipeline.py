@@ -1,6 +1,7 @@
 """The builder's way from pictures to a store: the processor's own numbers, shared cores, a writer beside it."""
 
 import multiprocessing
+import os
 import threading
 from functools import partial
 
@@ -66,9 +67,17 @@ def items(queries, count):
     return [Item(row, file.stem, "", file.stem, file.read_bytes()) for row, file in enumerate(files)]
 
 
-def test_embedding_in_workers_leaves_other_threads_their_cores(queries):
+def test_embedding_in_workers_leaves_other_threads_their_cores(queries, monkeypatch):
     encoder = ClipEncoder(choose_model("mini"), "float32", "cpu")
     torch.set_num_threads(3)
+    forward, threads = encoder.forward, []
+
+    def counted(pixels):
+        vectors = forward(pixels)
+        threads.append(torch.get_num_threads())
+        return vectors
+
+    monkeypatch.setattr(encoder, "forward", counted)
     try:
         runs = [items(queries, 6)[:4], items(queries, 6)[4:]]
         found = list(embed_all(iter(runs), encoder, pixel_size=4, batch_size=3, workers=2))
@@ -77,6 +86,7 @@ def test_embedding_in_workers_leaves_other_threads_their_cores(queries):
         later.start()
         later.join()
         assert [torch.get_num_threads(), *seen] == [3, 3]
+        assert threads == [max(1, os.cpu_count() // 2)] * 3
     finally:
         torch.set_num_threads(torch.get_num_interop_threads())
     assert [run.rows for run in found] == [4, 2]

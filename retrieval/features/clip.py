@@ -15,7 +15,7 @@ from torch.nn import functional
 from retrieval.errors import ModelError, QueryError
 from retrieval.features import Vectors, zero_gpu
 from retrieval.features.choice import ModelChoice, ModelIdentity
-from retrieval.features.folding import activate_in_place, fold_batch_norms, remove_open_gates
+from retrieval.features.folding import lighten
 from retrieval.features.preprocessing import Preprocessing
 
 LONGEST_RATIO = 8  # beyond this a centre-cropping model would enlarge a ribbon to gigabytes to look at its middle
@@ -103,9 +103,7 @@ class ClipEncoder:
         except SETTINGS_ERRORS:
             self._tokenizer = None  # pictures still work; a text is refused in `embed_texts`
         self._preprocessing = Preprocessing(self._processor)
-        fold_batch_norms(model.eval())
-        remove_open_gates(model)
-        activate_in_place(model)
+        lighten(model.eval())
         self._model = model.to(self.device, getattr(torch, self.dtype), memory_format=torch.channels_last)
         self.identity = ModelIdentity(
             name=choice.name,
