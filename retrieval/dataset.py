@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import httpx2
 import pyarrow as pa
+import pyarrow.dataset as pads
 
 from retrieval import hub
 from retrieval.errors import GalleryError
@@ -78,7 +79,11 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
             builder.config.decode_num_threads = 0  # else datasets decodes pictures of a folder on the Hub ahead
             data = builder.as_streaming_dataset(split)
         else:
-            data = datasets.load_dataset(**arguments, split=split)
+            if hasattr(builder.config, "fragment_scan_options"):  # of parquet: read as needed, not all of a file ahead
+                builder.config.fragment_scan_options = pads.ParquetFragmentScanOptions(pre_buffer=False)
+            builder.download_and_prepare()
+            data = builder.as_dataset(split)
+            pa.default_memory_pool().release_unused()  # or arrow keeps what it read with for the life of the process
     except GalleryError:
         raise
     except (hub.HubError, httpx2.HTTPError) as error:
