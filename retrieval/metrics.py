@@ -15,7 +15,7 @@ QUANTILES = np.linspace(0, 1, 1001)  # at which the background of random pairs i
 
 Scores = npt.NDArray[np.float32]
 
-REFINE_BYTES = 32 * 2**20  # float64 temporaries of one block while candidates are scored again
+REFINE_BYTES = 2**18  # of one block in float64 while candidates are scored again; a few stay in a core's cache
 
 
 class Metric(StrEnum):
