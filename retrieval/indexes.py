@@ -179,7 +179,8 @@ class GalleryIndex:
         """Return the exact scan over all items; its norms are computed on first use."""
         with self._opening:
             if features not in self._scans:
-                self._scans[features] = Scan(self._matrices[features])
+                side = self.manifest.pixel_size if features is Features.PIXELS else None
+                self._scans[features] = Scan(self._matrices[features], side=side)
             return self._scans[features]
 
     @cached_property

@@ -198,6 +198,21 @@ def test_scan_finds_what_a_full_sort_finds(gallery, metric, k):
     np.testing.assert_array_equal(scores, score_pairs(metric, gallery[-1], gallery)[positions])
 
 
+@pytest.mark.parametrize("side", [1, 3, 4, 9, 30])
+@pytest.mark.parametrize("k", [1, 10, 200])
+@pytest.mark.parametrize("few", [False, True])
+def test_sums_of_patches_leave_out_nobody_of_the_closest_by_l1(side, k, few):
+    chance = np.random.default_rng(side)
+    bright = chance.integers(0, 200, (400, 1, 1, 3)) + chance.integers(0, 56, (400, side, side, 3))
+    gallery = of_pixels(bright.reshape(400, -1))
+    gallery[100:130] = gallery[:30]
+    scan, among = Scan(gallery, side=side), np.arange(0, 400, 16 if few else 1)
+    for query in gallery[:20]:
+        positions, scores = closest(Metric.L1, query, gallery, scan.candidates(Metric.L1, query, k, among), k)
+        wanted = full_sort(Metric.L1, query, gallery[among], k)
+        np.testing.assert_array_equal(positions, among[wanted])
+
+
 def duplicates(chance):
     return photos(20, 256)[chance.integers(0, 20, 400)]
 
@@ -244,7 +259,7 @@ def equally_far(chance):
 @pytest.mark.parametrize("metric", Metric)
 def test_scan_is_exact_where_rounding_is_worst(metric, make, seed):
     gallery = make(np.random.default_rng(seed))
-    scan = Scan(gallery)
+    scan = Scan(gallery, side=32 if gallery.shape[1] == 3072 else None)
     for query in gallery[:20]:
         positions, _ = closest(metric, query, gallery, scan.candidates(metric, query, 10), 10)
         np.testing.assert_array_equal(positions, full_sort(metric, query, gallery, 10))
