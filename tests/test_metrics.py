@@ -208,7 +208,7 @@ def test_sums_of_patches_leave_out_nobody_of_the_closest_by_l1(side, k, few):
     gallery[100:130] = gallery[:30]
     scan, among = Scan(gallery, side=side), np.arange(0, 400, 16 if few else 1)
     for query in gallery[:20]:
-        positions, scores = closest(Metric.L1, query, gallery, scan.candidates(Metric.L1, query, k, among), k)
+        positions, _ = closest(Metric.L1, query, gallery, scan.candidates(Metric.L1, query, k, among), k)
         wanted = full_sort(Metric.L1, query, gallery[among], k)
         np.testing.assert_array_equal(positions, among[wanted])
 
