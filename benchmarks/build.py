@@ -52,7 +52,7 @@ from retrieval.gallery import Gallery  # noqa: E402
 from retrieval.images import load_picture  # noqa: E402
 from retrieval.pipeline import embed_all, thumbnail_of  # noqa: E402
 from retrieval.projection import Method, write_projections  # noqa: E402
-from retrieval.settings import DEFAULT_BATCH, DEFAULT_PIXEL_SIZE  # noqa: E402
+from retrieval.settings import DEFAULT_PIXEL_SIZE  # noqa: E402
 from retrieval.source import GallerySource  # noqa: E402
 from retrieval.store import TOGETHER, FolderStore  # noqa: E402
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4000, metavar="N")
     parser.add_argument("--model", choices=["vit", "mini"], action="append", help="default: both")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], action="append", help="default: both")
-    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH, metavar="N")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default: the model's own")
     parser.add_argument("--workers", type=int, default=min(8, CORES), metavar="N")
     parser.add_argument("--pixel-size", type=int, default=DEFAULT_PIXEL_SIZE, metavar="S")
     parser.add_argument("--memory", action="store_true", help="measure memory instead, of 2,000 and 10 times as many")
@@ -101,7 +101,6 @@ def _speed(flags: argparse.Namespace, folder: Path) -> None:
     settings = {
         "pictures": flags.pictures,
         "bytes each": round(size),
-        "batch": flags.batch_size,
         "workers": flags.workers,
         "pixel size": flags.pixel_size,
     }
@@ -116,14 +115,15 @@ def _compare(
     encoder = ClipEncoder(choice, dtype, "cpu")
     bare = AutoModel.from_pretrained(choice.folder, dtype=getattr(torch, dtype), local_files_only=True).eval()
     models = {"bare": bare.to(memory_format=torch.channels_last), "lightened": encoder._model}
+    batch = flags.batch_size or encoder.batch_size
     side = encoder.preprocess([load_picture(_one_picture())]).shape[-1]
-    before = {name: _speeds(model, side, flags.batch_size) for name, model in models.items()}
+    before = {name: _speeds(model, side, batch) for name, model in models.items()}
     used, started = _cpu_seconds(), time.perf_counter()
     pictures_done: list[float] = []
     _build(index, gallery, encoder, flags, lambda: pictures_done.append(time.perf_counter() - started))
     seconds, used = time.perf_counter() - started, _cpu_seconds() - used
-    after = {name: _speeds(model, side, flags.batch_size) for name, model in models.items()}
-    row: dict[str, object] = {"builder pictures/s": flags.pictures / seconds}
+    after = {name: _speeds(model, side, batch) for name, model in models.items()}
+    row: dict[str, object] = {"batch": batch, "builder pictures/s": flags.pictures / seconds}
     for name in models:
         speeds = {way: statistics.mean((before[name][way], after[name][way])) for way in before[name]}
         way = max(speeds, key=lambda each: speeds[each])
@@ -155,7 +155,7 @@ def _build(
         gallery,
         encoder,
         pixel_size=flags.pixel_size,
-        batch_size=flags.batch_size,
+        batch_size=flags.batch_size or encoder.batch_size,
         workers=flags.workers,
         finishing=finishing,
     )
@@ -199,7 +199,8 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
     items = next(gallery.batches(min(STAGE_PICTURES, flags.pictures)))
     encoded = [item.picture for item in items if isinstance(item.picture, bytes)]
     pictures = [load_picture(each) for each in encoded]
-    parts = [pictures[start : start + flags.batch_size] for start in range(0, len(pictures), flags.batch_size)]
+    batch = flags.batch_size or encoder.batch_size
+    parts = [pictures[start : start + batch] for start in range(0, len(pictures), batch)]
     prepared = [encoder.preprocess(part) for part in parts]
 
     def each_ms(call: Callable[[], object], count: int = len(pictures), repeat: int = 3) -> float:

@@ -50,10 +50,10 @@ from transformers import AutoModel  # noqa: E402
 
 from retrieval.features import Features  # noqa: E402
 from retrieval.features.choice import choose_model  # noqa: E402
-from retrieval.features.clip import ClipEncoder, best_dtype  # noqa: E402
+from retrieval.features.clip import MULTIPLIED, ClipEncoder, best_dtype  # noqa: E402
 from retrieval.gallery import Gallery  # noqa: E402
 from retrieval.pipeline import embed_all  # noqa: E402
-from retrieval.settings import DEFAULT_BATCH, DEFAULT_PIXEL_SIZE  # noqa: E402
+from retrieval.settings import DEFAULT_PIXEL_SIZE  # noqa: E402
 from retrieval.source import GallerySource  # noqa: E402
 
 CORES = os.cpu_count() or 1
@@ -102,7 +102,7 @@ def main() -> None:
         }
         for name, speed in speeds.items()
     ]
-    report("Embedding pictures", rows, pictures=flags.pictures, peers_batch=flags.batch_size, our_batch=DEFAULT_BATCH)
+    report("Embedding pictures", rows, pictures=flags.pictures, peers_batch=flags.batch_size, our_batch=MULTIPLIED)
 
 
 def _pictures(folder: Path) -> tuple[Gallery, list[bytes]]:
@@ -180,7 +180,7 @@ def as_open_clip(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 def _ours(gallery: Gallery, encoder: ClipEncoder) -> Embedding:
     def embed() -> np.ndarray:
         runs = gallery.batches(RUN)
-        sizes = {"pixel_size": DEFAULT_PIXEL_SIZE, "batch_size": DEFAULT_BATCH, "workers": CORES}
+        sizes = {"pixel_size": DEFAULT_PIXEL_SIZE, "batch_size": encoder.batch_size, "workers": CORES}
         return np.concatenate([run.vectors[Features.CLIP] for run in embed_all(runs, encoder, **sizes)])
 
     return embed

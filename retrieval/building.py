@@ -92,7 +92,7 @@ def build_gallery(
         gallery,
         encoder,
         pixel_size=chosen.pixel_size,
-        batch_size=chosen.batch_size,
+        batch_size=chosen.batch_size or encoder.batch_size,
         workers=chosen.workers,
         rebuild=rebuild,
         tsne=chosen.map == "tsne",

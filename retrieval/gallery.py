@@ -53,6 +53,7 @@ class Gallery:
             GalleryError: missing data set, split, revision or column, with what there is instead.
         """
         self.source = source
+        self._root = source.path  # looked up once, not with every row
         self._streamed = 0
         self._data, self.version = open_dataset(source)
         self.columns = _find_columns(self._data.features, source)
@@ -159,7 +160,7 @@ class Gallery:
         outer = path.split("::")[-1]  # of a file in an archive the archive
         if "://" in outer:
             return outer.startswith("hf://datasets/")
-        root = self.source.path
+        root = self._root
         if root:
             folders = [root.parent if root.is_file() else root]
         else:
@@ -175,7 +176,7 @@ class Gallery:
 
     def _relative(self, path: str) -> str:
         """Return a file's path below the data set's folder; empty if it does not lie there."""
-        root = self.source.path
+        root = self._root
         if root and Path(path).is_relative_to(root):
             return Path(path).relative_to(root).as_posix()
         return ""

@@ -15,7 +15,7 @@ QUANTILES = np.linspace(0, 1, 1001)  # at which the background of random pairs i
 
 Scores = npt.NDArray[np.float32]
 
-REFINE_BYTES = 2**18  # of one block in float64 while candidates are scored again; a few stay in a core's cache
+REFINE_BYTES = 2**18  # of one block in float64; a few such blocks fit in a core's cache
 
 
 class Metric(StrEnum):

@@ -78,7 +78,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 
 def _take_share(threads: int) -> None:
     """Have torch use so many threads for what this one computes."""
-    torch.get_num_threads()  # a thread takes the default when it first looks, and would do so after the next line
+    torch.get_num_threads()  # a thread takes the default when it first asks or computes, even after the next line
     torch.set_num_threads(threads)
 
 

@@ -1,6 +1,5 @@
 """The exact scan: every vector of a gallery is compared."""
 
-import copy
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.features import Vectors
-from retrieval.metrics import DEFINITIONS, REFINE_BYTES, Metric, Scores, View, closeness, view_of
+from retrieval.metrics import DEFINITIONS, REFINE_BYTES, Metric, Scores, View, closeness, closest, view_of
 
 # Threads of ours: those of torch and of numpy's BLAS go on spinning after their work, and a search that waited for one
 # of them among others on few cores took 8 ms longer. Starts none before the first large scan.
@@ -21,9 +20,10 @@ LANES = 4  # a dot product of contiguous vectors is summed in this many lanes at
 SCALED = 64  # operations on a score beside its sum: norms, quotients, roots
 PART_BYTES = 4 * 2**20  # less than this of a matrix is not worth another thread
 BLOCK_BYTES = 2**19  # compared at once by L1, which stay in a core's cache
-PATCH = 4  # pixels; what a square of so many of one colour sums up to stands for it where L1 is bounded
-FIRST = 4  # times k pictures of the least bounds, whose distances say how far is too far
-FEW = 4  # a scan of a quarter of the rows or fewer copies them first
+PIECE = 4096  # numbers that are summed up at once; the rounding of one sum over more would blur large pictures
+PATCH = 4  # side in pixels of the squares whose sums, one a colour, bound L1 from below
+FIRST = 4  # so many times k pictures of the least bounds are measured, to know how far is too far
+FEW = 3  # up to this part of the rows, picking them out is faster than reading all
 
 
 def _cores() -> int:
@@ -35,11 +35,10 @@ class Scan:
     """An exact scan of one matrix of gallery vectors by any metric, in float32, many queries at once.
 
     Cosine and correlation need no second matrix: with the norms known, both are a dot product with the plain
-    vectors, since sum (g - mean g)(q - mean q) = sum g (q - mean q). L1 goes over a matrix in cache twice, not three
+    vectors, since sum (g - mean g)(q - mean q) = sum g (q - mean q). L1 goes over each block in cache twice, not three
     times, since |g - q| = g + q - 2 min(g, q), with the sums of g known. Of raw pixels it first compares the sums of
-    small patches, a sixteenth as much: a sum of differences is in amount at most the sum of their amounts, so most
-    pictures are too far by that alone (for time series: B.-K. Yi and C. Faloutsos, "Fast Time Sequence Indexing for
-    Arbitrary Lp Norms", 2000).
+    small patches, a sixteenth as much: |sum (g - q)| <= sum |g - q|, so most pictures are too far by that alone (for
+    time series: B.-K. Yi and C. Faloutsos, "Fast Time Sequence Indexing for Arbitrary Lp Norms", 2000).
     """
 
     def __init__(self, vectors: Vectors, *, side: int | None = None, threads: int | None = None) -> None:
@@ -61,8 +60,8 @@ class Scan:
             squares = np.vecdot(part, part)
             self.sums[start : start + block] = part.sum(axis=1)
             self.absolute_sums[start : start + block] = np.abs(part).sum(axis=1)
-            if side and patches is not None:
-                patches[start : start + block] = _patch_sums(part, side)
+            if patches is not None:
+                patches[start : start + block] = _patch_sums(part, self._side)
             part -= part.mean(axis=1, keepdims=True)
             centred = np.vecdot(part, part)
             self.squares[start : start + block] = squares
@@ -70,59 +69,87 @@ class Scan:
         self.norms = np.sqrt(self.squares)
         self._patches = None if patches is None else Scan(patches, threads=threads)
 
-    def scores(self, metric: Metric, queries: Vectors) -> Scores:
-        """Return the metric between each of m queries, shape (m, d), and the n gallery vectors: shape (m, n)."""
+    def scores(self, metric: Metric, queries: Vectors, rows: npt.NDArray[np.intp] | None = None) -> Scores:
+        """Return the metric between each of m queries, shape (m, d), and n gallery vectors: shape (m, n).
+
+        L1 and L2 are differences of larger numbers, so a small distance has the rounding of those.
+
+        Args:
+            metric: the metric.
+            queries: plain vectors.
+            rows: the gallery vectors that are wanted, shape (n,); None is all.
+        """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
+        at: slice | npt.NDArray[np.intp] = slice(None) if rows is None else rows
         if metric is Metric.L1:
-            return self._differences(queries)
+            scores = self._smaller(queries, rows)
+            scores *= -2
+            scores += self.sums[at]
+            scores += queries.sum(axis=1, dtype=np.float64).astype(np.float32)[:, None]
+            return np.maximum(scores, 0, out=scores)
         if metric is Metric.L2:
-            square = self._dots(queries)
+            square = self._dots(queries, rows)
             square *= -2
-            square += self.squares
+            square += self.squares[at]
             square += np.vecdot(queries, queries)[:, None]
             return np.sqrt(np.maximum(square, 0, out=square), out=square)
         view = DEFINITIONS[metric].view
-        norms = self.centred_norms if view is View.CENTRED else self.norms
-        dots = self._dots(view_of(view, queries.astype(np.float64)).astype(np.float32))
+        norms = (self.centred_norms if view is View.CENTRED else self.norms)[at]
+        dots = self._dots(view_of(view, queries.astype(np.float64)).astype(np.float32), rows)
         cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
         return np.clip(cosines, -1, 1, out=cosines)
 
-    def _dots(self, queries: Vectors) -> Scores:
-        """Return the dot products of m queries with the gallery, shape (m, n).
+    def _dots(self, queries: Vectors, rows: npt.NDArray[np.intp] | None) -> Scores:
+        """Return the dot products of m queries with gallery vectors, shape (m, n).
 
         One query waits for memory only, and vecdot reads as fast as memory gives.
         """
+        if rows is not None:
+            return self._by_blocks(queries, rows, lambda block, query, room: np.vecdot(block, query))
         if len(queries) > 1:
             return queries @ self.vectors.T
         dots = np.empty((1, len(self.vectors)), np.float32)
-        self._in_parts(lambda rows: np.vecdot(self.vectors[rows], queries[0], out=dots[0, rows]))
+        self._in_parts(len(self.vectors), lambda part: np.vecdot(self.vectors[part], queries[0], out=dots[0, part]))
         return dots
 
-    def _differences(self, queries: Vectors) -> Scores:
-        """Return the sums of absolute differences of m queries and the gallery, shape (m, n)."""
-        width = queries.shape[1]
-        smaller, ones = np.empty((len(queries), len(self.vectors)), np.float32), np.ones(width, np.float32)
-        block = max(1, BLOCK_BYTES // (4 * max(1, width)))
+    def _smaller(self, queries: Vectors, rows: npt.NDArray[np.intp] | None) -> Scores:
+        """Return the sums of the smaller of two numbers each, of m queries and gallery vectors, shape (m, n)."""
+        ones = np.ones(queries.shape[1], np.float32)
+        pieces = [slice(start, start + PIECE) for start in range(0, len(ones), PIECE)]
 
-        def fill(rows: slice) -> None:
-            room = np.empty((block, width), np.float32)
-            for start in range(rows.start, rows.stop, block):
-                part = slice(start, min(start + block, rows.stop))
-                least = room[: part.stop - start]
-                for query, into in zip(queries, smaller, strict=True):
-                    np.minimum(self.vectors[part], query, out=least)
-                    np.vecdot(least, ones, out=into[part])
+        def summed(block: Vectors, query: Vectors, room: Vectors) -> Vectors:
+            np.minimum(block, query, out=room)
+            sums: Vectors = np.sum([np.vecdot(room[:, piece], ones[piece]) for piece in pieces], axis=0)
+            return sums
 
-        self._in_parts(fill, len(queries))
-        smaller *= -2
-        smaller += self.sums
-        smaller += queries.sum(axis=1, dtype=np.float64).astype(np.float32)[:, None]
-        return np.maximum(smaller, 0, out=smaller)
+        return self._by_blocks(queries, rows, summed)
 
-    def _in_parts(self, work: Callable[[slice], object], times: int = 1) -> None:
-        """Let several threads each do some rows' work, where reading them so many times is worth it."""
-        count = min(self._threads, 1 + times * self.vectors.nbytes // PART_BYTES)
-        edges = [len(self.vectors) * part // count for part in range(count + 1)]
+    def _by_blocks(
+        self,
+        queries: Vectors,
+        rows: npt.NDArray[np.intp] | None,
+        score: Callable[[Vectors, Vectors, Vectors], Vectors],
+    ) -> Scores:
+        """Return what gallery vectors score with each query, as many at once as stay in a core's cache."""
+        count = len(self.vectors) if rows is None else len(rows)
+        scores = np.empty((len(queries), count), np.float32)
+        size = max(1, BLOCK_BYTES // (4 * max(1, queries.shape[1])))
+
+        def fill(part: slice) -> None:
+            room = np.empty((size, queries.shape[1]), np.float32)
+            for start in range(part.start, part.stop, size):
+                some = slice(start, min(start + size, part.stop))
+                block = self.vectors[some if rows is None else rows[some]]
+                for query, into in zip(queries, scores, strict=True):
+                    into[some] = score(block, query, room[: len(block)])
+
+        self._in_parts(count, fill, len(queries))
+        return scores
+
+    def _in_parts(self, rows: int, work: Callable[[slice], object], times: int = 1) -> None:
+        """Let several threads each do the work of some rows, where reading them so many times is worth it."""
+        count = min(self._threads, 1 + times * rows * self.vectors.shape[1] * 4 // PART_BYTES)
+        edges = [rows * part // count for part in range(count + 1)]
         others = [_THREADS.submit(work, slice(*part)) for part in pairwise(edges[1:])]
         work(slice(*edges[:2]))
         for other in others:
@@ -138,13 +165,14 @@ class Scan:
         Args:
             metric: the metric.
             query: one plain vector, shape (d,).
-            k: how many are wanted.
+            k: how many are wanted, 1 or more.
             among: the only positions that count; None lets all count.
         """
         among = np.arange(len(self.vectors)) if among is None else among
         if k >= len(among):
             return among
-        if metric is Metric.L1 and self._patches:
+        # Where many are wanted, measuring the first would be most of the scan.
+        if metric is Metric.L1 and self._patches is not None and k * FIRST * FEW < len(among):
             among = self._not_too_far(self._patches, query, k, among)
         near, slack = self._bounds(metric, query, among)
         kth = np.partition(near + slack, k - 1)[k - 1]
@@ -154,47 +182,41 @@ class Scan:
     def _not_too_far(
         self, patches: "Scan", query: Vectors, k: int, among: npt.NDArray[np.intp]
     ) -> npt.NDArray[np.intp]:
-        """Return those of some positions whose sums alone do not put them farther by L1 than k others are."""
+        """Return those of some positions whose patches alone do not put them farther by L1 than k others are."""
         sums = _patch_sums(query.astype(np.float64)[None], self._side)[0].astype(np.float32)
         near, slack = patches._bounds(Metric.L1, sums, among)
         least = near - slack
-        first = np.argpartition(least, k - 1)[: FIRST * k]
-        near, slack = self._bounds(Metric.L1, query, among[first])
-        near_enough: npt.NDArray[np.intp] = among[least <= np.partition(near + slack, k - 1)[k - 1]]
+        first = among[np.argpartition(least, k * FIRST)[: k * FIRST]]
+        farthest = closest(Metric.L1, query, self.vectors, first, k)[1][-1]
+        # Rounded as float64 is, `farthest` and the bounds may be apart where they are equal: far less than `slack`.
+        near_enough: npt.NDArray[np.intp] = among[least <= farthest]
         return near_enough
 
     def _bounds(
-        self, metric: Metric, query: Vectors, rows: npt.NDArray[np.intp]
+        self, metric: Metric, query: Vectors, among: npt.NDArray[np.intp]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return how close some rows are to a query, smaller is closer, and by how much rounding can have moved that.
 
         Of L2 it is the square.
         """
-        if len(rows) * FEW > len(self.vectors):
-            near, slack = self._all_bounds(metric, query)
-            return (near, slack) if len(rows) == len(near) else (near[rows], slack[rows])
-        part = copy.copy(self)
-        part.vectors = self.vectors[rows]
-        for name in ("squares", "norms", "centred_norms", "sums", "absolute_sums"):
-            setattr(part, name, getattr(self, name)[rows])
-        return part._all_bounds(metric, query)
-
-    def _all_bounds(self, metric: Metric, query: Vectors) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the same of all rows."""
-        near = closeness(metric, self.scores(metric, query[None])[0]).astype(np.float64)
+        few = len(among) * FEW <= len(self.vectors)
+        scores = self.scores(metric, query[None], among if few else None)[0]
+        near = closeness(metric, scores if few else scores[among]).astype(np.float64)
         # Where all terms are alike all roundings can be too, so the margin grows with the terms of a lane.
         terms = self.vectors.shape[1] / LANES
         scale: npt.NDArray[np.floating] | float = 1.0
         # L1, and the square of L2, are differences of large numbers: the error is relative to those.
         if metric is Metric.L1:
-            scale = 2 * (self.absolute_sums + float(np.abs(query).sum()))
+            terms = min(self.vectors.shape[1], PIECE) / LANES + self.vectors.shape[1] / PIECE
+            scale = 2 * (self.absolute_sums[among] + float(np.abs(query).sum()))
         elif metric is Metric.L2:
-            near, scale = np.square(near), self.squares + float(np.square(query).sum())
+            near, scale = np.square(near), self.squares[among] + float(np.square(query).sum())
         elif metric is Metric.CORRELATION:
             # The dot product is with plain vectors: of a pale picture its error is large beside what is left
             # when the mean is taken away, and of one that looks constant nothing is known.
+            norms = self.norms[among]
             with np.errstate(divide="ignore"):
-                scale = np.divide(self.norms, self.centred_norms, out=np.zeros_like(self.norms), where=self.squares > 0)
+                scale = np.divide(norms, self.centred_norms[among], out=np.zeros_like(norms), where=norms > 0)
         return near, np.broadcast_to(ROUNDING * (terms + SCALED) * scale, near.shape)
 
 

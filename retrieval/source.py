@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 BUNDLED_GALLERY = Path(__file__).resolve().parents[1] / "assets" / "gallery"
@@ -32,7 +31,7 @@ class GallerySource:
     limit: int | None = None
     streaming: bool = False
 
-    @cached_property  # asked for with every row
+    @property
     def path(self) -> Path | None:
         """The local file or folder, or None for a Hub id."""
         return local_path(self.dataset)

@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, BertConfig, BertModel, CLIPConfig, CLIPModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    VisionTextDualEncoderModel,
+)
 
 from retrieval.errors import ModelError, QueryError
 from retrieval.features.choice import BUNDLED_FOLDER, choose_model
@@ -238,7 +248,26 @@ def test_clip_without_what_it_does_not_need_gives_the_same_vectors(stored):
         wanted = plain.get_text_features(**words).pooler_output
         torch.testing.assert_close(model.get_text_features(**words).pooler_output, wanted, rtol=1e-4, atol=1e-4)
     assert fold_quick_gelu(model) == pool_first_token(model) == 0
-    assert fold_quick_gelu(plain) == 6 and pool_first_token(plain) == 1
+    assert multiply_patches(model) == 0
+    assert fold_quick_gelu(plain) == 6 and multiply_patches(plain) == pool_first_token(plain) == 1
+    tower = plain.vision_model
+    assert pool_first_token(tower) == 0  # by itself: who knows what is taken from it
+
+
+def test_clip_in_a_dual_encoder_gives_the_same_vectors():
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    vision = CLIPVisionModel(CLIPVisionConfig(**size, image_size=32, patch_size=8))
+    model = VisionTextDualEncoderModel(
+        vision_model=vision, text_model=BertModel(BertConfig(vocab_size=9, **size))
+    ).eval()
+    pixels, plain = torch.randn(3, 3, 32, 32), copy.deepcopy(model)
+    lighten(model)
+    with torch.inference_mode():
+        found = model.get_image_features(pixel_values=pixels)
+        wanted = plain.get_image_features(pixel_values=pixels)
+    assert found.last_hidden_state.shape[1] == 1
+    torch.testing.assert_close(found.pooler_output, wanted.pooler_output, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -25,7 +25,7 @@ from retrieval.dataset import check_dataset
 from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalError
 from retrieval.features import Vectors
 from retrieval.features.choice import ModelChoice
-from retrieval.features.clip import ClipEncoder
+from retrieval.features.clip import CONVOLVED, ClipEncoder
 from retrieval.health import Health
 from retrieval.indexes import Indexes
 from retrieval.search import Searcher
@@ -193,7 +193,7 @@ def test_rate_and_time_left_count_this_run_alone() -> None:
 def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
     dataset, index = draw(tmp_path / "pictures", 200), tmp_path / "index"  # three batches of 64, and one of 8
     threads = set(threading.enumerate())
-    held = Held(free=64 // settings.DEFAULT_BATCH)
+    held = Held(free=64 // CONVOLVED)
     builds = Builds(parsed("--index", str(index)), held.load)
     build = builds.start(asked(index, dataset))
     assert held.reached.wait(PATIENCE)

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
 from retrieval.metrics import DEFINITIONS, Metric, View, by_rank, closeness, closest, score_pairs, view_of
-from retrieval.scan import Scan
+from retrieval.scan import PATCH, Scan, _patch_sums
 
 ANGLES = (Metric.COSINE, Metric.CORRELATION)
 DISTANCES = (Metric.L1, Metric.L2)
@@ -198,19 +198,52 @@ def test_scan_finds_what_a_full_sort_finds(gallery, metric, k):
     np.testing.assert_array_equal(scores, score_pairs(metric, gallery[-1], gallery)[positions])
 
 
-@pytest.mark.parametrize("side", [1, 3, 4, 9, 30])
-@pytest.mark.parametrize("k", [1, 10, 200])
-@pytest.mark.parametrize("few", [False, True])
-def test_sums_of_patches_leave_out_nobody_of_the_closest_by_l1(side, k, few):
-    chance = np.random.default_rng(side)
-    bright = chance.integers(0, 200, (400, 1, 1, 3)) + chance.integers(0, 56, (400, side, side, 3))
-    gallery = of_pixels(bright.reshape(400, -1))
+def bright_and_dark(side, chance, count=400):
+    """Pictures of one colour each and some noise, some of them twice."""
+    values = chance.integers(0, 200, (count, 1, 1, 3)) + chance.integers(0, 56, (count, side, side, 3))
+    gallery = of_pixels(values.reshape(count, -1))
     gallery[100:130] = gallery[:30]
-    scan, among = Scan(gallery, side=side), np.arange(0, 400, 16 if few else 1)
-    for query in gallery[:20]:
+    return gallery
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 5, 9, 30])
+@pytest.mark.parametrize("k", [1, 10, 200])
+@pytest.mark.parametrize("step", [1, 2, 16])
+def test_patches_leave_out_nobody_of_the_closest_by_l1(side, k, step):
+    gallery = bright_and_dark(side, np.random.default_rng(side))
+    scan, among = Scan(gallery, side=side), np.arange(0, 400, step)
+    for query in [*gallery[:10], *bright_and_dark(side, np.random.default_rng(99))[30:40]]:
         positions, _ = closest(Metric.L1, query, gallery, scan.candidates(Metric.L1, query, k, among), k)
         wanted = full_sort(Metric.L1, query, gallery[among], k)
         np.testing.assert_array_equal(positions, among[wanted])
+
+
+def test_patches_leave_out_most_of_what_is_far():
+    gallery = bright_and_dark(30, np.random.default_rng(0))
+    scan = Scan(gallery, side=30)
+    left = [len(scan._not_too_far(scan._patches, query, 10, np.arange(400))) for query in gallery[:10]]
+    assert 10 <= np.median(left) < 100
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 5, 9])
+def test_patches_are_what_a_plain_loop_sums_up(side):
+    pixels = np.random.default_rng(0).random((3, side, side, 3))
+    edges = range(0, side, PATCH)
+    wanted = [[each[y : y + PATCH, x : x + PATCH].sum(axis=(0, 1)) for y in edges for x in edges] for each in pixels]
+    found = _patch_sums(pixels.reshape(3, -1), side)
+    np.testing.assert_allclose(found, np.reshape(wanted, (3, -1)))
+
+
+@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("count", [400, 300, 50])
+def test_some_rows_in_any_order_score_as_all_do(metric, count):
+    gallery = photos(400, 3072)
+    scan, rows = Scan(gallery, side=32), np.random.default_rng(0).permutation(400)[:count]
+    others = 1 - gallery[:2]
+    scores = scan.scores(metric, others, rows)
+    np.testing.assert_allclose(scores, scan.scores(metric, others)[:, rows], rtol=1e-5, atol=1e-5)
+    found = scan.candidates(metric, gallery[rows[7]], 1, rows)
+    assert rows[7] in found and len(found) < 5
 
 
 def duplicates(chance):

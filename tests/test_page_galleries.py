@@ -10,8 +10,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from test_galleries import Held, draw
 
 import index_builder
-from retrieval import settings, words
+from retrieval import words
 from retrieval.building import Builds
+from retrieval.features.clip import CONVOLVED
 from retrieval.indexes import Indexes
 from retrieval.search import Searcher
 
@@ -30,7 +31,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def held() -> Held:
     """Holds each build after its first batch of 64 pictures."""
-    return Held(free=64 // settings.DEFAULT_BATCH)
+    return Held(free=64 // CONVOLVED)
 
 
 @pytest.fixture(scope="module")

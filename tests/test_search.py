@@ -141,7 +141,7 @@ def test_a_gallery_picture_finds_itself_first(icons_searcher, features, metric, 
 @pytest.mark.parametrize("engine", Engine)
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("features", Features)
-def test_more_than_there_is_gives_everything_once(icons_searcher, features, metric, engine):
+def test_more_than_there_is_gives_all_that_the_engine_finds_once(icons_searcher, features, metric, engine):
     ranking = icons_searcher.search(Query(position=0, features=features, metric=metric, engine=engine, top_k=MAX_TOP_K))
     found = [hit.position for hit in ranking.hits]
     assert len(set(found)) == len(found)
@@ -379,7 +379,7 @@ def large_pixels(seed):
 @pytest.mark.parametrize("metric", Metric)
 def test_pixels_of_the_original_size_rank_as_the_formula_does(large_pixels, metric):
     gallery, others = large_pixels
-    scan = Scan(gallery)
+    scan = Scan(gallery, side=640)
     for query in others:
         positions, scores = closest(metric, query, gallery, scan.candidates(metric, query, 10), 10)
         expected = formula(metric, query, gallery)

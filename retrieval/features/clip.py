@@ -20,6 +20,10 @@ from retrieval.features.preprocessing import Preprocessing
 
 LONGEST_RATIO = 8  # beyond this a centre-cropping model would enlarge a ribbon to gigabytes to look at its middle
 
+# Pictures in one forward pass that are fastest, see benchmarks/README.md: what convolutions make of more leaves the
+# processor's cache; matrix products alone read each weight once for all.
+CONVOLVED, MULTIPLIED = 8, 16
+
 # What transformers raises on settings that are missing, damaged, or mean a library that is not installed.
 SETTINGS_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
 
@@ -104,6 +108,8 @@ class ClipEncoder:
             self._tokenizer = None  # pictures still work; a text is refused in `embed_texts`
         self._preprocessing = Preprocessing(self._processor)
         lighten(model.eval())
+        convolved = any(isinstance(each, torch.nn.Conv2d) for each in model.modules())
+        self.batch_size = CONVOLVED if convolved else MULTIPLIED
         self._model = model.to(self.device, getattr(torch, self.dtype), memory_format=torch.channels_last)
         self.identity = ModelIdentity(
             name=choice.name,

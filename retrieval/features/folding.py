@@ -1,4 +1,4 @@
-"""What a model computes without need, taken out of it: the same vectors but for rounding, with less to do."""
+"""A model's features with less to compute: what they do not need is taken out, the rest put in quicker terms."""
 
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,10 @@ QUICK_GELU = 1.702  # of OpenAI's models: x sigmoid(1.702 x)
 
 
 def lighten(model: nn.Module) -> None:
-    """Take out of a model in eval mode, in place, all that its pooled features do not need."""
+    """Do all below to a model in eval mode, in place: its pooled features stay, of CLIP's tokens the first alone.
+
+    Some weights are float32 afterwards, whatever they were: `to` a dtype brings all to one.
+    """
     fold_batch_norms(model)
     remove_open_gates(model)
     activate_in_place(model)
@@ -102,6 +105,7 @@ def fold_quick_gelu(model: nn.Module) -> int:
             isinstance(module, CLIPMLP)
             and type(module).forward is CLIPMLP.forward
             and isinstance(module.activation_fn, QuickGELUActivation)
+            and type(module.fc1) is type(module.fc2) is nn.Linear
         ):
             with torch.no_grad():
                 for values in module.fc1.float().parameters():
@@ -147,7 +151,9 @@ class _PatchProduct(nn.Module):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         rows, columns = pictures.shape[2] // self.height, pictures.shape[3] // self.width
         whole = pictures[:, :, : rows * self.height, : columns * self.width].permute(0, 2, 3, 1)
-        windows = whole.reshape(len(pictures), rows, self.height, columns, self.width, -1).transpose(2, 3)
+        windows = whole.reshape(len(pictures), rows, self.height, columns, self.width, pictures.shape[1]).transpose(
+            2, 3
+        )
         product = functional.linear(windows.flatten(3), self.weight, self.bias)
         return product.permute(0, 3, 1, 2)
 
@@ -156,15 +162,18 @@ def pool_first_token(model: nn.Module) -> int:
     """Let the last layer of CLIP's vision transformers compute their first token alone; return how many there were.
 
     What is pooled is that token (A. Radford et al., "Learning Transferable Visual Models From Natural Language
-    Supervision", 2021, section 2.4). The others matter to it as keys and values alone.
+    Supervision", 2021, section 2.4). The others matter to it as keys and values alone. Only in models of which it is
+    known that they take nothing else from the tower.
     """
-    from transformers import CLIPVisionModel
+    from transformers import CLIPModel, CLIPVisionModel, VisionTextDualEncoderModel
+    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
     found = 0
     for module in list(model.modules()):
-        if isinstance(module, CLIPVisionModel) and type(module).forward is CLIPVisionModel.forward:
-            layers = module.encoder.layers
-            if not isinstance(layers[-1], _FirstTokenLayer):
+        tower = module.vision_model if isinstance(module, CLIPModel | VisionTextDualEncoderModel) else None
+        if isinstance(tower, CLIPVisionModel) and type(tower).forward is CLIPVisionModel.forward:
+            layers = tower.encoder.layers
+            if type(layers[-1]).forward is CLIPEncoderLayer.forward:
                 layers[-1] = _FirstTokenLayer(layers[-1])
                 found += 1
     return found
