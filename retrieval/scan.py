@@ -19,7 +19,7 @@ ROUNDING = 2.0**-24  # of one float32 operation, relative
 LANES = 4  # a dot product of contiguous vectors is summed in this many lanes at least, by BLAS
 SCALED = 64  # operations on a score beside its sum: norms, quotients, roots
 PART_BYTES = 4 * 2**20  # less than this of a matrix is not worth another thread
-BLOCK_BYTES = 2**19  # compared at once by L1, which stay in a core's cache
+BLOCK_BYTES = 2**20  # compared at once by L1, which stay in a core's cache
 PIECE = 4096  # numbers that are summed up at once; the rounding of one sum over more would blur large pictures
 PATCH = 4  # side in pixels of the squares whose sums, one a colour, bound L1 from below
 FIRST = 4  # so many times k pictures of the least bounds are measured, to know how far is too far
@@ -105,7 +105,7 @@ class Scan:
         One query waits for memory only, and vecdot reads as fast as memory gives.
         """
         if rows is not None:
-            return self._by_blocks(queries, rows, lambda block, query, room: np.vecdot(block, query))
+            return self._by_blocks(queries, rows, lambda block, query, room, into: np.vecdot(block, query, out=into))
         if len(queries) > 1:
             return queries @ self.vectors.T
         dots = np.empty((1, len(self.vectors)), np.float32)
@@ -115,22 +115,22 @@ class Scan:
     def _smaller(self, queries: Vectors, rows: npt.NDArray[np.intp] | None) -> Scores:
         """Return the sums of the smaller of two numbers each, of m queries and gallery vectors, shape (m, n)."""
         ones = np.ones(queries.shape[1], np.float32)
-        pieces = [slice(start, start + PIECE) for start in range(0, len(ones), PIECE)]
 
-        def summed(block: Vectors, query: Vectors, room: Vectors) -> Vectors:
+        def sum_up(block: Vectors, query: Vectors, room: Vectors, into: Scores) -> None:
             np.minimum(block, query, out=room)
-            sums: Vectors = np.sum([np.vecdot(room[:, piece], ones[piece]) for piece in pieces], axis=0)
-            return sums
+            np.vecdot(room[:, :PIECE], ones[:PIECE], out=into)
+            for start in range(PIECE, len(ones), PIECE):
+                into += np.vecdot(room[:, start : start + PIECE], ones[start : start + PIECE])
 
-        return self._by_blocks(queries, rows, summed)
+        return self._by_blocks(queries, rows, sum_up)
 
     def _by_blocks(
         self,
         queries: Vectors,
         rows: npt.NDArray[np.intp] | None,
-        score: Callable[[Vectors, Vectors, Vectors], Vectors],
+        score: Callable[[Vectors, Vectors, Vectors, Scores], object],
     ) -> Scores:
-        """Return what gallery vectors score with each query, as many at once as stay in a core's cache."""
+        """Return what `score` fills in for gallery vectors and each query, as many at once as stay in a core's cache."""
         count = len(self.vectors) if rows is None else len(rows)
         scores = np.empty((len(queries), count), np.float32)
         size = max(1, BLOCK_BYTES // (4 * max(1, queries.shape[1])))
@@ -141,7 +141,7 @@ class Scan:
                 some = slice(start, min(start + size, part.stop))
                 block = self.vectors[some if rows is None else rows[some]]
                 for query, into in zip(queries, scores, strict=True):
-                    into[some] = score(block, query, room[: len(block)])
+                    score(block, query, room[: len(block)], into[some])
 
         self._in_parts(count, fill, len(queries))
         return scores
