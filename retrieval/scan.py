@@ -130,7 +130,7 @@ class Scan:
         rows: npt.NDArray[np.intp] | None,
         score: Callable[[Vectors, Vectors, Vectors, Scores], object],
     ) -> Scores:
-        """Return what `score` fills in for gallery vectors and each query, as many at once as stay in a core's cache."""
+        """Return what `score` fills in for gallery vectors and each query, as many at once as fit a core's cache."""
         count = len(self.vectors) if rows is None else len(rows)
         scores = np.empty((len(queries), count), np.float32)
         size = max(1, BLOCK_BYTES // (4 * max(1, queries.shape[1])))
