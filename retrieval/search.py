@@ -213,7 +213,9 @@ def rank(
     available = len(index) if among is None else len(among)
     while True:
         positions = index.nearest(features, definition.view, vector, min(count, available), labels, among)
-        found, scores = closest(metric, vector, vectors, positions, k)
+        # The shortlist for L1 is many times k: in float32 first.
+        likely = index.scan(features).candidates(metric, vector, k, positions) if metric is Metric.L1 else positions
+        found, scores = closest(metric, vector, vectors, likely, k)
         if len(positions) < count or count >= available:
             return found, scores
         # If the last hit is as far as the farthest candidate, the cut went through a tie: look further.

@@ -44,7 +44,8 @@ def test_upload_toggles_captions_and_a_click_on_a_result(page: Page, queries: Pa
                 scores = [float(text.rsplit("· ", 1)[1]) for text in found]
                 assert scores == sorted(scores, reverse=metric in ("cosine", "correlation"))
                 seen.add(tuple(found))
-    assert len(seen) >= 8, "the toggles changed nothing"
+    # By CLIP features cosine and correlation may be the same to three decimals.
+    assert len(seen) >= 7, "the toggles changed nothing"
 
     name = re.match(r"2\. (.+) · ", captions(page)[1])[1]
     page.locator("#results .thumbnail-item").nth(1).click()

@@ -215,7 +215,7 @@ def _signal_beside(process: int, number: signal.Signals) -> None:
 def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, client: Client, tmp_path: Path) -> None:
     """The last test of the module: it ends the Space."""
     picture = tmp_path / "large.png"
-    Image.new("L", (4500, 4500), 90).save(picture)  # a second of work
+    Image.new("L", (6300, 6300), 90).save(picture)  # seconds of work
     [path] = json.loads(httpx.post(f"{space.address}/gradio_api/upload", files={"files": picture.read_bytes()}).text)
     config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=60))
     number = next(each["id"] for each in config["dependencies"] if each["api_name"] == "robustness")
@@ -229,8 +229,9 @@ def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, cl
     assert next(each for each in messages if each["msg"] == "process_starts")
     _signal_beside(space.process.pid, signal.SIGTERM)
     search = f"{space.address}/gradio_api/call/search"
-    until(lambda: httpx.post(search, content=b"{}").status_code != 422)
-    refused = httpx.post(search, content=b"{}")
+    answers: list[httpx.Response] = []
+    until(lambda: answers.append(httpx.post(search, content=b"{}")) or answers[-1].status_code != 422)
+    refused = answers[-1]
     assert (refused.status_code, refused.json()) == (503, {"detail": words.STOPPING})
     assert health(space.address) == (503, {"status": "unavailable", "reason": words.UNREADY_STOPPING})
     done: dict[str, Any] = next(each for each in messages if each["msg"] == "process_completed")
