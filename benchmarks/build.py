@@ -50,7 +50,7 @@ from retrieval.features.clip import ClipEncoder  # noqa: E402
 from retrieval.features.pixels import embed_pixels  # noqa: E402
 from retrieval.gallery import Gallery  # noqa: E402
 from retrieval.images import load_picture  # noqa: E402
-from retrieval.pipeline import embed_all, thumbnail_of  # noqa: E402
+from retrieval.pipeline import embed_all, take_share, thumbnail_of  # noqa: E402
 from retrieval.projection import Method, write_projections  # noqa: E402
 from retrieval.settings import DEFAULT_PIXEL_SIZE  # noqa: E402
 from retrieval.source import GallerySource  # noqa: E402
@@ -170,8 +170,7 @@ def _speeds(model: Any, side: int, batch: int) -> dict[str, float]:
         rounds = max(1, BARE_PICTURES // (batch * streams))
 
         def stream(each: int = each, rounds: int = rounds) -> None:
-            torch.get_num_threads()  # see `retrieval.pipeline`
-            torch.set_num_threads(each)
+            take_share(each)
             with torch.inference_mode():
                 for _ in range(rounds):
                     model.get_image_features(pixel_values=pixels)

@@ -62,7 +62,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     """Return a pool whose threads each have their share of the cores for torch; others keep what they have."""
     before = torch.get_num_threads()
     share = max(1, (os.cpu_count() or 1) // workers)
-    pool = ThreadPoolExecutor(workers, "embed", initializer=_take_share, initargs=(share,))
+    pool = ThreadPoolExecutor(workers, "embed", initializer=take_share, initargs=(share,))
     # The number is a thread's own, but also the default of threads to come, until all workers have taken theirs.
     all_there = threading.Barrier(workers + 1)
     try:
@@ -76,7 +76,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _take_share(threads: int) -> None:
+def take_share(threads: int) -> None:
     """Have torch use so many threads for what this one computes."""
     torch.get_num_threads()  # a thread takes the default when it first asks or computes, even after the next line
     torch.set_num_threads(threads)
