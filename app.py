@@ -9,14 +9,14 @@ import time
 from typing import TYPE_CHECKING
 
 import index_builder
-from retrieval import hub, logs, memory, settings, versions
+from retrieval import hub, logs, memory, settings
 from retrieval.errors import IndexingError, RetrievalError
 from retrieval.settings import DEFAULT_PIXEL_SIZE
 
 if TYPE_CHECKING:
-    from retrieval.health import Health
-    from retrieval.manifest import Manifest
-    from retrieval.search import Searcher
+    from retrieval.search.searcher import Searcher
+    from retrieval.storage.manifest import Manifest
+    from retrieval.ui.serving.health import Health
 
 EXAMPLES = """examples:
   python app.py                                     the bundled icons; makes ./index at the first start
@@ -35,8 +35,6 @@ def main(arguments: list[str] | None = None) -> int:
     _, chosen = settings.parse(parser(), arguments)
     logs.start(chosen.log_level, chosen.log_format)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for difference in versions.differing():  # as on ZeroGPU, which has another torch
-        log.warning("not as tested: %s; pip install -r requirements.txt brings what is pinned", difference)
     hub.bound_access()
     memory.keep_freed()
     try:
@@ -67,14 +65,14 @@ def parser() -> argparse.ArgumentParser:
 def serve(chosen: settings.Settings) -> None:
     """Make sure there is an index, and serve the page over it until the program is interrupted."""
     first, why = ready(chosen)
-    from retrieval.building import Builds
     from retrieval.features import zero_gpu
-    from retrieval.health import Health
-    from retrieval.indexes import Indexes
-    from retrieval.search import Searcher
-    from retrieval.source import BUNDLED_GALLERY
-    from retrieval.ui.limits import limits_of
+    from retrieval.gallery.source import BUNDLED_GALLERY
+    from retrieval.indexing.jobs import Builds
+    from retrieval.search.searcher import Searcher
+    from retrieval.storage.catalog import Indexes
     from retrieval.ui.page import build_page, launch
+    from retrieval.ui.serving.health import Health
+    from retrieval.ui.serving.limits import limits_of
 
     limits = limits_of(chosen)
     searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pixels)
@@ -108,9 +106,9 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     Raises:
         IndexingError: the index was made from or with something else than what was asked for.
     """
-    from retrieval import words
-    from retrieval.indexes import Indexes
-    from retrieval.projection import Method
+    from retrieval.analysis import sentences as words
+    from retrieval.storage.catalog import Indexes
+    from retrieval.storage.projection import Method
 
     indexes = Indexes(chosen.index)
     first = chosen.gallery or (chosen.source.slug if chosen.data_asked else None)
@@ -138,7 +136,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
 
 def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
     """Return what an index was made from or with that differs from what was asked for, in words."""
-    from retrieval.features.choice import AUTO, choose_model
+    from retrieval.features.models import AUTO, choose_model
 
     found = []
     if chosen.data_asked:

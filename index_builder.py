@@ -11,9 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from retrieval import hub, memory, settings
-from retrieval.building import Watch, build_gallery
 from retrieval.errors import RetrievalError, SharesMissing
-from retrieval.features.choice import ModelChoice
+from retrieval.features.models import ModelChoice
+from retrieval.indexing.jobs import Watch, build_gallery
 
 EXAMPLES = """examples:
   python index_builder.py                                       the bundled icons, into ./index
@@ -82,7 +82,7 @@ def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
     """Build what the settings describe, with a progress bar, print the closing summary, return the model taken."""
     with closing(_Terminal()) as terminal:
         outcome, choice = build_gallery(chosen, rebuild, terminal)
-    from retrieval.builder import summary  # with torch, which --help does without
+    from retrieval.indexing.build import summary  # with torch, which --help does without
 
     print(summary(outcome))
     return choice

@@ -43,18 +43,19 @@ from service import resident  # noqa: E402
 from transformers import AutoModel  # noqa: E402
 
 from retrieval import memory  # noqa: E402
-from retrieval.builder import ROWS_AT_ONCE, build_index  # noqa: E402
-from retrieval.export import background_of  # noqa: E402
-from retrieval.features.choice import BUNDLED, ModelChoice, choose_model  # noqa: E402
 from retrieval.features.clip import ClipEncoder  # noqa: E402
+from retrieval.features.models import BUNDLED, ModelChoice, choose_model  # noqa: E402
 from retrieval.features.pixels import embed_pixels  # noqa: E402
-from retrieval.gallery import Gallery  # noqa: E402
-from retrieval.images import load_picture  # noqa: E402
-from retrieval.pipeline import embed_all, take_share, thumbnail_of  # noqa: E402
-from retrieval.projection import Method, write_projections  # noqa: E402
+from retrieval.gallery.rows import Gallery  # noqa: E402
+from retrieval.gallery.source import GallerySource  # noqa: E402
+from retrieval.indexing.build import ROWS_AT_ONCE, build_index  # noqa: E402
+from retrieval.indexing.embed import embed_all, take_share, thumbnail_of  # noqa: E402
+from retrieval.indexing.fit_projection import write_projections  # noqa: E402
+from retrieval.pictures.loading import load_picture  # noqa: E402
 from retrieval.settings import DEFAULT_PIXEL_SIZE  # noqa: E402
-from retrieval.source import GallerySource  # noqa: E402
-from retrieval.store import TOGETHER, FolderStore  # noqa: E402
+from retrieval.storage.export import background_of  # noqa: E402
+from retrieval.storage.projection import Method  # noqa: E402
+from retrieval.storage.store import TOGETHER, FolderStore  # noqa: E402
 
 CORES = os.cpu_count() or 1
 BARE_PICTURES = 128  # in each of the measurements of a model alone

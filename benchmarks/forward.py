@@ -24,8 +24,8 @@ from report import report  # noqa: E402
 from torch.nn.functional import cosine_similarity, interpolate  # noqa: E402
 from transformers import AutoImageProcessor, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
 
-from retrieval.features.choice import choose_model  # noqa: E402
 from retrieval.features.folding import lighten  # noqa: E402
+from retrieval.features.models import choose_model  # noqa: E402
 
 PICTURES = sorted((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32

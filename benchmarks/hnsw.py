@@ -30,9 +30,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from retrieval.builder import ROWS_AT_ONCE  # noqa: E402  # as what follows: needs the path above
 from retrieval.features import Vectors  # noqa: E402
-from retrieval.store import GRAPH, TOGETHER, row_key  # noqa: E402
+from retrieval.indexing.build import ROWS_AT_ONCE  # noqa: E402  # as what follows: needs the path above
+from retrieval.storage.store import GRAPH, TOGETHER, row_key  # noqa: E402
 
 KINDS = ("clustered", "uniform", "pixels")
 SWEEP = tuple(itertools.product((100, 200), (16, 32, 48)))  # ef_construction, max_neighbors

@@ -49,12 +49,12 @@ from sentence_transformers import SentenceTransformer  # noqa: E402
 from transformers import AutoModel  # noqa: E402
 
 from retrieval.features import Features  # noqa: E402
-from retrieval.features.choice import choose_model  # noqa: E402
 from retrieval.features.clip import MULTIPLIED, ClipEncoder, best_dtype  # noqa: E402
-from retrieval.gallery import Gallery  # noqa: E402
-from retrieval.pipeline import embed_all  # noqa: E402
+from retrieval.features.models import choose_model  # noqa: E402
+from retrieval.gallery.rows import Gallery  # noqa: E402
+from retrieval.gallery.source import GallerySource  # noqa: E402
+from retrieval.indexing.embed import embed_all  # noqa: E402
 from retrieval.settings import DEFAULT_PIXEL_SIZE  # noqa: E402
-from retrieval.source import GallerySource  # noqa: E402
 
 CORES = os.cpu_count() or 1
 SIDE = 224  # of the model's input

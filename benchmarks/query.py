@@ -30,12 +30,13 @@ from gallery import add_flags, indexed, queries  # noqa: E402
 from report import report  # noqa: E402
 from service import Visitor, running  # noqa: E402
 
-from retrieval.embedding import VectorCache  # noqa: E402
 from retrieval.features import Features, Vectors  # noqa: E402
-from retrieval.indexes import GalleryIndex, Indexes  # noqa: E402
 from retrieval.metrics import Metric  # noqa: E402
-from retrieval.query import Engine, Query  # noqa: E402
-from retrieval.search import Searcher  # noqa: E402
+from retrieval.search.query import Engine, Query  # noqa: E402
+from retrieval.search.searcher import Searcher  # noqa: E402
+from retrieval.search.vector_cache import VectorCache  # noqa: E402
+from retrieval.storage.catalog import Indexes  # noqa: E402
+from retrieval.storage.reader import GalleryIndex  # noqa: E402
 
 GOAL = 10.0  # ms at the median
 QUERIES = 10

@@ -14,11 +14,11 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm  # noqa: E402  # as what follows: needs the path above
 
-from retrieval import words  # noqa: E402
-from retrieval.indexes import Indexes  # noqa: E402
-from retrieval.query import Query  # noqa: E402
-from retrieval.robustness import sweep  # noqa: E402
-from retrieval.search import Searcher  # noqa: E402
+from retrieval.analysis import sentences as words  # noqa: E402
+from retrieval.analysis.robustness import sweep  # noqa: E402
+from retrieval.search.query import Query  # noqa: E402
+from retrieval.search.searcher import Searcher  # noqa: E402
+from retrieval.storage.catalog import Indexes  # noqa: E402
 
 
 def main() -> None:

@@ -27,19 +27,19 @@ from scipy.spatial.distance import cdist
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from retrieval.checksums import write_checksums  # noqa: E402
-from retrieval.evaluation import average_precision, label_codes, leave_one_out, relevance  # noqa: E402
+from retrieval.analysis.evaluation import average_precision, label_codes, leave_one_out, relevance  # noqa: E402
+from retrieval.engines.checksums import write_checksums  # noqa: E402
+from retrieval.engines.exact import Scan  # noqa: E402
 from retrieval.features import Features, Vectors  # noqa: E402  # as what follows: needs the path above
-from retrieval.features.choice import ModelIdentity  # noqa: E402
-from retrieval.indexes import GalleryIndex  # noqa: E402
-from retrieval.locations import Published  # noqa: E402
-from retrieval.manifest import Manifest  # noqa: E402
+from retrieval.features.models import ModelIdentity  # noqa: E402
+from retrieval.gallery.source import GallerySource  # noqa: E402
 from retrieval.metrics import Metric  # noqa: E402
-from retrieval.query import Engine  # noqa: E402
-from retrieval.scan import Scan  # noqa: E402
-from retrieval.search import rank  # noqa: E402
-from retrieval.source import GallerySource  # noqa: E402
-from retrieval.store import FolderStore  # noqa: E402
+from retrieval.search.query import Engine  # noqa: E402
+from retrieval.search.ranking import rank  # noqa: E402
+from retrieval.storage.location import Published  # noqa: E402
+from retrieval.storage.manifest import Manifest  # noqa: E402
+from retrieval.storage.reader import GalleryIndex  # noqa: E402
+from retrieval.storage.store import FolderStore  # noqa: E402
 
 SCIPY = {Metric.L1: "cityblock", Metric.L2: "euclidean", Metric.COSINE: "cosine", Metric.CORRELATION: "correlation"}
 CLASSES = 10

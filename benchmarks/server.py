@@ -17,16 +17,17 @@ from service import resident
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from retrieval.address import Server
-from retrieval.batch import Batch, Item
 from retrieval.errors import IndexingError
-from retrieval.export import export
 from retrieval.features import Features, Vectors
+from retrieval.gallery.source import Item
 from retrieval.metrics import View
-from retrieval.server import connect
-from retrieval.server_location import copy_files
-from retrieval.server_store import ServerStore
-from retrieval.store import COLLECTIONS, FolderStore, Store
+from retrieval.storage.batches import Batch
+from retrieval.storage.export import export
+from retrieval.storage.server.address import Server
+from retrieval.storage.server.connection import connect
+from retrieval.storage.server.location import copy_files
+from retrieval.storage.server.store import ServerStore
+from retrieval.storage.store import COLLECTIONS, FolderStore, Store
 
 ROWS = 64
 DIMENSIONS = {Features.PIXELS: 3072, Features.CLIP: 512}

@@ -178,11 +178,11 @@ def _asked(flags: argparse.Namespace, chosen: settings.Settings) -> dict[str, An
 
 
 def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
-    from retrieval import words
+    from retrieval.analysis import sentences as words
     from retrieval.features import Features
-    from retrieval.indexes import Indexes
-    from retrieval.query import checked_query
-    from retrieval.search import Searcher
+    from retrieval.search.searcher import Searcher
+    from retrieval.search.validation import checked_query
+    from retrieval.storage.catalog import Indexes
 
     searcher = Searcher(Indexes(chosen.index), chosen.templates)
     query = checked_query(
@@ -192,7 +192,7 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
         searcher.embedder.encoders.get(searcher.indexes.get(query.gallery).manifest.model)
     ranking = searcher.search(query)
     if flags.plot:
-        from retrieval.plot import plot_ranking
+        from retrieval.analysis.plot import plot_ranking
 
         plot_ranking(query, ranking, searcher.indexes.get(ranking.gallery), flags.plot)
     if flags.json:
@@ -206,11 +206,12 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 
 
 def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
-    from retrieval import words
-    from retrieval.comparison import ENGINES, compare
-    from retrieval.indexes import Indexes
-    from retrieval.query import Engine, checked_query
-    from retrieval.search import Searcher
+    from retrieval.analysis import sentences as words
+    from retrieval.analysis.comparison import ENGINES, compare
+    from retrieval.search.query import Engine
+    from retrieval.search.searcher import Searcher
+    from retrieval.search.validation import checked_query
+    from retrieval.storage.catalog import Indexes
 
     query = checked_query(**_asked(flags, chosen), top_k=flags.top_k)
     engines = (Engine.EXACT,) if flags.exact_only else ENGINES
@@ -239,12 +240,13 @@ def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 def _robustness(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from tqdm import tqdm
 
-    from retrieval import words
-    from retrieval.indexes import Indexes
+    from retrieval.analysis import sentences as words
+    from retrieval.analysis.robustness import STEPS, Kind, measure, sweep, sweep_to_json
     from retrieval.metrics import Metric
-    from retrieval.query import Query, checked_distortion, checked_top_k, one_of
-    from retrieval.robustness import STEPS, Kind, measure, sweep, sweep_to_json
-    from retrieval.search import Searcher
+    from retrieval.search.query import Query
+    from retrieval.search.searcher import Searcher
+    from retrieval.search.validation import checked_distortion, checked_top_k, one_of
+    from retrieval.storage.catalog import Indexes
 
     given = {str(kind): value for kind in Kind if (value := getattr(flags, kind)) is not None}
     query = Query(
@@ -283,12 +285,14 @@ def _robustness(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from tqdm import tqdm
 
-    from retrieval import evaluation, words
+    from retrieval.analysis import evaluation
+    from retrieval.analysis import sentences as words
     from retrieval.features import Features
-    from retrieval.indexes import Indexes
     from retrieval.metrics import Metric
-    from retrieval.query import Engine, one_of
-    from retrieval.search import Searcher
+    from retrieval.search.query import Engine
+    from retrieval.search.searcher import Searcher
+    from retrieval.search.validation import one_of
+    from retrieval.storage.catalog import Indexes
 
     engine = one_of(Engine, flags.engine)
     searcher = Searcher(Indexes(chosen.index))
@@ -327,18 +331,18 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 
 
 def _map(flags: argparse.Namespace, chosen: settings.Settings) -> None:
-    from retrieval import words
+    from retrieval.analysis import sentences as words
+    from retrieval.analysis.gallery_map import as_rows
     from retrieval.features import Features
-    from retrieval.indexes import Indexes
-    from retrieval.maps import as_rows
-    from retrieval.projection import Method
-    from retrieval.query import one_of
+    from retrieval.search.validation import one_of
+    from retrieval.storage.catalog import Indexes
+    from retrieval.storage.projection import Method
 
     index = Indexes(chosen.index).get(chosen.gallery or "")
     features, method = one_of(Features, flags.features), one_of(Method, flags.method)
     rows = as_rows(index, features, method)
     if flags.plot:
-        from retrieval.map_plot import plot_map
+        from retrieval.analysis.map_plot import plot_map
 
         plot_map(index, features, method, flags.plot)
     if flags.json:
@@ -356,7 +360,7 @@ def _info(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     import torch
 
     from retrieval.features.clip import best_device, best_dtype
-    from retrieval.indexes import Indexes
+    from retrieval.storage.catalog import Indexes
 
     packages = ("gradio", "transformers", "torch", "chromadb", "datasets", "pillow")
     device = best_device()

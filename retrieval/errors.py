@@ -37,3 +37,6 @@ def cannot_write(folder: Path, error: OSError) -> IndexingError:
         f"The index in {folder} cannot be written: {error.strerror or error}. "
         "Make room or give access, then run the same command again; it goes on where it stopped."
     )
+
+
+SURPRISE = "Something went wrong on our side, and it was written to the log. Try again, or try another picture."

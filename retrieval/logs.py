@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from retrieval.query import Ranking
-
 # They tell of every request: of visitors with their addresses, or of the Hub with the names of repositories.
 TALKATIVE = ("httpx", "httpx2", "httpcore", "uvicorn.access", "urllib3")
 # Their messages repeat what a visitor sent: headers, names of tools, whole requests. mcp writes some in the name of the
@@ -87,31 +85,6 @@ def take_over(name: str) -> None:
     other = logging.getLogger(name)
     other.handlers.clear()
     other.propagate = True
-
-
-def searched(kind: str, ranking: Ranking, top_k: int) -> None:
-    """Log that a visitor's search was answered: how it was made and how long it took, nothing of what was asked.
-
-    Args:
-        kind: `search`, `compare` or `robustness`.
-        ranking: the answer, or of several the one that stands for them.
-        top_k: how many pictures were asked for.
-    """
-    timings = ranking.timings
-    fields = {
-        "gallery": ranking.gallery,
-        "pictures": ranking.size,
-        "features": str(ranking.features),
-        "metric": str(ranking.metric),
-        "engine": str(ranking.engine),
-        "k": top_k,
-        "hits": len(ranking.hits),
-        "decode_ms": round(timings.decode, 1),
-        "features_ms": round(timings.features, 1),
-        "search_ms": round(timings.search, 1),
-        "total_ms": round(timings.total, 1),
-    }
-    log.info(kind, extra={"fields": fields})
 
 
 def _withhold(record: logging.LogRecord) -> bool:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retrieval.address import CLOUD, Server, read_address
 from retrieval.errors import RetrievalError
-from retrieval.features.choice import AUTO, DTYPES
-from retrieval.projection import Method
-from retrieval.shard import Shard, read_shard
-from retrieval.source import BUNDLED_GALLERY, GallerySource
+from retrieval.features.models import AUTO, DTYPES
+from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
+from retrieval.storage.projection import Method
+from retrieval.storage.server.address import CLOUD, Server, read_address
+from retrieval.storage.server.shard import Shard, read_shard
 
 PREFIX = "RETRIEVAL_"
 # A name alone says little to a model that was trained on sentences; the mean over some is steadier

@@ -8,11 +8,11 @@ from playwright.sync_api import Locator, Page, expect
 
 import app
 from retrieval import settings
-from retrieval.building import Builds
-from retrieval.health import Health
-from retrieval.search import Searcher
-from retrieval.ui.limits import limits_of
+from retrieval.indexing.jobs import Builds
+from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page, launch
+from retrieval.ui.serving.health import Health
+from retrieval.ui.serving.limits import limits_of
 
 PATIENCE = 60_000  # ms; a slow machine is no failure
 expect.set_options(timeout=PATIENCE)

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from retrieval.features import Features
-from retrieval.features.choice import BUNDLED
-from retrieval.indexes import Indexes
-from retrieval.manifest import read_manifest
+from retrieval.features.models import BUNDLED
 from retrieval.metrics import View
-from retrieval.projection import Method
-from retrieval.store import COLLECTIONS, FolderStore
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.manifest import read_manifest
+from retrieval.storage.projection import Method
+from retrieval.storage.store import COLLECTIONS, FolderStore
 
 NAME = "pictures"
 PICTURES = 22  # six batches, the last one short

@@ -26,9 +26,9 @@ pytest.register_assert_rewrite("builds")  # whose asserts are those of tests
 from browsing import PATIENCE, served, settings_of  # noqa: E402  # needs the path above
 
 import index_builder  # noqa: E402
-from retrieval.building import Builds  # noqa: E402
-from retrieval.indexes import Indexes  # noqa: E402
-from retrieval.search import Searcher  # noqa: E402
+from retrieval.indexing.jobs import Builds  # noqa: E402
+from retrieval.search.searcher import Searcher  # noqa: E402
+from retrieval.storage.catalog import Indexes  # noqa: E402
 
 # A busy machine is no failure, and no test is a matter of time.
 settings.register_profile("patient", deadline=None)

@@ -40,7 +40,7 @@ for arguments in json.loads(sys.argv[1]):
 CHOICES = """
 import json, sys, time
 from retrieval import errors, hub
-from retrieval.features.choice import choose_model
+from retrieval.features.models import choose_model
 hub.bound_access()
 for name in json.loads(sys.argv[1]):
     started = time.perf_counter()
@@ -55,9 +55,9 @@ for name in json.loads(sys.argv[1]):
 FETCHES = """
 import json, sys, time
 from retrieval import errors, hub
-from retrieval.features.choice import choose_model
-from retrieval.gallery import Gallery
-from retrieval.source import GallerySource
+from retrieval.features.models import choose_model
+from retrieval.gallery.rows import Gallery
+from retrieval.gallery.source import GallerySource
 hub.bound_access()
 for wanted in json.loads(sys.argv[1]):
     started, answer = time.perf_counter(), {"error": None}

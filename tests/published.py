@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from retrieval.batch import Batch, Item
-from retrieval.checksums import write_checksums
-from retrieval.export import export
+from retrieval.engines.checksums import write_checksums
 from retrieval.features import Features, Vectors
-from retrieval.features.choice import ModelIdentity
-from retrieval.indexes import Indexes
-from retrieval.manifest import Manifest, publish_manifest
-from retrieval.source import GallerySource
-from retrieval.store import FolderStore
+from retrieval.features.models import ModelIdentity
+from retrieval.gallery.source import GallerySource, Item
+from retrieval.storage.batches import Batch
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.export import export
+from retrieval.storage.manifest import Manifest, publish_manifest
+from retrieval.storage.store import FolderStore
 
 
 def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> Indexes:

@@ -18,12 +18,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from waiting import until
 
+from retrieval.analysis.comparison import compare
 from retrieval.cli import main as command_line
-from retrieval.comparison import compare
-from retrieval.images import load_picture
-from retrieval.indexes import Indexes
-from retrieval.query import Engine, Query
-from retrieval.search import Searcher
+from retrieval.pictures.loading import load_picture
+from retrieval.search.query import Engine, Query
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,20 +23,21 @@ from waiting import PATIENCE, until
 from warm import Builder
 
 import index_builder
-from retrieval import locations
-from retrieval.builder import build_index
 from retrieval.errors import IndexingError
 from retrieval.features import Features
-from retrieval.features.choice import BUNDLED, BUNDLED_FOLDER, choose_model
 from retrieval.features.clip import ClipEncoder
-from retrieval.gallery import Gallery
-from retrieval.indexes import Indexes
-from retrieval.locations import sweep
-from retrieval.manifest import FORMAT, read_manifest
+from retrieval.features.models import BUNDLED, BUNDLED_FOLDER, choose_model
+from retrieval.gallery.rows import Gallery
+from retrieval.gallery.source import GallerySource
+from retrieval.indexing.build import build_index
 from retrieval.metrics import Metric, View
-from retrieval.query import Engine, Query
-from retrieval.search import Searcher, rank
-from retrieval.source import GallerySource
+from retrieval.search.query import Engine, Query
+from retrieval.search.ranking import rank
+from retrieval.search.searcher import Searcher
+from retrieval.storage import folder as locations
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.folder import sweep
+from retrieval.storage.manifest import FORMAT, read_manifest
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,11 @@ from PIL import Image
 import index_builder
 from retrieval.cli import main
 from retrieval.features import Features
-from retrieval.images import load_picture
-from retrieval.indexes import Indexes
-from retrieval.manifest import publish_manifest, read_manifest
 from retrieval.metrics import Metric
-from retrieval.query import Engine
+from retrieval.pictures.loading import load_picture
+from retrieval.search.query import Engine
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.manifest import publish_manifest, read_manifest
 
 ANIMALS_AND_FOOD = "train[527:551]+train[728:752]"  # with fox, cat, lion and pizza, which are query pictures too
 HIT_KEYS = {"rank", "id", "label", "caption", "score"}

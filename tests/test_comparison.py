@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from retrieval.analysis.agreement import kendall_tau, moves, share_found
+from retrieval.analysis.comparison import BASELINE, compare, equal_by_mathematics
 from retrieval.cli import main
-from retrieval.comparison import BASELINE, compare, equal_by_mathematics, kendall_tau, moves, share_found
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import Features
-from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric
-from retrieval.query import Engine, Query
+from retrieval.search.query import Engine, Query
+from retrieval.storage.reader import GalleryIndex
 
 EVERY = list(product(Features, Metric, Engine))
 

@@ -17,8 +17,8 @@ from warm import Builder
 
 import app
 from retrieval import cli
-from retrieval.indexes import Indexes
-from retrieval.search import Searcher
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
 
 NAME = "pictures"
 

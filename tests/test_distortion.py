@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from retrieval import distortion
-from retrieval.distortion import LIMITS, LONGEST, UNDISTORTED, WORKING_PIXELS, Distortion, turned
 from retrieval.errors import QueryError
 from retrieval.features import Features
-from retrieval.images import load_picture
-from retrieval.query import Query, checked_distortion
+from retrieval.pictures import distortion
+from retrieval.pictures.distortion import LIMITS, LONGEST, UNDISTORTED, WORKING_PIXELS, Distortion, turned
+from retrieval.pictures.loading import load_picture
+from retrieval.search.query import Query
+from retrieval.search.validation import checked_distortion
 
 ODD = [(1, 1), (1, 5000), (5000, 1), (2, 3), (7, 1), (640, 480)]
 EACH = [

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.comparison import compare
-from retrieval.distortion import UNDISTORTED, Distortion
-from retrieval.embedding import QueryPicture, VectorCache
+from retrieval.analysis.comparison import compare
 from retrieval.errors import PictureError
 from retrieval.features import Features, Vectors
 from retrieval.metrics import Metric
-from retrieval.query import Engine, Query
-from retrieval.search import Searcher
+from retrieval.pictures.distortion import UNDISTORTED, Distortion
+from retrieval.search.embedding import QueryPicture
+from retrieval.search.query import Engine, Query
+from retrieval.search.searcher import Searcher
+from retrieval.search.vector_cache import VectorCache
 
 VISITORS = 6
 

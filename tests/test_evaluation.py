@@ -10,9 +10,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from published import publish
 
-from retrieval.embedding import QueryEmbedder
-from retrieval.errors import GalleryError, PictureError, QueryError
-from retrieval.evaluation import (
+from retrieval.analysis.evaluation import (
     Labelled,
     Result,
     average_precision,
@@ -23,13 +21,15 @@ from retrieval.evaluation import (
     relevance,
     to_csv,
 )
-from retrieval.evaluation_plot import COLOURS, TEXT, plot_results
+from retrieval.analysis.evaluation_plot import COLOURS, TEXT, plot_results
+from retrieval.analysis.sentences import best
+from retrieval.engines.exact import Scan
+from retrieval.errors import GalleryError, PictureError, QueryError
 from retrieval.features import Features
-from retrieval.indexes import GalleryIndex
 from retrieval.metrics import Metric, closeness, score_pairs
-from retrieval.query import Engine, Query
-from retrieval.scan import Scan
-from retrieval.words import best
+from retrieval.search.embedding import QueryEmbedder
+from retrieval.search.query import Engine, Query
+from retrieval.storage.reader import GalleryIndex
 
 # Four classes, one picture that is alone in its class, and five without a label.
 LABELS = [f"class {i}" for i in np.random.default_rng(1).integers(0, 4, 40)] + ["alone"] + [""] * 5

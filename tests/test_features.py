@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from retrieval.errors import ModelError, QueryError
-from retrieval.features.choice import BUNDLED_FOLDER, choose_model
 from retrieval.features.clip import ClipEncoder
 from retrieval.features.folding import (
     activate_in_place,
@@ -29,8 +28,9 @@ from retrieval.features.folding import (
     pool_first_token,
     remove_open_gates,
 )
+from retrieval.features.models import BUNDLED_FOLDER, choose_model
 from retrieval.features.pixels import embed_pixels
-from retrieval.images import load_picture
+from retrieval.pictures.loading import load_picture
 
 
 @pytest.fixture(scope="module")

@@ -19,19 +19,20 @@ from test_app import post, running
 from waiting import PATIENCE
 
 import index_builder
-from retrieval import settings, words
-from retrieval.building import BuildRunning, Builds, BuildStopped, Phase, Stage
-from retrieval.dataset import check_dataset
+from retrieval import settings
+from retrieval.analysis import sentences as words
 from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalError
 from retrieval.features import Vectors
-from retrieval.features.choice import ModelChoice
 from retrieval.features.clip import CONVOLVED, ClipEncoder
-from retrieval.health import Health
-from retrieval.indexes import Indexes
-from retrieval.search import Searcher
+from retrieval.features.models import ModelChoice
+from retrieval.gallery.opening import check_dataset
+from retrieval.gallery.source import GallerySource
+from retrieval.indexing.jobs import BuildRunning, Builds, BuildStopped, Phase, Stage
+from retrieval.search.searcher import Searcher
 from retrieval.settings import Settings, with_flags
-from retrieval.source import GallerySource
+from retrieval.storage.catalog import Indexes
 from retrieval.ui.page import build_page, launch
+from retrieval.ui.serving.health import Health
 
 
 def draw(folder: Path, count: int) -> Path:

@@ -12,9 +12,9 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 
 from retrieval.errors import GalleryError, PictureError
-from retrieval.gallery import Gallery
-from retrieval.images import load_picture
-from retrieval.source import BUNDLED_GALLERY, BUNDLED_NAME, GallerySource
+from retrieval.gallery.rows import Gallery
+from retrieval.gallery.source import BUNDLED_GALLERY, BUNDLED_NAME, GallerySource
+from retrieval.pictures.loading import load_picture
 
 CLASSES = ("bullet_train", "cat", "test")  # datasets alone would take the first and the last for splits
 LABELS = [name for name in CLASSES for _ in range(2)]

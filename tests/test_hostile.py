@@ -37,16 +37,17 @@ from test_mcp import Canary
 from waiting import PATIENCE, until
 
 import index_builder
-from retrieval import words
-from retrieval.building import Builds
-from retrieval.dataset import check_dataset
+from retrieval import errors
+from retrieval.analysis import sentences as words
 from retrieval.errors import PictureError, RetrievalError
-from retrieval.images import MAX_BYTES, load_picture
-from retrieval.indexes import Indexes
-from retrieval.search import Searcher
-from retrieval.ui import bodies, uploads
-from retrieval.ui.bodies import SURROUNDINGS, BodyLimit
-from retrieval.ui.limits import MAX_CALL, WAITING
+from retrieval.gallery.opening import check_dataset
+from retrieval.indexing.jobs import Builds
+from retrieval.pictures.loading import MAX_BYTES, load_picture
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
+from retrieval.ui.serving import bodies, uploads
+from retrieval.ui.serving.bodies import SURROUNDINGS, BodyLimit
+from retrieval.ui.serving.limits import MAX_CALL, WAITING
 
 Result = TypeVar("Result")
 
@@ -293,7 +294,7 @@ def test_any_value_in_any_argument_is_answered_in_words(site: Site, endpoint: st
     sent = json.loads(json.dumps(VALUES[value]).replace("CANARY", site.canary))
     for argument in DEFAULTS[endpoint]:
         answer = site.post(endpoint, list((DEFAULTS[endpoint] | {argument: sent}).values()))
-        assert words.SURPRISE not in answer, argument
+        assert errors.SURPRISE not in answer, argument
         if "meta" in json.dumps(sent) and "event: error" in answer:
             continue  # gradio refuses to look at such a file, without a word
         assert "event: complete" in answer or '{"error": "' in answer, (argument, answer)
@@ -379,7 +380,7 @@ def test_no_form_of_an_address_is_asked(site: Site, form: str) -> None:
 UP = "%2e%2e%2f" * 12
 FILES = """
     INDEX/icons/manifest.json INDEX ROOT/app.py ROOT/README.md ROOT/.git/config HOME/.bashrc app.py .env README.md
-    UPLOADS/../lock retrieval/words.py ../app.py /etc/passwd /etc/hostname /proc/self/environ /proc/self/cmdline
+    UPLOADS/../lock retrieval/settings.py ../app.py /etc/passwd /etc/hostname /proc/self/environ /proc/self/cmdline
     /proc/1/environ /dev/zero /dev/stdin / . .. ~ ~/.ssh/id_rsa UPLOADS UPLOADS/../index/icons/manifest.json
     UPLOADS/shown UPLOADS/shown/examples/../../../app.log UPLOADS/shown/examples
     UPLOADS/shown/examples/%2e%2e/%2e%2e/x.png UPLOADS/shown/icons/BUILD/../items.parquet
@@ -687,7 +688,7 @@ def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path, mo
 
 OTHER_START = """
 import os, sys
-from retrieval.ui.uploads import own_folder
+from retrieval.ui.serving.uploads import own_folder
 folder = own_folder()
 assert folder is own_folder()
 (folder / "picture.png").touch()
@@ -805,7 +806,7 @@ def read_or_refused(spoilt: tuple[bytes, list[tuple[float, bytes]], float]) -> N
 
 def answered(site: Site, endpoint: str, arguments: list[Any]) -> None:
     answer = site.post(endpoint, json.dumps({"data": arguments}).encode())
-    assert words.SURPRISE not in answer
+    assert errors.SURPRISE not in answer
     assert answer.startswith(("event: ", "refused: 4"))
 
 
@@ -899,7 +900,7 @@ def test_a_data_set_of_a_strange_name_is_refused_in_words(tmp_path: Path, datase
     with pytest.raises(RetrievalError) as error:
         check_dataset(chosen.source)
         Builds(chosen).start(chosen).outcome(PATIENCE)
-    assert str(error.value) not in ("", words.SURPRISE)
+    assert str(error.value) not in ("", errors.SURPRISE)
 
 
 @pytest.mark.parametrize("gallery", [*["../x", "/x", ".", "..", "a/b", "a\\b", ".hidden", "<b>"], "a\0b", "x" * 300])

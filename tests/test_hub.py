@@ -13,9 +13,9 @@ from loopback_hub import COMMIT, LoopbackHub, commit_of
 from PIL import Image
 
 from retrieval.features import Features
-from retrieval.features.choice import AUTO_MODEL, choose_model
 from retrieval.features.clip import ClipEncoder
-from retrieval.indexes import Indexes
+from retrieval.features.models import AUTO_MODEL, choose_model
+from retrieval.storage.catalog import Indexes
 
 CONFIGS = """---
 configs:

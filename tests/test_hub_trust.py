@@ -16,7 +16,7 @@ TOKEN = "hf_secret"
 LOADS = """
 import json, sys
 from retrieval import errors, hub
-from retrieval.features.choice import choose_model
+from retrieval.features.models import choose_model
 from retrieval.features.clip import ClipEncoder
 hub.bound_access()
 for name in json.loads(sys.argv[1]):

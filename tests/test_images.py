@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from retrieval.errors import PictureError
-from retrieval.images import MAX_BYTES, MAX_PIXELS, fit_within, load_picture
+from retrieval.pictures.loading import MAX_BYTES, MAX_PIXELS, fit_within, load_picture
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 REMEDY = r"Choose another|Save it|Shrink it|Use JPEG"  # every refusal ends with what to do

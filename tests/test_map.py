@@ -17,19 +17,22 @@ from published import publish
 
 import app
 import index_builder
-from retrieval import cli, projection, words
+from retrieval import cli
+from retrieval.analysis import sentences as words
+from retrieval.analysis.gallery_map import DRAWN, HITS, marks, points
+from retrieval.analysis.map_plot import DARK, LIGHT, OTHER
 from retrieval.errors import IndexingError, QueryError
 from retrieval.features import Features, Vectors
-from retrieval.indexes import Indexes
-from retrieval.manifest import FILE
-from retrieval.map_plot import DARK, LIGHT, OTHER
-from retrieval.maps import DRAWN, HITS, marks, points
-from retrieval.projection import Method, project, projection_path, write_projections
-from retrieval.query import Query
-from retrieval.search import Searcher
-from retrieval.ui.map_tab import MapTab
+from retrieval.indexing import fit_projection as projection
+from retrieval.indexing.fit_projection import project, write_projections
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.manifest import FILE
+from retrieval.storage.projection import Method, projection_path
 from retrieval.ui.query_panel import QueryPanel
-from retrieval.ui.thumbnails import Thumbnails
+from retrieval.ui.tabs.map import MapTab
+from retrieval.ui.widgets.thumbnails import Thumbnails
 
 
 def some_vectors(count: int, dimensions: int, seed: int = 0) -> Vectors:
@@ -166,7 +169,7 @@ def test_an_index_older_than_maps_gets_them_and_a_damaged_one_is_replaced(
 
 
 def test_a_map_is_added_while_another_builder_is_kept_out(tmp_path: Path, gallery: Path) -> None:
-    from retrieval.ownership import own
+    from retrieval.engines.lock import own
 
     root = tmp_path / "index"
     assert build(root, gallery) == 0
@@ -187,7 +190,7 @@ def test_the_app_says_that_a_map_is_missing_instead_of_leaving_the_flag_away(
 
 def test_tsne_says_that_it_takes_patience(tmp_path: Path, gallery: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "index"
-    with caplog.at_level(logging.INFO, "retrieval.projection"):
+    with caplog.at_level(logging.INFO, "retrieval.indexing.fit_projection"):
         assert build(root, gallery, "--map", "tsne") == 0
     assert "t-SNE" in caplog.text
 

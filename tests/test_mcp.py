@@ -20,9 +20,9 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, InitializeResult, Tool
 
-from retrieval import words
-from retrieval.query import Query
-from retrieval.search import Searcher
+from retrieval.analysis import sentences as words
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
 
 PICTURE_TOOL = "search"
 WORDS_TOOL = "query"

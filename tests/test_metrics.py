@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
+from retrieval.engines.exact import PATCH, Scan, _patch_sums
 from retrieval.metrics import DEFINITIONS, Metric, View, by_rank, closeness, closest, score_pairs, view_of
-from retrieval.scan import PATCH, Scan, _patch_sums
 
 ANGLES = (Metric.COSINE, Metric.CORRELATION)
 DISTANCES = (Metric.L1, Metric.L2)

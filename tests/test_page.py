@@ -9,8 +9,8 @@ from browsing import PATIENCE, captions, open_tab, timings, toggle, upload
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from retrieval.query import Query
-from retrieval.search import Searcher
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
 
 pytestmark = pytest.mark.browser
 

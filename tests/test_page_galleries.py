@@ -10,11 +10,11 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from test_galleries import Held, draw
 
 import index_builder
-from retrieval import words
-from retrieval.building import Builds
+from retrieval.analysis import sentences as words
 from retrieval.features.clip import CONVOLVED
-from retrieval.indexes import Indexes
-from retrieval.search import Searcher
+from retrieval.indexing.jobs import Builds
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
 
 pytestmark = pytest.mark.browser
 

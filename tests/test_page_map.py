@@ -11,15 +11,16 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import index_builder
+from retrieval.analysis.gallery_map import marks, ranked_labels
+from retrieval.analysis.map_plot import DARK, LIGHT
+from retrieval.analysis.sentences import name_of
 from retrieval.features import Features
-from retrieval.indexes import GalleryIndex, Indexes
-from retrieval.map_plot import DARK, LIGHT
-from retrieval.maps import marks, ranked_labels
-from retrieval.projection import Method
-from retrieval.query import Query
-from retrieval.search import Searcher
-from retrieval.ui.map_tab import MapTab
-from retrieval.words import name_of
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.projection import Method
+from retrieval.storage.reader import GalleryIndex
+from retrieval.ui.tabs.map import MapTab
 
 pytestmark = pytest.mark.browser
 

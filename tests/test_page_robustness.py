@@ -8,7 +8,7 @@ from browsing import PATIENCE, open_tab, upload
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from retrieval.robustness import STEPS
+from retrieval.analysis.robustness import STEPS
 
 pytestmark = pytest.mark.browser
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from retrieval.features import Features
 from retrieval.metrics import Metric
-from retrieval.query import Engine, Query
-from retrieval.search import Searcher
+from retrieval.search.query import Engine, Query
+from retrieval.search.searcher import Searcher
 from retrieval.ui.permalink import NAMES, from_address, linked, to_address
 
 DEFAULT = Query(top_k=12)

@@ -18,19 +18,20 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from retrieval.batch import Batch, Item
+from retrieval.engines.lock import IndexInUse, own
 from retrieval.errors import IndexingError
 from retrieval.features import Features
-from retrieval.features.choice import BUNDLED_FOLDER, choose_model
 from retrieval.features.clip import ClipEncoder
+from retrieval.features.models import BUNDLED_FOLDER, choose_model
 from retrieval.features.preprocessing import Preprocessing
-from retrieval.manifest import thumbnail_path
+from retrieval.gallery.source import Item
+from retrieval.indexing.embed import THUMBNAIL_BYTES, embed_all, thumbnail_of
+from retrieval.indexing.writer import writing
 from retrieval.metrics import View
-from retrieval.ownership import IndexInUse, own
-from retrieval.pipeline import THUMBNAIL_BYTES, embed_all, thumbnail_of
-from retrieval.server import RECORD_BYTES
-from retrieval.store import FolderStore
-from retrieval.writer import writing
+from retrieval.storage.batches import Batch
+from retrieval.storage.manifest import thumbnail_path
+from retrieval.storage.server.connection import RECORD_BYTES
+from retrieval.storage.store import FolderStore
 
 SIZES = ((400, 300), (299, 401), (224, 224), (225, 223), (31, 17), (1000, 90), (1600, 1200))
 USUAL = {

@@ -13,8 +13,8 @@ import pytest
 from conftest import OWN_HF_HOME, ROOT
 
 from retrieval.features import Features
-from retrieval.features.choice import AUTO_MODEL
-from retrieval.indexes import Indexes
+from retrieval.features.models import AUTO_MODEL
+from retrieval.storage.catalog import Indexes
 
 pytestmark = pytest.mark.hub
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from retrieval.features.choice import choose_model
 from retrieval.features.clip import ClipEncoder
+from retrieval.features.models import choose_model
 from retrieval.features.pixels import embed_pixels
-from retrieval.images import load_picture
+from retrieval.pictures.loading import load_picture
 
 SIDE, PIXELS = 224, 32
 # Of OpenAI's CLIP (Radford et al. 2021), and of all that follow it.

@@ -10,18 +10,18 @@ from gradio_client.exceptions import AppError
 from nearly import nearly
 from PIL import Image
 
-from retrieval import embedding, words
+from retrieval.analysis import sentences as words
+from retrieval.analysis.robustness import STEPS, SWEEP, Kind, Step, Withstood, mean_overlaps, measure, sweep
+from retrieval.analysis.robustness_plot import plot_sweep
 from retrieval.cli import main
-from retrieval.distortion import UNDISTORTED, Distortion
-from retrieval.embedding import QueryEmbedder, QueryPicture
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import Features
-from retrieval.images import load_picture
 from retrieval.metrics import Metric
-from retrieval.query import Engine, Query
-from retrieval.robustness import STEPS, SWEEP, Kind, Step, Withstood, mean_overlaps, measure, sweep
-from retrieval.robustness_plot import plot_sweep
-from retrieval.search import Searcher
+from retrieval.pictures.distortion import UNDISTORTED, Distortion
+from retrieval.pictures.loading import load_picture
+from retrieval.search.embedding import QueryEmbedder, QueryPicture
+from retrieval.search.query import Engine, Query
+from retrieval.search.searcher import Searcher, embedding
 
 TILTED = Distortion(rotation=30, quality=40)
 

@@ -9,15 +9,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from published import publish
 
+from retrieval.analysis.evaluation import evaluate, from_folder, leave_one_out
+from retrieval.engines.exact import Scan
 from retrieval.errors import PictureError, QueryError
-from retrieval.evaluation import evaluate, from_folder, leave_one_out
 from retrieval.features import Features
 from retrieval.features.pixels import embed_pixels
-from retrieval.images import cut_out, load_picture
 from retrieval.metrics import Metric, closest
-from retrieval.query import MAX_TOP_K, Engine, Query, checked_region, checked_top_k, one_of
-from retrieval.scan import Scan
-from retrieval.search import Searcher, rank, without_duplicates
+from retrieval.pictures.loading import cut_out, load_picture
+from retrieval.search.duplicates import without_duplicates
+from retrieval.search.query import MAX_TOP_K, Engine, Query
+from retrieval.search.ranking import rank
+from retrieval.search.searcher import Searcher
+from retrieval.search.validation import checked_region, checked_top_k, one_of
 
 PICTURES = ("pizza", "cat", "soccer-ball", "castle", "red-apple")
 

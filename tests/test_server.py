@@ -32,22 +32,25 @@ from waiting import PATIENCE, until
 
 import index_builder
 from retrieval import cli
-from retrieval.address import Server, read_address
-from retrieval.batch import Batch, Item
 from retrieval.errors import IndexingError
 from retrieval.features import Features
-from retrieval.indexes import GalleryIndex, Indexes
-from retrieval.locations import FolderLocation, Published, location_of
-from retrieval.manifest import Skipped
+from retrieval.gallery.source import Item
 from retrieval.metrics import Metric, View
-from retrieval.projection import Method
-from retrieval.query import Engine, Query
-from retrieval.search import Searcher
-from retrieval.server import connect, failure, pack, unpack
-from retrieval.server_location import PUBLISHED, Head, ServerLocation
-from retrieval.server_store import ServerStore
+from retrieval.search.query import Engine, Query
+from retrieval.search.searcher import Searcher
 from retrieval.settings import parse
-from retrieval.store import COLLECTIONS, FolderStore, Store
+from retrieval.storage.batches import Batch
+from retrieval.storage.catalog import Indexes, location_of
+from retrieval.storage.folder import FolderLocation
+from retrieval.storage.location import Published
+from retrieval.storage.manifest import Skipped
+from retrieval.storage.projection import Method
+from retrieval.storage.reader import GalleryIndex
+from retrieval.storage.server.address import Server, read_address
+from retrieval.storage.server.connection import connect, failure, pack, unpack
+from retrieval.storage.server.location import PUBLISHED, Head, ServerLocation
+from retrieval.storage.server.store import ServerStore
+from retrieval.storage.store import COLLECTIONS, FolderStore, Store
 
 NAME = "pictures"
 BAD = (3, 70, 195)

@@ -24,8 +24,9 @@ from PIL import Image
 from test_app import address_in, post
 from waiting import until
 
-from retrieval import settings, words
-from retrieval.ui.limits import SPACE, limits_of
+from retrieval import settings
+from retrieval.analysis import sentences as words
+from retrieval.ui.serving.limits import SPACE, limits_of
 
 SECRET = "hf_canaryToken"
 CANARY = "zanzibar-7e1c"  # in all that a visitor sends
@@ -34,7 +35,7 @@ ENDED = """
 import json, sys
 from retrieval import hub
 from retrieval.errors import ModelError
-from retrieval.features.choice import choose_model
+from retrieval.features.models import choose_model
 hub.bound_access()
 answers = []
 for _ in range(2):

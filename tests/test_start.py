@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STUB = ROOT / "retrieval" / "ui" / "picture_input.pyi"
 
 # Each takes a second or so to import, and is needed only to build a gallery, to evaluate, to draw, or to ask ChromaDB.
-FOR_LATER = {"datasets", "matplotlib", "sklearn", "chromadb", "retrieval.builder"}
+FOR_LATER = {"datasets", "matplotlib", "sklearn", "chromadb", "retrieval.indexing.build"}
 FOR_CLIP = {"transformers", "scipy"}
 
 # What `app.serve` does, but for listening; after each step it tells what is imported.
@@ -17,12 +17,12 @@ STEPS = f"""
 import json, sys
 from pathlib import Path
 import app
-from retrieval.building import Builds
-from retrieval.indexes import Indexes
-from retrieval.query import Engine, Query
-from retrieval.search import Searcher
+from retrieval.indexing.jobs import Builds
+from retrieval.storage.catalog import Indexes
+from retrieval.search.query import Engine, Query
+from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page, launch
-from retrieval.words import about_model
+from retrieval.analysis.sentences import about_model
 
 def tell():
     print(json.dumps(sorted({FOR_LATER | FOR_CLIP} & sys.modules.keys())))
@@ -54,7 +54,7 @@ def test_page_and_first_search_start_without_what_they_do_not_need(icons: Path, 
 def test_the_process_that_writes_loads_no_torch() -> None:
     # It is started for every build of some size, and torch takes longer to load than all the rest.
     code = (
-        "import sys, index_builder, retrieval.writer, retrieval.batch, retrieval.locations, retrieval.store; "
+        "import sys, index_builder, retrieval.indexing.writer, retrieval.storage.folder, retrieval.storage.store; "
         "print({'torch', 'datasets'} & sys.modules.keys())"
     )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout

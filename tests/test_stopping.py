@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from retrieval import words
-from retrieval.search import Searcher
-from retrieval.ui.limits import OWN, Limits
+from retrieval.analysis import sentences as words
+from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page
-from retrieval.ui.stopping import Stopped, ended, stop
+from retrieval.ui.serving.limits import OWN, Limits
+from retrieval.ui.tabs.stopping import Stopped, ended, stop
 
 
 def test_a_stop_ends_what_was_begun_before_it_alone() -> None:

@@ -10,7 +10,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from retrieval.search import Searcher
+from retrieval.search.searcher import Searcher
 
 pytestmark = pytest.mark.browser
 

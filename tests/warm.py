@@ -21,9 +21,9 @@ import datasets
 from waiting import PATIENCE, until
 
 import index_builder
-import retrieval.builder  # with torch and ChromaDB
 import retrieval.features.clip
-from retrieval.store import GRAPH
+import retrieval.indexing.build  # with torch and ChromaDB
+from retrieval.storage.store import GRAPH
 
 WARMED = "warmed"
 ROWS_AT_ONCE = 4  # so that a few pictures make many batches
@@ -83,8 +83,8 @@ def _run(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     datasets.config.HF_DATASETS_CACHE = cache
-    retrieval.builder.ROWS_AT_ONCE = ROWS_AT_ONCE
-    retrieval.builder.APART_FROM = 1 if apart else sys.maxsize
+    retrieval.indexing.build.ROWS_AT_ONCE = ROWS_AT_ONCE
+    retrieval.indexing.build.APART_FROM = 1 if apart else sys.maxsize
     GRAPH.update(SYNC)
     encoder = sys.modules[WARMED].ENCODER  # fails unless the server process has imported it
     retrieval.features.clip.ClipEncoder = lambda choice, dtype: encoder  # type: ignore[assignment, misc]

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from retrieval.errors import ModelError, QueryError
 from retrieval.features import Vectors, zero_gpu
-from retrieval.features.choice import ModelChoice, ModelIdentity
 from retrieval.features.folding import lighten
+from retrieval.features.models import ModelChoice, ModelIdentity
 from retrieval.features.preprocessing import Preprocessing
 
 LONGEST_RATIO = 8  # beyond this a centre-cropping model would enlarge a ribbon to gigabytes to look at its middle

@@ -2,8 +2,8 @@
 
 import json
 
-from retrieval import words
+from retrieval.analysis import sentences as words
 from retrieval.ui.scripts import beside
 
-JS = beside("accessibility.js").replace("SAID", json.dumps(words.RESULTS_SAID))
+JS = beside(__file__, "accessibility.js").replace("SAID", json.dumps(words.RESULTS_SAID))
 """To be run when the page has loaded; new results are said in `#announcement`."""

@@ -7,19 +7,20 @@ from typing import Any
 
 import gradio as gr
 
-from retrieval import words
-from retrieval.comparison import compare as compare_all
-from retrieval.distortion import LIMITS, UNDISTORTED
+from retrieval.analysis import sentences as words
+from retrieval.analysis.comparison import compare as compare_all
+from retrieval.analysis.robustness import Kind, measure
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import Features
-from retrieval.logs import searched
 from retrieval.metrics import Metric
-from retrieval.query import KEEP_ALL, Engine, Query, Ranking, checked_distortion, checked_query
-from retrieval.robustness import Kind, measure
-from retrieval.search import Searcher
+from retrieval.pictures.distortion import LIMITS, UNDISTORTED
+from retrieval.search.query import KEEP_ALL, Engine, Query, Ranking
+from retrieval.search.searcher import Searcher
+from retrieval.search.validation import checked_distortion, checked_query
 from retrieval.ui.arguments import Argument, PictureArgument
 from retrieval.ui.errors import as_shown
-from retrieval.ui.limits import SEARCHES, Limits
+from retrieval.ui.serving.limits import SEARCHES, Limits
+from retrieval.ui.serving.search_log import searched
 
 CALLER = "x-gradio-user"  # the header by which gradio's MCP server says who it is
 COMPARED_MAX = 1000  # Kendall's tau takes the square of it

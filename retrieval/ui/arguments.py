@@ -8,11 +8,11 @@ from urllib.parse import unquote
 import gradio as gr
 from gradio.blocks import Block
 
-from retrieval import words
+from retrieval.analysis import sentences as words
 from retrieval.errors import PictureError
 from retrieval.ui.errors import as_shown
-from retrieval.ui.limits import MAX_CALL
-from retrieval.ui.picture_input import uploaded
+from retrieval.ui.serving.limits import MAX_CALL
+from retrieval.ui.widgets.picture_input import uploaded
 
 # What gradio's own helper for MCP clients, `gradio upload-mcp`, puts before the path of a file that it uploaded.
 UPLOADED = "/gradio_api/file="

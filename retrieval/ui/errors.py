@@ -9,26 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gradio as gr
-from gradio import queueing, route_utils, routes
 
-from retrieval import words
-from retrieval.errors import IndexingError, ModelError, RetrievalError
+from retrieval.analysis import sentences as words
+from retrieval.errors import SURPRISE, IndexingError, ModelError, RetrievalError
 
 log = logging.getLogger(__name__)
-
-
-class _Traceback:
-    """Stands in gradio for the module `traceback`, of which it uses this."""
-
-    @staticmethod
-    def print_exc() -> None:
-        log.warning("an event failed outside of its function", exc_info=True)
-
-
-def log_failures() -> None:
-    """Let gradio, in this process and for good, log failures that it would print with all that a visitor sent."""
-    for module in (queueing, route_utils, routes):
-        module.traceback = _Traceback  # type: ignore[attr-defined]  # a module takes any attribute
 
 
 @contextmanager
@@ -53,4 +38,4 @@ def as_shown(html_safe: bool = True, owner: bool = False) -> Iterator[None]:
         raise gr.Error(text, print_exception=False) from error
     except Exception as error:
         log.exception("unexpected error in a search")
-        raise gr.Error(words.SURPRISE, print_exception=False) from error
+        raise gr.Error(SURPRISE, print_exception=False) from error

@@ -8,30 +8,28 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from retrieval import words
-from retrieval.building import Builds
-from retrieval.health import Health
+from retrieval.analysis import sentences as words
+from retrieval.indexing.jobs import Builds
 from retrieval.logs import take_over
-from retrieval.search import Searcher
+from retrieval.search.searcher import Searcher
 from retrieval.settings import Settings
 from retrieval.ui.accessibility import JS
 from retrieval.ui.api import add_endpoints
-from retrieval.ui.bodies import BodyLimit
-from retrieval.ui.closing import Door, Doorkeeper
-from retrieval.ui.compare_tab import CompareTab
-from retrieval.ui.errors import log_failures
-from retrieval.ui.evaluate_tab import EvaluateTab
-from retrieval.ui.fetching import forbid_fetching
-from retrieval.ui.galleries_tab import LOOK, GalleriesTab
-from retrieval.ui.health import health_route
-from retrieval.ui.limits import ANSWERS, OWN, SESSIONS, WAITING, Limits, limits_of
-from retrieval.ui.map_tab import MapTab
 from retrieval.ui.query_panel import QueryPanel
-from retrieval.ui.robustness_tab import RobustnessTab
-from retrieval.ui.search_tab import SearchTab
+from retrieval.ui.serving.bodies import BodyLimit
+from retrieval.ui.serving.gradio_patches import forbid_fetching, log_failures
+from retrieval.ui.serving.health import Health, health_route
+from retrieval.ui.serving.limits import ANSWERS, OWN, SESSIONS, WAITING, Limits, limits_of
+from retrieval.ui.serving.shutdown import Door, Doorkeeper
+from retrieval.ui.serving.uploads import own_folder
+from retrieval.ui.tabs.compare import CompareTab
+from retrieval.ui.tabs.evaluate import EvaluateTab
+from retrieval.ui.tabs.galleries import LOOK, GalleriesTab
+from retrieval.ui.tabs.map import MapTab
+from retrieval.ui.tabs.robustness import RobustnessTab
+from retrieval.ui.tabs.search import SearchTab
 from retrieval.ui.theme import CSS, THEME
-from retrieval.ui.thumbnails import Thumbnails
-from retrieval.ui.uploads import own_folder
+from retrieval.ui.widgets.thumbnails import Thumbnails
 
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
 LEAN = {

@@ -7,14 +7,12 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from retrieval import words
+from retrieval.analysis import sentences as words
 from retrieval.errors import QueryError
 from retrieval.features import Features
-from retrieval.indexes import GalleryIndex, Indexes
 from retrieval.metrics import Metric
-from retrieval.query import (
-    Engine,
-    Query,
+from retrieval.search.query import Engine, Query
+from retrieval.search.validation import (
     checked_alike,
     checked_balance,
     checked_labels,
@@ -22,6 +20,8 @@ from retrieval.query import (
     checked_top_k,
     one_of,
 )
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.scripts import beside
 
 NAMES = ("gallery", "id", "region", "text", "without", "balance", "label", "alike", "features", "metric", "engine", "k")
@@ -34,7 +34,7 @@ def link_output() -> gr.HTML:
     return gr.HTML(
         value=NOTHING,
         html_template=TEMPLATE,
-        js_on_load=beside("permalink.js"),
+        js_on_load=beside(__file__, "permalink.js"),
         apply_default_css=False,
         elem_id="link",
         names=NAMES,

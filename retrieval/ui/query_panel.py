@@ -7,15 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from retrieval import words
+from retrieval.analysis import sentences as words
 from retrieval.features import Features
-from retrieval.indexes import GalleryIndex
-from retrieval.query import KEEP_ALL, Query, checked_alike, checked_balance, checked_labels
-from retrieval.search import Searcher
+from retrieval.search.query import KEEP_ALL, Query
+from retrieval.search.searcher import Searcher
+from retrieval.search.validation import checked_alike, checked_balance, checked_labels
+from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.errors import as_shown
-from retrieval.ui.picture_input import PictureInput
-from retrieval.ui.region_input import RegionInput, drawn_region
-from retrieval.ui.thumbnails import PictureStrip, Thumbnails
+from retrieval.ui.widgets.picture_input import PictureInput
+from retrieval.ui.widgets.region_input import RegionInput, drawn_region
+from retrieval.ui.widgets.thumbnails import PictureStrip, Thumbnails
 
 TRAIL_LENGTH = 8  # pictures one can go back to
 ALIKE_FROM = 0.5  # below, pictures that have little in common would count as one

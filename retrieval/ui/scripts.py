@@ -6,9 +6,9 @@ from pathlib import Path
 OPENED = "(...values) => [...values.slice(0, -1), true]"
 
 
-def beside(name: str) -> str:
-    """Return the text of a script or style sheet in this folder."""
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+def beside(module: str, name: str) -> str:
+    """Return the text of a script or style sheet in the folder of a module, given by its `__file__`."""
+    return Path(module).with_name(name).read_text(encoding="utf-8")
 
 
 def if_open(elem_id: str) -> str:

@@ -26,11 +26,11 @@ from icons import spellings  # noqa: E402
 from PIL import Image  # noqa: E402
 from report import median_ms, report  # noqa: E402
 
-from retrieval.evaluation import average_precision  # noqa: E402
-from retrieval.features.choice import DTYPES, choose_model  # noqa: E402
+from retrieval.analysis.evaluation import average_precision  # noqa: E402
 from retrieval.features.clip import ClipEncoder  # noqa: E402
-from retrieval.images import load_picture  # noqa: E402
+from retrieval.features.models import DTYPES, choose_model  # noqa: E402
 from retrieval.memory import keep_freed  # noqa: E402
+from retrieval.pictures.loading import load_picture  # noqa: E402
 
 REQUESTS = Path(__file__).with_name("requests.txt")
 BATCH = 32

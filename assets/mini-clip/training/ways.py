@@ -30,7 +30,7 @@ import words
 from PIL import Image
 from report import report  # where it lies is known since `evaluate` was imported
 
-from retrieval.images import load_picture
+from retrieval.pictures.loading import load_picture
 
 WAYS = (0.0, 0.4, 0.5, 0.6, 0.75, 1.0)
 DRAWN = re.compile("cartoon|symbols|flags|roadsigns|seasonal")  # folders of drawings

@@ -1,0 +1,1 @@
+"""What can be said of rankings: comparison, evaluation, robustness, maps."""

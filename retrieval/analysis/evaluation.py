@@ -1,0 +1,265 @@
+"""Precision at k and mean average precision by label: leave-one-out, with labelled queries, or of one query.
+
+Precision at k of a query is the share of the first k hits that have its label. Average precision is the mean,
+over all gallery pictures of its label, of the precision at the rank of each (Manning, Raghavan, Schütze,
+*Introduction to Information Retrieval*, 8.4); their mean over all queries is mAP.
+"""
+
+import csv
+import io
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.engines.exact import Scan
+from retrieval.errors import GalleryError, PictureError, QueryError
+from retrieval.features import Features, Vectors
+from retrieval.features.clip import ClipEncoder
+from retrieval.features.pixels import embed_pixels
+from retrieval.gallery.source import GallerySource
+from retrieval.metrics import Metric, by_rank, closeness
+from retrieval.pictures.loading import load_picture
+from retrieval.search.embedding import QueryEmbedder
+from retrieval.search.query import Engine, Query
+from retrieval.search.ranking import rank
+from retrieval.storage.reader import GalleryIndex
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 64 * 2**20  # score matrices are made block by block, so that memory does not grow with the gallery
+SAMPLE = 2_000  # leave-one-out queries by default; more change the figures by less than a percent point
+SEED = 0
+READ_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Query vectors with their labels; `positions` are their own places in the gallery, -1 where they are not in it."""
+
+    vectors: dict[Features, Vectors]
+    labels: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of one combination; `map` is None for an engine that ranks only the first hits.
+
+    Of a single query, `map` is its average precision.
+    """
+
+    features: Features
+    metric: Metric
+    engine: Engine
+    p_at_1: float
+    p_at_5: float
+    map: float | None
+
+    def to_json(self) -> dict[str, str | float | None]:
+        """Return the public form."""
+        return {
+            "features": str(self.features),
+            "metric": str(self.metric),
+            "engine": str(self.engine),
+            "p@1": self.p_at_1,
+            "p@5": self.p_at_5,
+            "map": self.map,
+        }
+
+
+def label_codes(names: Sequence[str], gallery_names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return labels as numbers by the gallery's set of names; -1 for no label or one the gallery has not."""
+    codes = {name: code for code, name in enumerate(sorted(set(gallery_names) - {""}))}
+    return np.array([codes.get(name, -1) for name in names], np.int64)
+
+
+def leave_one_out(index: GalleryIndex, sample: int | None = SAMPLE) -> Labelled:
+    """Return gallery items as queries: all that have a label shared by another, or an even random sample of them.
+
+    Raises:
+        GalleryError: no two pictures share a label.
+    """
+    codes = label_codes(index.labels, index.labels)
+    counts = np.bincount(codes[codes >= 0], minlength=1)
+    positions = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
+    if not len(positions):
+        raise GalleryError(
+            f"The gallery {index.manifest.gallery!r} has no labels that two pictures share, so nothing can be "
+            "evaluated by label. Name a label column when building, or give --queries with class folders."
+        )
+    if sample is not None and len(positions) > sample:
+        chosen = np.random.default_rng(SEED).choice(len(positions), sample, replace=False)
+        positions = np.sort(positions[chosen])
+    return Labelled({f: index.vectors(f)[positions] for f in Features}, codes[positions], positions)
+
+
+def from_folder(index: GalleryIndex, encoder: ClipEncoder, folder: str) -> Labelled:
+    """Return the pictures of class folders as queries, embedded as the gallery was.
+
+    Raises:
+        GalleryError: no labelled pictures, or none whose label the gallery has.
+    """
+    from retrieval.gallery.rows import Gallery  # with datasets, which the page starts without
+
+    gallery = Gallery(GallerySource(folder))
+    if gallery.columns.label is None:
+        raise GalleryError(f"{folder!r} has no labels. Put the query pictures into folders named like the classes.")
+    vectors: dict[Features, list[Vectors]] = {features: [] for features in Features}
+    names: list[str] = []
+    for items in gallery.batches(READ_AT_ONCE):
+        pictures = []
+        for item in items:
+            try:
+                if isinstance(item.picture, PictureError):
+                    raise item.picture
+                pictures.append(load_picture(item.picture))
+            except PictureError as error:
+                log.warning("skipped %s: %s", item.id, error)
+                continue
+            names.append(item.label)
+        if pictures:
+            vectors[Features.PIXELS].append(embed_pixels(pictures, index.manifest.pixel_size))
+            vectors[Features.CLIP].append(encoder.embed_here(pictures))
+    codes = label_codes(names, index.labels)
+    if not (codes >= 0).any():
+        raise GalleryError(
+            f"None of the labels in {folder!r} ({', '.join(sorted(set(names))[:5])}, ...) is one of the gallery "
+            f"{index.manifest.gallery!r} ({', '.join(sorted(set(index.labels))[:5])}, ...)."
+        )
+    joined = {features: np.concatenate(parts) for features, parts in vectors.items()}
+    return Labelled(joined, codes, np.full(len(codes), -1, np.intp))
+
+
+def relevance(
+    scan: Scan,
+    metric: Metric,
+    queries: Vectors,
+    own: npt.NDArray[np.intp],
+    labels: npt.NDArray[np.int64],
+    gallery: npt.NDArray[np.int64],
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """Yield, block by block of queries, whether the hit at each rank is relevant, shape (m, n).
+
+    A query that is in the gallery itself comes last, where it cannot count as a hit.
+    """
+    block = max(1, BLOCK_BYTES // (8 * max(1, len(gallery))))
+    for start in range(0, len(queries), block):
+        part = slice(start, start + block)
+        near = closeness(metric, scan.scores(metric, queries[part]))
+        inside = np.flatnonzero(own[part] >= 0)
+        near[inside, own[part][inside]] = np.inf
+        order = by_rank(near)
+        hits = (gallery[order] == labels[part, None]) & (labels[part, None] >= 0)
+        hits[inside, -1] = False
+        yield hits
+
+
+def answerable(index: GalleryIndex, queries: Labelled) -> int:
+    """Return how many of the queries have a label that a picture of the gallery has; the others do not count."""
+    return int((np.asarray(queries.labels) >= 0).sum())
+
+
+def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the average precision of each row of relevance by rank, shape (m, n); NaN where nothing is relevant."""
+    found = np.cumsum(hits, axis=1)
+    precision = np.where(hits, found / np.arange(1, hits.shape[1] + 1), 0.0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(precision.sum(axis=1) / found[:, -1], np.float64)
+
+
+def evaluate(index: GalleryIndex, queries: Labelled, engine: Engine = Engine.EXACT) -> Iterator[Result]:
+    """Yield P@1, P@5 and mAP of every combination of features and metric, each as it is ready.
+
+    Args:
+        index: the gallery.
+        queries: vectors and labels; queries without a relevant picture in the gallery do not count.
+        engine: exact, or chroma, which ranks only the first hits and so has no mAP.
+    """
+    for features in Features:
+        for metric in Metric:
+            if engine is Engine.EXACT:
+                yield _exact(index, queries, features, metric)
+            else:
+                yield _first_hits(index, queries, features, metric, engine)
+
+
+def _exact(index: GalleryIndex, queries: Labelled, features: Features, metric: Metric) -> Result:
+    gallery = label_codes(index.labels, index.labels)
+    first, five, average = [], [], []
+    for hits in relevance(
+        index.scan(features), metric, queries.vectors[features], queries.positions, queries.labels, gallery
+    ):
+        counted = hits[hits.any(axis=1)]
+        first.append(counted[:, 0])
+        five.append(counted[:, :5].mean(axis=1))
+        average.append(average_precision(counted))
+    return Result(
+        features, metric, Engine.EXACT, *(float(np.concatenate(part).mean()) for part in (first, five, average))
+    )
+
+
+def _first_hits(index: GalleryIndex, queries: Labelled, features: Features, metric: Metric, engine: Engine) -> Result:
+    gallery = label_codes(index.labels, index.labels)
+    kept = np.isin(queries.labels, gallery[gallery >= 0])
+    precision = []
+    for vector, label, own in zip(
+        queries.vectors[features][kept], queries.labels[kept], queries.positions[kept], strict=True
+    ):
+        positions, _ = rank(index, features, metric, engine, vector, 6)
+        found = gallery[positions[positions != own][:5]] == label
+        # ChromaDB may come back with fewer; what is missing is no hit.
+        precision.append(np.pad(found, (0, min(5, len(index)) - len(found))))
+    hits = np.array(precision)
+    return Result(features, metric, engine, float(hits[:, 0].mean()), float(hits.mean()), None)
+
+
+def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Query, label: str) -> Iterator[Result]:
+    """Yield P@1, P@5 and average precision of one query by every features x metric, or with words by CLIP alone.
+
+    The whole gallery is ranked, by the exact scan and in the order that a search shows; a query that is an item of
+    the gallery is left out of it. The query's own metric, engine, labels and number of hits do not count.
+
+    Args:
+        index: the gallery.
+        embedder: computes the query's vectors.
+        query: what is searched.
+        label: what a picture must be labelled to be relevant.
+
+    Raises:
+        QueryError: no picture (other than the query itself) has the label.
+        RetrievalError: as of `QueryEmbedder.embed`.
+    """
+    relevant = np.zeros(len(index), bool)
+    relevant[index.with_labels([label])] = True
+    if query.position is not None and 0 <= query.position < len(index):
+        relevant[query.position] = False
+    if not relevant.any():
+        raise QueryError(f"No other picture has the label {label[:40]!r}, so there is nothing to find for it.")
+    worded = bool(query.text.split() or query.without.split())
+    for features in [Features.CLIP] if worded else list(Features):
+        vector = embedder.embed(index, replace(query, features=features)).vector
+        for metric in Metric:
+            positions, _ = rank(index, features, metric, Engine.EXACT, vector, len(index))
+            others = positions[positions != (-1 if query.position is None else query.position)]
+            hits = np.pad(relevant[others], (0, len(positions) - len(others)))
+            yield Result(
+                features,
+                metric,
+                Engine.EXACT,
+                float(hits[0]),
+                float(hits[:5].mean()),
+                float(average_precision(hits[None])[0]),
+            )
+
+
+def to_csv(results: Iterable[Result]) -> str:
+    """Return results as CSV text: a line of names, then one line each; empty where there is no mAP."""
+    rows = [result.to_json() for result in results]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

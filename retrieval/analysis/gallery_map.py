@@ -1,0 +1,121 @@
+"""What a map of a gallery shows: its pictures as points with a label each, the query among them, and its hits."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from retrieval.features import Features, Vectors
+from retrieval.metrics import Metric
+from retrieval.search.query import Engine, Hit, Query
+from retrieval.search.ranking import rank
+from retrieval.search.searcher import Searcher
+from retrieval.storage.projection import NEIGHBOURS, Method, Projection
+from retrieval.storage.reader import Entry, GalleryIndex
+
+COLOURED = 10  # labels that have a look of their own; more could not be told apart
+DRAWN = 5000  # points; more are slow on a phone and cover each other
+HITS = 12
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of a map, at most `DRAWN`: a picture, its x and y, and which of `labels` it has.
+
+    `labels` go from the most to the least frequent, each with its number of pictures in the whole gallery.
+    """
+
+    entries: tuple[Entry, ...]
+    coordinates: Vectors
+    label_of: tuple[int, ...]
+    labels: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The query and its hits on a map.
+
+    `query` is where the query picture lies, shape (2,), or None for words alone: CLIP's vectors of words lie apart
+    from all pictures (Liang et al., "Mind the Gap", 2022), so their place on a plane of pictures would mean nothing.
+    `estimated` says that the picture was not there when the map was made, and was put between its neighbours.
+    """
+
+    query: Vectors | None
+    position: int | None
+    estimated: bool
+    hits: tuple[Hit, ...]
+    coordinates: Vectors
+
+
+def points(index: GalleryIndex, features: Features, method: Method) -> Points:
+    """Return the points to draw: all pictures, or of a large gallery a random sample, always the same.
+
+    Raises:
+        QueryError: the gallery has no such map.
+        IndexingError: the map is damaged.
+    """
+    placed = index.map(features, method).coordinates
+    labels = ranked_labels(index)
+    place = {label: i for i, (label, _) in enumerate(labels)}
+    positions = np.arange(len(index))
+    if len(index) > DRAWN:
+        positions = np.sort(np.random.default_rng(0).choice(len(index), DRAWN, replace=False))
+    entries = tuple(index.entry(int(position)) for position in positions)
+    return Points(entries, placed[positions], tuple(place[entry.label] for entry in entries), labels)
+
+
+def ranked_labels(index: GalleryIndex) -> tuple[tuple[str, int], ...]:
+    """Return the labels and how many pictures have them, the most frequent first, pictures without one last."""
+    counted = Counter(index.labels)
+    return tuple(sorted(counted.items(), key=lambda each: (each[0] == "", -each[1], each[0])))
+
+
+def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method) -> Marks:
+    """Search, and return where the query and its closest pictures lie on the map of the query's features.
+
+    The metric is L2, whatever the query says, since distances on a plane are L2. With words beside the picture the
+    hits are those of both, and the mark is the picture's.
+
+    Raises:
+        RetrievalError: see `Searcher.search` and `GalleryIndex.map`.
+    """
+    query = replace(query, metric=Metric.L2, engine=Engine.EXACT, top_k=HITS)
+    projection = index.map(query.features, method)
+    hits = searcher.search(query, index).hits
+    place, estimated = None, False
+    position = query.position if query.as_it_is else None
+    if position is not None:
+        place = projection.coordinates[position]
+    elif query.has_picture:
+        vector = searcher.embedder.embed(index, replace(query, text="", without="")).vector
+        place, estimated = _place(index, projection, query.features, vector)
+    return Marks(place, position, estimated, hits, projection.coordinates[[hit.position for hit in hits]])
+
+
+def _place(index: GalleryIndex, projection: Projection, features: Features, vector: Vectors) -> tuple[Vectors, bool]:
+    """Return where a picture lies that is none of the gallery, and whether that is an estimate."""
+    if (exact := projection.place(vector)) is not None:
+        return exact, False
+    nearest, _ = rank(index, features, Metric.L2, Engine.EXACT, vector, NEIGHBOURS)
+    return projection.coordinates[nearest].mean(axis=0), True
+
+
+def as_rows(index: GalleryIndex, features: Features, method: Method) -> list[dict[str, Any]]:
+    """Return id, label, x and y of every picture of the gallery.
+
+    Raises:
+        QueryError: the gallery has no such map.
+        IndexingError: the map is damaged.
+    """
+    placed = index.map(features, method).coordinates
+    found = []
+    for position, (x, y) in enumerate(placed.tolist()):
+        entry = index.entry(position)
+        found.append({"id": entry.id, "label": entry.label, "x": short(x), "y": short(y)})
+    return found
+
+
+def short(value: float) -> float:
+    """Return a coordinate with the six digits that a float32 has."""
+    return float(f"{value:.6g}")

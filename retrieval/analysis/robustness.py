@@ -1,0 +1,220 @@
+"""What a distortion of the query picture does to its ranking, by each features: which withstand what."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from retrieval.analysis.agreement import kendall_tau, moves, positions, share_found
+from retrieval.features import Features, Vectors
+from retrieval.metrics import Metric, score_pairs
+from retrieval.pictures.distortion import UNDISTORTED, Distortion
+from retrieval.search.embedding import Embedded, QueryPicture
+from retrieval.search.query import Engine, Query, Ranking
+from retrieval.search.searcher import Searcher
+from retrieval.storage.reader import GalleryIndex
+
+
+class Kind(StrEnum):
+    """The parts of a `Distortion`."""
+
+    ROTATION = "rotation"
+    CROP = "crop"
+    BLUR = "blur"
+    GREY = "grey"
+    QUALITY = "quality"
+
+
+SWEEP: Mapping[Kind, tuple[Distortion, ...]] = {
+    Kind.ROTATION: tuple(Distortion(rotation=degrees) for degrees in (15, 45, 90, 180)),
+    Kind.CROP: tuple(Distortion(crop=share) for share in (0.2, 0.4, 0.6)),
+    Kind.BLUR: tuple(Distortion(blur=share) for share in (0.01, 0.03, 0.1)),
+    Kind.GREY: tuple(Distortion(grey=share) for share in (0.5, 1)),
+    Kind.QUALITY: tuple(Distortion(quality=quality) for quality in (50, 20, 5)),
+}
+"""What a sweep tries: each kind alone, weaker before stronger."""
+
+STEPS = sum(map(len, SWEEP.values()))
+
+
+@dataclass(frozen=True)
+class Withstood:
+    """How a ranking by one features withstood a distortion.
+
+    `overlap` is the share of the undistorted picture's hits that the distorted one still finds, `tau` the agreement
+    of both orders (see `comparison.kendall_tau`), and `moves` has for each hit of the distorted picture how many
+    places higher it stands than before, None if it is new. `cosine` is between the two query vectors, whatever
+    metric ranks; 0 if one of them is zero.
+    """
+
+    undistorted: Ranking
+    distorted: Ranking
+    overlap: float
+    tau: float
+    moves: tuple[int | None, ...]
+    cosine: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the public form; a move of null is a new picture."""
+        hits = [hit.to_json() for hit in self.distorted.hits]
+        return {
+            "features": str(self.distorted.features),
+            "overlap": self.overlap,
+            "tau": self.tau,
+            "cosine": self.cosine,
+            "undistorted": [hit.to_json() for hit in self.undistorted.hits],
+            "distorted": [hit | {"move": move} for hit, move in zip(hits, self.moves, strict=True)],
+        }
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What one distortion did to a query's rankings, by each features in the order of `Features`."""
+
+    query: Query
+    by_features: tuple[Withstood, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the public form, the same for the HTTP API and `robustness --json`."""
+        about = _about(self.query, self.by_features[0].undistorted)
+        results = [each.to_json() for each in self.by_features]
+        return about | {"distortion": asdict(self.query.distortion), "results": results}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one distortion of a sweep did, by each features."""
+
+    kind: Kind
+    distortion: Distortion
+    withstood: Mapping[Features, Withstood]
+
+    @property
+    def strength(self) -> float:
+        """The value of the distortion's one part that is not at its default."""
+        return float(getattr(self.distortion, self.kind))
+
+    def overlap(self, features: Features) -> float:
+        """Return the share of the undistorted picture's hits that is still found."""
+        return self.withstood[features].overlap
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the public form."""
+        figures = {
+            str(features): {"overlap": each.overlap, "tau": each.tau, "cosine": each.cosine}
+            for features, each in self.withstood.items()
+        }
+        return {"kind": str(self.kind), "strength": self.strength, **figures}
+
+
+def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Robustness:
+    """Compare the rankings of a query's picture as it is and under the query's distortion.
+
+    Exact scan; words do not count, nor do the query's own features and engine.
+
+    Args:
+        searcher: the galleries.
+        query: picture, distortion, metric, how many, and where.
+        picture: the query's in its gallery, if it is at hand.
+
+    Raises:
+        RetrievalError: as of `Searcher.search`.
+    """
+    query, picture = _prepared(searcher, query, picture)
+    vectors = picture.vectors([UNDISTORTED, query.distortion])
+    withstood = _withstood(searcher, picture.index, query, vectors, [query.distortion])[0]
+    return Robustness(query, tuple(withstood.values()))
+
+
+def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Iterator[Step]:
+    """Yield what each distortion of `SWEEP` does to a query's rankings; the query's own distortion does not count.
+
+    The picture is decoded once, and each distorted picture embedded once, those of a kind together.
+
+    Args:
+        searcher: the galleries.
+        query: picture, metric, how many, and where.
+        picture: the query's in its gallery, if it is at hand.
+
+    Raises:
+        RetrievalError: as of `Searcher.search`.
+    """
+    query, picture = _prepared(searcher, query, picture)
+    clean = picture.vectors([UNDISTORTED])
+    for kind, distortions in SWEEP.items():
+        distorted = picture.vectors(distortions)
+        vectors = {features: np.concatenate([clean[features], distorted[features]]) for features in Features}
+        found = _withstood(searcher, picture.index, query, vectors, distortions)
+        yield from (Step(kind, *each) for each in zip(distortions, found, strict=True))
+
+
+def sweep_to_json(query: Query, steps: Sequence[Step]) -> dict[str, Any]:
+    """Return the public form of a sweep: `robustness --json` without a distortion."""
+    first = next(iter(steps[0].withstood.values()))
+    return _about(query, first.undistorted) | {"steps": [step.to_json() for step in steps]}
+
+
+def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[Features, float]]:
+    """Return the mean overlap over the strengths of each kind, by each features."""
+    return {
+        kind: {
+            features: float(np.mean([step.overlap(features) for step in steps if step.kind is kind]))
+            for features in Features
+        }
+        for kind in dict.fromkeys(step.kind for step in steps)
+    }
+
+
+def _prepared(searcher: Searcher, query: Query, picture: QueryPicture | None) -> tuple[Query, QueryPicture]:
+    """Return what counts of a query, and its picture in its gallery."""
+    query = replace(query, text="", without="", engine=Engine.EXACT)
+    return query, picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
+
+
+def _withstood(
+    searcher: Searcher,
+    index: GalleryIndex,
+    query: Query,
+    vectors: Mapping[Features, Vectors],
+    distortions: Sequence[Distortion],
+) -> list[dict[Features, Withstood]]:
+    """Return for each distortion what it did, by each features.
+
+    Args:
+        searcher: the galleries.
+        index: the one asked.
+        query: what is asked of it.
+        vectors: by each features, of the undistorted picture first, then of each distorted one, shape (1 + n, d).
+        distortions: n of them.
+    """
+    found: list[dict[Features, Withstood]] = [{} for _ in distortions]
+    for features in Features:
+        asked = replace(query, features=features)
+        clean, *distorted = vectors[features]
+        before = searcher.answer(index, replace(asked, distortion=UNDISTORTED), Embedded(clean, 0.0, 0.0))
+        there = positions(before)
+        for each, distortion, vector in zip(found, distortions, distorted, strict=True):
+            after = searcher.answer(index, replace(asked, distortion=distortion), Embedded(vector, 0.0, 0.0))
+            here = positions(after)
+            cosine = float(score_pairs(Metric.COSINE, clean, vector[None])[0])
+            each[features] = Withstood(
+                undistorted=before,
+                distorted=after,
+                overlap=share_found(here, there),
+                tau=kendall_tau(here, there),
+                moves=moves(here, there),
+                cosine=cosine,
+            )
+    return found
+
+
+def _about(query: Query, ranking: Ranking) -> dict[str, Any]:
+    return {
+        "gallery": ranking.gallery,
+        "model": ranking.model.title,
+        "pictures": ranking.size,
+        "metric": str(ranking.metric),
+        "top_k": query.top_k,
+    }

@@ -1,0 +1,1 @@
+"""Search engines: each proposes candidates for a ranking."""

@@ -1,0 +1,145 @@
+"""Finds the model meant by `--model`: the bundled one, a local folder, the Hugging Face cache, or the Hub."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieval import hub
+from retrieval.errors import ModelError
+from retrieval.gallery.source import local_path
+
+log = logging.getLogger(__name__)
+
+DTYPES = ("bfloat16", "float16", "float32")
+BUNDLED = "mini"
+BUNDLED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "mini-clip"
+AUTO = "auto"
+AUTO_MODEL = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # the original pipeline's weights, better than openai's
+
+SETTINGS_FILES = ("*.json", "*.txt", "*.model")
+DIGESTED = {".json", ".txt", ".model", ".safetensors", ".bin"}
+REMEDY = "Or take the bundled model with --model mini, or a downloaded one with --model FOLDER."
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What an embedding depends on; two embeddings are comparable only if this is equal."""
+
+    name: str
+    revision: str
+    preprocessing: str
+    dtype: str
+    dimensions: int
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a model on the Hub; None for one that lies in a folder."""
+        return self.revision if "/" in self.name and not self.name.startswith("/") else None
+
+    @property
+    def title(self) -> str:
+        """The name for people: of a local folder its own name, not its path."""
+        return Path(self.name).name if Path(self.name).is_absolute() else self.name
+
+    def __str__(self) -> str:
+        """Return a short form for people."""
+        return f"{self.title} ({self.dtype})"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model whose files are at hand, and why it was taken."""
+
+    name: str
+    folder: Path
+    revision: str
+    reason: str
+
+
+def choose_model(name: str, revision: str | None = None) -> ModelChoice:
+    """Return the model meant by `--model`.
+
+    `auto` takes `AUTO_MODEL` when it is cached or the Hub answers, and else the bundled model, and says so.
+    A model named explicitly is never replaced by another.
+
+    Args:
+        name: `auto`, `mini`, a local folder, or a Hub id.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        ModelError: the named model cannot be had; the message says why and what to do.
+    """
+    if name == BUNDLED:
+        return _local(BUNDLED, BUNDLED_FOLDER, "it was asked for")
+    if name == AUTO:
+        try:
+            return _from_hub(AUTO_MODEL, revision)
+        except ModelError as error:
+            log.info("auto: %s", error)
+            return _local(BUNDLED, BUNDLED_FOLDER, f"{AUTO_MODEL} is neither cached nor can the Hub be reached")
+    folder = local_path(name)
+    if folder and folder.is_dir():
+        return _local(str(folder), folder, "it is a local folder")
+    if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
+        raise ModelError(f"There is no model folder {name!r}. Check the path, or name a Hub id (org/name). {REMEDY}")
+    return _from_hub(name, revision)
+
+
+def _local(name: str, folder: Path, reason: str) -> ModelChoice:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json, so it is not a model in transformers format. {REMEDY}")
+    return ModelChoice(name, folder, _digest(folder), reason)
+
+
+def _digest(folder: Path) -> str:
+    """Return a digest of every settings and weights file, so that a changed model is another model."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in DIGESTED):
+        with path.open("rb") as file:
+            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def _from_hub(name: str, revision: str | None) -> ModelChoice:
+    """Take the cached model if its files are complete, and ask the Hub only if not."""
+    if cached := _cached(name, revision):
+        return cached
+    log.info("Asking the Hub for %s ...", name)
+    try:
+        found = hub.describe("model", name, revision)
+        wanted = [*SETTINGS_FILES, *_weights(found.files, name)]
+        log.info("Downloading %s at %s ...", name, found.commit)
+        folder = hub.fetch("model", name, revision, wanted)
+    except hub.HubError as error:
+        raise ModelError(f"{error} {REMEDY}") from error
+    return ModelChoice(name, folder, folder.name, "it was downloaded from the Hub")
+
+
+def _weights(files: tuple[str, ...], name: str) -> list[str]:
+    """Return the weights in transformers format to fetch: safetensors where there are any."""
+    for prefix, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        if found := [f for f in files if f.startswith(prefix) and f.endswith(suffix) and "/" not in f]:
+            return found
+    raise ModelError(
+        f"Model {name!r} has no weights in transformers format (model.safetensors or pytorch_model.bin). {REMEDY}"
+    )
+
+
+def _cached(name: str, revision: str | None) -> ModelChoice | None:
+    """Return the model from the local cache if all its files are there; asks nobody."""
+    folder = hub.cached("model", name, revision)
+    if folder is None or not _complete(folder):
+        return None
+    return ModelChoice(name, folder, folder.name, "it is in the local cache")
+
+
+def _complete(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    if "config.json" not in names or not names & {"preprocessor_config.json", "processor_config.json"}:
+        return False
+    for index in names & {"model.safetensors.index.json", "pytorch_model.bin.index.json"}:
+        if set(json.loads((folder / index).read_text())["weight_map"].values()) <= names:
+            return True
+    return bool(names & {"model.safetensors", "pytorch_model.bin"})

@@ -1,0 +1,1 @@
+"""Where a gallery's images come from."""

@@ -1,0 +1,246 @@
+"""A Hugging Face data set (Hub id, folder, parquet) as a stream of items: pictures with id, label and caption."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import httpx2
+import pyarrow as pa
+from datasets.utils.file_utils import xopen
+from huggingface_hub import constants
+
+from retrieval import hub
+from retrieval.errors import GalleryError, PictureError
+from retrieval.gallery.opening import open_dataset, reason
+from retrieval.gallery.source import GallerySource, Item
+
+log = logging.getLogger(__name__)
+
+CAPTION_LENGTH = 200  # characters; longer captions are cut, since they are only shown
+
+
+# What the Hub's end of the line may raise; also the pictures of other rows would be missing.
+LINE_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
+
+# What a row that cannot be fetched or decoded by the data set itself may raise.
+ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns in use, by meaning; None where the data set has none."""
+
+    image: str
+    label: str | None
+    caption: str | None
+    id: str | None
+
+
+class Gallery:
+    """An opened data set; `batches` streams its items in gallery order."""
+
+    def __init__(self, source: GallerySource) -> None:
+        """Open the data set; pictures are not decoded yet.
+
+        Raises:
+            GalleryError: missing data set, split, revision or column, with what there is instead.
+        """
+        self.source = source
+        self._root = source.path  # looked up once, not with every row
+        self._streamed = 0
+        self._data, self.version = open_dataset(source)
+        self.columns = _find_columns(self._data.features, source)
+        self._names = _class_names(self._data.features, self.columns.label)
+        try:
+            self._data = self._data.cast_column(self.columns.image, datasets.Image(decode=False))
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} does not hold pictures.") from error
+        used = (self.columns.image, self.columns.label, self.columns.caption, self.columns.id)
+        self._data = self._data.select_columns(list(dict.fromkeys(name for name in used if name)))
+        if source.limit is not None:
+            self._data = self._data.take(source.limit)
+
+    @property
+    def total(self) -> int | None:
+        """How many rows there are, or None while streaming."""
+        return None if self.source.streaming else len(self._data)
+
+    @property
+    def seen(self) -> int:
+        """How many rows there are; while streaming, how many the last call of `batches` came across."""
+        return self._streamed if self.total is None else self.total
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything that decides which items the gallery holds."""
+        described = {**asdict(self.source), "dataset": self.source.identity[0], "version": self.version}
+        described.pop("streaming")
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+    def batches(self, size: int, wanted: Callable[[int], bool] = lambda start: True) -> Iterator[list[Item]]:
+        """Yield items in runs of `size` rows that start at multiples of `size`; a run that is not wanted is not read.
+
+        Args:
+            size: rows in a batch; the last one may be shorter.
+            wanted: told the first row of a batch, says whether to yield it.
+        """
+        for start, rows in self._runs(size, wanted):
+            yield [self._item(start + offset, row) for offset, row in enumerate(rows)]
+
+    def _runs(self, size: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        if self.total is not None:
+            for start in range(0, self.total, size):
+                if wanted(start):
+                    columns = self._data[start : start + size]
+                    count = len(next(iter(columns.values())))
+                    yield start, [{name: values[i] for name, values in columns.items()} for i in range(count)]
+            return
+        start, rows = 0, list[dict[str, Any]]()
+        self._streamed = 0
+        try:
+            for row in self._data:
+                rows.append(row)
+                self._streamed += 1
+                if len(rows) == size:
+                    if wanted(start):
+                        yield start, rows
+                    start, rows = start + size, []
+        except (*LINE_ERRORS, *ROW_ERRORS, pa.ArrowException) as error:
+            raise self._stopped(start + len(rows), error) from error
+        if rows and wanted(start):
+            yield start, rows
+
+    def _item(self, row: int, values: dict[str, Any]) -> Item:
+        columns = self.columns
+        image = values[columns.image]
+        path = (
+            ((image or {}).get("path") or "").split("::")[0].split("://")[-1]
+        )  # inside an archive, a stream, or as is
+        relative, name = self._relative(path), Path(path).name
+        own_id = values.get(columns.id) if columns.id else None
+        return Item(
+            row=row,
+            id=str(own_id if own_id not in (None, "") else relative or (f"{row}-{name}" if name else row)),
+            label=self._label(values.get(columns.label) if columns.label else None),
+            caption=_text(values.get(columns.caption)) if columns.caption else Path(name).stem,
+            picture=self._read(row, image),
+        )
+
+    def _stopped(self, row: int, error: Exception) -> GalleryError:
+        again = " Run the same command again to go on from there." if isinstance(error, LINE_ERRORS) else ""
+        return GalleryError(f"Reading {self.source.dataset} stopped at row {row}: {reason(error).rstrip('.')}.{again}")
+
+    def _read(self, row: int, image: dict[str, Any] | None) -> bytes | PictureError:
+        """Return the encoded bytes of a row's picture, or why there are none."""
+        image = image or {}
+        if image.get("bytes") is not None:
+            return bytes(image["bytes"])
+        if not (path := image.get("path")):
+            return PictureError("The row holds no picture.")
+        if not self._may_read(path):
+            return PictureError("The row names a file or address outside the data set, which is not read.")
+        try:
+            with xopen(path, "rb") as file:
+                return bytes(file.read())
+        except LINE_ERRORS as error:
+            raise self._stopped(row, error) from error
+        except ROW_ERRORS as error:
+            reason = error.strerror if isinstance(error, OSError) else None  # without the path
+            return PictureError(f"The picture file cannot be read: {reason or hub.first_line(error)}.")
+
+    def _may_read(self, path: str) -> bool:
+        """Say whether a path in a row lies in the data set: a row of a stranger's parquet may name any file."""
+        outer = path.split("::")[-1]  # of a file in an archive the archive
+        if "://" in outer:
+            return outer.startswith("hf://datasets/")
+        root = self._root
+        if root:
+            folders = [root.parent if root.is_file() else root]
+        else:
+            cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self.source.dataset.replace('/', '--')}"
+            folders = [
+                cached,
+                Path(datasets.config.HF_DATASETS_CACHE),
+                Path(datasets.config.DOWNLOADED_DATASETS_PATH),
+            ]
+        # A link in the folder is its owner's will, so it may lead out; `..` in a row may not.
+        lexical = Path(os.path.normpath(Path(outer).absolute()))
+        return any(p.is_relative_to(folder) for p in (lexical, lexical.resolve()) for folder in folders)
+
+    def _relative(self, path: str) -> str:
+        """Return a file's path below the data set's folder; empty if it does not lie there."""
+        root = self._root
+        if root and Path(path).is_relative_to(root):
+            return Path(path).relative_to(root).as_posix()
+        return ""
+
+    def _label(self, value: Any) -> str:
+        if value is None or (self._names and (not isinstance(value, int) or not 0 <= value < len(self._names))):
+            return ""
+        return self._names[value] if self._names else str(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(part) for part in value)
+    return "" if value is None else " ".join(str(value).split())[:CAPTION_LENGTH]
+
+
+def _find_columns(features: Any, source: GallerySource) -> Columns:
+    """Find the columns by name where one was given and by feature type where not."""
+    for wanted in (source.image_column, source.label_column, source.caption_column):
+        if wanted is not None and wanted not in features:
+            raise GalleryError(
+                f"The data set {source.dataset!r} has no column {wanted!r}. It has: {', '.join(features)}."
+            )
+    image = source.image_column or _first(features, _is_image)
+    if image is not None and _is_string(features[image]):
+        raise GalleryError(f"Column {image!r} of {source.dataset} does not hold pictures but text.")
+    if image is None:
+        raise GalleryError(
+            f"The data set {source.dataset!r} has no image column. "
+            f"Its columns: {', '.join(f'{name} ({_type(feature)})' for name, feature in features.items())}. "
+            "If one of them holds encoded pictures, name it with --image-column."
+        )
+    label = source.label_column
+    if label is None and isinstance(features.get("label"), datasets.ClassLabel):
+        label = "label"
+    if label is None:
+        label = _first(features, lambda feature: isinstance(feature, datasets.ClassLabel))
+    if label is None and _is_string(features.get("label")):
+        label = "label"
+    texts = [name for name, feature in features.items() if _is_string(feature) and name not in ("id", label, image)]
+    named = (name for name in ("caption", "text", "name", "title", "description") if name in texts)
+    caption = source.caption_column or next(named, texts[0] if texts else None)
+    own_id = "id" if _is_string(features.get("id")) or _type(features.get("id")).startswith("int") else None
+    return Columns(image, label, caption, own_id)
+
+
+def _first(features: Any, test: Callable[[Any], bool]) -> str | None:
+    return next((name for name, feature in features.items() if test(feature)), None)
+
+
+def _is_image(feature: Any) -> bool:
+    if isinstance(feature, datasets.Image):
+        return True
+    # Parquet written without datasets keeps a picture as a struct of bytes and path.
+    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+
+
+def _is_string(feature: Any) -> bool:
+    return _type(feature) in ("string", "large_string")
+
+
+def _type(feature: Any) -> str:
+    return str(getattr(feature, "dtype", type(feature).__name__))
+
+
+def _class_names(features: Any, label: str | None) -> list[str]:
+    feature = features[label] if label else None
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else []

@@ -1,0 +1,1 @@
+"""Encoded images become upright RGB pictures."""

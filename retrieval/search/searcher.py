@@ -1,0 +1,135 @@
+"""One query, one ranking: the flow that the page, the HTTP API and the command line share."""
+
+import time
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.errors import QueryError, RetrievalError
+from retrieval.features import Features, Vectors
+from retrieval.features.models import choose_model
+from retrieval.metrics import Metric
+from retrieval.pictures.loading import MAX_PIXELS
+from retrieval.search.duplicates import DISTINCT_MAX, without_duplicates
+from retrieval.search.embedding import Embedded, QueryEmbedder
+from retrieval.search.query import KEEP_ALL, Engine, Hit, Query, Ranking, Timings
+from retrieval.search.ranking import rank
+from retrieval.settings import TEMPLATES
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.reader import GalleryIndex
+
+
+class Searcher:
+    """Answers queries over all galleries of an index folder; safe for many threads."""
+
+    def __init__(self, indexes: Indexes, templates: Sequence[str] = TEMPLATES, most_pixels: int = MAX_PIXELS) -> None:
+        """Take the galleries; models are loaded when a query needs them.
+
+        Args:
+            indexes: the galleries.
+            templates: the sentences that words are put into.
+            most_pixels: that a query's picture may have.
+        """
+        self.indexes = indexes
+        self.embedder = QueryEmbedder(templates, most_pixels)
+
+    def search(self, query: Query, index: GalleryIndex | None = None) -> Ranking:
+        """Return the gallery's pictures closest to the query.
+
+        Args:
+            query: what is asked, and where.
+            index: the query's gallery, for who shows more of it than the answer: between two looks at a gallery a
+                new build of it can be published.
+
+        Raises:
+            RetrievalError: any of its children, worded for the person who asked.
+        """
+        started = time.perf_counter()
+        index = index or self.indexes.get(query.gallery)
+        return self.answer(index, query, self.embedder.embed(index, query), started)
+
+    def answer(self, index: GalleryIndex, query: Query, embedded: Embedded, started: float | None = None) -> Ranking:
+        """Return the pictures closest to a query whose vector is known already.
+
+        Args:
+            index: the gallery.
+            query: what is asked of it; its picture and words do not count any more.
+            embedded: its vector, by the query's features.
+            started: when the query came, by `time.perf_counter`; None is now.
+
+        Raises:
+            QueryError: a label that the gallery does not have.
+        """
+        searching = time.perf_counter()
+        positions, scores, duplicates = _ranked(index, query, embedded.vector)
+        hits = []
+        for place, (position, score) in enumerate(zip(positions, scores, strict=True), start=1):
+            entry = index.entry(int(position))
+            left_out = duplicates[place - 1]
+            hits.append(Hit(place, entry.position, entry.id, entry.label, entry.caption, float(score), left_out))
+        ended = time.perf_counter()
+        return Ranking(
+            gallery=index.manifest.gallery,
+            features=query.features,
+            metric=query.metric,
+            engine=query.engine,
+            model=index.manifest.model,
+            hits=tuple(hits),
+            timings=Timings(
+                embedded.decode, embedded.features, (ended - searching) * 1e3, (ended - (started or searching)) * 1e3
+            ),
+            size=len(index),
+        )
+
+    def fetch_models(self) -> list[RetrievalError]:
+        """Have the files of every gallery's model on this machine, for when the Hub is not asked any more.
+
+        Returns:
+            Why some of them cannot be had.
+
+        Raises:
+            IndexingError: a server does not tell which galleries there are.
+        """
+        problems = []
+        for name in self.indexes.names():
+            try:
+                model = self.indexes.get(name).manifest.model
+                choose_model(model.name, model.commit)
+            except RetrievalError as error:
+                problems.append(error)
+        return problems
+
+    def warm(self) -> None:
+        """Load what the first search by each engine would wait for: model, matrices, ChromaDB's graphs.
+
+        Raises:
+            RetrievalError: something is missing or in use; searches that do not need it still work.
+        """
+        index = self.indexes.get()
+        self.embedder.encoders.get(index.manifest.model)
+        # The exact scan by CLIP features first, which most begin with; ChromaDB takes longest.
+        for engine, features, metric in product(
+            (Engine.EXACT, Engine.CHROMA), (Features.CLIP, Features.PIXELS), Metric
+        ):
+            rank(index, features, metric, engine, index.vectors(features)[0], 1)
+
+
+def _ranked(
+    index: GalleryIndex, query: Query, vector: Vectors
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], list[int]]:
+    """Return positions, scores and near-duplicates left out of a query's hits, as many as are asked for if possible."""
+    if query.alike < KEEP_ALL and query.top_k > DISTINCT_MAX:
+        raise QueryError(f"Without near-duplicates top_k must be at most {DISTINCT_MAX:,}, not {query.top_k:,}.")
+    # One more tells that there are more to keep, where nothing is left out.
+    count = query.top_k if query.alike >= KEEP_ALL else query.top_k + 1
+    while True:
+        positions, scores = rank(index, query.features, query.metric, query.engine, vector, count, query.labels)
+        if query.alike >= KEEP_ALL:
+            return positions, scores, [0] * len(positions)
+        vectors = index.vectors(Features.CLIP)[positions]
+        kept, duplicates, complete = without_duplicates(vectors, query.alike, query.top_k)
+        if complete or len(positions) < count or count >= len(index):
+            return positions[kept], scores[kept], duplicates
+        count *= 4

@@ -1,0 +1,187 @@
+"""Values from outside become the parts of a query, or a clear error."""
+
+from enum import StrEnum
+from typing import TypeGuard, TypeVar
+
+from retrieval.errors import QueryError
+from retrieval.features import Features
+from retrieval.metrics import Metric
+from retrieval.pictures.distortion import LIMITS, UNDISTORTED, Distortion
+from retrieval.pictures.loading import PictureSource, Region
+from retrieval.search.query import KEEP_ALL, MAX_TOP_K, Engine, Query
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def checked_query(
+    *,
+    picture: PictureSource | None,
+    text: object = "",
+    without: object = "",
+    balance: object = 0.5,
+    labels: object = (),
+    region: object = None,
+    alike: object = KEEP_ALL,
+    features: object = Features.CLIP,
+    metric: object = Metric.COSINE,
+    engine: object = Engine.EXACT,
+    top_k: object = 10,
+    gallery: object = "",
+) -> Query:
+    """Return the query that values from outside mean; each is described at `Query`.
+
+    Raises:
+        QueryError: a value that means nothing.
+    """
+    return Query(
+        picture=picture,
+        text=checked_text(text, "text"),
+        without=checked_text(without, "without"),
+        balance=checked_balance(balance),
+        labels=checked_labels(labels),
+        region=checked_region(region),
+        alike=checked_alike(alike),
+        features=one_of(Features, features),
+        metric=one_of(Metric, metric),
+        engine=one_of(Engine, engine),
+        top_k=checked_top_k(top_k),
+        gallery=checked_text(gallery, "gallery"),
+    )
+
+
+def checked_text(value: object, name: str) -> str:
+    """Return a text; None means an empty one.
+
+    Raises:
+        QueryError: something else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise QueryError(f"{name} must be a text, not {repr(value)[:40]}.")
+    return value or ""
+
+
+def one_of(kind: type[Choice], value: object) -> Choice:
+    """Return the member of a set of choices that a word means, or say which words there are.
+
+    Raises:
+        QueryError: no such choice.
+    """
+    try:
+        return kind(str(value).strip().lower())
+    except ValueError:
+        words = ", ".join(kind)
+        raise QueryError(f"{kind.__name__} {str(value)[:40]!r} does not exist. Choose one of: {words}.") from None
+
+
+def checked_top_k(value: object) -> int:
+    """Return how many pictures are asked for, as a number from 1 to `MAX_TOP_K`.
+
+    Raises:
+        QueryError: not a whole number, or out of range.
+    """
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not 1 <= int(value) <= MAX_TOP_K:  # type: ignore[call-overload]  # whole
+        raise QueryError(f"top_k must be a whole number from 1 to {MAX_TOP_K:,}, not {repr(value)[:40]}.")
+    return int(value)  # type: ignore[call-overload,no-any-return]  # checked above
+
+
+def checked_share(value: object, name: str, meaning: str = "") -> float:
+    """Return a number from 0 to 1.
+
+    Args:
+        value: what came from outside.
+        name: what it is called, for the message.
+        meaning: what 0 and 1 mean, for the message.
+
+    Raises:
+        QueryError: not a number, or out of range.
+    """
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise QueryError(f"{name} must be a number from 0 to 1{meaning and f' ({meaning})'}, not {repr(value)[:40]}.")
+    return float(value)
+
+
+def checked_balance(value: object) -> float:
+    """Return the share of the words beside the picture, as a number from 0 to 1.
+
+    Raises:
+        QueryError: not a number, or out of range.
+    """
+    return checked_share(value, "balance", "0 the picture, 1 the words")
+
+
+def checked_alike(value: object) -> float:
+    """Return the cosine from which on two pictures are near-duplicates, as a number from 0 to 1; 1 keeps all.
+
+    Raises:
+        QueryError: not a number, or out of range.
+    """
+    return checked_share(value, "alike", "the cosine of near-duplicates; 1 keeps all")
+
+
+def checked_region(value: object) -> Region | None:
+    """Return a part of a picture as shares of its width and height; None and an empty list mean all of it.
+
+    Args:
+        value: left, top, right and bottom, from 0 to 1.
+
+    Raises:
+        QueryError: not four such numbers, or no area.
+    """
+    if value is None or (isinstance(value, (list, tuple)) and not value):
+        return None
+    if isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_number, value)):
+        left, top, right, bottom = (float(each) for each in value)
+        if 0 <= left < right <= 1 and 0 <= top < bottom <= 1:
+            return None if (left, top, right, bottom) == (0, 0, 1, 1) else (left, top, right, bottom)
+    raise QueryError(
+        f"region must be four numbers from 0 to 1: left, top, right, bottom, as in 0.2, 0, 0.8, 0.5; "
+        f"not {repr(value)[:60]}."
+    )
+
+
+def checked_distortion(
+    rotation: object = UNDISTORTED.rotation,
+    crop: object = UNDISTORTED.crop,
+    blur: object = UNDISTORTED.blur,
+    grey: object = UNDISTORTED.grey,
+    quality: object = UNDISTORTED.quality,
+) -> Distortion:
+    """Return a distortion, each part a number within its `LIMITS`; the defaults change nothing.
+
+    Raises:
+        QueryError: not a number, out of range, or a JPEG quality that is not whole.
+    """
+    parts = {
+        "rotation": _within("rotation", rotation, "degrees, counter-clockwise"),
+        "crop": _within("crop", crop, "share cut away; 0 none"),
+        "blur": _within("blur", blur, "share of the shorter side; 0 none"),
+        "grey": _within("grey", grey, "share mixed in; 1 no colour left"),
+    }
+    encoded = _within("quality", quality, "of a JPEG; 100 leaves the picture as it is", whole=True)
+    return Distortion(**parts, quality=int(encoded))
+
+
+def _within(name: str, value: object, meaning: str, whole: bool = False) -> float:
+    low, high = LIMITS[name]
+    if not _is_number(value) or not low <= value <= high or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        raise QueryError(f"{name} must be {kind} from {low} to {high} ({meaning}), not {repr(value)[:40]}.")
+    return float(value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def checked_labels(value: object) -> tuple[str, ...]:
+    """Return the labels to keep, as a tuple; None and an empty list keep all.
+
+    Raises:
+        QueryError: not a list of texts.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+        raise QueryError(f"labels must be a list of texts, not {repr(value)[:40]}.")
+    return tuple(value)

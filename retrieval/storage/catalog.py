@@ -1,0 +1,114 @@
+"""All galleries of an index; a newly published build is picked up at the next call."""
+
+import logging
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+from retrieval.errors import IndexingError, QueryError, RetrievalError
+from retrieval.storage.folder import FolderLocation
+from retrieval.storage.location import Location
+from retrieval.storage.reader import GalleryIndex
+from retrieval.storage.server.address import Server
+
+log = logging.getLogger(__name__)
+
+
+class Indexes:
+    """All galleries of an index; a newly published build is taken up at the next call."""
+
+    def __init__(self, root: Path | Server, first: str | None = None) -> None:
+        """Look at `root`; nothing is opened yet.
+
+        Args:
+            root: the index folder, or the server.
+            first: the gallery that is meant when none is named; by default the first by name.
+        """
+        self.root = root
+        self.location = location_of(root)
+        self._first = first
+        self._open: dict[str, tuple[str, GalleryIndex]] = {}
+        self._lock = threading.Lock()  # of these three, never held while files or a server are waited for
+        self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._fetching: threading.Thread | None = None
+
+    def names(self) -> list[str]:
+        """Return the names of the finished galleries, the one meant by default first.
+
+        Raises:
+            IndexingError: a server does not tell.
+        """
+        return sorted(self.location.names(), key=lambda name: name != self._first)
+
+    def get(self, name: str = "") -> GalleryIndex:
+        """Return a gallery's index by name; empty means the first.
+
+        Raises:
+            IndexingError: no such gallery, or it cannot be read.
+        """
+        names = self.names()
+        if not names:
+            raise self.location.nothing()
+        if name and name not in names:
+            raise QueryError(f"There is no gallery {name[:80]!r}. There are: {', '.join(names)}.")
+        name = name or names[0]
+        version = self.location.version(name)
+        with self._lock:
+            known = self._open.get(name)
+            opening = self._opening[name]
+        if known and known[0] == version:
+            return known[1]
+        if known and not self.location.at_hand(name):
+            self._fetch(name)  # searches go on in the old build until the new one is here
+            return known[1]
+        with opening:  # who comes second waits for this gallery alone, and finds it open
+            while True:
+                version = self.location.version(name)
+                with self._lock:
+                    known = self._open.get(name)
+                if known and known[0] == version:
+                    return known[1]
+                published = self.location.published(name)
+                if version is None or published is None:
+                    raise IndexingError(f"The gallery {name!r} has just been removed.")
+                try:
+                    index = GalleryIndex(published)
+                except IndexingError:
+                    if self.location.version(name) == version:
+                        raise
+                    continue  # it was built anew meanwhile, and swept away
+                with self._lock:
+                    # The old build is given back when the last search that began on it has ended, see `FolderStore`.
+                    self._open[name] = (version, index)
+                return index
+
+    def _fetch(self, name: str) -> None:
+        """Fetch what is published of a gallery in the background, one gallery at a time."""
+
+        def fetch() -> None:
+            try:
+                self.location.published(name)
+            except RetrievalError as error:
+                log.warning("%s", error)
+
+        with self._lock:
+            if self._fetching is None or not self._fetching.is_alive():
+                self._fetching = threading.Thread(target=fetch, name=f"fetch {name}", daemon=True)
+                self._fetching.start()
+
+    def close(self) -> None:
+        """Close every opened index."""
+        with self._lock:
+            for _, index in self._open.values():
+                index.close()
+            self._open.clear()
+        self.location.close()
+
+
+def location_of(index: Path | Server) -> Location:
+    """Return the location that a person has named; nothing is opened yet."""
+    if isinstance(index, Server):
+        from retrieval.storage.server.location import ServerLocation  # which imports this module
+
+        return ServerLocation(index)
+    return FolderLocation(index)

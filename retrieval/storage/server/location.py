@@ -1,0 +1,449 @@
+"""Galleries in a ChromaDB server: what is published there, and the copies that this machine reads."""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from chromadb.errors import NotFoundError
+from filelock import FileLock
+
+from retrieval.engines.checksums import write_checksums
+from retrieval.errors import IndexingError, cannot_write
+from retrieval.features import Features
+from retrieval.storage.export import export
+from retrieval.storage.location import Location, Published
+from retrieval.storage.manifest import Manifest, from_json, to_json
+from retrieval.storage.projection import Method, projection_path
+from retrieval.storage.server.address import Server
+from retrieval.storage.server.connection import FETCHING, NO_GRAPH, connect, records, worded
+from retrieval.storage.server.store import FILES, LEDGER, LIFE, ServerStore
+from retrieval.storage.store import Store, write_thumbnails
+
+log = logging.getLogger(FETCHING)
+
+PREFIX = "lookalike"
+FRESH = 1.0  # seconds for which what a server has published is taken as known
+PAUSE = 30.0  # seconds for which a server that has just failed is not asked again
+BUILD = "build-[0-9a-f]{16}(?:-again|-anew)?"  # what `build_name` makes
+ABANDONED = 7 * 24 * 3600  # seconds without a batch after which an unfinished build is nobody's any more
+PUBLISHED = "published"  # the file that tells a build that was published once
+PAGE = 100  # collections listed at once
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a server has published of a gallery: one record, so that it changes in one step.
+
+    The build before it stays in the server for those who still search it, until the next one is published.
+    """
+
+    gallery: str
+    build: str
+    previous: str
+    version: str
+
+    @staticmethod
+    def read(about: Mapping[str, object]) -> "Head":
+        """Return the head that a record holds; the server may be anybody's, and a build's name becomes a path.
+
+        Raises:
+            ValueError: it holds none.
+        """
+        values = {name: value for name, value in about.items() if isinstance(value, str)}
+        if set(about) != {field.name for field in fields(Head)} or len(values) < len(about):
+            raise ValueError(f"it has the fields {', '.join(sorted(about))[:200]}")
+        head = Head(**values)
+        if not re.fullmatch(BUILD, head.build) or not re.fullmatch("[0-9a-f]{32}", head.version):
+            raise ValueError(f"its build is {head.build[:80]!r}, its version {head.version[:80]!r}")
+        return head
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a head stands for: the manifest, the rows of its pictures, and the names of its maps."""
+
+    manifest: Manifest
+    rows: npt.NDArray[np.int64]
+    maps: tuple[str, ...]
+
+    def pack(self) -> bytes:
+        """Return it as bytes; of rows the first and the number of each run."""
+        breaks = np.flatnonzero(np.diff(self.rows) != 1) + 1
+        runs = [[int(run[0]), len(run)] for run in np.split(self.rows, breaks)]
+        about = {"manifest": json.loads(to_json(self.manifest)), "runs": runs, "maps": self.maps}
+        return zlib.compress(json.dumps(about).encode())
+
+    @staticmethod
+    def unpack(content: bytes) -> "Publication":
+        """Return what was packed.
+
+        Raises:
+            IndexingError: it has another format than this program reads.
+            ValueError: it was not, or is damaged.
+        """
+        try:
+            about = json.loads(zlib.decompress(content))
+            rows = [np.arange(first, first + count) for first, count in about["runs"]]
+            manifest = from_json(json.dumps(about["manifest"]))
+            # The server may be anybody's: no file of another name gets written.
+            known = {path.name for path in _map_paths(Path())}
+            return Publication(manifest, np.concatenate(rows), tuple(sorted(known & set(about["maps"]))))
+        except (zlib.error, KeyError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__} {error}") from error
+
+    @property
+    def digest(self) -> str:
+        """What two publications of the same vectors share, whatever their maps."""
+        about = f"{self.manifest.build} {self.manifest.created}"  # a build's name comes again some builds later
+        return hashlib.sha256(about.encode() + self.rows.tobytes()).hexdigest()[:16]
+
+
+class ServerLocation(Location):
+    """Galleries in a ChromaDB server; a published build is copied to this machine when it is first read here."""
+
+    def __init__(self, server: Server) -> None:
+        """Take the server's address; nothing is asked yet."""
+        self.server = server
+        self._client: Any = None
+        self._lock = threading.Lock()
+        self._heads: dict[str, Head] = {}
+        self._asking = threading.Lock()
+        self._ask_at = 0.0  # by the monotonic clock; 0: what is known is not good enough
+        self._publications: dict[str, tuple[str, Publication]] = {}
+
+    def names(self) -> list[str]:
+        """See `Location`, like the rest."""
+        return sorted(self._known())
+
+    def version(self, name: str) -> str | None:
+        """See `Location`."""
+        head = self._known().get(name)
+        return head.version if head else None
+
+    def manifest(self, name: str) -> Manifest | None:
+        """See `Location`."""
+        head = self._known().get(name)
+        return self._publication(head).manifest if head else None
+
+    def at_hand(self, name: str) -> bool:
+        """See `Location`."""
+        try:
+            head = self._known().get(name)
+            return head is None or not self._lacks(head)
+        except IndexingError as error:
+            log.warning("%s", error)
+            return False  # who fetches it meets the failure, not who searches the build before
+
+    def published(self, name: str) -> Published | None:
+        """See `Location`."""
+        if (head := self._known().get(name)) is None:
+            return None
+        publication, copy = self._publication(head), self._copy(head)
+        if self._lacks(head):
+            self._fetch(head, publication, copy)
+        return Published(
+            publication.manifest,
+            copy.resolve(),
+            partial(self._open, head.gallery, head.build),
+            f"It is a copy of what {self.server} has: delete that folder, and it is fetched again.",
+        )
+
+    def nothing(self) -> IndexingError:
+        """See `Location`."""
+        return IndexingError(
+            f"There is no finished index in {self.server}. Make one: python index_builder.py --index {self.server}"
+        )
+
+    def look_again(self) -> None:
+        """See `Location`."""
+        self._ask_at = 0.0
+
+    def close(self) -> None:
+        """See `Location`."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    @property
+    def local(self) -> bool:
+        """See `Location`."""
+        return False
+
+    @contextmanager
+    def claimed(self, name: str) -> Iterator[None]:
+        """See `Location`; nothing to claim, since what several workers do is the same."""
+        self.look_again()
+        yield
+
+    def build_name(self, name: str, fingerprint: str) -> str:
+        """See `Location`; the published build and the one before it are left alone."""
+        head = self._known().get(name)
+        taken = (head.build, head.previous) if head else ()
+        return next(each for turn in ("", "-again", "-anew") if (each := f"build-{fingerprint}{turn}") not in taken)
+
+    def begin(self, name: str, build: str, rebuild: bool) -> Store:
+        """See `Location`; with `rebuild` one that was published once is started over."""
+        prefix = f"{self._prefix(name, build)}-"
+        with worded(self.server):
+            if rebuild and self._was_published(prefix):
+                for part in (LEDGER, FILES):  # what remains is written over
+                    self._delete(f"{prefix}{part}")
+        return self._open(name, build, make=True)
+
+    @contextmanager
+    def making(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:
+        """See `Location`; made in the cache, as the copy of who reads the build on this machine."""
+        assert isinstance(store, ServerStore)
+        with self._part() as part:
+            self.look_again()  # while this one waited, another worker may have published
+            store.folder = part
+            copy_files(store, rows)
+            yield
+
+    def publish(self, manifest: Manifest, store: Store, rows: npt.NDArray[np.int64]) -> None:
+        """See `Location`."""
+        assert isinstance(store, ServerStore)
+        head = self._announce(manifest, store, rows, store.folder)
+        store.folder.replace(self._copy(head))
+        self._prune(head)
+        self._sweep(head.gallery)
+
+    def sweep(self, name: str, build: str) -> None:
+        """See `Location`; what is unfinished is left to its workers for long."""
+        self._sweep(name)
+
+    def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
+        """See `Location`."""
+        maps = self._publication(self._known()[manifest.gallery]).maps
+        return [m for m in methods if any(projection_path(Path(), f, m).name not in maps for f in Features)]
+
+    def add_maps(self, manifest: Manifest, make: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
+        """See `Location`."""
+        published, head = self.published(manifest.gallery), self._known()[manifest.gallery]
+        assert published is not None
+        with self._part():  # one at a time
+            made = make(published.files)
+        store = self._open(head.gallery, head.build)
+        self._announce(manifest, store, self._publication(head).rows, published.files)
+        return made
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = connect(self.server)
+            return self._client
+
+    def _galleries(self) -> Any:
+        return self._connected().get_or_create_collection(
+            f"{PREFIX}-galleries", configuration=NO_GRAPH, embedding_function=None
+        )
+
+    def _known(self) -> dict[str, Head]:
+        """Return what is published; as long as the server fails, what was known before."""
+        if time.monotonic() < self._ask_at or not self._asking.acquire(blocking=not self._ask_at):
+            return self._heads  # a server that hangs makes only one search wait
+        try:
+            if time.monotonic() >= self._ask_at:
+                pause = FRESH
+                try:
+                    self._heads = self._ask()
+                except IndexingError as error:
+                    if not self._heads:
+                        raise
+                    log.warning("%s What was published before is searched on.", error)
+                    pause = PAUSE
+                self._ask_at = time.monotonic() + pause
+            return self._heads
+        finally:
+            self._asking.release()
+
+    def _ask(self) -> dict[str, Head]:
+        """Return what the server says is published.
+
+        Raises:
+            IndexingError: it does not say.
+        """
+        with worded(self.server):
+            found = list(records(self.server, self._galleries()))
+        heads = {}
+        for key, about in found:
+            try:
+                head = Head.read(about or {})
+            except ValueError as error:
+                log.warning("The record %.80r of a gallery in %s is passed over: %s.", key, self.server, error)
+            else:
+                heads[head.gallery] = head
+        return heads
+
+    def _publication(self, head: Head) -> Publication:
+        known = self._publications.get(head.gallery)
+        if known and known[0] == head.version:
+            return known[1]
+        content = self._open(head.gallery, head.build).get_file(f"publication-{head.version}")
+        try:
+            publication = Publication.unpack(content or b"")
+        except (ValueError, IndexingError) as error:
+            raise IndexingError(
+                f"The gallery {head.gallery!r} in {self.server} cannot be read ({str(error).rstrip('.')}). Build it "
+                f"again: python index_builder.py --index {self.server} --gallery {head.gallery} --dataset ... --rebuild"
+            ) from error
+        self._publications[head.gallery] = (head.version, publication)
+        return publication
+
+    def _prefix(self, gallery: str, build: str = "") -> str:
+        """Return what names of collections begin with; a gallery's name may have letters that Chroma's have not."""
+        return f"{PREFIX}-{hashlib.sha256(gallery.encode()).hexdigest()[:12]}-{build}"
+
+    def _open(self, gallery: str, build: str, *, make: bool = False) -> ServerStore:
+        return ServerStore(self.server, self._connected(), self._prefix(gallery, build), make=make)
+
+    def _announce(self, manifest: Manifest, store: ServerStore, rows: npt.NDArray[np.int64], files: Path) -> Head:
+        """Make a build the visible one; another worker that does so at the same time writes the same."""
+        maps = [path for path in _map_paths(files) if path.is_file()]
+        for path in maps:
+            store.put_file(path.name, path.read_bytes())
+        publication = Publication(manifest, rows, tuple(path.name for path in maps))
+        version = uuid.uuid4().hex
+        store.put_file(PUBLISHED, b"")
+        store.put_file(f"publication-{version}", publication.pack())
+        before = self._ask().get(manifest.gallery)
+        previous = "" if before is None else before.previous if before.build == manifest.build else before.build
+        head = Head(manifest.gallery, manifest.build, previous, version)
+        with worded(self.server):
+            self._galleries().upsert(
+                ids=[hashlib.sha256(head.gallery.encode()).hexdigest()], embeddings=[[0.0]], metadatas=[vars(head)]
+            )
+        self._publications[head.gallery] = (version, publication)
+        self.look_again()
+        return head
+
+    def _sweep(self, gallery: str) -> None:
+        """Delete builds that were published before the previous one, and unfinished ones that were left long ago."""
+        client, prefix = self._connected(), self._prefix(gallery)
+        if (head := self._ask().get(gallery)) is None:  # asked now: another worker may have published since
+            return
+        with worded(self.server):
+            names: list[str] = []
+            while len(names) % PAGE == 0 and (some := client.list_collections(PAGE, len(names))):
+                names += [each.name for each in some]
+            found: dict[str, list[str]] = {}
+            for name in names:
+                if match := re.match(f"{prefix}({BUILD})-", name):
+                    found.setdefault(match[1], []).append(name)
+            for build, collections in found.items():
+                if build not in (head.build, head.previous) and self._gone(f"{prefix}{build}-"):
+                    for name in sorted(collections, key=_deleting_order):
+                        self._delete(name)
+
+    def _delete(self, collection: str) -> None:
+        try:
+            self._connected().delete_collection(collection)
+        except NotFoundError:
+            log.debug("%s is not there", collection)  # or another worker sweeps too
+
+    def _gone(self, prefix: str) -> bool:
+        """Say whether nobody needs a build: it was published once, left long ago, or is deleted in part."""
+        once = self._was_published(prefix)
+        if once is not False:
+            return bool(once)  # None: somebody is just making it
+        try:
+            life = self._connected().get_collection(prefix + LEDGER, embedding_function=None).get(ids=[LIFE])
+        except NotFoundError:
+            return True
+        return bool(life["ids"]) and time.time() - float(life["metadatas"][0]["at"]) > ABANDONED
+
+    def _was_published(self, prefix: str) -> bool | None:
+        """Say whether a build was published once; None if it is not there, or not yet as a whole."""
+        try:
+            files = self._connected().get_collection(prefix + FILES, embedding_function=None)
+        except NotFoundError:
+            return None
+        return bool(files.get(ids=[f"{PUBLISHED}/000000"], include=[])["ids"])
+
+    # The copies on this machine: one folder for each published build, made in another folder and then renamed.
+
+    @property
+    def _cache(self) -> Path:
+        server = self.server
+        key = hashlib.sha256(repr((server.url, server.tenant, server.database)).encode()).hexdigest()[:16]
+        return server.cache / key
+
+    def _copy(self, head: Head) -> Path:
+        return self._cache / f"{self._prefix(head.gallery)}{head.build}-{self._publication(head).digest}"
+
+    def _lacks(self, head: Head) -> bool:
+        """Say whether the copy of a build, or a map in it, is not there."""
+        copy = self._copy(head)
+        return not all((copy / name).is_file() for name in ("items.parquet", *self._publication(head).maps))
+
+    def _fetch(self, head: Head, publication: Publication, copy: Path) -> None:
+        """Make the copy of a build complete, once on this machine."""
+        with self._part() as part:
+            store = self._open(head.gallery, head.build)
+            if not copy.exists():
+                started = time.monotonic()
+                log.info("fetching the gallery %s, %s pictures ...", head.gallery, f"{len(publication.rows):,}")
+                store.folder = part
+                copy_files(store, publication.rows)
+                part.replace(copy)
+                log.info("fetched the gallery %s in %.1f s", head.gallery, time.monotonic() - started)
+            for name in publication.maps:
+                if not (copy / name).is_file() and (content := store.get_file(name)) is not None:
+                    temporary = copy / f"{name}.part"
+                    temporary.write_bytes(content)
+                    temporary.replace(copy / name)
+            self._prune(head)
+
+    def _prune(self, head: Head) -> None:
+        """Delete copies of builds that the server has no more; the previous one may still be searched here."""
+        prefix = self._prefix(head.gallery)
+        needed = [f"{prefix}{build}" for build in (head.build, head.previous)]
+        for copy in self._cache.glob(f"{prefix}build-*"):
+            if copy.name.rpartition("-")[0] not in needed:
+                shutil.rmtree(copy, ignore_errors=True)
+
+    @contextmanager
+    def _part(self) -> Iterator[Path]:
+        """Give an empty folder in the cache to one process at a time; what is left in it is deleted."""
+        part = self._cache / "part"
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._cache / "lock"):
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                yield part
+                shutil.rmtree(part, ignore_errors=True)
+        except OSError as error:
+            raise cannot_write(self._cache, error) from error
+
+
+def _deleting_order(collection: str) -> int:
+    """Put the ledger first, so that no build lacks what its ledger says is there, and the files, which say so, last."""
+    return 0 if collection.endswith(f"-{LEDGER}") else 2 if collection.endswith(f"-{FILES}") else 1
+
+
+def copy_files(store: ServerStore, rows: npt.NDArray[np.int64]) -> None:
+    """Make the files for readers, but for the maps."""
+    export(store, rows)
+    for thumbnails in store.thumbnails(rows):
+        write_thumbnails(store.folder, thumbnails)
+    write_checksums(store.folder)
+
+
+def _map_paths(files: Path) -> list[Path]:
+    return [projection_path(files, features, method) for features in Features for method in Method]

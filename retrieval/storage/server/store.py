@@ -1,0 +1,217 @@
+"""A build in a ChromaDB server, which any number of workers write and read at once; nothing else is shared by them.
+
+Collections of a build, besides those of `retrieval.storage.store`: `thumbnails`, one record a picture; `ledger`,
+one record for each batch that is complete, with what was skipped of it; `files`, the maps and the publication. What is
+no vector is kept as text in the metadata of records, whose own vectors mean nothing.
+"""
+
+import json
+import logging
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import numpy as np
+import numpy.typing as npt
+from chromadb.errors import ChromaError
+
+from retrieval.errors import IndexingError
+from retrieval.features import Features, Vectors
+from retrieval.metrics import View
+from retrieval.storage.batches import Batch
+from retrieval.storage.manifest import Skipped
+from retrieval.storage.server.address import Server
+from retrieval.storage.server.connection import FETCHING, NO_GRAPH, RECORD_BYTES, failure, pack, records, unpack, worded
+from retrieval.storage.store import COLLECTIONS, READ_ROWS, Store, configuration_of, row_key
+
+log = logging.getLogger(FETCHING)
+
+CLOUD_RESULTS = 300  # that Chroma Cloud answers a query with
+LOG_EVERY = 5.0  # seconds between two lines on a transfer
+LIFE = "life"  # the ledger's record of when a batch was written last
+FILES = "files"  # made last and deleted last
+LEDGER = "ledger"
+
+
+class ServerStore(Store):
+    """A build in a server. Whatever several workers write twice is the same, so that no order of theirs matters."""
+
+    named_max = 0  # thousands of ids would have to travel
+
+    def __init__(self, server: Server, client: Any, prefix: str, folder: Path = Path(), *, make: bool = False) -> None:
+        """Open a build.
+
+        Args:
+            server: for messages.
+            client: see `connect`.
+            prefix: what the names of the build's collections begin with.
+            folder: where files for readers are made.
+            make: make collections that are not there.
+
+        Raises:
+            IndexingError: there is no such build, or the server fails.
+        """
+        self.folder = folder
+        self.results_max = CLOUD_RESULTS if server.cloud else None
+        self._server, self._client, self._prefix, self._make = server, client, prefix, make
+        with self._worded():
+            self._collections = {key: self._collection("-".join(key), configuration_of(key[1])) for key in COLLECTIONS}
+            self._thumbnails = self._collection("thumbnails", NO_GRAPH)
+            self._ledger = self._collection(LEDGER, NO_GRAPH)
+            self._files = self._collection(FILES, NO_GRAPH)
+
+    def _collection(self, name: str, configuration: Any) -> chromadb.Collection:
+        name = f"{self._prefix}-{name}"
+        if self._make:
+            try:
+                self._client.create_collection(name, configuration=configuration, embedding_function=None)
+            except ChromaError as error:
+                log.debug("%s: %s", name, error)  # an earlier run or another worker has made it, or the next line fails
+        collection: chromadb.Collection = self._client.get_collection(name, embedding_function=None)
+        return collection
+
+    def close(self) -> None:
+        """See `Store`, like the rest; nothing to give back, since the connection is the location's."""
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """See `Store`."""
+        found: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        for start, count, skipped in self._batches():
+            rows = np.arange(start, start + count)
+            found.append(np.setdiff1d(rows, [each.row for each in skipped], assume_unique=True))
+        return np.sort(np.concatenate(found))
+
+    def skipped(self) -> list[Skipped]:
+        """See `Store`."""
+        return sorted((each for _, _, skipped in self._batches() for each in skipped), key=lambda each: each.row)
+
+    def complete(self) -> set[int]:
+        """See `Store`."""
+        return {start for start, _, _ in self._batches()}
+
+    def write(self, batch: Batch) -> None:
+        """See `Store`."""
+        self.keep(batch)
+        if batch.items:
+            rows = [item.row for item in batch.items]
+            metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in batch.items]
+            self.upsert(rows, metadata, batch.vectors)
+        self.commit(batch)
+
+    def keep(self, batch: Batch) -> None:
+        """Keep the thumbnails of a batch; what was skipped is kept by `commit`."""
+        if thumbnails := batch.thumbnails_by_row:
+            with self._worded():
+                self._thumbnails.upsert(
+                    ids=[row_key(row) for row in thumbnails],
+                    embeddings=_numbers(thumbnails),
+                    metadatas=[pack(content) for content in thumbnails.values()],
+                )
+
+    def commit(self, batch: Batch) -> None:
+        """Mark a batch as complete; everything else of it is written."""
+        about = json.dumps([[each.row, each.id, each.reason] for each in batch.skipped])
+        with self._worded():
+            self._ledger.upsert(
+                ids=[row_key(batch.start), LIFE],
+                embeddings=_numbers([batch.start, -1]),
+                metadatas=[{"rows": batch.rows, **pack(zlib.compress(about.encode()))}, {"at": int(time.time())}],
+            )
+
+    def settle(self) -> None:
+        """See `Store`; an interrupted batch was done again, so only what was skipped then may still be there."""
+        gone = [row_key(each.row) for each in self.skipped()]
+        with self._worded():
+            for start in range(0, len(gone), READ_ROWS):
+                for collection in (*self._collections.values(), self._thumbnails):
+                    collection.delete(ids=gone[start : start + READ_ROWS])
+
+    def _batches(self) -> Iterator[tuple[int, int, list[Skipped]]]:
+        """Yield first row, number of rows and what was skipped of every batch that is complete."""
+        for key, metadata in records(self._server, self._ledger):
+            if key != LIFE:
+                skipped = json.loads(zlib.decompress(unpack(metadata)))
+                yield int(key), metadata["rows"], [Skipped(*each) for each in skipped]
+
+    def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
+        """See `Store`; logs how far it is, since a server may be far away."""
+        telling = _Telling(f"{features} vectors", len(rows))
+        collection = self._collections[(features, View.PLAIN)]
+        for start in range(0, len(rows), READ_ROWS):
+            keys = [row_key(int(row)) for row in rows[start : start + READ_ROWS]]
+            with self._worded():
+                found = collection.get(ids=keys, include=["embeddings", "metadatas"])
+            place = {key: i for i, key in enumerate(found["ids"])}
+            if missing := [key for key in keys if key not in place]:
+                raise self._failure(f"{len(missing)} of its vectors are missing")
+            order = [place[key] for key in keys]
+            metadata: Any = found["metadatas"]
+            yield np.asarray(found["embeddings"], np.float32)[order], [dict(metadata[i]) for i in order]
+            telling.add(len(keys))
+
+    def thumbnails(self, rows: npt.NDArray[np.int64]) -> Iterator[dict[int, bytes]]:
+        """Yield the thumbnails of rows, by row, in pieces."""
+        telling = _Telling("thumbnails", len(rows))
+        for start in range(0, len(rows), READ_ROWS):
+            keys = [row_key(int(row)) for row in rows[start : start + READ_ROWS]]
+            with self._worded():
+                found: Any = self._thumbnails.get(ids=keys, include=["metadatas"])
+                yield {int(key): unpack(each) for key, each in zip(found["ids"], found["metadatas"], strict=True)}
+            telling.add(len(keys))
+
+    def put_file(self, name: str, content: bytes) -> None:
+        """Keep bytes of any length under a name."""
+        parts = [content[start : start + RECORD_BYTES] for start in range(0, max(1, len(content)), RECORD_BYTES)]
+        with self._worded():
+            for place in range(0, len(parts), 16):
+                some = list(enumerate(parts))[place : place + 16]
+                self._files.upsert(
+                    ids=[f"{name}/{i:06d}" for i, _ in some],
+                    embeddings=_numbers(i for i, _ in some),
+                    metadatas=[{"parts": len(parts), **pack(part)} for i, part in some],
+                )
+
+    def get_file(self, name: str) -> bytes | None:
+        """Return what was kept under a name, or None."""
+        parts: dict[str, bytes] = {}
+        count = 1
+        with self._worded():
+            while len(parts) < count:
+                keys = [f"{name}/{i:06d}" for i in range(len(parts), min(count, len(parts) + 16))]
+                found: Any = self._files.get(ids=keys, include=["metadatas"])
+                if len(found["ids"]) < len(keys):
+                    return None
+                parts |= {key: unpack(each) for key, each in zip(found["ids"], found["metadatas"], strict=True)}
+                count = found["metadatas"][0]["parts"]
+        return b"".join(parts[key] for key in sorted(parts))
+
+    @contextmanager
+    def _worded(self) -> Iterator[None]:
+        with worded(self._server):
+            yield
+
+    def _failure(self, reason: object) -> IndexingError:
+        return failure(self._server, reason)
+
+
+def _numbers(values: Iterable[int]) -> npt.NDArray[np.float32]:
+    """Return vectors, shape (n, 1), for records that nobody searches; all the same would make a poor graph."""
+    return np.fromiter(values, np.float32)[:, None]
+
+
+class _Telling:
+    """Logs how far a transfer is, every few seconds."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._last = time.monotonic()
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if (now := time.monotonic()) - self._last > LOG_EVERY:
+            log.info("fetched %s of %s %s", f"{self._done:,}", f"{self._total:,}", self._what)
+            self._last = now

@@ -1,0 +1,32 @@
+"""One log line for each search."""
+
+import logging
+
+from retrieval.search.query import Ranking
+
+log = logging.getLogger("search")
+
+
+def searched(kind: str, ranking: Ranking, top_k: int) -> None:
+    """Log that a visitor's search was answered: how it was made and how long it took, nothing of what was asked.
+
+    Args:
+        kind: `search`, `compare` or `robustness`.
+        ranking: the answer, or of several the one that stands for them.
+        top_k: how many pictures were asked for.
+    """
+    timings = ranking.timings
+    fields = {
+        "gallery": ranking.gallery,
+        "pictures": ranking.size,
+        "features": str(ranking.features),
+        "metric": str(ranking.metric),
+        "engine": str(ranking.engine),
+        "k": top_k,
+        "hits": len(ranking.hits),
+        "decode_ms": round(timings.decode, 1),
+        "features_ms": round(timings.features, 1),
+        "search_ms": round(timings.search, 1),
+        "total_ms": round(timings.total, 1),
+    }
+    log.info(kind, extra={"fields": fields})
