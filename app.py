@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import index_builder
 from retrieval import hub, logs, memory, settings
 from retrieval.errors import IndexingError, RetrievalError
-from retrieval.settings import DEFAULT_PIXEL_SIZE
 
 if TYPE_CHECKING:
     from retrieval.search.searcher import Searcher
@@ -77,9 +76,10 @@ def serve(chosen: settings.Settings) -> None:
     limits = limits_of(chosen)
     searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pixels)
     health = Health(searcher)
-    builds = Builds(chosen, searcher.embedder.encoders.load) if chosen.own_machine else None
+    builds = Builds(chosen, searcher.embedder.loaded.load) if chosen.own_machine else None
     if zero_gpu.here():  # what runs on its GPU must be known when the page starts
-        searcher.embedder.encoders.get(searcher.indexes.get().manifest.model)
+        for name, identity in searcher.indexes.get().manifest.features.items():
+            searcher.embedder.loaded.get(name, identity)
     # Models and ChromaDB load while the page is already there; a search that comes early waits for them.
     threading.Thread(target=_warm, args=(searcher, health, builds is None), name="warm-up", daemon=True).start()
     page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds, limits)
@@ -113,7 +113,8 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     indexes = Indexes(chosen.index)
     first = chosen.gallery or (chosen.source.slug if chosen.data_asked else None)
     if not indexes.names() or (chosen.data_asked and first not in indexes.names()):
-        why = index_builder.build(chosen).reason
+        choice = index_builder.build(chosen)
+        why = choice.reason if choice else "it was asked for"
         first = first or chosen.source.slug
         indexes.location.look_again()
         manifest = indexes.get(first).manifest
@@ -136,7 +137,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
 
 def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
     """Return what an index was made from or with that differs from what was asked for, in words."""
-    from retrieval.features.models import AUTO, choose_model
+    from retrieval.features import FEATURES
 
     found = []
     if chosen.data_asked:
@@ -148,14 +149,8 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
             for name in ("revision", "image_column", "label_column", "caption_column", "limit")
             if getattr(wanted, name) != getattr(used, name)
         ]
-    if chosen.pixel_size not in (DEFAULT_PIXEL_SIZE, manifest.pixel_size):
-        found.append(f"with pixel size {manifest.pixel_size}, not {chosen.pixel_size}")
-    if chosen.dtype not in ("auto", manifest.model.dtype):
-        found.append(f"with dtype {manifest.model.dtype}, not {chosen.dtype}")
-    if chosen.model != AUTO:
-        choice = choose_model(chosen.model, chosen.model_revision)
-        if (choice.name, choice.revision) != (manifest.model.name, manifest.model.revision):
-            found.append(f"with model {manifest.model.name}, not {choice.name}")
+    for name, identity in manifest.features.items():
+        found += FEATURES[name].differences(chosen.features, identity)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Build the index of a gallery: a Hugging Face data set -> raw pixels and CLIP features -> ChromaDB."""
+"""Build the index of a gallery: Hugging Face dataset or folder -> feature vectors -> published index."""
 
 import argparse
 import logging
@@ -12,28 +12,32 @@ from tqdm import tqdm
 
 from retrieval import hub, memory, settings
 from retrieval.errors import RetrievalError, SharesMissing
-from retrieval.features.models import ModelChoice
-from retrieval.indexing.jobs import Watch, build_gallery
+from retrieval.features.base import ModelChoice
+from retrieval.indexing.jobs import build_gallery
+from retrieval.indexing.outcome import summary
+from retrieval.indexing.progress import BuildCallbacks
 
 EXAMPLES = """examples:
   python index_builder.py                                       the bundled icons, into ./index
-  python index_builder.py --dataset ~/photos --gallery holiday  a folder of pictures (class folders become labels)
+  python index_builder.py --dataset ~/photos --gallery holiday  a folder of images (class folders become labels)
   python index_builder.py --dataset johnowhitaker/imagenette2-320 --split train --limit 2000
   python index_builder.py --dataset pictures.parquet --caption-column title --model openai/clip-vit-base-patch32
   python index_builder.py --index http://10.0.0.5:8000 --shard 1/2   one of two workers, into one ChromaDB server
 
-Stop it at any moment (Ctrl-C) and run the same command again: it goes on where it stopped.
+Stop it at any time (Ctrl-C), and run the same command again to resume.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the builder; return the exit code: 0 done (with `--shard`: this share), 2 a worded error, 130 stopped."""
+    """Run the builder; return the exit code: 0 done (with `--shard`: this share), 2 an error, 130 cancelled."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     settings.add_index_flag(parser)
     settings.add_gallery_flag(parser, "name of the gallery in the index (default: after the data set)")
-    parser.add_argument("--rebuild", action="store_true", help="make it anew, and replace the old one when complete")
+    parser.add_argument(
+        "--rebuild", action="store_true", help="rebuild from scratch, and replace the old index when complete"
+    )
     settings.add_build_flags(parser)
     settings.add_shard_flag(parser)
     flags, chosen = settings.parse(parser, arguments)
@@ -51,13 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped. Run the same command again to go on from here.", file=sys.stderr)
+        print("Stopped. Run the same command again to resume.", file=sys.stderr)
         return 130
     return 0
 
 
-class _Terminal(Watch):
-    """A line on the model, and a bar that counts the pictures."""
+class _Terminal(BuildCallbacks):
+    """Prints the model, and shows a progress bar."""
 
     bar: Any = None  # tqdm has no types
 
@@ -65,10 +69,10 @@ class _Terminal(Watch):
         print(f"model: {choice.name}, because {choice.reason}")
 
     def started(self, name: str, total: int | None) -> None:
-        self.bar = tqdm(total=total, unit=" pictures", desc=name, smoothing=0.1)
+        self.bar = tqdm(total=total, unit=" images", desc=name, smoothing=0.1)
 
     def progress(self, done: int, total: int | None) -> None:
-        self.bar.total = total  # of a share of the gallery only what is in it
+        self.bar.total = total  # with --shard, the size of the share
         if self.bar.n == 0 and done:
             self.bar.initial = done
         self.bar.update(done - self.bar.n)
@@ -78,12 +82,10 @@ class _Terminal(Watch):
             self.bar.close()
 
 
-def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice:
-    """Build what the settings describe, with a progress bar, print the closing summary, return the model taken."""
+def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice | None:
+    """Build what the settings describe with a progress bar, print a summary, and return the model used, if any."""
     with closing(_Terminal()) as terminal:
         outcome, choice = build_gallery(chosen, rebuild, terminal)
-    from retrieval.indexing.build import summary  # with torch, which --help does without
-
     print(summary(outcome))
     return choice
 

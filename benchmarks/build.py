@@ -35,27 +35,39 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import datasets  # noqa: E402  # as what follows: needs the lines above
-import torch  # noqa: E402
-from pictures import make_parquet, save_vit  # noqa: E402
-from report import report  # noqa: E402
-from service import resident  # noqa: E402
-from transformers import AutoModel  # noqa: E402
+import datasets  # as what follows: needs the lines above
+import torch
+from pictures import make_parquet, save_vit
+from report import report
+from service import resident
+from transformers import AutoModel
 
-from retrieval import memory  # noqa: E402
-from retrieval.features.clip import ClipEncoder  # noqa: E402
-from retrieval.features.models import BUNDLED, ModelChoice, choose_model  # noqa: E402
-from retrieval.features.pixels import embed_pixels  # noqa: E402
-from retrieval.gallery.rows import Gallery  # noqa: E402
-from retrieval.gallery.source import GallerySource  # noqa: E402
-from retrieval.indexing.build import ROWS_AT_ONCE, build_index  # noqa: E402
-from retrieval.indexing.embed import embed_all, take_share, thumbnail_of  # noqa: E402
-from retrieval.indexing.fit_projection import write_projections  # noqa: E402
-from retrieval.pictures.loading import load_picture  # noqa: E402
-from retrieval.settings import DEFAULT_PIXEL_SIZE  # noqa: E402
-from retrieval.storage.export import background_of  # noqa: E402
-from retrieval.storage.projection import Method  # noqa: E402
-from retrieval.storage.store import TOGETHER, FolderStore  # noqa: E402
+from retrieval import memory
+from retrieval.features.base import (
+    DEFAULT_PIXEL_SIZE,
+    FeatureSet,
+    ModelChoice,
+)
+from retrieval.features.encoder import ClipEncoder
+from retrieval.features.models import BUNDLED, choose_model
+from retrieval.features.pixels import (
+    Pixels,
+    embed_pixels,
+)
+from retrieval.gallery.rows import Gallery
+from retrieval.gallery.source import GallerySource
+from retrieval.indexing.build import (
+    ROWS_AT_ONCE,
+    BuildPlan,
+    build_index,
+)
+from retrieval.indexing.embed import embed_all, take_share, thumbnail_of
+from retrieval.indexing.fit_projection import write_projections
+from retrieval.indexing.progress import BuildCallbacks
+from retrieval.pictures.loading import load_picture
+from retrieval.storage.export import background_of
+from retrieval.storage.projection import Method
+from retrieval.storage.store import TOGETHER, FolderStore
 
 CORES = os.cpu_count() or 1
 BARE_PICTURES = 128  # in each of the measurements of a model alone
@@ -150,16 +162,15 @@ def _build(
     flags: argparse.Namespace,
     finishing: Callable[[], None] = lambda: None,
 ) -> None:
-    build_index(
-        index,
-        "pictures",
-        gallery,
-        encoder,
-        pixel_size=flags.pixel_size,
-        batch_size=flags.batch_size or encoder.batch_size,
-        workers=flags.workers,
-        finishing=finishing,
-    )
+    batch_size = flags.batch_size or encoder.batch_size
+    plan = BuildPlan(index, "pictures", gallery, _features(encoder, flags), batch_size, flags.workers)
+    callbacks = BuildCallbacks()
+    callbacks.finishing = finishing  # type: ignore[method-assign]  # a callback
+    build_index(plan, callbacks)
+
+
+def _features(encoder: ClipEncoder, flags: argparse.Namespace) -> dict[str, FeatureSet]:
+    return {"pixels": Pixels(flags.pixel_size), "clip": encoder}
 
 
 def _speeds(model: Any, side: int, batch: int) -> dict[str, float]:
@@ -219,18 +230,18 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
         "thumbnail": each_ms(lambda: [thumbnail_of(each) for each in pictures]),
     }
     build = next(folder.glob("build-*"))
-    with closing(FolderStore(build, "of no matter")) as store:
+    with closing(FolderStore(build, ("pixels", "clip"))) as store:
         # More rows for the full graph: what a picture costs at the end of the build. The first loads the graph.
-        run = embed_all([items[:RUN]], encoder, pixel_size=flags.pixel_size, batch_size=RUN, workers=1)
+        run = embed_all([items[:RUN]], _features(encoder, flags), batch_size=RUN, workers=1)
         last = next(run)
         run.close()
         for first in (10**9, 2 * 10**9):
             rows = [first + item.row for item in last.items]
             metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in last.items]
-            insert = partial(store.upsert, rows, metadata, last.vectors)
+            insert = partial(store._collections().insert, rows, metadata, last.vectors)
             found["ChromaDB, last rows"] = each_ms(insert, len(rows), 1)
-    found["background"] = each_ms(lambda: background_of(build), flags.pictures, 1)
-    found["maps"] = each_ms(lambda: list(write_projections(build, [Method.PCA])), flags.pictures, 1)
+    found["background"] = each_ms(lambda: background_of(build, ("pixels", "clip")), flags.pictures, 1)
+    found["maps"] = each_ms(lambda: list(write_projections(build, ("pixels", "clip"), [Method.PCA])), flags.pictures, 1)
     torch.set_num_threads(threads)
     return dict(found)
 

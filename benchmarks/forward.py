@@ -18,14 +18,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402  # as what follows: needs the path above
-from PIL import Image  # noqa: E402
-from report import report  # noqa: E402
-from torch.nn.functional import cosine_similarity, interpolate  # noqa: E402
-from transformers import AutoImageProcessor, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig  # noqa: E402
+import torch  # as what follows: needs the path above
+from PIL import Image
+from report import report
+from torch.nn.functional import cosine_similarity, interpolate
+from transformers import AutoImageProcessor, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
-from retrieval.features.folding import lighten  # noqa: E402
-from retrieval.features.models import choose_model  # noqa: E402
+from retrieval.features.folding import lighten
+from retrieval.features.models import choose_model
 
 PICTURES = sorted((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32

@@ -30,9 +30,10 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from retrieval.features import Vectors  # noqa: E402
-from retrieval.indexing.build import ROWS_AT_ONCE  # noqa: E402  # as what follows: needs the path above
-from retrieval.storage.store import GRAPH, TOGETHER, row_key  # noqa: E402
+from retrieval.engines.chroma_folder import GRAPH, row_key
+from retrieval.features import Vectors
+from retrieval.indexing.build import ROWS_AT_ONCE
+from retrieval.storage.store import TOGETHER
 
 KINDS = ("clustered", "uniform", "pixels")
 SWEEP = tuple(itertools.product((100, 200), (16, 32, 48)))  # ef_construction, max_neighbors

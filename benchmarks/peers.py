@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch  # noqa: E402  # as what follows: needs the lines above
+import torch  # as what follows: needs the lines above
 
 # A torchvision built for CUDA cannot load its operators beside a torch without, and then fails at the import for want
 # of two names. open_clip uses its transforms alone.
@@ -38,23 +38,22 @@ except RuntimeError:
     for name in ("nms", "qnms"):
         named.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-import datasets  # noqa: E402
-import numpy as np  # noqa: E402
-import open_clip  # noqa: E402
-from chromadb.utils.embedding_functions import OpenCLIPEmbeddingFunction  # noqa: E402
-from pictures import make_parquet, save_vit  # noqa: E402
-from PIL import Image  # noqa: E402
-from report import report  # noqa: E402
-from sentence_transformers import SentenceTransformer  # noqa: E402
-from transformers import AutoModel  # noqa: E402
+import datasets
+import numpy as np
+import open_clip
+from chromadb.utils.embedding_functions import OpenCLIPEmbeddingFunction
+from pictures import make_parquet, save_vit
+from PIL import Image
+from report import report
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
 
-from retrieval.features import Features  # noqa: E402
-from retrieval.features.clip import MULTIPLIED, ClipEncoder, best_dtype  # noqa: E402
-from retrieval.features.models import choose_model  # noqa: E402
-from retrieval.gallery.rows import Gallery  # noqa: E402
-from retrieval.gallery.source import GallerySource  # noqa: E402
-from retrieval.indexing.embed import embed_all  # noqa: E402
-from retrieval.settings import DEFAULT_PIXEL_SIZE  # noqa: E402
+from retrieval.features.encoder import MULTIPLIED, ClipEncoder, best_dtype
+from retrieval.features.models import choose_model
+from retrieval.gallery.rows import Gallery
+from retrieval.gallery.source import GallerySource
+from retrieval.indexing.embed import embed_all
+from retrieval.settings import DEFAULT_PIXEL_SIZE
 
 CORES = os.cpu_count() or 1
 SIDE = 224  # of the model's input
@@ -181,7 +180,7 @@ def _ours(gallery: Gallery, encoder: ClipEncoder) -> Embedding:
     def embed() -> np.ndarray:
         runs = gallery.batches(RUN)
         sizes = {"pixel_size": DEFAULT_PIXEL_SIZE, "batch_size": encoder.batch_size, "workers": CORES}
-        return np.concatenate([run.vectors[Features.CLIP] for run in embed_all(runs, encoder, **sizes)])
+        return np.concatenate([run.vectors["clip"] for run in embed_all(runs, encoder, **sizes)])
 
     return embed
 

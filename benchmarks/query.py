@@ -25,24 +25,26 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402  # as what follows: needs the path above
-from gallery import add_flags, indexed, queries  # noqa: E402
-from report import report  # noqa: E402
-from service import Visitor, running  # noqa: E402
+import torch  # as what follows: needs the path above
+from gallery import add_flags, indexed, queries
+from report import report
+from service import Visitor, running
 
-from retrieval.features import Features, Vectors  # noqa: E402
-from retrieval.metrics import Metric  # noqa: E402
-from retrieval.search.query import Engine, Query  # noqa: E402
-from retrieval.search.searcher import Searcher  # noqa: E402
-from retrieval.search.vector_cache import VectorCache  # noqa: E402
-from retrieval.storage.catalog import Indexes  # noqa: E402
-from retrieval.storage.reader import GalleryIndex  # noqa: E402
+from retrieval.engines import ENGINES
+from retrieval.features import FEATURES, Vectors
+from retrieval.features.encoder import ClipEncoder
+from retrieval.metrics import Metric
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
+from retrieval.search.vector_cache import VectorCache
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.reader import GalleryIndex
 
 GOAL = 10.0  # ms at the median
 QUERIES = 10
 SIZES = (12, 50)
 ALIKE = 0.95
-COMBINATIONS = list(itertools.product(Features, Metric, Engine))
+COMBINATIONS = list(itertools.product(FEATURES, Metric, ENGINES))
 
 
 def main() -> None:
@@ -78,18 +80,18 @@ def _checked(searcher: Searcher, pictures: Sequence[bytes]) -> list[dict[str, ob
     """Return the recall of both engines against the formulas; that of the exact scan must be 1, in order."""
     index = searcher.indexes.get()
     rows: list[dict[str, object]] = []
-    for features, metric in itertools.product(Features, Metric):
-        found: dict[tuple[Engine, int], list[float]] = {}
+    for features, metric in itertools.product(FEATURES, Metric):
+        found: dict[tuple[str, int], list[float]] = {}
         for picture in pictures:
             query = Query(picture, features=features, metric=metric)
             vector = searcher.embedder.embed(index, query).vector
             scores = _formula(metric, vector, index.vectors(features))
             order = np.argsort(scores if metric in (Metric.L1, Metric.L2) else -scores, kind="stable")
-            for engine, k in itertools.product(Engine, SIZES):
+            for engine, k in itertools.product(ENGINES, SIZES):
                 hits = searcher.search(replace(query, engine=engine, top_k=k)).hits
                 positions = [hit.position for hit in hits]
                 np.testing.assert_allclose([hit.score for hit in hits], scores[positions], rtol=1e-9, atol=1e-12)
-                if engine is Engine.EXACT:
+                if engine == "exact":
                     np.testing.assert_array_equal(positions, order[:k])
                 found.setdefault((engine, k), []).append(len(set(positions) & set(order[:k].tolist())) / k)
         recalls = {f"{engine} recall@{k}": statistics.mean(shares) for (engine, k), shares in found.items()}
@@ -117,7 +119,7 @@ def _formula(metric: Metric, query: Vectors, gallery: Vectors) -> npt.NDArray[np
 
 def _spent(
     searcher: Searcher, pictures: Sequence[bytes], rounds: int
-) -> dict[tuple[Features, Metric, Engine], dict[str, list[float]]]:
+) -> dict[tuple[str, Metric, str], dict[str, list[float]]]:
     """Return milliseconds of searches beside the forward pass, by combination and case."""
     index = searcher.indexes.get()
     forward = _Stopwatch(searcher, index)
@@ -126,7 +128,7 @@ def _spent(
     for k in SIZES:
         cases |= {f"k {k}": {"top_k": k}, f"k {k}, label": {"top_k": k, "labels": (label,)}}
         cases |= {f"k {k}, distinct": {"top_k": k, "alike": ALIKE}}
-    spent: dict[tuple[Features, Metric, Engine], dict[str, list[float]]] = {}
+    spent: dict[tuple[str, Metric, str], dict[str, list[float]]] = {}
     for combination in COMBINATIONS:
         features, metric, engine = combination
         found = spent[combination] = {name: [] for name in (*cases, "k 12, new picture")}
@@ -147,7 +149,8 @@ class _Stopwatch:
 
     def __init__(self, searcher: Searcher, index: GalleryIndex) -> None:
         self.spent = 0.0
-        encoder = searcher.embedder.encoders.get(index.manifest.model)
+        encoder = searcher.embedder.feature_set(index, "clip")
+        assert isinstance(encoder, ClipEncoder)
         self._forward = encoder.forward
         encoder.forward = self  # type: ignore[assignment,method-assign]  # called as the method is
 
@@ -164,7 +167,7 @@ def _by_http(root: Path, pictures: Sequence[bytes], rounds: int) -> list[dict[st
     with tempfile.TemporaryDirectory() as cache, running(root, Path(cache)) as app:
         visitor = Visitor(app.address)
         uploaded = [visitor.upload(picture) for picture in pictures]
-        for picture, (features, engine) in itertools.product(uploaded, itertools.product(Features, Engine)):
+        for picture, (features, engine) in itertools.product(uploaded, itertools.product(FEATURES, ENGINES)):
             visitor.search(picture, features=features, engine=engine)  # embeds and warms
         for k in SIZES:
             waited, server = [], []

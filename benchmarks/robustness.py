@@ -12,13 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tqdm import tqdm  # noqa: E402  # as what follows: needs the path above
+from tqdm import tqdm
 
-from retrieval.analysis import sentences as words  # noqa: E402
-from retrieval.analysis.robustness import sweep  # noqa: E402
-from retrieval.search.query import Query  # noqa: E402
-from retrieval.search.searcher import Searcher  # noqa: E402
-from retrieval.storage.catalog import Indexes  # noqa: E402
+from retrieval.analysis import sentences as words
+from retrieval.analysis.robustness import sweep
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
 
 
 def main() -> None:

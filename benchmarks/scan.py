@@ -27,19 +27,19 @@ from scipy.spatial.distance import cdist
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from retrieval.analysis.evaluation import average_precision, label_codes, leave_one_out, relevance  # noqa: E402
-from retrieval.engines.checksums import write_checksums  # noqa: E402
-from retrieval.engines.exact import Scan  # noqa: E402
-from retrieval.features import Features, Vectors  # noqa: E402  # as what follows: needs the path above
-from retrieval.features.models import ModelIdentity  # noqa: E402
-from retrieval.gallery.source import GallerySource  # noqa: E402
-from retrieval.metrics import Metric  # noqa: E402
-from retrieval.search.query import Engine  # noqa: E402
-from retrieval.search.ranking import rank  # noqa: E402
-from retrieval.storage.location import Published  # noqa: E402
-from retrieval.storage.manifest import Manifest  # noqa: E402
-from retrieval.storage.reader import GalleryIndex  # noqa: E402
-from retrieval.storage.store import FolderStore  # noqa: E402
+from retrieval.analysis.evaluation import average_precision, label_codes, leave_one_out, relevance
+from retrieval.engines.checksums import write_checksums
+from retrieval.engines.exact import Scan
+from retrieval.features import Vectors
+from retrieval.features.base import FeatureIdentity
+from retrieval.gallery.source import GallerySource
+from retrieval.metrics import Metric
+from retrieval.search.query import Combination
+from retrieval.search.ranking import rank
+from retrieval.storage.folder import open_engine
+from retrieval.storage.location import Published
+from retrieval.storage.manifest import Manifest
+from retrieval.storage.reader import GalleryIndex
 
 SCIPY = {Metric.L1: "cityblock", Metric.L2: "euclidean", Metric.COSINE: "cosine", Metric.CORRELATION: "correlation"}
 CLASSES = 10
@@ -74,30 +74,30 @@ def index_of(folder: Path, pixels: Vectors, clip: Vectors) -> GalleryIndex:
     pq.write_table(pa.table({"row": rows, "id": names, "label": labels, "caption": names}), build / "items.parquet")
     np.save(build / "pixels.npy", pixels)
     np.save(build / "clip.npy", clip)
-    size, model = round((pixels.shape[1] / 3) ** 0.5), ModelIdentity("random", "", "", "float32", clip.shape[1])
+    vectors = {"pixels": pixels, "clip": clip}
+    features = {name: FeatureIdentity("random", "", "", "float32", each.shape[1]) for name, each in vectors.items()}
     source = GallerySource("random")
     write_checksums(build)
-    manifest = Manifest("random", "build", source, "", model, size, len(rows), 0, "", 0.0, 0, background={})
-    return GalleryIndex(Published(manifest, build, partial(FolderStore, build), ""))
+    manifest = Manifest("random", "build", source, "", features, len(rows), 0, "", 0.0, 0, background={})
+    return GalleryIndex(Published(manifest, build, partial(open_engine, build), ""))
 
 
-def scanned(index: GalleryIndex, features: Features, queries: Vectors, threads: list[int]) -> list[dict[str, object]]:
+def scanned(index: GalleryIndex, features: str, queries: Vectors, threads: list[int]) -> list[dict[str, object]]:
     """Return how long one query takes by each metric and number of threads, and reading the matrix."""
     vectors = index.vectors(features)
     for metric, query in ((metric, query) for metric in Metric for query in queries[:CHECKED]):
-        found, _ = rank(index, features, metric, Engine.EXACT, query, K)
+        found, _ = rank(index, Combination(features, metric), query, K)
         expected = cdist(query[None].astype(np.float64), vectors, SCIPY[metric])[0]
         assert (found == np.argsort(expected, kind="stable")[:K]).all(), (metric, found)
     rows: list[dict[str, object]] = []
     matrix = torch.from_numpy(np.load(index.build / f"{features}.npy", mmap_mode="c"))  # torch takes none to read only
     for count in threads:
         torch.set_num_threads(count)
-        side = index.manifest.pixel_size if features is Features.PIXELS else None
-        index._scans[features] = Scan(vectors, side=side, threads=count)
-        norms = median_ms(lambda: Scan(vectors, side=side), repeat=3, warm=0)  # noqa: B023
+        index._exact._scans[features] = Scan(vectors, threads=count)
+        norms = median_ms(lambda: Scan(vectors), repeat=3, warm=0)
         for metric in Metric:
             turn = iter(np.resize(np.arange(len(queries)), 10_000))
-            scan = median_ms(lambda: rank(index, features, metric, Engine.EXACT, queries[next(turn)], K), 15)  # noqa: B023
+            scan = median_ms(lambda: rank(index, Combination(features, metric), queries[next(turn)], K), 15)  # noqa: B023
             read = median_ms(matrix.sum, 15)
             rows.append(
                 {
@@ -115,7 +115,7 @@ def scanned(index: GalleryIndex, features: Features, queries: Vectors, threads: 
 
 def evaluated(index: GalleryIndex) -> list[dict[str, object]]:
     """Return how long mAP takes for each query by blocks, and by ranking the gallery for one query after another."""
-    queries, features = leave_one_out(index), Features.CLIP
+    queries, features = leave_one_out(index), "clip"
     codes = label_codes(index.labels, index.labels)
     vectors, rows = queries.vectors[features], list[dict[str, object]]()
     for metric in Metric:
@@ -127,7 +127,7 @@ def evaluated(index: GalleryIndex) -> list[dict[str, object]]:
 
         def loop(metric: Metric = metric) -> None:
             for vector, own, label in zip(vectors[:LOOPED], queries.positions, queries.labels, strict=False):
-                positions, _ = rank(index, features, metric, Engine.EXACT, vector, len(index))
+                positions, _ = rank(index, Combination(features, metric), vector, len(index))
                 average_precision((codes[positions[positions != own]] == label)[None])
 
         by_blocks = median_ms(blocks, 3, 0) / len(vectors)
@@ -151,13 +151,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     chance, n = np.random.default_rng(0), arguments.n
-    queries = {Features.CLIP: unit(chance, 20, 512), Features.PIXELS: pictures(chance, 20)}
+    queries = {"clip": unit(chance, 20, 512), "pixels": pictures(chance, 20)}
     with tempfile.TemporaryDirectory() as folder:
         wide = index_of(Path(folder) / "clip", chance.random((n, 3), np.float32), unit(chance, n, 512))
-        rows = scanned(wide, Features.CLIP, queries[Features.CLIP], arguments.threads)
+        rows = scanned(wide, "clip", queries["clip"], arguments.threads)
         n //= 5
         long = index_of(Path(folder) / "pixels", pictures(chance, n), unit(chance, n, 512))
-        rows += scanned(long, Features.PIXELS, queries[Features.PIXELS], arguments.threads)
+        rows += scanned(long, "pixels", queries["pixels"], arguments.threads)
         report("Exact scan of one query", rows, k=K)
         report("Leave-one-out mAP", evaluated(long), gallery=n, dimensions=512, threads=os.cpu_count())
 

@@ -17,8 +17,9 @@ from service import resident
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from retrieval.engines.chroma_folder import Collections
 from retrieval.errors import IndexingError
-from retrieval.features import Features, Vectors
+from retrieval.features import Vectors
 from retrieval.gallery.source import Item
 from retrieval.metrics import View
 from retrieval.storage.batches import Batch
@@ -27,10 +28,10 @@ from retrieval.storage.server.address import Server
 from retrieval.storage.server.connection import connect
 from retrieval.storage.server.location import copy_files
 from retrieval.storage.server.store import ServerStore
-from retrieval.storage.store import COLLECTIONS, FolderStore, Store
+from retrieval.storage.store import FolderStore, Store
 
 ROWS = 64
-DIMENSIONS = {Features.PIXELS: 3072, Features.CLIP: 512}
+DIMENSIONS = {"pixels": 3072, "clip": 512}
 THUMBNAIL = 8_000  # bytes; of photos they are about as large
 CENTRES = 200  # vectors cluster, as those of pictures do
 
@@ -62,18 +63,18 @@ def size_of(folder: Path, *patterns: str) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def write(store: Store, rows: int) -> dict[Features, Vectors]:
+def write(store: Store, rows: int) -> dict[str, Vectors]:
     """Write so many made-up pictures as the builder does, and return the vectors of the last batch."""
     random = np.random.default_rng(0)
     centres = {features: random.standard_normal((CENTRES, d)) for features, d in DIMENSIONS.items()}
-    vectors: dict[Features, Vectors] = {}
+    vectors: dict[str, Vectors] = {}
     for start in range(0, rows, ROWS):
         batch = range(start, min(start + ROWS, rows))
         items = tuple(Item(row, f"picture-{row}.jpg", f"class {row % 50}", "a caption", b"") for row in batch)
         for features, d in DIMENSIONS.items():
             near = centres[features][random.integers(CENTRES, size=len(batch))]
             vectors[features] = (near + random.standard_normal((len(batch), d))).astype(np.float32)
-        vectors[Features.CLIP] /= np.linalg.norm(vectors[Features.CLIP], axis=1, keepdims=True)
+        vectors["clip"] /= np.linalg.norm(vectors["clip"], axis=1, keepdims=True)
         thumbnails = tuple(random.bytes(THUMBNAIL) for _ in batch)
         store.write(Batch(start, len(batch), items, thumbnails, dict(vectors), ()))
     store.flush()
@@ -93,7 +94,7 @@ def main() -> None:
 
         def measure(kind: str, store: Store, reopen: Callable[[], tuple[Store, int | None]]) -> None:
             started = time.perf_counter()
-            query = write(store, count)[Features.CLIP][0]
+            query = write(store, count)["clip"][0]
             writing = time.perf_counter() - started
             started = time.perf_counter()
             if isinstance(store, ServerStore):
@@ -103,7 +104,7 @@ def main() -> None:
             copying = time.perf_counter() - started
             store.close()
             again, memory = reopen()
-            nearest = partial(again.nearest, Features.CLIP, View.UNIT, query, 26)
+            nearest = partial(collections_of(again).nearest, ("clip", View.UNIT), query, 26, None, ())
             rows.append(
                 {
                     "index": kind,
@@ -117,9 +118,9 @@ def main() -> None:
             again.close()
 
         def reopen_folder() -> tuple[Store, None]:
-            return load(FolderStore(root / "folder")), None  # this process holds more than ChromaDB
+            return load(FolderStore(root / "folder", DIMENSIONS)), None  # this process holds more than ChromaDB
 
-        measure("folder", FolderStore(root / "folder"), reopen_folder)
+        measure("folder", FolderStore(root / "folder", DIMENSIONS), reopen_folder)
         with ExitStack() as servers:
             address, process = servers.enter_context(chroma(root / "server"))
             server = Server(address)
@@ -139,9 +140,15 @@ def main() -> None:
 
 def load(store: Store) -> Store:
     """Search every collection once, so that its graph is in memory."""
-    for features, view in COLLECTIONS:
-        store.nearest(features, view, np.ones(DIMENSIONS[features], np.float32), 10)
+    collections = collections_of(store)
+    for key in collections.by_key:
+        collections.nearest(key, np.ones(DIMENSIONS[key[0]], np.float32), 10, None, ())
     return store
+
+
+def collections_of(store: Store) -> Collections:
+    """Return the ChromaDB collections of a store."""
+    return store.collections if isinstance(store, ServerStore) else store._collections()  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -179,7 +179,6 @@ def _asked(flags: argparse.Namespace, chosen: settings.Settings) -> dict[str, An
 
 def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from retrieval.analysis import sentences as words
-    from retrieval.features import Features
     from retrieval.search.searcher import Searcher
     from retrieval.search.validation import checked_query
     from retrieval.storage.catalog import Indexes
@@ -188,8 +187,8 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     query = checked_query(
         **_asked(flags, chosen), features=flags.features, metric=flags.metric, engine=flags.engine, top_k=flags.top_k
     )
-    if query.features is Features.CLIP:  # loaded first, so that the timings are those of the search
-        searcher.embedder.encoders.get(searcher.indexes.get(query.gallery).manifest.model)
+    # Loaded first, so that the timings are those of the search.
+    searcher.embedder.feature_set(searcher.indexes.get(query.gallery), query.features)
     ranking = searcher.search(query)
     if flags.plot:
         from retrieval.analysis.plot import plot_ranking
@@ -207,14 +206,14 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 
 def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from retrieval.analysis import sentences as words
-    from retrieval.analysis.comparison import ENGINES, compare
-    from retrieval.search.query import Engine
+    from retrieval.analysis.comparison import compare
+    from retrieval.engines import ENGINES
     from retrieval.search.searcher import Searcher
     from retrieval.search.validation import checked_query
     from retrieval.storage.catalog import Indexes
 
     query = checked_query(**_asked(flags, chosen), top_k=flags.top_k)
-    engines = (Engine.EXACT,) if flags.exact_only else ENGINES
+    engines = [name for name, engine in ENGINES.items() if engine.exact or not flags.exact_only]
     comparison = compare(Searcher(Indexes(chosen.index), chosen.templates), query, engines=engines)
     if flags.json:
         print(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False))
@@ -223,17 +222,17 @@ def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     print(f"{base.gallery}: {base.size:,} pictures, {base.model}\n")
     print(f"{'features':13}  {'metric':11}  {'engine':10}  {overlap}    tau  {recall}  closest")
     for cell in comparison.cells:
-        features, metric, engine = cell.combination
+        by = cell.combination
         found = "-" if cell.recall is None else f"{cell.recall:.2f}"
         names = ", ".join(f"{words.name_of(hit):.20}" for hit in cell.ranking.hits[:3])
         print(
-            f"{words.FEATURES[features]:13}  {words.METRICS[metric]:11}  {words.ENGINES[engine]:10}  "
+            f"{words.FEATURES[by.features]:13}  {words.METRICS[by.metric]:11}  {words.ENGINES[by.engine]:10}  "
             f"{cell.overlap:{len(overlap)}.2f}  {cell.tau:5.2f}  {found:>{len(recall)}}  {names}"
         )
-    features, metric, engine = comparison.baseline.combination
+    by = comparison.baseline.combination
     print(
-        f"\noverlap and tau (Kendall's tau-b, 1 is the same order): against {words.FEATURES[features]}, "
-        f"{words.METRICS[metric]}, {words.ENGINES[engine]}; recall: of ChromaDB against the exact scan"
+        f"\noverlap and tau (Kendall's tau-b, 1 is the same order): against {words.FEATURES[by.features]}, "
+        f"{words.METRICS[by.metric]}, {words.ENGINES[by.engine]}; recall: of ChromaDB against the exact scan"
     )
 
 
@@ -287,18 +286,16 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 
     from retrieval.analysis import evaluation
     from retrieval.analysis import sentences as words
-    from retrieval.features import Features
     from retrieval.metrics import Metric
-    from retrieval.search.query import Engine
     from retrieval.search.searcher import Searcher
-    from retrieval.search.validation import one_of
+    from retrieval.search.validation import checked_engine
     from retrieval.storage.catalog import Indexes
 
-    engine = one_of(Engine, flags.engine)
+    engine = checked_engine(flags.engine)
     searcher = Searcher(Indexes(chosen.index))
     index = searcher.indexes.get(chosen.gallery or "")
     if flags.queries:
-        queries = evaluation.from_folder(index, searcher.embedder.encoders.get(index.manifest.model), flags.queries)
+        queries = evaluation.from_folder(index, searcher.embedder, flags.queries)
         counted = evaluation.answerable(index, queries)
         method = f"{len(queries.labels):,} queries from {flags.queries}"
         if counted < len(queries.labels):
@@ -309,7 +306,7 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
         sample = evaluation.SAMPLE if flags.sample is None else flags.sample or None
         queries = evaluation.leave_one_out(index, sample)
         method = f"leave-one-out over {len(queries.labels):,} pictures"
-    with tqdm(total=len(Features) * len(Metric), unit=" combinations", file=sys.stderr, leave=False) as bar:
+    with tqdm(total=len(index.features) * len(Metric), unit=" combinations", file=sys.stderr, leave=False) as bar:
         results = []
         for result in evaluation.evaluate(index, queries, engine):
             results.append(result)
@@ -333,13 +330,12 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 def _map(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from retrieval.analysis import sentences as words
     from retrieval.analysis.gallery_map import as_rows
-    from retrieval.features import Features
-    from retrieval.search.validation import one_of
+    from retrieval.search.validation import checked_features, one_of
     from retrieval.storage.catalog import Indexes
     from retrieval.storage.projection import Method
 
     index = Indexes(chosen.index).get(chosen.gallery or "")
-    features, method = one_of(Features, flags.features), one_of(Method, flags.method)
+    features, method = checked_features(flags.features), one_of(Method, flags.method)
     rows = as_rows(index, features, method)
     if flags.plot:
         from retrieval.analysis.map_plot import plot_map
@@ -359,7 +355,7 @@ def _map(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 def _info(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     import torch
 
-    from retrieval.features.clip import best_device, best_dtype
+    from retrieval.features.encoder import best_device, best_dtype
     from retrieval.storage.catalog import Indexes
 
     packages = ("gradio", "transformers", "torch", "chromadb", "datasets", "pillow")
@@ -383,7 +379,7 @@ def _info(flags: argparse.Namespace, chosen: settings.Settings) -> None:
                 "model_revision": manifest.model.revision,
                 "dtype": manifest.model.dtype,
                 "dimensions": manifest.model.dimensions,
-                "pixel_size": manifest.pixel_size,
+                "features": {name: identity.preprocessing for name, identity in manifest.features.items()},
                 "created": manifest.created,
                 "bytes": manifest.bytes,
             }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import RetrievalError
-from retrieval.features.models import AUTO, DTYPES
+from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureOptions
 from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
 from retrieval.storage.projection import Method
 from retrieval.storage.server.address import CLOUD, Server, read_address
@@ -26,7 +26,6 @@ PREFIX = "RETRIEVAL_"
 TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
-DEFAULT_PIXEL_SIZE = 32  # P@5 on photos does not change between 16 and 64
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,11 @@ class Settings:
     def space(self) -> bool:
         """Whether this is a Hugging Face Space, which any stranger may open. Read when asked, as above."""
         return "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
+
+    @property
+    def features(self) -> FeatureOptions:
+        """The options of the feature types."""
+        return FeatureOptions(self.model, self.model_revision, self.dtype, self.pixel_size)
 
     @property
     def source(self) -> GallerySource:

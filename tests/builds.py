@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from retrieval.features import Features
+from retrieval.engines.chroma_folder import ChromaFolder, keys_of
+from retrieval.features import FEATURES
 from retrieval.features.models import BUNDLED
-from retrieval.metrics import View
+from retrieval.metrics import Metric
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import read_manifest
 from retrieval.storage.projection import Method
-from retrieval.storage.store import COLLECTIONS, FolderStore
+from retrieval.storage.reader import GalleryIndex
 
 NAME = "pictures"
 PICTURES = 22  # six batches, the last one short
@@ -50,21 +51,21 @@ def contents(index: Path) -> SimpleNamespace:
     """Everything that a build holds: items, skipped pictures, every collection, matrices and thumbnails."""
     manifest = read_manifest(index / NAME)
     build = index / NAME / manifest.build
-    store = FolderStore(build, "for reading")
+    chroma = ChromaFolder(build, reading=True)
     collections = {}
-    for key in COLLECTIONS:
-        found = store._collections[key].get(include=["embeddings", "metadatas"])
+    for key, collection in chroma.open(FEATURES).by_key.items():
+        found = collection.get(include=["embeddings", "metadatas"])
         order = np.argsort(found["ids"])
         collections[key] = (
             [(found["ids"][i], found["metadatas"][i]) for i in order],
             np.asarray(found["embeddings"])[order],
         )
-    store.close()
+    chroma.close()
     return SimpleNamespace(
         items=pq.read_table(build / "items.parquet").to_pylist(),
         counts=(manifest.pictures, manifest.skipped, manifest.skipped_pictures),
         collections=collections,
-        matrices={features: np.load(build / f"{features}.npy") for features in Features},
+        matrices={features: np.load(build / f"{features}.npy") for features in FEATURES},
         thumbnails={path.name: path.read_bytes() for path in (build / "thumbnails").rglob("*.jpg")},
     )
 
@@ -74,10 +75,10 @@ def assert_same_contents(found: SimpleNamespace, expected: SimpleNamespace) -> N
     assert found.items == expected.items
     assert found.counts == expected.counts
     assert found.thumbnails == expected.thumbnails
-    for key in COLLECTIONS:
+    for key in keys_of(FEATURES):
         assert found.collections[key][0] == expected.collections[key][0]
         np.testing.assert_array_equal(found.collections[key][1], expected.collections[key][1], str(key))
-    for features in Features:
+    for features in FEATURES:
         np.testing.assert_array_equal(found.matrices[features], expected.matrices[features])
 
 
@@ -95,7 +96,7 @@ def whole(index: Path) -> SimpleNamespace:
     return SimpleNamespace(
         manifest={key: value for key, value in asdict(manifest).items() if key not in OF_THE_RUN},
         names=names(index, manifest.build),
-        maps={features: maps.map(features, Method.PCA).coordinates for features in Features},
+        maps={features: maps.map(features, Method.PCA).coordinates for features in FEATURES},
         contents=contents(index),
     )
 
@@ -105,7 +106,7 @@ def assert_same(index: Path, expected: SimpleNamespace) -> None:
     assert found.manifest == expected.manifest
     assert found.names == expected.names, "something is left over"
     assert_same_contents(found.contents, expected.contents)
-    for features in Features:
+    for features in FEATURES:
         np.testing.assert_array_equal(found.maps[features], expected.maps[features])
 
 
@@ -115,8 +116,14 @@ def answers(index: Path) -> str:
     if not indexes.names():
         return ""
     found = indexes.get(NAME)
-    for features in Features:
+    for features in FEATURES:
         vector = found.vectors(features)[5]
-        assert found.nearest(features, View.PLAIN, vector, 3)[0] == 5
+        assert nearest(found, features, Metric.L2, vector, 3)[0] == 5
     indexes.close()
     return str(found.manifest.build)
+
+
+def nearest(index: GalleryIndex, features: str, metric: Metric, vector: np.ndarray, count: int) -> np.ndarray:
+    """The positions that ChromaDB finds."""
+    [found] = index.engine("chroma").candidates(features, metric, vector[None], count)
+    return found

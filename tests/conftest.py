@@ -120,7 +120,7 @@ def page_searcher(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def address(page_searcher: Searcher, queries: Path) -> Iterator[str]:
     """The page over the icons, as on a machine of one's own, served once for all tests that do not change it."""
     chosen = settings_of(page_searcher.indexes.root)
-    builds = Builds(chosen, page_searcher.embedder.encoders.load)
+    builds = Builds(chosen, page_searcher.embedder.loaded.load)
     with served(page_searcher, chosen, queries, builds) as address:
         yield address
     builds.close()

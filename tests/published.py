@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from retrieval.engines.checksums import write_checksums
-from retrieval.features import Features, Vectors
-from retrieval.features.models import ModelIdentity
+from retrieval.features import Vectors
+from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import GallerySource, Item
 from retrieval.storage.batches import Batch
 from retrieval.storage.catalog import Indexes
@@ -16,9 +16,9 @@ from retrieval.storage.store import FolderStore
 def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> Indexes:
     """Publish one gallery of n items; `pixels` are squares of side s, shape (n, s * s * 3)."""
     build = root / "given" / "build-given"
-    store = FolderStore(build)
+    store = FolderStore(build, ("pixels", "clip"))
     items = tuple(Item(row, f"id-{row}", label, "", b"") for row, label in enumerate(labels))
-    vectors = {Features.PIXELS: pixels, Features.CLIP: clip}
+    vectors = {"pixels": pixels, "clip": clip}
     store.write(Batch(0, len(items), items, (b"thumbnail",) * len(items), vectors, ()))
     export(store, store.rows())
     store.close()
@@ -27,8 +27,7 @@ def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> In
         build=build.name,
         source=GallerySource("given"),
         fingerprint="given",
-        model=ModelIdentity("given", "", "", "float32", clip.shape[1]),
-        pixel_size=round((pixels.shape[1] / 3) ** 0.5),
+        features={name: FeatureIdentity("given", "", "", "float32", each.shape[1]) for name, each in vectors.items()},
         pictures=len(labels),
         skipped=0,
         created="",

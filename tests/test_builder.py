@@ -16,22 +16,24 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
-from builds import NAME, arguments, assert_same_contents, contents, draw, spoil
+from builds import NAME, arguments, assert_same_contents, contents, draw, nearest, spoil
 from conftest import ROOT
 from PIL import Image
 from waiting import PATIENCE, until
 from warm import Builder
 
 import index_builder
+from retrieval.engines import ENGINES
 from retrieval.errors import IndexingError
-from retrieval.features import Features
-from retrieval.features.clip import ClipEncoder
-from retrieval.features.models import BUNDLED, BUNDLED_FOLDER, choose_model
+from retrieval.features import FEATURES
+from retrieval.features.base import FeatureOptions
+from retrieval.features.models import BUNDLED, BUNDLED_FOLDER
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import GallerySource
-from retrieval.indexing.build import build_index
-from retrieval.metrics import Metric, View
-from retrieval.search.query import Engine, Query
+from retrieval.indexing.build import BuildPlan, build_index
+from retrieval.indexing.progress import BuildCallbacks
+from retrieval.metrics import Metric
+from retrieval.search.query import Combination, Query
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
 from retrieval.storage import folder as locations
@@ -100,7 +102,7 @@ def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
     assert "not a picture" in reasons.pop("008.jpg")
     assert not reasons
     assert [index.entry(i).id for i in range(9)] == [f"{n:03}.png" for n in range(12) if n not in (2, 5, 8)]
-    assert [index.vectors(features).shape[0] for features in Features] == [9, 9]
+    assert [index.vectors(features).shape[0] for features in FEATURES] == [9, 9]
     assert all(Image.open(index.thumbnail(i)).size == (50, 40) for i in range(9))
 
 
@@ -153,6 +155,18 @@ def test_a_build_stopped_at_any_moment_ends_like_an_undisturbed_one(tmp_path, ca
     assert_same_contents(resumed, whole)
 
 
+class Callbacks(BuildCallbacks):
+    """Calls a function after every batch."""
+
+    def __init__(self, progress):
+        self.progress = progress
+
+
+def plan(index, gallery, options=FeatureOptions(model=BUNDLED), rebuild=False):  # noqa: B008  # frozen
+    features = {name: kind.load(options, kind.choose(options)) for name, kind in FEATURES.items()}
+    return BuildPlan(index, NAME, gallery, features, batch_size=16, workers=1, rebuild=rebuild)
+
+
 def test_a_second_builder_is_refused_while_one_works(tmp_path, capsys):
     dataset, index = draw(tmp_path / NAME, 5), tmp_path / "index"
     answers = []
@@ -162,8 +176,7 @@ def test_a_second_builder_is_refused_while_one_works(tmp_path, capsys):
             answers.append(build(index, dataset))
 
     gallery = Gallery(GallerySource(str(dataset)))
-    encoder = ClipEncoder(choose_model(BUNDLED))
-    build_index(index, NAME, gallery, encoder, pixel_size=32, batch_size=16, workers=1, progress=meanwhile)
+    build_index(plan(index, gallery), Callbacks(meanwhile))
     assert answers == [2]
     assert "in use by another process" in capsys.readouterr().err
     assert build(index, dataset) == 0
@@ -181,27 +194,23 @@ def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp
         dataset = copied.dataset
     indexes = Indexes(copied.index)
     old = indexes.get(NAME)
-    assert len(old.nearest(Features.CLIP, View.UNIT, old.vectors(Features.CLIP)[0], 6)) == 6
+    assert len(nearest(old, "clip", Metric.COSINE, old.vectors("clip")[0], 6)) == 6
     seen = []
+    options = FeatureOptions(
+        model=str(BUNDLED_FOLDER) if change == "model" else BUNDLED, pixel_size=8 if change == "pixel size" else 32
+    )
     build_index(
-        copied.index,
-        NAME,
-        Gallery(GallerySource(str(dataset))),
-        ClipEncoder(choose_model(str(BUNDLED_FOLDER) if change == "model" else BUNDLED)),
-        pixel_size=8 if change == "pixel size" else 32,
-        batch_size=16,
-        workers=1,
-        rebuild=change == "--rebuild",
-        progress=lambda done, total: seen.append(indexes.get(NAME) is old and old.thumbnail(0).exists()),
+        plan(copied.index, Gallery(GallerySource(str(dataset))), options, rebuild=change == "--rebuild"),
+        Callbacks(lambda done, total: seen.append(indexes.get(NAME) is old and old.thumbnail(0).exists())),
     )
     assert seen
     assert all(seen)
     before, old = old.build, None
     new = indexes.get(NAME)
     assert new.build != before
-    assert new.vectors(Features.PIXELS).shape[1] == (8 * 8 * 3 if change == "pixel size" else 32 * 32 * 3)
+    assert new.vectors("pixels").shape[1] == (8 * 8 * 3 if change == "pixel size" else 32 * 32 * 3)
     assert len(new) == (7 if change == "data set" else 6)
-    assert len(new.nearest(Features.CLIP, View.UNIT, new.vectors(Features.CLIP)[0], 6)) == 6
+    assert len(nearest(new, "clip", Metric.COSINE, new.vectors("clip")[0], 6)) == 6
     assert indexes.get(NAME) is new
     sweep(copied.index / NAME)
     assert only_build(copied.index) == new.build  # the old one went when its reader had left it
@@ -212,7 +221,7 @@ def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
     """Four visitors search all the time; each answer is wholly of the one build or of the other."""
     index, other = tmp_path / "index", draw(tmp_path / NAME, 14)
     shutil.copytree(undisturbed.index, index)
-    ways = list(itertools.product(Features, (Metric.L2, Metric.CORRELATION), Engine))
+    ways = list(itertools.product(FEATURES, (Metric.L2, Metric.CORRELATION), ENGINES))
 
     def ask(searcher, features, metric, engine):
         found = searcher.search(Query(position=5, features=features, metric=metric, engine=engine, top_k=50))
@@ -313,7 +322,7 @@ def test_a_rebuild_leaves_a_build_alone_whose_manifest_cannot_be_read(copied, mo
     manifest.write_text(text)
     assert files(published) == before
     index = Indexes(copied.index).get(NAME)
-    assert index.nearest(Features.CLIP, View.PLAIN, index.vectors(Features.CLIP)[2], 1)[0] == 2
+    assert nearest(index, "clip", Metric.L2, index.vectors("clip")[2], 1)[0] == 2
 
 
 def age(index):
@@ -336,7 +345,7 @@ def test_an_index_of_an_older_format_is_told_and_the_command_it_names_replaces_i
     command = re.search(r"python index_builder\.py (--index .*--rebuild)", said)[1]
     assert index_builder.main([*shlex.split(command), "--model", BUNDLED]) == 0
     index = Indexes(copied.index).get(NAME)
-    assert [index.nearest(each, View.PLAIN, index.vectors(each)[3], 1)[0] for each in Features] == [3, 3]
+    assert [nearest(index, each, Metric.L2, index.vectors(each)[3], 1)[0] for each in FEATURES] == [3, 3]
     assert only_build(copied.index) != old
 
 
@@ -352,25 +361,36 @@ DAMAGES = {
     "clip empty": lambda build: (build / "clip.npy").write_bytes(b""),
     "clip of another shape": lambda build: np.save(build / "clip.npy", np.zeros((6, 3), np.float32)),
     "clip cut": lambda build: (build / "clip.npy").write_bytes((build / "clip.npy").read_bytes()[:-100]),
-    "chroma broken": wreck_chroma,
     "build gone": shutil.rmtree,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_index_is_told_with_the_remedy(copied, damage):
+def test_a_damaged_index_is_reported_with_the_remedy(copied, damage):
     DAMAGES[damage](only_build(copied.index))
     indexes = Indexes(copied.index)
     with pytest.raises(IndexingError, match=r"index_builder\.py.*--rebuild"):
         index = indexes.get(NAME)
-        index.nearest(Features.CLIP, View.UNIT, index.vectors(Features.CLIP)[0], 3)
-    if damage == "chroma broken":  # the exact scan does without ChromaDB
-        query = index.vectors(Features.CLIP)[2]
-        assert list(rank(index, Features.CLIP, Metric.COSINE, Engine.EXACT, query, 1)[0]) == [2]
+        nearest(index, "clip", Metric.COSINE, index.vectors("clip")[0], 3)
     indexes.close()
     assert build(copied.index, copied.dataset, "--rebuild") == 0
     index = Indexes(copied.index).get(NAME)
-    assert len(index.nearest(Features.CLIP, View.UNIT, index.vectors(Features.CLIP)[0], 3)) == 3
+    assert len(nearest(index, "clip", Metric.COSINE, index.vectors("clip")[0], 3)) == 3
+    index.close()
+
+
+def test_damaged_chroma_files_are_rebuilt_from_the_vectors(copied, caplog):
+    index = Indexes(copied.index).get(NAME)
+    expected = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in FEATURES for metric in Metric]
+    index.close()
+    wreck_chroma(only_build(copied.index))
+    index = Indexes(copied.index).get(NAME)
+    query = index.vectors("clip")[2]
+    assert list(rank(index, Combination("clip"), query, 1)[0]) == [2]  # the exact scan does not need ChromaDB
+    assert "Rebuilding ChromaDB" not in caplog.text
+    found = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in FEATURES for metric in Metric]
+    assert "Rebuilding ChromaDB" in caplog.text
+    np.testing.assert_array_equal(found, expected)
     index.close()
 
 
@@ -386,9 +406,9 @@ def test_a_gallery_without_one_good_picture_publishes_nothing(tmp_path, capsys):
 def test_a_gallery_of_one_picture(tmp_path):
     assert build(tmp_path / "index", draw(tmp_path / NAME, 1)) == 0
     index = Indexes(tmp_path / "index").get()
-    vector = index.vectors(Features.CLIP)[0]
+    vector = index.vectors("clip")[0]
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
-    assert list(index.nearest(Features.CLIP, View.UNIT, vector, 5)) == [0]
+    assert list(nearest(index, "clip", Metric.COSINE, vector, 5)) == [0]
     index.close()
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from retrieval.analysis.comparison import compare
+from retrieval.engines import ENGINES
 from retrieval.errors import PictureError
-from retrieval.features import Features, Vectors
+from retrieval.features import FEATURES, Vectors
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.search.embedding import QueryPicture
-from retrieval.search.query import Engine, Query
+from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.search.vector_cache import VectorCache
 
@@ -41,13 +42,13 @@ class Forwards:
 def searcher(icons_searcher: Searcher) -> Searcher:
     """A searcher that remembers no vector yet, with the model of the others."""
     fresh = Searcher(icons_searcher.indexes)
-    fresh.embedder.encoders = icons_searcher.embedder.encoders
+    fresh.embedder.loaded = icons_searcher.embedder.loaded
     return fresh
 
 
 @pytest.fixture
 def forwards(searcher: Searcher) -> Iterator[Forwards]:
-    model = searcher.embedder.encoders.get(searcher.indexes.get().manifest.model)._model
+    model = searcher.embedder.loaded.get("clip", searcher.indexes.get().manifest.model)._model
     counted = Forwards()
     handle = model.vision_model.register_forward_pre_hook(counted, with_kwargs=True)
     yield counted
@@ -58,7 +59,7 @@ def test_no_change_of_settings_embeds_a_picture_again(searcher: Searcher, forwar
     picture = Query((queries / "fox.png").read_bytes())
     found = set()
     for metric, engine, k, labels, alike in itertools.product(
-        Metric, Engine, (1, 12), ((), ("animals-nature",)), (1.0, 0.9)
+        Metric, ENGINES, (1, 12), ((), ("animals-nature",)), (1.0, 0.9)
     ):
         asked = replace(picture, metric=metric, engine=engine, top_k=k, labels=labels, alike=alike)
         found.add(searcher.search(asked).hits)
@@ -146,6 +147,6 @@ def test_the_vectors_unused_for_longest_are_forgotten(size: int, numbers: int, k
 
 def test_both_features_are_remembered(searcher: Searcher, queries: Path) -> None:
     query = Query((queries / "cat.png").read_bytes())
-    for features in Features:
+    for features in FEATURES:
         assert searcher.search(replace(query, features=features)).timings.features > 0
         assert searcher.search(replace(query, features=features, metric=Metric.L1)).timings.features == 0

@@ -23,13 +23,13 @@ from retrieval.analysis.evaluation import (
 )
 from retrieval.analysis.evaluation_plot import COLOURS, TEXT, plot_results
 from retrieval.analysis.sentences import best
+from retrieval.engines.chroma_folder import Collections
 from retrieval.engines.exact import Scan
 from retrieval.errors import GalleryError, PictureError, QueryError
-from retrieval.features import Features
+from retrieval.features import FEATURES
 from retrieval.metrics import Metric, closeness, score_pairs
 from retrieval.search.embedding import QueryEmbedder
-from retrieval.search.query import Engine, Query
-from retrieval.storage.reader import GalleryIndex
+from retrieval.search.query import Query
 
 # Four classes, one picture that is alone in its class, and five without a label.
 LABELS = [f"class {i}" for i in np.random.default_rng(1).integers(0, 4, 40)] + ["alone"] + [""] * 5
@@ -67,8 +67,8 @@ def strangers():
     """Queries that are not in the gallery: known labels, an unknown one, and none."""
     chance, names = np.random.default_rng(2), ["class 0", "class 3", "alone", "unheard of", "", "class 1"]
     vectors = {
-        Features.PIXELS: chance.random((len(names), 12), np.float32),
-        Features.CLIP: chance.normal(size=(len(names), 8)).astype(np.float32),
+        "pixels": chance.random((len(names), 12), np.float32),
+        "clip": chance.normal(size=(len(names), 8)).astype(np.float32),
     }
     return Labelled(vectors, label_codes(names, LABELS), np.full(len(names), -1)), names
 
@@ -110,7 +110,7 @@ def test_labelled_queries_equal_plain_python(index):
 
 @pytest.mark.parametrize("queries", [leave_one_out, lambda index: strangers()[0]], ids=["leave-one-out", "labelled"])
 def test_chroma_has_the_same_precision_on_a_small_gallery(index, queries):
-    exact, chroma = (list(evaluate(index, queries(index), engine)) for engine in (Engine.EXACT, Engine.CHROMA))
+    exact, chroma = (list(evaluate(index, queries(index), engine)) for engine in ("exact", "chroma"))
     for one, other in zip(exact, chroma, strict=True):
         assert (one.p_at_1, one.p_at_5) == pytest.approx((other.p_at_1, other.p_at_5), abs=1e-12)
         assert other.map is None
@@ -159,7 +159,7 @@ def test_a_gallery_without_shared_labels_says_what_to_do(tmp_path):
 def test_average_precision_of_an_item_equals_plain_python(index, position):
     label = LABELS[position]
     results = list(average_precision_of(index, QueryEmbedder(), Query(position=position), label))
-    assert [(each.features, each.metric) for each in results] == list(product(Features, Metric))
+    assert [(each.features, each.metric) for each in results] == list(product(FEATURES, Metric))
     for each in results:
         expected = figures(
             index, each.features, each.metric, [(index.vectors(each.features)[position], label, position)]
@@ -175,7 +175,7 @@ def test_average_precision_of_a_picture_equals_plain_python(icons_searcher, quer
         expected = figures(index, each.features, each.metric, [(vector, label, None)])
         assert [each.p_at_1, each.p_at_5, each.map] == pytest.approx(expected, abs=1e-12)
     best = {each.features: each.map for each in results if each.metric is Metric.COSINE}
-    assert best[Features.CLIP] > 2 * best[Features.PIXELS]
+    assert best["clip"] > 2 * best["pixels"]
 
 
 def test_average_precisions_of_items_have_the_mean_of_leave_one_out(index):
@@ -190,13 +190,13 @@ def test_average_precisions_of_items_have_the_mean_of_leave_one_out(index):
 def test_average_precision_of_words_is_by_clip_alone(icons_searcher):
     index = icons_searcher.indexes.get()
     results = list(average_precision_of(index, icons_searcher.embedder, Query(text="pizza"), "food-drink"))
-    assert [(each.features, each.metric) for each in results] == list(product([Features.CLIP], Metric))
+    assert [(each.features, each.metric) for each in results] == list(product(["clip"], Metric))
     assert results[2].map > index.labels.count("food-drink") / len(index)  # better than chance
 
 
 def test_average_precision_is_over_the_whole_gallery_whatever_the_filter(index):
     query = Query(position=0)
-    narrow = replace(query, labels=(LABELS[1],), metric=Metric.L1, engine=Engine.CHROMA, top_k=1)
+    narrow = replace(query, labels=(LABELS[1],), metric=Metric.L1, engine="chroma", top_k=1)
     both = [list(average_precision_of(index, QueryEmbedder(), each, LABELS[0])) for each in (query, narrow)]
     assert both[0] == both[1]
 
@@ -208,7 +208,7 @@ def test_average_precision_is_over_the_whole_gallery_whatever_the_filter(index):
         (Query(position=0), "ships", QueryError, "No picture has the label 'ships'. There are: alone, class 0"),
         (Query(position=0), "", QueryError, "No picture has the label ''"),
         (Query(position=10**6), "class 0", QueryError, "no item 1000000"),
-        (Query(), "class 0", PictureError, "no query picture"),
+        (Query(), "class 0", PictureError, "no query image"),
     ],
 )
 def test_average_precision_of_nothing_says_why(index, query, label, error, said):
@@ -217,20 +217,20 @@ def test_average_precision_of_nothing_says_why(index, query, label, error, said)
 
 
 def test_chroma_that_finds_fewer_than_five_is_no_error(index, monkeypatch):
-    nearest = GalleryIndex.nearest
-    monkeypatch.setattr(GalleryIndex, "nearest", lambda *a: nearest(*a)[: 2 + int(a[3][0] * 1e3) % 4])
-    for result in evaluate(index, leave_one_out(index), Engine.CHROMA):
+    nearest = Collections.nearest
+    monkeypatch.setattr(Collections, "nearest", lambda *a: nearest(*a)[: 2 + int(a[2][0] * 1e3) % 4])
+    for result in evaluate(index, leave_one_out(index), "chroma"):
         assert 0 <= result.p_at_5 <= 1
 
 
 def test_csv_parses_back(index):
-    results = [*evaluate(index, leave_one_out(index)), *evaluate(index, leave_one_out(index), Engine.CHROMA)]
+    results = [*evaluate(index, leave_one_out(index)), *evaluate(index, leave_one_out(index), "chroma")]
     rows = list(csv.DictReader(io.StringIO(to_csv(results))))
     back = [
         Result(
-            Features(row["features"]),
+            row["features"],
             Metric(row["metric"]),
-            Engine(row["engine"]),
+            row["engine"],
             float(row["p@1"]),
             float(row["p@5"]),
             float(row["map"]) if row["map"] else None,
@@ -248,7 +248,7 @@ def test_csv_of_nothing_has_no_rows():
 def some_results():
     """Eight results, the first perfect and the last without any hit."""
     figures = iter(np.linspace(1, 0, 24).reshape(8, 3).tolist())
-    return [Result(features, metric, Engine.EXACT, *next(figures)) for features, metric in product(Features, Metric)]
+    return [Result(features, metric, "exact", *next(figures)) for features, metric in product(FEATURES, Metric)]
 
 
 def drawn(results, **options):
@@ -292,7 +292,7 @@ def test_plot_cuts_no_text_off_and_lets_none_overlap(some_results):
 
 
 def test_plot_has_no_panel_without_values_and_names_engines_that_differ(some_results):
-    chroma = [replace(each, engine=Engine.CHROMA, map=None) for each in some_results]
+    chroma = [replace(each, engine="chroma", map=None) for each in some_results]
     assert [axes.get_title() for axes in plot_results(chroma).axes] == ["P@1", "P@5"]
     figure, texts, _ = drawn([*some_results, *chroma], average="AP")
     assert [axes.get_title() for axes in figure.axes] == ["P@1", "P@5", "AP"]

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from retrieval.errors import ModelError, QueryError
-from retrieval.features.clip import ClipEncoder
+from retrieval.features.encoder import ClipEncoder
 from retrieval.features.folding import (
     activate_in_place,
     fold_batch_norms,
@@ -50,7 +50,7 @@ def pictures(queries, names):
 
 @pytest.fixture(scope="module")
 def vectors(encoder, pictures):
-    return encoder.embed_pictures(pictures)
+    return encoder.embed_query(pictures)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_clip_vectors_have_unit_length(encoder, vectors, names):
 
 
 def test_company_in_a_batch_does_not_matter_in_float32(encoder, pictures, vectors):
-    alone = np.concatenate([encoder.embed_pictures([picture]) for picture in pictures])
+    alone = np.concatenate([encoder.embed_query([picture]) for picture in pictures])
     np.testing.assert_allclose(alone, vectors, atol=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_half_precision_means_the_same(pictures, vectors, dtype, count):
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
 def test_a_ribbon_or_a_dot_has_a_vector(encoder, size):
-    assert np.linalg.norm(encoder.embed_pictures([Image.new("RGB", size, "red")])) == pytest.approx(1, abs=1e-6)
+    assert np.linalg.norm(encoder.embed_query([Image.new("RGB", size, "red")])) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,8 @@ import index_builder
 from retrieval import settings
 from retrieval.analysis import sentences as words
 from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalError
-from retrieval.features import Vectors
-from retrieval.features.clip import CONVOLVED, ClipEncoder
-from retrieval.features.models import ModelChoice
+from retrieval.features.base import ModelChoice, Vectors
+from retrieval.features.encoder import CONVOLVED, ClipEncoder
 from retrieval.gallery.opening import check_dataset
 from retrieval.gallery.source import GallerySource
 from retrieval.indexing.jobs import BuildRunning, Builds, BuildStopped, Phase, Stage
@@ -265,12 +264,12 @@ def test_a_surprise_is_logged_and_shown_as_one(tmp_path: Path, caplog: pytest.Lo
 def test_a_model_in_use_is_not_loaded_twice(tmp_path: Path) -> None:
     index = tmp_path / "index"
     searcher = Searcher(Indexes(index))
-    encoders = searcher.embedder.encoders
-    builds = Builds(parsed("--index", str(index)), encoders.load)
+    loaded = searcher.embedder.loaded
+    builds = Builds(parsed("--index", str(index)), loaded.load)
     manifest = builds.start(asked(index, draw(tmp_path / "one", 2))).outcome(PATIENCE).manifest
-    built_with = encoders.get(manifest.model)
+    built_with = loaded.get("clip", manifest.model)
     builds.start(asked(index, draw(tmp_path / "two", 3))).outcome(PATIENCE)
-    assert encoders.get(Indexes(index).get("two").manifest.model) is built_with
+    assert loaded.get("clip", Indexes(index).get("two").manifest.model) is built_with
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +287,7 @@ def served(small: Path, tmp_path: Path, ordinary: None) -> Iterator[tuple[str, B
     chosen = parsed("--index", str(small), "--host", "127.0.0.1")
     assert chosen.own_machine
     searcher = Searcher(Indexes(small))
-    builds = Builds(chosen, searcher.embedder.encoders.load)
+    builds = Builds(chosen, searcher.embedder.loaded.load)
     page = build_page(searcher, [], "about", builds)
     launch(page, chosen, Health(searcher))
     yield str(page.local_url).rstrip("/"), builds

@@ -12,8 +12,7 @@ from hub_client import CHOICES, RUNS, Client, answers, make_clip, make_pictures
 from loopback_hub import COMMIT, LoopbackHub, commit_of
 from PIL import Image
 
-from retrieval.features import Features
-from retrieval.features.clip import ClipEncoder
+from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import AUTO_MODEL, choose_model
 from retrieval.storage.catalog import Indexes
 
@@ -79,7 +78,7 @@ def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, t
     assert (len(train), train.labels[:2]) == (12, ["dark", "light"])
     assert [train.entry(i).caption for i in (0, 11)] == ["train-0-0", "train-2-3"]
     assert [test.entry(i).caption for i in (0, 7)] == ["test-0-0", "test-1-3"]
-    assert test.vectors(Features.CLIP).shape == (8, 8)
+    assert test.vectors("clip").shape == (8, 8)
 
     hub.close()  # from here on the port refuses
     search = ["search", str(train.thumbnail(5)), "--index", str(tmp_path / "train"), "--json"]
@@ -108,7 +107,7 @@ def test_a_folder_of_pictures_on_the_hub_mapped_and_streamed(hub, client, tmp_pa
     for run, name in zip(answers(client(hub.url, "-c", RUNS, json.dumps(runs))), ("mapped", "streamed"), strict=True):
         assert run.code == 0, run.err
         index = Indexes(tmp_path / name).get()
-        assert index.vectors(Features.PIXELS).tolist() == [[1, 0, 0], [0, 0, 1]]
+        assert index.vectors("pixels").tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
 def test_what_the_hub_refuses_is_told_with_the_remedy(hub, client, tmp_path):

@@ -17,7 +17,7 @@ LOADS = """
 import json, sys
 from retrieval import errors, hub
 from retrieval.features.models import choose_model
-from retrieval.features.clip import ClipEncoder
+from retrieval.features.encoder import ClipEncoder
 hub.bound_access()
 for name in json.loads(sys.argv[1]):
     error = None

@@ -22,7 +22,7 @@ from retrieval.analysis import sentences as words
 from retrieval.analysis.gallery_map import DRAWN, HITS, marks, points
 from retrieval.analysis.map_plot import DARK, LIGHT, OTHER
 from retrieval.errors import IndexingError, QueryError
-from retrieval.features import Features, Vectors
+from retrieval.features import FEATURES, Vectors
 from retrieval.indexing import fit_projection as projection
 from retrieval.indexing.fit_projection import project, write_projections
 from retrieval.search.query import Query
@@ -124,7 +124,7 @@ def test_the_builder_makes_pca_and_on_demand_tsne_without_building_again(
     assert build(root, gallery) == 0
     assert "maps:     pixels by pca, clip by pca" in capsys.readouterr().out
     index = Indexes(root).get()
-    assert index.maps == [(Features.CLIP, Method.PCA), (Features.PIXELS, Method.PCA)]
+    assert index.maps == [("clip", Method.PCA), ("pixels", Method.PCA)]
     published = (root / "pictures" / FILE).read_bytes()
     matrix = (index.build / "clip.npy").stat().st_mtime_ns
 
@@ -133,7 +133,7 @@ def test_the_builder_makes_pca_and_on_demand_tsne_without_building_again(
     assert "maps added in" in out
     assert "maps:     pixels by tsne, clip by tsne" in out
     assert len(index.maps) == 4, "an index that is open sees maps that are added"
-    assert index.map(Features.CLIP, Method.TSNE).coordinates.shape == (12, 2)
+    assert index.map("clip", Method.TSNE).coordinates.shape == (12, 2)
     assert (root / "pictures" / FILE).read_bytes() == published
     assert (index.build / "clip.npy").stat().st_mtime_ns == matrix
 
@@ -153,19 +153,19 @@ def test_an_index_older_than_maps_gets_them_and_a_damaged_one_is_replaced(
         projection_path(first.build, *each).unlink()
     assert Indexes(root).get().maps == []
     with pytest.raises(QueryError, match=r"no map of clip by pca.*index_builder\.py --map pca"):
-        Indexes(root).get().map(Features.CLIP, Method.PCA)
+        Indexes(root).get().map("clip", Method.PCA)
     capsys.readouterr()
     assert build(root, gallery) == 0
     assert "maps added" in capsys.readouterr().out
     assert {each: projection_path(first.build, *each).read_bytes() for each in first.maps} == whole
 
-    path = projection_path(first.build, Features.PIXELS, Method.PCA)
-    for damaged in (b"", b"no map", whole[Features.PIXELS, Method.PCA][:400], whole[Features.CLIP, Method.PCA]):
+    path = projection_path(first.build, "pixels", Method.PCA)
+    for damaged in (b"", b"no map", whole["pixels", Method.PCA][:400], whole["clip", Method.PCA]):
         path.write_bytes(damaged)
         with pytest.raises(IndexingError, match="damaged"):
-            Indexes(root).get().map(Features.PIXELS, Method.PCA)
+            Indexes(root).get().map("pixels", Method.PCA)
         assert build(root, gallery) == 0
-        assert path.read_bytes() == whole[Features.PIXELS, Method.PCA]
+        assert path.read_bytes() == whole["pixels", Method.PCA]
 
 
 def test_a_map_is_added_while_another_builder_is_kept_out(tmp_path: Path, gallery: Path) -> None:
@@ -206,17 +206,17 @@ def test_points_of_a_large_gallery_are_a_sample_with_the_labels_of_all(tmp_path:
     labels = ["common" if row % 3 else "rare" if row % 2 else "" for row in range(count)]
     searcher = searcher_of(tmp_path, some_vectors(count, 3), some_vectors(count, 4, 1), labels, [Method.PCA])
     index = searcher.indexes.get()
-    found = points(index, Features.CLIP, Method.PCA)
+    found = points(index, "clip", Method.PCA)
     assert len(found.entries) == DRAWN
-    np.testing.assert_array_equal(points(index, Features.CLIP, Method.PCA).coordinates, found.coordinates)
+    np.testing.assert_array_equal(points(index, "clip", Method.PCA).coordinates, found.coordinates)
     assert [name for name, _ in found.labels] == ["common", "rare", ""]
     assert sum(number for _, number in found.labels) == count
-    everywhere = index.map(Features.CLIP, Method.PCA).coordinates
+    everywhere = index.map("clip", Method.PCA).coordinates
     for entry, place, label in list(zip(found.entries, found.coordinates, found.label_of, strict=True))[::500]:
         np.testing.assert_array_equal(place, everywhere[entry.position])
         assert found.labels[label][0] == entry.label
     outside = next(each for each in range(count) if each not in {entry.position for entry in found.entries})
-    marked = marks(searcher, searcher.indexes.get(), Query(position=outside, features=Features.CLIP), Method.PCA)
+    marked = marks(searcher, searcher.indexes.get(), Query(position=outside, features="clip"), Method.PCA)
     np.testing.assert_array_equal(marked.query, everywhere[outside])
     assert marked.hits[0].position == outside
 
@@ -225,7 +225,7 @@ def test_marks_are_the_closest_by_l2_and_an_own_picture_lies_exactly_where_pca_p
     icons_searcher: Searcher, queries: Path
 ) -> None:
     index = icons_searcher.indexes.get()
-    for features in Features:
+    for features in FEATURES:
         query = Query(picture=queries / "cat.png", features=features)
         found = marks(icons_searcher, icons_searcher.indexes.get(), query, Method.PCA)
         vector = icons_searcher.embedder.embed(index, query).vector
@@ -257,10 +257,10 @@ def test_on_tsne_an_own_picture_lies_between_its_three_nearest(tmp_path: Path, g
     assert build(root, gallery, "--map", "tsne") == 0
     searcher = Searcher(Indexes(root))
     index = searcher.indexes.get()
-    query = Query(picture=queries / "pizza.png", features=Features.PIXELS)
+    query = Query(picture=queries / "pizza.png", features="pixels")
     found = marks(searcher, searcher.indexes.get(), query, Method.TSNE)
     nearest = [hit.position for hit in found.hits[:3]]
-    placed = index.map(Features.PIXELS, Method.TSNE).coordinates
+    placed = index.map("pixels", Method.TSNE).coordinates
     np.testing.assert_allclose(found.query, placed[nearest].mean(axis=0), rtol=1e-6)
     assert found.estimated
     assert "between its 3 nearest" in words.map_marks(found, query)
@@ -305,7 +305,7 @@ def test_a_part_of_a_gallery_picture_lies_where_that_part_does(icons_searcher):
     alone = marks(icons_searcher, index, Query(index.thumbnail(700), region=region), Method.PCA)
     assert part.position is None
     np.testing.assert_array_equal(part.query, alone.query)
-    assert not np.allclose(part.query, index.map(Features.CLIP, Method.PCA).coordinates[700])
+    assert not np.allclose(part.query, index.map("clip", Method.PCA).coordinates[700])
 
 
 def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_map_on_the_command_line(icons: Path, tmp_path: Path, capsys: pytest.Cap
     captured = capsys.readouterr()
     rows = list(csv.DictReader(StringIO(captured.out)))
     assert len(rows) == len(index)
-    placed = index.map(Features.PIXELS, Method.PCA).coordinates
+    placed = index.map("pixels", Method.PCA).coordinates
     np.testing.assert_allclose([[float(row["x"]), float(row["y"])] for row in rows], placed, rtol=1e-5)
     assert (rows[5]["id"], rows[5]["label"]) == (index.entry(5).id, index.entry(5).label)
     assert "of the variance" in captured.err
@@ -358,7 +358,7 @@ def test_map_on_the_command_line(icons: Path, tmp_path: Path, capsys: pytest.Cap
     assert cli.main(["map", "--index", str(icons), "--json"]) == 0
     sent = json.loads(capsys.readouterr().out)
     assert (sent["features"], sent["method"], len(sent["pictures"])) == ("clip", "pca", len(index))
-    assert sent["variance_kept"] == pytest.approx(index.map(Features.CLIP, Method.PCA).kept)
+    assert sent["variance_kept"] == pytest.approx(index.map("clip", Method.PCA).kept)
 
     assert cli.main(["map", "--index", str(icons), "--method", "tsne"]) == 2
     assert "no map of clip by tsne" in capsys.readouterr().err
@@ -368,8 +368,8 @@ def test_map_on_the_command_line(icons: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_maps_of_the_icons_say_how_little_is_kept(icons: Path) -> None:
     index = Indexes(icons).get()
-    note = words.map_note(index, Features.CLIP, Method.PCA, len(index))
-    centred = index.vectors(Features.CLIP) - index.vectors(Features.CLIP).mean(axis=0)
+    note = words.map_note(index, "clip", Method.PCA, len(index))
+    centred = index.vectors("clip") - index.vectors("clip").mean(axis=0)
     values = np.linalg.svd(centred, compute_uv=False) ** 2
     assert f"{values[:2].sum() / values.sum():.1%} of the variance" in note
 
@@ -419,7 +419,7 @@ def test_a_copy_of_an_index_without_clip_maps_offers_what_there_is(tmp_path: Pat
     root = tmp_path / "index"
     shutil.copytree(icons, root, ignore=shutil.ignore_patterns("lock"))
     index = Indexes(root).get()
-    projection_path(index.build, Features.CLIP, Method.PCA).unlink()
+    projection_path(index.build, "clip", Method.PCA).unlink()
     searcher = Searcher(Indexes(root))
     with gr.Blocks():
         panel = QueryPanel(searcher, [], thumbnails := Thumbnails())

@@ -25,7 +25,6 @@ from retrieval import logs
 from retrieval.analysis import sentences as words
 from retrieval.analysis.evaluation import from_folder
 from retrieval.engines.lock import own
-from retrieval.features import Features
 from retrieval.features.models import BUNDLED_FOLDER
 from retrieval.gallery.source import Item
 from retrieval.indexing.embed import embed_all
@@ -41,7 +40,7 @@ import json, sys
 from itertools import product
 from pathlib import Path
 from retrieval.analysis.comparison import compare
-from retrieval.features import Features
+from retrieval.features import FEATURES
 from retrieval.storage.catalog import Indexes
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
@@ -127,7 +126,7 @@ def test_health_tells_of_a_broken_index_and_of_its_repair(
 
 
 def test_health_is_tried_by_one_caller_alone_and_holds_for_a_while(searcher: Searcher, model: Path) -> None:
-    encoder = searcher.embedder.encoders.get(searcher.indexes.get().manifest.model)
+    encoder = searcher.embedder.loaded.get("clip", searcher.indexes.get().manifest.model)
     forwards = Forwards()
     handle = encoder._model.vision_model.register_forward_pre_hook(forwards, with_kwargs=True)
     forwards.open.clear()
@@ -223,15 +222,15 @@ def test_zero_gpu_lends_to_visitors_alone(
     folder = tmp_path / "queries" / index.labels[0]
     folder.mkdir(parents=True)
     (folder / "fox.png").write_bytes(data)
-    encoder = searcher.embedder.encoders.get(index.manifest.model)
+    encoder = searcher.embedder.loaded.get("clip", index.manifest.model)
     lent = importlib.import_module("spaces").lent
     rows = [[Item(0, "fox", "", "", data)]]
-    (batch,) = embed_all(rows, encoder, pixel_size=4, batch_size=1, workers=1)
-    labelled = from_folder(index, encoder, str(folder.parent))
+    (batch,) = embed_all(rows, {"clip": encoder}, batch_size=1, workers=1)
+    labelled = from_folder(index, searcher.embedder, str(folder.parent))
     assert started(searcher).problem() is None
     assert lent == []
-    assert np.array_equal(batch.vectors[Features.CLIP], labelled.vectors[Features.CLIP])
-    encoder.embed_pictures([load_picture(data)])
+    assert np.array_equal(batch.vectors["clip"], labelled.vectors["clip"])
+    encoder.embed_query([load_picture(data)])
     assert lent == ["_forward_on_gpu"]
     sys.modules.pop("spaces")
 

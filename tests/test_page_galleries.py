@@ -11,7 +11,7 @@ from test_galleries import Held, draw
 
 import index_builder
 from retrieval.analysis import sentences as words
-from retrieval.features.clip import CONVOLVED
+from retrieval.features.encoder import CONVOLVED
 from retrieval.indexing.jobs import Builds
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes

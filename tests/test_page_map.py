@@ -14,7 +14,6 @@ import index_builder
 from retrieval.analysis.gallery_map import marks, ranked_labels
 from retrieval.analysis.map_plot import DARK, LIGHT
 from retrieval.analysis.sentences import name_of
-from retrieval.features import Features
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
@@ -34,7 +33,7 @@ def open_map(page: Page) -> None:
     page.locator("canvas.map").scroll_into_view_if_needed()
 
 
-def on_canvas(page: Page, index: GalleryIndex, features: Features = Features.CLIP) -> np.ndarray:
+def on_canvas(page: Page, index: GalleryIndex, features: str = "clip") -> np.ndarray:
     """Where each picture must lie on the canvas of a map without a query: fitted, y upwards, one scale for both."""
     places = index.map(features, Method.PCA).coordinates.astype(np.float64)
     box = page.locator("canvas.map").evaluate("c => [c.clientWidth, c.clientHeight]")

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.features import Features
+from retrieval.engines import ENGINES
+from retrieval.features import FEATURES
 from retrieval.metrics import Metric
-from retrieval.search.query import Engine, Query
+from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.ui.permalink import NAMES, from_address, linked, to_address
 
@@ -30,9 +31,9 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
     balance=st.floats(0, 1),
     labels=st.sets(st.sampled_from(["flags", "food-drink", "symbols"])).map(lambda found: tuple(sorted(found))),
     alike=st.floats(0, 1),
-    features=st.sampled_from(Features),
+    features=st.sampled_from(list(FEATURES)),
     metric=st.sampled_from(Metric),
-    engine=st.sampled_from(Engine),
+    engine=st.sampled_from(list(ENGINES)),
     top_k=st.integers(1, 60),
 )
 def test_what_is_written_comes_back(icons_searcher, position, region, **values):

@@ -20,9 +20,10 @@ from transformers import (
 
 from retrieval.engines.lock import IndexInUse, own
 from retrieval.errors import IndexingError
-from retrieval.features import Features
-from retrieval.features.clip import ClipEncoder
+from retrieval.features import FEATURES
+from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import BUNDLED_FOLDER, choose_model
+from retrieval.features.pixels import Pixels
 from retrieval.features.preprocessing import Preprocessing
 from retrieval.gallery.source import Item
 from retrieval.indexing.embed import THUMBNAIL_BYTES, embed_all, thumbnail_of
@@ -82,7 +83,7 @@ def test_embedding_in_workers_leaves_other_threads_their_cores(queries, monkeypa
     monkeypatch.setattr(encoder, "forward", counted)
     try:
         runs = [items(queries, 6)[:4], items(queries, 6)[4:]]
-        found = list(embed_all(iter(runs), encoder, pixel_size=4, batch_size=3, workers=2))
+        found = list(embed_all(iter(runs), {"pixels": Pixels(4), "clip": encoder}, batch_size=3, workers=2))
         seen = []
         later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         later.start()
@@ -93,7 +94,7 @@ def test_embedding_in_workers_leaves_other_threads_their_cores(queries, monkeypa
         torch.set_num_threads(torch.get_num_interop_threads())
     assert [run.rows for run in found] == [4, 2]
     assert [item.row for run in found for item in run.items] == list(range(6))
-    assert [run.vectors[Features.PIXELS].shape for run in found] == [(4, 48), (2, 48)]
+    assert [run.vectors["pixels"].shape for run in found] == [(4, 48), (2, 48)]
 
 
 def batch(some, vectors):
@@ -105,27 +106,31 @@ def batch(some, vectors):
 def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path, apart):
     some = items(queries, 3)
     random = np.random.default_rng(0)
-    vectors = {features: random.random((3, 5), np.float32) for features in Features}
-    with writing(partial(FolderStore, tmp_path), apart) as writer:
+    vectors = {features: random.random((3, 5), np.float32) for features in FEATURES}
+    with writing(partial(FolderStore, tmp_path, FEATURES), apart) as writer:
         writer.write(batch(some[:2], {features: each[:2] for features, each in vectors.items()}))
         writer.write(batch(some[2:], {features: each[2:] for features, each in vectors.items()}))
         writer.finish()
         with pytest.raises(IndexInUse):
             own(tmp_path)
-    store = FolderStore(tmp_path)
+    store = FolderStore(tmp_path, FEATURES)
     assert list(store.rows()) == [0, 1, 2]
-    found, metadata = zip(*store.read(store.rows(), Features.CLIP), strict=True)
-    assert [store.nearest(Features.CLIP, View.PLAIN, each, 1)[0] for each in vectors[Features.CLIP]] == [0, 1, 2]
+    found, metadata = zip(*store.read(store.rows(), "clip"), strict=True)
+    assert [store._collections().nearest(("clip", View.PLAIN), each, 1, None, ())[0] for each in vectors["clip"]] == [
+        0,
+        1,
+        2,
+    ]
     store.close()
-    np.testing.assert_array_equal(np.concatenate(found), vectors[Features.CLIP])
+    np.testing.assert_array_equal(np.concatenate(found), vectors["clip"])
     assert [each["id"] for part in metadata for each in part] == [item.id for item in some]
     assert [thumbnail_path(tmp_path, row).read_bytes() for row in range(3)] == [b"thumbnail"] * 3
 
 
 def test_a_writer_that_ends_is_told(queries, tmp_path):
     some = items(queries, 2)
-    good, bad = ({each: np.ones((1, width), np.float32) for each in Features} for width in (5, 6))
-    open_store = partial(FolderStore, tmp_path)
+    good, bad = ({each: np.ones((1, width), np.float32) for each in FEATURES} for width in (5, 6))
+    open_store = partial(FolderStore, tmp_path, FEATURES)
     with writing(open_store, apart=True) as writer:
         writer.write(batch(some[:1], good))
         multiprocessing.active_children()[0].kill()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from conftest import OWN_HF_HOME, ROOT
 
-from retrieval.features import Features
 from retrieval.features.models import AUTO_MODEL
 from retrieval.storage.catalog import Indexes
 
@@ -64,7 +63,7 @@ def test_vectors_are_those_of_the_original(photos, seed):
     paths = json.loads((seed / "openclip" / "mapping_paths.json").read_text())
     rows = {"/".join(paths[f"id_{row}"].split("/")[-2:]): row for row in range(len(original))}
     index = Indexes(photos).get()
-    vectors = index.vectors(Features.CLIP)
+    vectors = index.vectors("clip")
     cosines = [vectors[row] @ original[rows[index.entry(row).id]] for row in range(len(index))]
     assert len(cosines) == len(original)
     assert np.median(cosines) >= 0.9999

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from retrieval.features.clip import ClipEncoder
+from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import choose_model
 from retrieval.features.pixels import embed_pixels
 from retrieval.pictures.loading import load_picture
@@ -205,7 +205,7 @@ def encoder(clip):
 
 @pytest.mark.parametrize("name", FILES)
 def test_clip_features_are_those_of_the_published_preprocessing(encoder, reference_vectors, name):
-    vector, again = (encoder.embed_pictures([load_picture(FILES[name])])[0] for _ in range(2))
+    vector, again = (encoder.embed_query([load_picture(FILES[name])])[0] for _ in range(2))
     assert np.array_equal(vector, again)
     assert vector @ reference_vectors[name] >= ALIKE
 
@@ -230,7 +230,7 @@ def test_the_reference_tells_pictures_and_preprocessings_apart(encoder, referenc
     aspect_lost = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     coarse = picture.resize((302, 224), Image.Resampling.BILINEAR)
     for other in (aspect_lost, coarse):
-        assert encoder.embed_pictures([other])[0] @ whole < ALIKE
+        assert encoder.embed_query([other])[0] @ whole < ALIKE
 
 
 def test_a_colour_profile_is_not_applied():

@@ -15,13 +15,14 @@ from retrieval.analysis.robustness import STEPS, SWEEP, Kind, Step, Withstood, m
 from retrieval.analysis.robustness_plot import plot_sweep
 from retrieval.cli import main
 from retrieval.errors import PictureError, QueryError
-from retrieval.features import Features
+from retrieval.features import FEATURES
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.pictures.loading import load_picture
+from retrieval.search import embedding
 from retrieval.search.embedding import QueryEmbedder, QueryPicture
-from retrieval.search.query import Engine, Query
-from retrieval.search.searcher import Searcher, embedding
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
 
 TILTED = Distortion(rotation=30, quality=40)
 
@@ -44,7 +45,7 @@ def positions(ranking):
 @pytest.mark.parametrize("k", [1, 7, 5000])
 def test_without_a_distortion_nothing_changes_at_all(icons_searcher, cat, metric, k):
     result = measure(icons_searcher, replace(cat, metric=metric, top_k=k))
-    assert [each.distorted.features for each in result.by_features] == list(Features)
+    assert [each.distorted.features for each in result.by_features] == list(FEATURES)
     for each in result.by_features:
         assert (each.overlap, each.tau) == (1, 1)
         assert not any(each.moves)
@@ -74,7 +75,7 @@ def test_both_rankings_are_those_of_a_search_and_the_figures_those_of_plain_pyth
 
 def test_words_and_engine_do_not_count(icons_searcher, cat):
     plain = measure(icons_searcher, replace(cat, distortion=TILTED))
-    asked = replace(cat, distortion=TILTED, text="red", without="dog", engine=Engine.CHROMA, features=Features.PIXELS)
+    asked = replace(cat, distortion=TILTED, text="red", without="dog", engine="chroma", features="pixels")
     assert measure(icons_searcher, asked).to_json() == plain.to_json()
 
 
@@ -83,7 +84,7 @@ def test_labels_and_region_do(icons_searcher, cat):
     for each in food.by_features:
         assert {hit.label for hit in (*each.undistorted.hits, *each.distorted.hits)} == {"food-drink"}
     corner = replace(cat, region=(0, 0, 0.5, 0.5))
-    for features in Features:
+    for features in FEATURES:
         found = icons_searcher.search(replace(corner, features=features)).hits
         assert found in [each.undistorted.hits for each in measure(icons_searcher, corner).by_features]
 
@@ -97,9 +98,9 @@ def test_a_picture_of_the_gallery_is_its_thumbnail_with_a_distortion_and_without
 
 
 def test_without_a_picture_it_says_so(icons_searcher):
-    with pytest.raises(PictureError, match="There is no query picture"):
+    with pytest.raises(PictureError, match="There is no query image"):
         measure(icons_searcher, Query(text="red fruit"))
-    with pytest.raises(PictureError, match="There is no query picture"):
+    with pytest.raises(PictureError, match="There is no query image"):
         next(sweep(icons_searcher, Query()))
     with pytest.raises(QueryError, match="no item 5000"):
         measure(icons_searcher, Query(position=5000))
@@ -143,7 +144,7 @@ def test_sweep_decodes_once_and_embeds_nothing_again(icons_searcher, queries, mo
     monkeypatch.setattr(embedding, "load_picture", load)
     monkeypatch.setattr(QueryEmbedder, "embed_pictures", embed_pictures)
     fresh = Searcher(icons_searcher.indexes)
-    fresh.embedder.encoders = icons_searcher.embedder.encoders
+    fresh.embedder.loaded = icons_searcher.embedder.loaded
     query = Query(picture=queries / "duck.png")
     list(sweep(fresh, query))
     assert counted == {"decoded": 1, "embedded": 2 * (STEPS + 1)}
@@ -163,7 +164,7 @@ def test_vectors_come_in_the_order_asked(icons_searcher, cat):
     picture = QueryPicture(icons_searcher.embedder, icons_searcher.indexes.get(), cat)
     asked = [Distortion(grey=1), UNDISTORTED, TILTED, Distortion(grey=1)]
     together = picture.vectors(asked)
-    for features in Features:
+    for features in FEATURES:
         assert np.array_equal(together[features][0], together[features][3])
         for row, each in zip(together[features], asked, strict=True):
             assert np.array_equal(row, picture.vectors([each])[features][0])
@@ -174,7 +175,7 @@ def test_raw_pixels_hardly_notice_blur_and_jpeg_and_clip_withstands_rotation_bet
     means = []
     for path in sorted(queries.glob("*.png"))[::3]:
         of_one = mean_overlaps(list(sweep(icons_searcher, Query(picture=path))))
-        means.append([[of_one[kind][features] for features in Features] for kind in Kind])
+        means.append([[of_one[kind][features] for features in FEATURES] for kind in Kind])
     pixels, clip = np.moveaxis(np.mean(means, axis=0), 1, 0)
     ahead = dict(zip(Kind, pixels > clip, strict=True))
     assert ahead == {
@@ -191,7 +192,7 @@ def made_up(kind, clip, pixels):
     hits = type("Ranking", (), {"hits": range(10)})()
     withstood = {
         features: Withstood(hits, hits, overlap, 0.0, (), 0.0)
-        for features, overlap in ((Features.CLIP, clip), (Features.PIXELS, pixels))
+        for features, overlap in (("clip", clip), ("pixels", pixels))
     }
     return Step(kind, SWEEP[kind][0], withstood)
 
@@ -231,7 +232,7 @@ def test_the_table_has_every_step_and_leaves_open_what_is_not_tried(swept):
     assert some[:3] == full[:3]
     assert some[3:] == empty[3:]
     for row, step in zip(full, swept, strict=True):
-        assert row[1:] == [f"{step.overlap(each):.2f}" for each in (Features.CLIP, Features.PIXELS)]
+        assert row[1:] == [f"{step.overlap(each):.2f}" for each in ("clip", "pixels")]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 import pytest
 from browsing import served, settings_of
-from builds import draw, spoil
+from builds import draw, nearest, spoil
 from conftest import ROOT
 from gradio_client import Client, handle_file
 from test_app import post
@@ -32,11 +32,13 @@ from waiting import PATIENCE, until
 
 import index_builder
 from retrieval import cli
+from retrieval.engines import ENGINES
+from retrieval.engines.chroma_folder import ChromaFolder, Collections
 from retrieval.errors import IndexingError
-from retrieval.features import Features
+from retrieval.features import FEATURES
 from retrieval.gallery.source import Item
-from retrieval.metrics import Metric, View
-from retrieval.search.query import Engine, Query
+from retrieval.metrics import Metric
+from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.settings import parse
 from retrieval.storage.batches import Batch
@@ -50,7 +52,7 @@ from retrieval.storage.server.address import Server, read_address
 from retrieval.storage.server.connection import connect, failure, pack, unpack
 from retrieval.storage.server.location import PUBLISHED, Head, ServerLocation
 from retrieval.storage.server.store import ServerStore
-from retrieval.storage.store import COLLECTIONS, FolderStore, Store
+from retrieval.storage.store import Store
 
 NAME = "pictures"
 BAD = (3, 70, 195)
@@ -93,14 +95,14 @@ def flags(address: object, cache: Path, dataset: Path, *more: str) -> list[str]:
 
 
 def store_of(indexes: Indexes, index: GalleryIndex) -> Store:
-    return indexes.location.begin(index.manifest.gallery, index.manifest.build, False)
+    return indexes.location.begin(index.manifest.gallery, index.manifest.build, FEATURES, False)
 
 
-def written(store: Store) -> dict[Any, tuple[list[str], Any, Any]]:
+def written(collections: Collections) -> dict[Any, tuple[list[str], Any, Any]]:
     """Ids, vectors and metadata of every collection, by id."""
     found = {}
-    for key in COLLECTIONS:
-        all_of_it = store._collections[key].get(include=["embeddings", "metadatas"])
+    for key, collection in collections.by_key.items():
+        all_of_it = collection.get(include=["embeddings", "metadatas"])
         order = np.argsort(all_of_it["ids"])
         ids, metadata = ([all_of_it[name][i] for i in order] for name in ("ids", "metadatas"))
         found[key] = ids, np.asarray(all_of_it["embeddings"], np.float32)[order], metadata
@@ -169,7 +171,7 @@ def test_two_workers_write_what_one_writes_into_a_folder(built: SimpleNamespace)
     server, folder = built.server.get(NAME), built.folder.get(NAME)
     assert [server.entry(i) for i in range(197)] == [folder.entry(i) for i in range(197)]
     assert server.rows.tolist() == folder.rows.tolist() == GOOD
-    for features in Features:
+    for features in FEATURES:
         np.testing.assert_array_equal(server.vectors(features), folder.vectors(features), features)
         expected = folder.map(features, Method.PCA).coordinates
         np.testing.assert_array_equal(server.map(features, Method.PCA).coordinates, expected)
@@ -177,11 +179,13 @@ def test_two_workers_write_what_one_writes_into_a_folder(built: SimpleNamespace)
         assert server.thumbnail(position).read_bytes() == folder.thumbnail(position).read_bytes()
     assert server.manifest.skipped_pictures == folder.manifest.skipped_pictures
     assert server.manifest.background == folder.manifest.background
-    ours = FolderStore(folder.build, "for reading")
+    ours = ChromaFolder(folder.build, reading=True)
     theirs = store_of(built.server, server)
-    assert written(ours).keys() == written(theirs).keys()
+    assert isinstance(theirs, ServerStore)
+    in_folder, on_server = written(ours.open(FEATURES)), written(theirs.collections)
+    assert in_folder.keys() == on_server.keys()
     for (ids, vectors, metadata), (ids_there, vectors_there, metadata_there) in zip(
-        written(ours).values(), written(theirs).values(), strict=True
+        in_folder.values(), on_server.values(), strict=True
     ):
         assert ids_there == ids == [f"{row:012d}" for row in GOOD]
         np.testing.assert_array_equal(vectors_there, vectors)  # bit for bit
@@ -199,11 +203,11 @@ def test_a_finished_gallery_is_left_alone_by_late_workers(
     assert Indexes(Server(address, tmp_path)).location.version(NAME) == before
 
 
-@pytest.mark.parametrize("engine", list(Engine))
-def test_a_search_over_the_server_is_that_over_the_folder(built: SimpleNamespace, engine: Engine) -> None:
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_search_over_the_server_is_that_over_the_folder(built: SimpleNamespace, engine: str) -> None:
     ours, theirs = Searcher(built.folder), Searcher(built.server)
     picture = built.dataset / "011.png"
-    for features, metric in product(Features, Metric):
+    for features, metric in product(FEATURES, Metric):
         query = Query(picture=picture, features=features, metric=metric, engine=engine, top_k=5)
         assert theirs.search(query).hits == ours.search(query).hits
     built.folder.close()
@@ -234,21 +238,21 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
     assert index_builder.main(build) == 0
     indexes = Indexes(Server(address, tmp_path / "reader"))
     first = indexes.get("six")
-    vector = first.vectors(Features.CLIP)[0]
-    assert sorted(first.nearest(Features.CLIP, View.UNIT, vector, 6)) == [0, 1, 2, 3, 4, 5]
+    vector = first.vectors("clip")[0]
+    assert sorted(nearest(first, "clip", Metric.COSINE, vector, 6)) == [0, 1, 2, 3, 4, 5]
 
     assert index_builder.main([*build, "--rebuild"]) == 0
     until(lambda: indexes.get("six") is not first)  # it is fetched meanwhile
-    assert len(first.nearest(Features.CLIP, View.UNIT, vector, 6)) == 6  # who still has the one before may search it
+    assert len(nearest(first, "clip", Metric.COSINE, vector, 6)) == 6  # who still has the one before may search it
     second = indexes.get("six")
     assert second.build != first.build
     assert first.thumbnail(5).read_bytes() == second.thumbnail(5).read_bytes()
 
     assert index_builder.main([*build, "--rebuild", "--map", "tsne"]) == 0
     with pytest.raises(IndexingError, match="built anew"):
-        first.nearest(Features.CLIP, View.UNIT, vector, 6)
-    until(lambda: (Features.CLIP, Method.TSNE) in indexes.get("six").maps)
-    assert indexes.get("six").map(Features.CLIP, Method.TSNE).coordinates.shape == (6, 2)
+        nearest(first, "clip", Metric.COSINE, vector, 6)
+    until(lambda: ("clip", Method.TSNE) in indexes.get("six").maps)
+    assert indexes.get("six").map("clip", Method.TSNE).coordinates.shape == (6, 2)
 
     def copies() -> set[str]:
         return {path.name.rpartition("-")[0] for path in (tmp_path / "reader").glob("*/*build-*")}
@@ -265,19 +269,19 @@ def test_two_workers_that_publish_at_the_same_moment_end_right(address: str, tmp
     server = Server(address, tmp_path)
     locations = [location_of(replace(server, cache=tmp_path / each)) for each in "ab"]
     random = np.random.default_rng(0)
-    vectors = {f: random.random((3, d), np.float32) for f, d in ((Features.PIXELS, 12), (Features.CLIP, 4))}
-    first = locations[0].begin("both", "build-00000000000000b0", False)
+    vectors = {f: random.random((3, d), np.float32) for f, d in (("pixels", 12), ("clip", 4))}
+    first = locations[0].begin("both", "build-00000000000000b0", FEATURES, False)
     items = tuple(Item(row, f"id-{row}", "", "", b"") for row in range(3))
     thumbnails = tuple(bytes([row]) for row in range(3))
     first.write(Batch(0, 4, items, thumbnails, vectors, (Skipped(3, "id-3", "broken"),)))
-    manifest = replace(
-        Indexes(server).get(NAME).manifest, gallery="both", build="build-00000000000000b0", pictures=3, pixel_size=2
-    )
-    manifest = replace(manifest, model=replace(manifest.model, dimensions=4))
+    manifest = replace(Indexes(server).get(NAME).manifest, gallery="both", build="build-00000000000000b0", pictures=3)
+    sizes = {"pixels": 12, "clip": 4}
+    features = {name: replace(each, dimensions=sizes[name]) for name, each in manifest.features.items()}
+    manifest = replace(manifest, features=features)
     together = threading.Barrier(2)
 
     def publish(place: int) -> None:
-        store = locations[place].begin("both", "build-00000000000000b0", False)
+        store = locations[place].begin("both", "build-00000000000000b0", FEATURES, False)
         with locations[place].making(store, store.rows()):
             together.wait(PATIENCE)
             locations[place].publish(replace(manifest, seconds=float(place)), store, store.rows())
@@ -290,10 +294,10 @@ def test_two_workers_that_publish_at_the_same_moment_end_right(address: str, tmp
     indexes = Indexes(replace(server, cache=tmp_path / "reader"))
     index = indexes.get("both")
     assert index.rows.tolist() == [0, 1, 2]
-    for features in Features:
+    for features in FEATURES:
         np.testing.assert_array_equal(index.vectors(features), vectors[features])
     assert [index.thumbnail(row).read_bytes() for row in range(3)] == [bytes([row]) for row in range(3)]
-    assert sorted(index.nearest(Features.CLIP, View.PLAIN, vectors[Features.CLIP][1], 3)) == [0, 1, 2]
+    assert sorted(nearest(index, "clip", Metric.L2, vectors["clip"][1], 3)) == [0, 1, 2]
     for each in (*locations, indexes):
         each.close()
 
@@ -302,9 +306,9 @@ def test_what_a_batch_left_that_was_interrupted_is_replaced_or_removed(address: 
     server = Server(address, tmp_path)
     store = ServerStore(server, connect(server), "lookalike-left-build-left", make=True)
     items = tuple(Item(row, f"id-{row}", "", "", b"") for row in range(4))
-    vectors = {Features.PIXELS: np.ones((4, 3), np.float32), Features.CLIP: np.ones((4, 2), np.float32)}
+    vectors = {"pixels": np.ones((4, 3), np.float32), "clip": np.ones((4, 2), np.float32)}
     store.keep(Batch(0, 4, items, (b"old and longer" * 900,) * 4, vectors, ()))
-    store.upsert(range(4), [{"id": item.id, "label": "", "caption": ""} for item in items], vectors)
+    store.collections.insert(range(4), [{"id": item.id, "label": "", "caption": ""} for item in items], vectors)
     assert store.rows().tolist() == []  # not before it is complete
     assert store.complete() == set()
     vectors = {features: matrix[[0, 1, 3]] * 2 for features, matrix in vectors.items()}
@@ -315,8 +319,8 @@ def test_what_a_batch_left_that_was_interrupted_is_replaced_or_removed(address: 
     assert store.skipped() == [Skipped(2, "id-2", "is broken now")]
     assert {len(ids) for ids, _, _ in written(store).values()} == {3}
     assert list(store.thumbnails(np.arange(4))) == [{0: b"new", 1: b"new", 3: b"new"}]
-    found, _ = next(store.read(store.rows(), Features.PIXELS))
-    np.testing.assert_array_equal(found, vectors[Features.PIXELS])
+    found, _ = next(store.read(store.rows(), "pixels"))
+    np.testing.assert_array_equal(found, vectors["pixels"])
 
 
 def test_what_a_server_is_given_stays_below_the_limits_of_chroma_cloud() -> None:
@@ -336,16 +340,16 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
     with chroma(tmp_path / "data") as address:
         assert index_builder.main(flags(address, tmp_path / "cache", dataset)) == 0
         searcher = Searcher(Indexes(Server(address, tmp_path / "cache")))
-        query = Query(picture=dataset / "004.png", features=Features.PIXELS, engine=Engine.CHROMA, top_k=1)
+        query = Query(picture=dataset / "004.png", features="pixels", engine="chroma", top_k=1)
         assert searcher.search(query).hits[0].id == "004.png"
-        unfinished = searcher.indexes.location.begin("six", "build-unfinished", False)
+        unfinished = searcher.indexes.location.begin("six", "build-unfinished", FEATURES, False)
     with pytest.raises(IndexingError, match="goes on where it stopped"):
         item = Item(0, "id", "", "", b"")
         unfinished.keep(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
     with pytest.raises(IndexingError, match=f"{address} cannot be reached"):
         searcher.search(query)
     until(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
-    assert searcher.search(replace(query, engine=Engine.EXACT)).hits[0].id == "004.png"
+    assert searcher.search(replace(query, engine="exact")).hits[0].id == "004.png"
     capsys.readouterr()
     assert index_builder.main(flags(address, tmp_path / "cache", dataset)) == 2
     assert cli.main(["info", "--index", address, "--cache", str(tmp_path / "cache")]) == 2
@@ -480,8 +484,8 @@ def test_an_unfinished_build_is_gone_on_with_a_published_one_started_over_and_on
 ) -> None:
     location = ServerLocation(Server(address, tmp_path))
     head = Head("anew", "build-00000000000000ae", "", "0" * 32)
-    location.begin(head.gallery, head.build, True).commit(Batch(0, 4, (), (), {}, ()))
-    store = location.begin(head.gallery, head.build, False)
+    location.begin(head.gallery, head.build, FEATURES, True).commit(Batch(0, 4, (), (), {}, ()))
+    store = location.begin(head.gallery, head.build, FEATURES, False)
     assert store.complete() == {0}
     assert isinstance(store, ServerStore)
     store.put_file(f"publication-{head.version}", zlib.compress(b'{"manifest": {"format": 0}, "runs": [[0, 1]]}'))
@@ -489,9 +493,9 @@ def test_an_unfinished_build_is_gone_on_with_a_published_one_started_over_and_on
         IndexingError, match=r"'anew' in http.* has format 0, .*--gallery anew --dataset \.\.\. --rebuild"
     ):
         location._publication(head)
-    assert location.begin(head.gallery, head.build, True).complete() == {0}  # an interrupted rebuild
+    assert location.begin(head.gallery, head.build, FEATURES, True).complete() == {0}  # an interrupted rebuild
     store.put_file(PUBLISHED, b"")
-    assert location.begin(head.gallery, head.build, True).complete() == set()
+    assert location.begin(head.gallery, head.build, FEATURES, True).complete() == set()
     location.close()
 
 

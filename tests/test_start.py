@@ -19,7 +19,8 @@ from pathlib import Path
 import app
 from retrieval.indexing.jobs import Builds
 from retrieval.storage.catalog import Indexes
-from retrieval.search.query import Engine, Query
+from retrieval.engines import ENGINES
+from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page, launch
 from retrieval.analysis.sentences import about_model
@@ -34,7 +35,7 @@ page = build_page(searcher, queries.glob("*.png"), why)
 tell()
 assert searcher.search(Query(queries / "pizza.png")).hits
 tell()
-assert searcher.search(Query(queries / "pizza.png", engine=Engine.CHROMA)).hits
+assert searcher.search(Query(queries / "pizza.png", engine="chroma")).hits
 tell()
 """
 

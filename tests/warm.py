@@ -21,9 +21,9 @@ import datasets
 from waiting import PATIENCE, until
 
 import index_builder
-import retrieval.features.clip
+import retrieval.features.encoder
 import retrieval.indexing.build  # with torch and ChromaDB
-from retrieval.storage.store import GRAPH
+from retrieval.engines.chroma_folder import GRAPH
 
 WARMED = "warmed"
 ROWS_AT_ONCE = 4  # so that a few pictures make many batches
@@ -87,7 +87,7 @@ def _run(
     retrieval.indexing.build.APART_FROM = 1 if apart else sys.maxsize
     GRAPH.update(SYNC)
     encoder = sys.modules[WARMED].ENCODER  # fails unless the server process has imported it
-    retrieval.features.clip.ClipEncoder = lambda choice, dtype: encoder  # type: ignore[assignment, misc]
+    retrieval.features.encoder.ClipEncoder = lambda choice, dtype: encoder  # type: ignore[assignment, misc]
     if moment:
         _at(moment, lambda: os.kill(os.getpid(), number))
     began.send(None)

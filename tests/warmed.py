@@ -7,7 +7,7 @@ import sklearn.decomposition  # noqa: F401
 import torch
 import warm  # noqa: F401
 
-from retrieval.features.clip import ClipEncoder
+from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import BUNDLED, choose_model
 
 torch.set_num_threads(1)  # whoever is forked could not use this process's threads

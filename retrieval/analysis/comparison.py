@@ -1,23 +1,21 @@
 """One query by every features x metric x engine, side by side: what the choices change, and what they cannot."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from retrieval.analysis.agreement import kendall_tau, moves, positions, share_found
+from retrieval.engines import DEFAULT_ENGINE, ENGINES
 from retrieval.errors import QueryError
-from retrieval.features import Features
+from retrieval.features import FEATURES
 from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.pictures.loading import read_bytes
-from retrieval.search.query import Engine, Query, Ranking
+from retrieval.search.query import Combination, Query, Ranking
 from retrieval.search.searcher import Searcher
 
-Combination = tuple[Features, Metric, Engine]
-
-BASELINE: Combination = (Features.CLIP, Metric.COSINE, Engine.EXACT)
-ENGINES = tuple(Engine)
+BASELINE = Combination()
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Cell:
     @property
     def combination(self) -> Combination:
         """The features, metric and engine."""
-        return (self.ranking.features, self.ranking.metric, self.ranking.engine)
+        return self.ranking.combination
 
     def to_json(self) -> dict[str, Any]:
         """Return the public form: as of `search`, with what was compared; a move of null is a new picture."""
@@ -67,23 +65,23 @@ class Comparison:
     baseline: Cell
     cells: tuple[Cell, ...]
 
-    def cell(self, features: Features, metric: Metric, engine: Engine) -> Cell:
+    def cell(self, combination: Combination) -> Cell:
         """Return the cell of a combination.
 
         Raises:
             KeyError: it was not compared.
         """
-        return {cell.combination: cell for cell in self.cells}[features, metric, engine]
+        return {cell.combination: cell for cell in self.cells}[combination]
 
     def to_json(self) -> dict[str, Any]:
         """Return the public form, the same for the HTTP API and `compare --json`."""
-        features, metric, engine = self.baseline.combination
+        base = self.baseline.combination
         return {
             "gallery": self.baseline.ranking.gallery,
             "model": self.baseline.ranking.model.title,
             "pictures": self.baseline.ranking.size,
             "top_k": self.query.top_k,
-            "baseline": {"features": str(features), "metric": str(metric), "engine": str(engine)},
+            "baseline": {"features": base.features, "metric": str(base.metric), "engine": base.engine},
             "cells": [cell.to_json() for cell in self.cells],
         }
 
@@ -92,7 +90,7 @@ def compare(
     searcher: Searcher,
     query: Query,
     baseline: Combination = BASELINE,
-    engines: Sequence[Engine] = ENGINES,
+    engines: Collection[str] | None = None,
 ) -> Comparison:
     """Answer a query by every features x metric x engine, or with words by those of CLIP features alone.
 
@@ -106,27 +104,30 @@ def compare(
         QueryError: the baseline is not among the combinations compared.
         RetrievalError: as of `Searcher.search`.
     """
-    worded = bool(query.text.split() or query.without.split())
+    index = searcher.indexes.get(query.gallery)
+    with_text = bool(query.text.split() or query.without.split())
+    asked = ENGINES if engines is None else engines
     combinations = [
-        each
-        for each in product(Features, Metric, Engine)
-        if each[2] in engines and not (worded and each[0] == "pixels")
+        Combination(features, metric, engine)
+        for features, metric, engine in product(index.features, Metric, ENGINES)
+        if engine in asked and (FEATURES[features].takes_text or not with_text)
     ]
     if baseline not in combinations:
-        why = "words need CLIP features" if worded else f"only {', '.join(engines)} is asked"
-        raise QueryError(f"There is nothing to compare with: the baseline is {' '.join(baseline)}, but {why}.")
-    # A file is read once, so that all answers are about the same picture.
+        why = "text search needs features that support it" if with_text else f"only {', '.join(asked)} is compared"
+        named = f"{baseline.features} {baseline.metric} {baseline.engine}"
+        raise QueryError(f"There is nothing to compare with: the baseline is {named}, but {why}.")
+    # A file is read once, so that all rankings are of the same image.
     picture = read_bytes(query.picture) if isinstance(query.picture, Path) else query.picture
     rankings = {
-        (features, metric, engine): searcher.search(
-            replace(query, picture=picture, features=features, metric=metric, engine=engine)
+        each: searcher.search(
+            replace(query, picture=picture, features=each.features, metric=each.metric, engine=each.engine), index
         )
-        for features, metric, engine in combinations
+        for each in combinations
     }
     cells = {}
-    for features, metric, engine in combinations:
-        exact = None if engine is Engine.EXACT else rankings.get((features, metric, Engine.EXACT))
-        cells[features, metric, engine] = _cell(rankings[features, metric, engine], rankings[baseline], exact)
+    for each in combinations:
+        exact = None if ENGINES[each.engine].exact else rankings.get(replace(each, engine=DEFAULT_ENGINE))
+        cells[each] = _cell(rankings[each], rankings[baseline], exact)
     return Comparison(query, cells[baseline], tuple(cells.values()))
 
 
@@ -141,17 +142,17 @@ def _cell(ranking: Ranking, baseline: Ranking, exact: Ranking | None) -> Cell:
     )
 
 
-def equal_by_mathematics(features: Features, metric: Metric) -> tuple[tuple[Metric, ...], str]:
+def equal_by_mathematics(features: str, metric: Metric) -> tuple[tuple[Metric, ...], str]:
     """Return the other metrics that must order any gallery as this one does, and why; none and "" for most.
 
     Equal up to rounding: vectors are stored in float32, so two pictures as close to each other as 1e-7 in cosine
     can change places.
     """
     twins = {Metric.L2: Metric.COSINE, Metric.COSINE: Metric.L2}
-    if features is not Features.CLIP or metric not in twins:
+    if not FEATURES[features].unit_length or metric not in twins:
         return (), ""
     other = DEFINITIONS[twins[metric]].title
     return (
         (twins[metric],),
-        f"CLIP vectors have length 1, so L2² = 2 - 2 · cosine: {other} gives the same order, always.",
+        f"{FEATURES[features].title} have length 1, so L2² = 2 - 2 · cosine: {other} always gives the same order.",
     )

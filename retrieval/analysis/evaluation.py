@@ -10,20 +10,20 @@ import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.engines import DEFAULT_ENGINE, ENGINES
 from retrieval.engines.exact import Scan
 from retrieval.errors import GalleryError, PictureError, QueryError
-from retrieval.features import Features, Vectors
-from retrieval.features.clip import ClipEncoder
-from retrieval.features.pixels import embed_pixels
+from retrieval.features import FEATURES, Vectors
 from retrieval.gallery.source import GallerySource
 from retrieval.metrics import Metric, by_rank, closeness
 from retrieval.pictures.loading import load_picture
 from retrieval.search.embedding import QueryEmbedder
-from retrieval.search.query import Engine, Query
+from retrieval.search.query import Combination, Query
 from retrieval.search.ranking import rank
 from retrieval.storage.reader import GalleryIndex
 
@@ -39,7 +39,7 @@ READ_AT_ONCE = 32
 class Labelled:
     """Query vectors with their labels; `positions` are their own places in the gallery, -1 where they are not in it."""
 
-    vectors: dict[Features, Vectors]
+    vectors: dict[str, Vectors]
     labels: npt.NDArray[np.int64]
     positions: npt.NDArray[np.intp]
 
@@ -51,9 +51,9 @@ class Result:
     Of a single query, `map` is its average precision.
     """
 
-    features: Features
+    features: str
     metric: Metric
-    engine: Engine
+    engine: str
     p_at_1: float
     p_at_5: float
     map: float | None
@@ -93,10 +93,10 @@ def leave_one_out(index: GalleryIndex, sample: int | None = SAMPLE) -> Labelled:
     if sample is not None and len(positions) > sample:
         chosen = np.random.default_rng(SEED).choice(len(positions), sample, replace=False)
         positions = np.sort(positions[chosen])
-    return Labelled({f: index.vectors(f)[positions] for f in Features}, codes[positions], positions)
+    return Labelled({f: index.vectors(f)[positions] for f in index.features}, codes[positions], positions)
 
 
-def from_folder(index: GalleryIndex, encoder: ClipEncoder, folder: str) -> Labelled:
+def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> Labelled:
     """Return the pictures of class folders as queries, embedded as the gallery was.
 
     Raises:
@@ -107,7 +107,7 @@ def from_folder(index: GalleryIndex, encoder: ClipEncoder, folder: str) -> Label
     gallery = Gallery(GallerySource(folder))
     if gallery.columns.label is None:
         raise GalleryError(f"{folder!r} has no labels. Put the query pictures into folders named like the classes.")
-    vectors: dict[Features, list[Vectors]] = {features: [] for features in Features}
+    vectors: dict[str, list[Vectors]] = {name: [] for name in index.features}
     names: list[str] = []
     for items in gallery.batches(READ_AT_ONCE):
         pictures = []
@@ -121,8 +121,8 @@ def from_folder(index: GalleryIndex, encoder: ClipEncoder, folder: str) -> Label
                 continue
             names.append(item.label)
         if pictures:
-            vectors[Features.PIXELS].append(embed_pixels(pictures, index.manifest.pixel_size))
-            vectors[Features.CLIP].append(encoder.embed_here(pictures))
+            for name, parts in vectors.items():
+                parts.append(embedder.feature_set(index, name).embed(pictures))
     codes = label_codes(names, index.labels)
     if not (codes >= 0).any():
         raise GalleryError(
@@ -170,7 +170,7 @@ def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         return np.asarray(precision.sum(axis=1) / found[:, -1], np.float64)
 
 
-def evaluate(index: GalleryIndex, queries: Labelled, engine: Engine = Engine.EXACT) -> Iterator[Result]:
+def evaluate(index: GalleryIndex, queries: Labelled, engine: str = DEFAULT_ENGINE) -> Iterator[Result]:
     """Yield P@1, P@5 and mAP of every combination of features and metric, each as it is ready.
 
     Args:
@@ -178,42 +178,38 @@ def evaluate(index: GalleryIndex, queries: Labelled, engine: Engine = Engine.EXA
         queries: vectors and labels; queries without a relevant picture in the gallery do not count.
         engine: exact, or chroma, which ranks only the first hits and so has no mAP.
     """
-    for features in Features:
-        for metric in Metric:
-            if engine is Engine.EXACT:
-                yield _exact(index, queries, features, metric)
-            else:
-                yield _first_hits(index, queries, features, metric, engine)
+    for features, metric in product(index.features, Metric):
+        by = Combination(features, metric, engine)
+        yield _exact(index, queries, by) if ENGINES[engine].exact else _first_hits(index, queries, by)
 
 
-def _exact(index: GalleryIndex, queries: Labelled, features: Features, metric: Metric) -> Result:
+def _exact(index: GalleryIndex, queries: Labelled, by: Combination) -> Result:
     gallery = label_codes(index.labels, index.labels)
     first, five, average = [], [], []
     for hits in relevance(
-        index.scan(features), metric, queries.vectors[features], queries.positions, queries.labels, gallery
+        index.scan(by.features), by.metric, queries.vectors[by.features], queries.positions, queries.labels, gallery
     ):
         counted = hits[hits.any(axis=1)]
         first.append(counted[:, 0])
         five.append(counted[:, :5].mean(axis=1))
         average.append(average_precision(counted))
-    return Result(
-        features, metric, Engine.EXACT, *(float(np.concatenate(part).mean()) for part in (first, five, average))
-    )
+    means = (float(np.concatenate(part).mean()) for part in (first, five, average))
+    return Result(by.features, by.metric, by.engine, *means)
 
 
-def _first_hits(index: GalleryIndex, queries: Labelled, features: Features, metric: Metric, engine: Engine) -> Result:
+def _first_hits(index: GalleryIndex, queries: Labelled, by: Combination) -> Result:
     gallery = label_codes(index.labels, index.labels)
     kept = np.isin(queries.labels, gallery[gallery >= 0])
     precision = []
     for vector, label, own in zip(
-        queries.vectors[features][kept], queries.labels[kept], queries.positions[kept], strict=True
+        queries.vectors[by.features][kept], queries.labels[kept], queries.positions[kept], strict=True
     ):
-        positions, _ = rank(index, features, metric, engine, vector, 6)
+        positions, _ = rank(index, by, vector, 6)
         found = gallery[positions[positions != own][:5]] == label
         # ChromaDB may come back with fewer; what is missing is no hit.
         precision.append(np.pad(found, (0, min(5, len(index)) - len(found))))
     hits = np.array(precision)
-    return Result(features, metric, engine, float(hits[:, 0].mean()), float(hits.mean()), None)
+    return Result(by.features, by.metric, by.engine, float(hits[:, 0].mean()), float(hits.mean()), None)
 
 
 def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Query, label: str) -> Iterator[Result]:
@@ -238,17 +234,19 @@ def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Qu
         relevant[query.position] = False
     if not relevant.any():
         raise QueryError(f"No other picture has the label {label[:40]!r}, so there is nothing to find for it.")
-    worded = bool(query.text.split() or query.without.split())
-    for features in [Features.CLIP] if worded else list(Features):
+    with_text = bool(query.text.split() or query.without.split())
+    for features in index.features:
+        if with_text and not FEATURES[features].takes_text:
+            continue
         vector = embedder.embed(index, replace(query, features=features)).vector
         for metric in Metric:
-            positions, _ = rank(index, features, metric, Engine.EXACT, vector, len(index))
+            positions, _ = rank(index, Combination(features, metric), vector, len(index))
             others = positions[positions != (-1 if query.position is None else query.position)]
             hits = np.pad(relevant[others], (0, len(positions) - len(others)))
             yield Result(
                 features,
                 metric,
-                Engine.EXACT,
+                DEFAULT_ENGINE,
                 float(hits[0]),
                 float(hits[:5].mean()),
                 float(average_precision(hits[None])[0]),

@@ -10,11 +10,10 @@ from PIL import Image
 
 from retrieval.analysis import sentences as words
 from retrieval.analysis.evaluation import Result
-from retrieval.features import Features
 
 # Blue and vermilion of Okabe and Ito, "Color Universal Design" (2008): apart for every kind of colour vision,
 # and at least 3:1 against a white and a slate page (WCAG 2.2, 1.4.11).
-COLOURS = {Features.PIXELS: "#d55e00", Features.CLIP: "#0072b2"}
+COLOURS = {"pixels": "#d55e00", "clip": "#0072b2"}
 
 # The colour of text by page: light, dark, or not known, then a grey that is 4.2:1 on both.
 TEXT = {False: "#334155", True: "#e2e8f0", None: "#7b7b7b"}

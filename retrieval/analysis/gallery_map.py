@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.features import Features, Vectors
+from retrieval.engines import DEFAULT_ENGINE
+from retrieval.features import Vectors
 from retrieval.metrics import Metric
-from retrieval.search.query import Engine, Hit, Query
+from retrieval.search.query import Combination, Hit, Query
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
 from retrieval.storage.projection import NEIGHBOURS, Method, Projection
@@ -48,7 +49,7 @@ class Marks:
     coordinates: Vectors
 
 
-def points(index: GalleryIndex, features: Features, method: Method) -> Points:
+def points(index: GalleryIndex, features: str, method: Method) -> Points:
     """Return the points to draw: all pictures, or of a large gallery a random sample, always the same.
 
     Raises:
@@ -80,7 +81,7 @@ def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method)
     Raises:
         RetrievalError: see `Searcher.search` and `GalleryIndex.map`.
     """
-    query = replace(query, metric=Metric.L2, engine=Engine.EXACT, top_k=HITS)
+    query = replace(query, metric=Metric.L2, engine=DEFAULT_ENGINE, top_k=HITS)
     projection = index.map(query.features, method)
     hits = searcher.search(query, index).hits
     place, estimated = None, False
@@ -93,15 +94,15 @@ def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method)
     return Marks(place, position, estimated, hits, projection.coordinates[[hit.position for hit in hits]])
 
 
-def _place(index: GalleryIndex, projection: Projection, features: Features, vector: Vectors) -> tuple[Vectors, bool]:
+def _place(index: GalleryIndex, projection: Projection, features: str, vector: Vectors) -> tuple[Vectors, bool]:
     """Return where a picture lies that is none of the gallery, and whether that is an estimate."""
     if (exact := projection.place(vector)) is not None:
         return exact, False
-    nearest, _ = rank(index, features, Metric.L2, Engine.EXACT, vector, NEIGHBOURS)
+    nearest, _ = rank(index, Combination(features, Metric.L2), vector, NEIGHBOURS)
     return projection.coordinates[nearest].mean(axis=0), True
 
 
-def as_rows(index: GalleryIndex, features: Features, method: Method) -> list[dict[str, Any]]:
+def as_rows(index: GalleryIndex, features: str, method: Method) -> list[dict[str, Any]]:
     """Return id, label, x and y of every picture of the gallery.
 
     Raises:

@@ -7,7 +7,6 @@ import numpy as np
 from retrieval.analysis import sentences as words
 from retrieval.analysis.gallery_map import COLOURED, ranked_labels
 from retrieval.errors import RetrievalError
-from retrieval.features import Features
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import GalleryIndex
 
@@ -22,7 +21,7 @@ SIZE = (9.0, 7.0)  # inches
 LABEL_LENGTH = 30  # characters in the legend
 
 
-def plot_map(index: GalleryIndex, features: Features, method: Method, target: Path) -> None:
+def plot_map(index: GalleryIndex, features: str, method: Method, target: Path) -> None:
     """Draw all pictures of a gallery as points, coloured by label, into a file; the suffix decides the format.
 
     Raises:

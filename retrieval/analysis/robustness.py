@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from retrieval.analysis.agreement import kendall_tau, moves, positions, share_found
-from retrieval.features import Features, Vectors
+from retrieval.engines import DEFAULT_ENGINE
+from retrieval.features import Vectors
 from retrieval.metrics import Metric, score_pairs
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.search.embedding import Embedded, QueryPicture
-from retrieval.search.query import Engine, Query, Ranking
+from retrieval.search.query import Query, Ranking
 from retrieval.search.searcher import Searcher
 from retrieval.storage.reader import GalleryIndex
 
@@ -71,7 +72,7 @@ class Withstood:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What one distortion did to a query's rankings, by each features in the order of `Features`."""
+    """What one distortion did to a query's rankings, by each features in the order of the gallery's feature types."""
 
     query: Query
     by_features: tuple[Withstood, ...]
@@ -89,14 +90,14 @@ class Step:
 
     kind: Kind
     distortion: Distortion
-    withstood: Mapping[Features, Withstood]
+    withstood: Mapping[str, Withstood]
 
     @property
     def strength(self) -> float:
         """The value of the distortion's one part that is not at its default."""
         return float(getattr(self.distortion, self.kind))
 
-    def overlap(self, features: Features) -> float:
+    def overlap(self, features: str) -> float:
         """Return the share of the undistorted picture's hits that is still found."""
         return self.withstood[features].overlap
 
@@ -145,7 +146,9 @@ def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None)
     clean = picture.vectors([UNDISTORTED])
     for kind, distortions in SWEEP.items():
         distorted = picture.vectors(distortions)
-        vectors = {features: np.concatenate([clean[features], distorted[features]]) for features in Features}
+        vectors = {
+            features: np.concatenate([clean[features], distorted[features]]) for features in picture.index.features
+        }
         found = _withstood(searcher, picture.index, query, vectors, distortions)
         yield from (Step(kind, *each) for each in zip(distortions, found, strict=True))
 
@@ -156,12 +159,12 @@ def sweep_to_json(query: Query, steps: Sequence[Step]) -> dict[str, Any]:
     return _about(query, first.undistorted) | {"steps": [step.to_json() for step in steps]}
 
 
-def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[Features, float]]:
+def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[str, float]]:
     """Return the mean overlap over the strengths of each kind, by each features."""
     return {
         kind: {
             features: float(np.mean([step.overlap(features) for step in steps if step.kind is kind]))
-            for features in Features
+            for features in steps[0].withstood
         }
         for kind in dict.fromkeys(step.kind for step in steps)
     }
@@ -169,7 +172,7 @@ def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[Features, float]]:
 
 def _prepared(searcher: Searcher, query: Query, picture: QueryPicture | None) -> tuple[Query, QueryPicture]:
     """Return what counts of a query, and its picture in its gallery."""
-    query = replace(query, text="", without="", engine=Engine.EXACT)
+    query = replace(query, text="", without="", engine=DEFAULT_ENGINE)
     return query, picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
 
 
@@ -177,9 +180,9 @@ def _withstood(
     searcher: Searcher,
     index: GalleryIndex,
     query: Query,
-    vectors: Mapping[Features, Vectors],
+    vectors: Mapping[str, Vectors],
     distortions: Sequence[Distortion],
-) -> list[dict[Features, Withstood]]:
+) -> list[dict[str, Withstood]]:
     """Return for each distortion what it did, by each features.
 
     Args:
@@ -189,8 +192,8 @@ def _withstood(
         vectors: by each features, of the undistorted picture first, then of each distorted one, shape (1 + n, d).
         distortions: n of them.
     """
-    found: list[dict[Features, Withstood]] = [{} for _ in distortions]
-    for features in Features:
+    found: list[dict[str, Withstood]] = [{} for _ in distortions]
+    for features in index.features:
         asked = replace(query, features=features)
         clean, *distorted = vectors[features]
         before = searcher.answer(index, replace(asked, distortion=UNDISTORTED), Embedded(clean, 0.0, 0.0))

@@ -10,12 +10,11 @@ from PIL import Image
 from retrieval.analysis import sentences as words
 from retrieval.analysis.evaluation_plot import COLOURS, DPI, TEXT, as_picture
 from retrieval.analysis.robustness import Kind, Step
-from retrieval.features import Features
 
 WIDTH, HEIGHT = 6.4, 7.2  # inches; narrow, so that the letters are not too small on a phone
 COLUMNS = 2
 FONT = 12  # points
-MARKERS = {Features.CLIP: "o", Features.PIXELS: "s"}  # so that colour is not all that tells the lines apart
+MARKERS = {"clip": "o", "pixels": "s"}  # so that colour is not all that tells the lines apart
 
 
 def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Image.Image:

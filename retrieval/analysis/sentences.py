@@ -10,20 +10,22 @@ from retrieval.analysis.evaluation import Result
 from retrieval.analysis.gallery_map import Marks
 from retrieval.analysis.robustness import SWEEP as DISTORTIONS
 from retrieval.analysis.robustness import Kind, Step, Withstood, mean_overlaps
-from retrieval.features import Features
-from retrieval.features.models import ModelIdentity
+from retrieval.engines import ENGINES as ENGINE_TYPES
+from retrieval.features import FEATURES as KINDS_OF_FEATURES
+from retrieval.features import default_first
+from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import BUNDLED_GALLERY
-from retrieval.indexing.jobs import Phase, Stage
+from retrieval.indexing.progress import Phase, Stage
 from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
-from retrieval.search.query import Engine, Hit, Query, Ranking
+from retrieval.search.query import Hit, Query, Ranking
 from retrieval.storage.manifest import SKIPPED_LISTED, Manifest
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import Entry, GalleryIndex
 
-FEATURES = {Features.CLIP: "CLIP features", Features.PIXELS: "Raw pixels"}
+FEATURES = {name: kind.title for name, kind in KINDS_OF_FEATURES.items()}
 METRICS = {metric: definition.title for metric, definition in DEFINITIONS.items()}
-ENGINES = {Engine.EXACT: "Exact scan", Engine.CHROMA: "ChromaDB"}
+ENGINES = {name: engine.title for name, engine in ENGINE_TYPES.items()}
 
 ZERO_AT_BEST = "0 is an identical picture"
 ONE_AT_BEST = "1 is the same direction, 0 unrelated, -1 opposite"
@@ -270,7 +272,7 @@ def skipped(manifest: Manifest) -> str:
     return f"`{manifest.gallery}`: {manifest.skipped:,} skipped{listed}. Click a gallery to see what was skipped of it."
 
 
-def about_model(model: ModelIdentity, why: str) -> str:
+def about_model(model: FeatureIdentity, why: str) -> str:
     """Return one line on the model in use, and why it is this one."""
     return f"CLIP model: **{model.title}** ({model.dtype}, {model.dimensions} numbers a picture); {why}."
 
@@ -300,11 +302,11 @@ def explain(query: Query) -> str:
         parts.append("Words and pictures lie apart in CLIP's space, so scores of words are low: read the order.")
     if reason := equal_by_mathematics(query.features, query.metric)[1]:
         parts.append(reason)
-    elif query.features is Features.CLIP and query.metric is Metric.CORRELATION:
+    elif KINDS_OF_FEATURES[query.features].near_zero_mean and query.metric is Metric.CORRELATION:
         parts.append("CLIP vectors have a mean close to 0, so correlation nearly repeats cosine.")
-    if query.engine is Engine.CHROMA and query.metric is Metric.L1:
+    if query.engine == "chroma" and query.metric is Metric.L1:
         parts.append("ChromaDB has no L1: it proposes the nearest by L2, and those are ordered by exact L1.")
-    elif query.engine is Engine.CHROMA:
+    elif query.engine == "chroma":
         parts.append("ChromaDB proposes, and the score is computed exactly; it may miss a picture, never misjudge one.")
     return " ".join(parts)
 
@@ -330,14 +332,14 @@ def recall(ranking: Ranking, exact: Ranking) -> str:
     return f" · recall@{len(wanted)} {share:.2f} (exact scan: {exact.timings.search:.1f} ms)"
 
 
-def map_title(index: GalleryIndex, features: Features, method: Method) -> str:
+def map_title(index: GalleryIndex, features: str, method: Method) -> str:
     """Return what a map shows, and how much of the truth is left on it."""
     title = f"{index.manifest.gallery}: {len(index):,} pictures, {FEATURES[features]}, {METHODS[method]}"
     kept = index.map(features, method).kept
     return title if kept is None else f"{title} ({kept:.1%} of the variance)"
 
 
-def map_note(index: GalleryIndex, features: Features, method: Method, drawn: int) -> str:
+def map_note(index: GalleryIndex, features: str, method: Method, drawn: int) -> str:
     """Return how to read a map: what was laid out, by what, and what a distance on it means."""
     projection = index.map(features, method)
     dimensions = index.manifest.dimensions(features)
@@ -377,7 +379,7 @@ def map_marks(found: Marks, query: Query) -> str:
     return " ".join(parts)
 
 
-def combination(features: Features, metric: Metric) -> str:
+def combination(features: str, metric: Metric) -> str:
     """Return what a combination is called."""
     return f"{FEATURES[features]} · {METRICS[metric]}"
 
@@ -391,7 +393,7 @@ def move(places: int | None) -> str:
 
 def agreement(shown: Cell, chroma: Cell, is_baseline: bool) -> str:
     """Return how the combination shown agrees with the baseline, and ChromaDB with the exact scan."""
-    features, metric, _ = shown.combination
+    features, metric = shown.combination.features, shown.combination.metric
     k = len(shown.ranking.hits)
     lines = [f"**{combination(features, metric)}**"]
     if is_baseline:
@@ -448,8 +450,9 @@ def best(results: Sequence[Result], average: str) -> str:
         average: what `Result.map` is called, "AP" for a single query.
     """
     parts = list[str]()
-    for features, name in ((Features.CLIP, "CLIP features"), (Features.PIXELS, "raw pixels")):
-        shown = {METRICS[r.metric]: f"{r.map:.3f}" for r in results if r.features is features and r.map is not None}
+    for features in default_first():
+        name = KINDS_OF_FEATURES[features].phrase
+        shown = {METRICS[r.metric]: f"{r.map:.3f}" for r in results if r.features == features and r.map is not None}
         if shown:
             top = max(shown.values())
             parts.append(f"{top} by {name} with {_listed([metric for metric in shown if shown[metric] == top])}")
@@ -459,7 +462,7 @@ def best(results: Sequence[Result], average: str) -> str:
 def timings(ranking: Ranking) -> str:
     """Return one line of milliseconds, gallery size, engine, model and dtype."""
     t = ranking.timings
-    used = str(ranking.model) if ranking.features is Features.CLIP else "no model"
+    used = str(ranking.model) if KINDS_OF_FEATURES[ranking.features].has_model else "no model"
     return (
         f"decode {t.decode:.1f} ms · features {t.features:.1f} ms · search {t.search:.1f} ms · "
         f"total {t.total:.1f} ms · {ranking.size:,} pictures · {ENGINES[ranking.engine]} · {used}"
@@ -496,7 +499,7 @@ SWEEP = "Try every distortion"
 NOT_AT_ALL = "none"
 SWEEP_NOTE = "Tries each distortion alone, weak to strong, and shows the share of hits that CLIP and raw pixels keep."
 SWEPT = "Overlap by distortion"
-SWEPT_FEATURES = (Features.CLIP, Features.PIXELS)
+SWEPT_FEATURES = tuple(default_first())
 PENDING = "…"
 
 
@@ -561,10 +564,10 @@ def sweep_progress(done: int, total: int) -> str:
 
 def lesson(steps: Sequence[Step]) -> str:
     """Return one sentence on which features kept more of their hits under what, by the figures as they are shown."""
-    k = len(steps[0].withstood[Features.CLIP].undistorted.hits)
+    k = len(steps[0].withstood["clip"].undistorted.hits)
     clip, pixels, both = list[str](), list[str](), list[str]()
     for kind, means in mean_overlaps(steps).items():
-        a, b = (f"{means[features]:.2f}" for features in (Features.CLIP, Features.PIXELS))
+        a, b = (f"{means[features]:.2f}" for features in default_first())
         name = "JPEG" if kind is Kind.QUALITY else KINDS[kind].lower()
         if a == b:
             both.append(f"{name} ({a})")

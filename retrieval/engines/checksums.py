@@ -1,8 +1,7 @@
-"""Checksums of a finished build: what a disk has damaged is told before it gives wrong answers, or ends the process.
+"""Checksums of a finished build, so that damaged files are found before they give wrong results or end the process.
 
-ChromaDB does not look: it takes a deleted database for an empty one, answers with whatever vectors a file holds now,
-and a damaged graph ends the process by a segmentation fault. Maps are no matter of this module, since their format has
-checksums of its own.
+ChromaDB does not check its files: it takes a deleted database for an empty one, searches whatever vectors a file now
+holds, and a damaged graph ends the process with a segmentation fault. Maps have checksums in their own format.
 """
 
 import json
@@ -14,27 +13,22 @@ from pathlib import Path
 
 FILE = "checksums.json"
 CHROMA = "chroma"
-WHOLE = "chroma/whole"  # the checksums of ChromaDB's files alone, of a build that is not finished
+WHOLE = "chroma/whole"  # the checksums of ChromaDB's files, written when it was closed after its last write
 DATABASE = "chroma/chroma.sqlite3"
 BLOCK = 2**20  # bytes read at once
 
 
 def write_checksums(build: Path) -> None:
-    """Keep the checksums of a build whose files for readers are made, and whose ChromaDB, if it has one, is closed.
+    """Write the checksums of the items and matrices of a build.
 
     Raises:
         OSError: something cannot be read or written.
-        ValueError: ChromaDB's database is damaged.
     """
-    chroma = _noted(build)  # what comes of its files after that is damage already
-    if chroma is None:
-        chroma = _sums(build, _of_chroma(build))
-    readers = (build / "items.parquet", *build.glob("*.npy"))
-    _write(build / FILE, _sums(build, readers) | chroma)
+    _write(build / FILE, _sums(build, (build / "items.parquet", *build.glob("*.npy"))))
 
 
 def note_whole(build: Path) -> None:
-    """Keep the checksums of ChromaDB's files, which it has given back after its last write.
+    """Write the checksums of ChromaDB's files, after it was closed following its last write.
 
     Raises:
         OSError: something cannot be read or written.
@@ -44,7 +38,7 @@ def note_whole(build: Path) -> None:
 
 
 def is_whole(build: Path) -> bool:
-    """Whether ChromaDB's files are what they were when it gave them back after its last write."""
+    """Return whether ChromaDB's files are unchanged since `note_whole`."""
     noted = _noted(build)
     try:
         return noted is not None and noted == _sums(build, _of_chroma(build))
@@ -53,24 +47,20 @@ def is_whole(build: Path) -> bool:
 
 
 def check(build: Path, *names: str) -> None:
-    """See that files of a build are what they were when it was published; a folder stands for all in it.
+    """Check that files of a build are unchanged since `write_checksums`.
 
     Raises:
         OSError: one cannot be read.
-        ValueError: one is damaged, is missing, or was never there.
+        ValueError: one is damaged or missing.
     """
     sums = json.loads((build / FILE).read_text(encoding="utf-8"))
     for name in names:
-        found = {path: kept for path, kept in sums.items() if path == name or path.startswith(f"{name}/")}
-        if not found:
-            raise ValueError(f"no checksum of {name}")
-        for path, kept in found.items():
-            if _checksum(build / path) != kept:
-                raise ValueError(f"{path} has changed")
+        if _checksum(build / name) != sums.get(name):
+            raise ValueError(f"{name} has changed")
 
 
 def _noted(build: Path) -> dict[str, int] | None:
-    """Return what `note_whole` kept; None if it is not there, or damaged itself."""
+    """Return what `note_whole` wrote; None if it is missing or damaged."""
     try:
         noted = json.loads((build / WHOLE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -89,9 +79,9 @@ def _sums(build: Path, files: Iterable[Path]) -> dict[str, int]:
 
 
 def _of_chroma(build: Path) -> Iterator[Path]:
-    """Yield the files of ChromaDB that nothing changes once it is closed."""
+    """Yield the files of ChromaDB that do not change once it is closed."""
     yield from build.glob(DATABASE)
-    for written in build.glob("chroma/*/index_metadata.pickle"):  # without it, ChromaDB makes the graph's files anew
+    for written in build.glob("chroma/*/index_metadata.pickle"):  # without it, ChromaDB writes the graph again
         yield from written.parent.iterdir()
 
 
@@ -106,10 +96,10 @@ def _checksum(path: Path) -> int:
 
 
 def _of_tables(path: Path) -> int:
-    """Return the checksum of a database's contents; whoever opens it leaves a row in one table of ChromaDB's."""
+    """Return the checksum of a database's contents, except for the table in which every client that opens it writes."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            (answer,) = database.execute("PRAGMA integrity_check(1)").fetchone()  # also of what tables are found by
+            (answer,) = database.execute("PRAGMA integrity_check(1)").fetchone()  # also checks the indexes
             if answer != "ok":
                 raise ValueError(f"{path.name}: {answer}")
             tables = database.execute(

@@ -1,14 +1,18 @@
 """The exact scan: every vector of a gallery is compared."""
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
-from retrieval.features import Vectors
+from retrieval.engines.base import Engine, GalleryVectors, OpenEngine, Positions
+from retrieval.features.base import Vectors
 from retrieval.metrics import DEFINITIONS, REFINE_BYTES, Metric, Scores, View, closeness, closest, view_of
 
 # Threads of ours: those of torch and of numpy's BLAS go on spinning after their work, and a search that waited for one
@@ -226,3 +230,38 @@ def _patch_sums(pixels: npt.NDArray[np.float64], side: int) -> npt.NDArray[np.fl
     rows = np.add.reduceat(pixels.reshape(-1, side, side * 3), edges, axis=1)
     sums: npt.NDArray[np.float64] = np.add.reduceat(rows.reshape(len(rows), len(edges), side, 3), edges, axis=2)
     return sums.reshape(len(pixels), -1)
+
+
+class ExactEngine(Engine):
+    """A scan of every vector; it needs no files."""
+
+    name = "exact"
+    title = "Exact scan"
+    exact = True
+
+    @override
+    def open(self, gallery: GalleryVectors, folder: Path) -> "OpenExact":
+        return OpenExact(gallery)
+
+
+class OpenExact(OpenEngine):
+    """A scan for each feature type of a gallery."""
+
+    def __init__(self, gallery: GalleryVectors) -> None:
+        self._gallery = gallery
+        self._scans: dict[str, Scan] = {}
+        self._lock = threading.Lock()
+
+    def scan(self, features: str) -> Scan:
+        """Return the scan over all items by a feature type; its norms are computed on first use."""
+        with self._lock:
+            if features not in self._scans:
+                self._scans[features] = Scan(self._gallery.vectors(features))
+            return self._scans[features]
+
+    @override
+    def candidates(
+        self, features: str, metric: Metric, vectors: Vectors, k: int, among: Positions | None = None
+    ) -> list[Positions]:
+        scan = self.scan(features)
+        return [scan.candidates(metric, vector, k, among) for vector in vectors]

@@ -13,19 +13,20 @@ class IndexInUse(IndexingError):
     """Another process owns the build."""
 
 
-def own(build: Path, patience: float = 0, make: bool = True) -> FileLock:
+def own(build: Path, patience: float = 0, make: bool = True, name: str = "lock") -> FileLock:
     """Take a build's folder for this process alone, made if need be; the lock ends with the process.
 
     Args:
         build: the folder.
         patience: seconds to wait for another process to leave it.
         make: make the folder if it is not there.
+        name: of the lock file; the one of an engine guards its files while they are rebuilt.
 
     Raises:
         IndexInUse: another process has it.
         IndexingError: the folder cannot be written.
     """
-    lock = FileLock(build / "lock", timeout=patience)
+    lock = FileLock(build / name, timeout=patience)
     try:
         if make:
             build.mkdir(parents=True, exist_ok=True)

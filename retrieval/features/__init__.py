@@ -1,15 +1,15 @@
-"""Features: a batch of pictures (or texts) becomes float32 vectors, one row each."""
+"""Feature types: what is compared when two images are. Add one by writing a file and listing it in `FEATURES`."""
 
-from enum import StrEnum
+from retrieval.features.base import FeatureType, Vectors
+from retrieval.features.clip import ClipFeatures
+from retrieval.features.pixels import PixelFeatures
 
-import numpy as np
-import numpy.typing as npt
+__all__ = ["DEFAULT_FEATURES", "FEATURES", "Vectors", "default_first"]
 
-Vectors = npt.NDArray[np.float32]
+FEATURES: dict[str, FeatureType] = {each.name: each for each in (PixelFeatures(), ClipFeatures())}
+DEFAULT_FEATURES = ClipFeatures.name
 
 
-class Features(StrEnum):
-    """What two pictures are compared by: their raw pixels, or what a CLIP model sees in them."""
-
-    PIXELS = "pixels"
-    CLIP = "clip"
+def default_first() -> list[str]:
+    """Return the names of all feature types, the default first: the order in which the page shows them."""
+    return sorted(FEATURES, key=lambda name: name != DEFAULT_FEATURES)

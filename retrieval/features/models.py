@@ -3,59 +3,22 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval import hub
 from retrieval.errors import ModelError
+from retrieval.features.base import AUTO, ModelChoice
 from retrieval.gallery.source import local_path
 
 log = logging.getLogger(__name__)
 
-DTYPES = ("bfloat16", "float16", "float32")
 BUNDLED = "mini"
 BUNDLED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "mini-clip"
-AUTO = "auto"
 AUTO_MODEL = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # the original pipeline's weights, better than openai's
 
 SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 DIGESTED = {".json", ".txt", ".model", ".safetensors", ".bin"}
 REMEDY = "Or take the bundled model with --model mini, or a downloaded one with --model FOLDER."
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What an embedding depends on; two embeddings are comparable only if this is equal."""
-
-    name: str
-    revision: str
-    preprocessing: str
-    dtype: str
-    dimensions: int
-
-    @property
-    def commit(self) -> str | None:
-        """The commit of a model on the Hub; None for one that lies in a folder."""
-        return self.revision if "/" in self.name and not self.name.startswith("/") else None
-
-    @property
-    def title(self) -> str:
-        """The name for people: of a local folder its own name, not its path."""
-        return Path(self.name).name if Path(self.name).is_absolute() else self.name
-
-    def __str__(self) -> str:
-        """Return a short form for people."""
-        return f"{self.title} ({self.dtype})"
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """A model whose files are at hand, and why it was taken."""
-
-    name: str
-    folder: Path
-    revision: str
-    reason: str
 
 
 def choose_model(name: str, revision: str | None = None) -> ModelChoice:

@@ -1,18 +1,67 @@
-"""Raw pixels as features: the picture resized to a square, every channel value one number."""
+"""Raw pixels: the image resized to a small square, every channel of every pixel one number."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from typing_extensions import override
 
-from retrieval.features import Vectors
+from retrieval.features.base import (
+    DEFAULT_PIXEL_SIZE,
+    FeatureIdentity,
+    FeatureOptions,
+    FeatureSet,
+    FeatureType,
+    ModelChoice,
+    Vectors,
+)
+
+
+class PixelFeatures(FeatureType):
+    """Raw pixels; the side of the square is an option."""
+
+    name = "pixels"
+    title = "Raw pixels"
+    phrase = "raw pixels"
+
+    @override
+    def load(self, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:
+        return Pixels(options.pixel_size)
+
+    @override
+    def restore(self, identity: FeatureIdentity) -> FeatureSet:
+        return Pixels(_side(identity))
+
+    @override
+    def differences(self, options: FeatureOptions, identity: FeatureIdentity) -> list[str]:
+        side = _side(identity)
+        if options.pixel_size in (DEFAULT_PIXEL_SIZE, side):
+            return []
+        return [f"with pixel size {side}, not {options.pixel_size}"]
+
+
+class Pixels(FeatureSet):
+    """Images resized to a square of one size."""
+
+    def __init__(self, size: int) -> None:
+        """Set the side of the square, in pixels."""
+        self._size = size
+        self.identity = FeatureIdentity("pixels", "1", f"bicubic {size} x {size}", "float32", size * size * 3)
+
+    @override
+    def embed(self, pictures: Sequence[Image.Image]) -> Vectors:
+        return embed_pixels(pictures, self._size)
+
+
+def _side(identity: FeatureIdentity) -> int:
+    return math.isqrt(identity.dimensions // 3)
 
 
 def embed_pixels(pictures: Sequence[Image.Image], size: int) -> Vectors:
-    """Return upright RGB pictures as vectors of shape (n, size * size * 3), values in [0, 1].
+    """Return upright RGB images as vectors of shape (n, size * size * 3), values in [0, 1].
 
-    Resized bicubically to size x size, aspect ignored, as a plain comparison of pixels does; rows, then
-    columns, then red, green, blue.
+    Each image is resized (bicubic, ignoring its aspect ratio) to size x size; the order is rows, columns, channels.
     """
     vectors = np.empty((len(pictures), size * size * 3), np.float32)
     for row, picture in zip(vectors, pictures, strict=True):

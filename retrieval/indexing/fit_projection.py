@@ -1,14 +1,14 @@
 """Two dimensions of many: the pictures of a gallery laid out on a plane by PCA or t-SNE, kept beside the index."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.features import Features, Vectors
+from retrieval.features import Vectors
 from retrieval.storage.projection import NEIGHBOURS, Method, Projection, projection_path
 
 log = logging.getLogger(__name__)
@@ -45,14 +45,14 @@ def project(vectors: Vectors, method: Method) -> Projection:
     return Projection(coordinates, len(rows))
 
 
-def write_projections(build: Path, methods: list[Method]) -> Iterator[tuple[Features, Method]]:
+def write_projections(build: Path, names: Collection[str], methods: Collection[Method]) -> Iterator[tuple[str, Method]]:
     """Compute and write the maps of a build's exported matrices, yielding each when it is there.
 
     Raises:
         OSError: the build cannot be written.
     """
     for method in methods:
-        for features in Features:
+        for features in names:
             if method is Method.TSNE:
                 log.info("laying %s out by t-SNE: seconds for 2,000 pictures, minutes for 20,000 or more ...", features)
             # Mapped read-only: the matrices may be larger than the memory.

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.features import Vectors
+from retrieval.features.base import Vectors
 
 BLOCK = 256  # pictures compared with each other at once when near-duplicates are left out
 

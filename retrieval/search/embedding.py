@@ -1,4 +1,4 @@
-"""The vector of a query: of its picture, of its words, or of both; computed once and remembered."""
+"""The vector of a query: of its image, of its text, or of both; computed once and cached."""
 
 import hashlib
 import threading
@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from retrieval.errors import PictureError, QueryError
-from retrieval.features import Features, Vectors
-from retrieval.features.encoders import Encoders
-from retrieval.features.pixels import embed_pixels
+from retrieval.features import FEATURES, Vectors
+from retrieval.features.base import FeatureSet
+from retrieval.features.loaded import LoadedFeatures
 from retrieval.pictures.distortion import Distortion
 from retrieval.pictures.loading import MAX_PIXELS, PictureSource, Region, cut_out, load_picture, read_bytes
 from retrieval.search.query import Query
@@ -21,16 +21,16 @@ from retrieval.search.vector_cache import VectorCache
 from retrieval.settings import TEMPLATES
 from retrieval.storage.reader import GalleryIndex
 
-MAX_WORDS = 500  # characters of a text; the models read 40 to 77 tokens of it
+MAX_TEXT = 500  # characters of a text; the models read 40 to 77 tokens of it
+EXCLUDE_WEIGHT = 0.5  # how strongly excluded text pushes away, next to 1 for the rest
 
-# A picture at the limit takes half a gigabyte while it is decoded, and visitors come many at a time.
+# An image at the size limit takes half a gigabyte while it is decoded, and many visitors come at a time.
 _DECODING = threading.BoundedSemaphore(2)
-WITHOUT_WEIGHT = 0.5  # how strongly words to stay away from push, beside 1 for the rest
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A query's plain vector, shape (d,), and the milliseconds of decoding and of computing it."""
+    """A query's plain vector, shape (d,), and the milliseconds spent on decoding and embedding."""
 
     vector: Vectors
     decode: float
@@ -38,16 +38,16 @@ class Embedded:
 
 
 class QueryEmbedder:
-    """Turns queries into vectors with the very model of the index they go to; safe for many threads."""
+    """Turns queries into vectors, with the same feature sets the index was built with. Safe for many threads."""
 
     def __init__(self, templates: Sequence[str] = TEMPLATES, most_pixels: int = MAX_PIXELS) -> None:
-        """Take sentences with `{}` for the words, whose vectors are averaged; models are loaded when needed.
+        """Load nothing yet.
 
         Args:
-            templates: the sentences.
-            most_pixels: that a query's picture may have.
+            templates: sentences with `{}` for the query text; the mean of their vectors is the text's vector.
+            most_pixels: the size limit of a query image.
         """
-        self.encoders = Encoders()
+        self.loaded = LoadedFeatures()
         self.most_pixels = most_pixels
         self._templates = tuple(templates)
         self.cache = VectorCache()
@@ -55,33 +55,32 @@ class QueryEmbedder:
     def embed(self, index: GalleryIndex, query: Query) -> Embedded:
         """Return the vector of a query.
 
-        With words, it is the weighted sum of the unit vectors of picture and words, minus a part of the words to
-        stay away from, at unit length again.
+        With text, it is the weighted sum of the unit vectors of image and text, minus a part of the excluded text's,
+        scaled to unit length again.
 
         Raises:
-            PictureError: no picture and no words, or a bad picture.
-            QueryError: words for raw pixels or for a model without a text side; an unknown item.
-            ModelError: the index's model cannot be had.
+            PictureError: neither image nor text, or an image that cannot be used.
+            QueryError: text for features or a model that do not support it; an unknown item.
+            ModelError: the index's model is not available.
         """
-        text, without = _words(query.text), _words(query.without)
+        text, without = _cleaned(query.text), _cleaned(query.without)
         if not (text or without):
             return self._picture(index, query)
-        if query.features is Features.PIXELS:
-            raise QueryError(
-                "Words need CLIP features: raw pixels know none. Switch features to clip, or clear the words."
-            )
+        if not FEATURES[query.features].takes_text:
+            known = " or ".join(kind.phrase for kind in FEATURES.values() if kind.takes_text)
+            raise QueryError(f"Text search needs {known}. Choose other features, or clear the text.")
         if not text and not query.has_picture:
-            raise QueryError("Say also what to look for, in words or with a picture, not only what to leave out.")
+            raise QueryError("There is only something to exclude. Also describe what to find, or choose an image.")
         share = query.balance if text and query.has_picture else float(bool(text))
         picture = self._picture(index, query) if share < 1 else None
         started = time.perf_counter()
-        mixed = np.zeros(index.manifest.model.dimensions, np.float32)
+        mixed = np.zeros(index.manifest.dimensions(query.features), np.float32)
         if picture is not None:
             mixed += (1 - share) * picture.vector
         if text:
-            mixed += share * self._text(index, text)
+            mixed += share * self._text(index, query.features, text)
         if without:
-            mixed -= WITHOUT_WEIGHT * self._text(index, without)
+            mixed -= EXCLUDE_WEIGHT * self._text(index, query.features, without)
         length = float(np.linalg.norm(mixed))
         vector = mixed / length if length > 0 else mixed
         spent = (time.perf_counter() - started) * 1e3
@@ -89,8 +88,9 @@ class QueryEmbedder:
 
     def _picture(self, index: GalleryIndex, query: Query) -> Embedded:
         given = _given(index, query)
+        vectors = index.vectors(query.features)
         if query.position is not None and query.as_it_is:
-            return Embedded(index.vectors(query.features)[query.position], 0.0, 0.0)
+            return Embedded(vectors[query.position], 0.0, 0.0)
         started = time.perf_counter()
         digest, source = _digest(given)
         key = _key(index, digest, query.region, query.distortion, query.features)
@@ -104,43 +104,50 @@ class QueryEmbedder:
             return self.embed_pictures(index, query.features, [picture])
 
         [vector] = self.cache.vectors([key], embed)
-        features = 0.0 if known else (time.perf_counter() - decoded) * 1e3  # also of who waited for another search
+        features = 0.0 if known else (time.perf_counter() - decoded) * 1e3  # includes waiting for another search
         return Embedded(vector, (decoded - started) * 1e3, features)
 
-    def embed_pictures(self, index: GalleryIndex, features: Features, pictures: Sequence[Image.Image]) -> Vectors:
-        """Return upright RGB pictures as vectors like those of an index, shape (n, d).
+    def feature_set(self, index: GalleryIndex, features: str) -> FeatureSet:
+        """Return the feature set that an index was built with, loaded on first use.
 
         Raises:
-            ModelError: the index's model cannot be had.
+            QueryError: the gallery does not have this feature type.
+            ModelError: its model is not available.
         """
-        if features is Features.PIXELS:
-            return embed_pixels(pictures, index.manifest.pixel_size)
-        return self.encoders.get(index.manifest.model).embed_pictures(pictures)
+        index.vectors(features)
+        return self.loaded.get(features, index.manifest.features[features])
 
-    def _text(self, index: GalleryIndex, text: str) -> Vectors:
+    def embed_pictures(self, index: GalleryIndex, features: str, pictures: Sequence[Image.Image]) -> Vectors:
+        """Return upright RGB images as vectors comparable to those of an index, shape (n, d).
+
+        Raises:
+            ModelError: the index's model is not available.
+        """
+        return self.feature_set(index, features).embed_query(pictures)
+
+    def _text(self, index: GalleryIndex, features: str, text: str) -> Vectors:
         """Return the unit mean of the unit vectors of a text in every template."""
-        key = (text, self._templates, index.manifest.model)
+        key = (text, self._templates, features, index.manifest.features[features])
 
         def embed(_: object) -> list[Vectors]:
             sentences = [template.replace("{}", text) for template in self._templates]
-            mean = self.encoders.get(index.manifest.model).embed_texts(sentences).mean(axis=0)
+            mean = self.feature_set(index, features).embed_texts(sentences).mean(axis=0)
             return [mean / np.linalg.norm(mean)]
 
         return self.cache.vectors([key], embed)[0]
 
 
 class QueryPicture:
-    """The picture of a query, under one distortion after another: decoded once at most, its vectors remembered.
+    """The image of a query under several distortions: decoded at most once, its vectors cached.
 
-    A picture of the gallery is its thumbnail, with any distortion and without, so that nothing but the distortion
-    makes a difference.
+    An image of the gallery is its thumbnail, distorted or not, so that only the distortion makes a difference.
     """
 
     def __init__(self, embedder: QueryEmbedder, index: GalleryIndex, query: Query) -> None:
-        """Take the query's picture and its region; nothing else of the query counts.
+        """Read the query's image; only its region is used besides.
 
         Raises:
-            PictureError: there is no picture, or its file cannot be read.
+            PictureError: there is no image, or its file cannot be read.
             QueryError: an unknown item.
         """
         self._embedder = embedder
@@ -150,33 +157,25 @@ class QueryPicture:
 
     @cached_property
     def undistorted(self) -> Image.Image:
-        """The picture, upright, in RGB.
+        """The image, upright, in RGB, decoded on first use.
 
         Raises:
             PictureError: it cannot be decoded.
         """
         return _load(self._source, self._region, self._embedder.most_pixels)
 
-    def decode(self) -> None:
-        """Decode the picture now, for who wants to know first whether it can be.
+    def vectors(self, distortions: Sequence[Distortion]) -> dict[str, Vectors]:
+        """Return the vectors of the distorted images by feature type, shape (n, d) in the given order.
 
         Raises:
-            PictureError: it cannot.
-        """
-        assert self.undistorted
-
-    def vectors(self, distortions: Sequence[Distortion]) -> dict[Features, Vectors]:
-        """Return the vectors of the distorted pictures by each features, shape (n, d) in the order given.
-
-        Raises:
-            PictureError: the picture cannot be decoded.
-            ModelError: the index's model cannot be had.
+            PictureError: the image cannot be decoded.
+            ModelError: the index's model is not available.
         """
         pictures: dict[Distortion, Image.Image] = {}
-        return {features: self._vectors(features, distortions, pictures) for features in Features}
+        return {features: self._vectors(features, distortions, pictures) for features in self.index.features}
 
     def _vectors(
-        self, features: Features, distortions: Sequence[Distortion], pictures: dict[Distortion, Image.Image]
+        self, features: str, distortions: Sequence[Distortion], pictures: dict[Distortion, Image.Image]
     ) -> Vectors:
         def embed(places: Sequence[int]) -> Vectors:
             wanted = [distortions[i] for i in places]
@@ -190,13 +189,13 @@ class QueryPicture:
 
 
 def _given(index: GalleryIndex, query: Query) -> PictureSource:
-    """Return the picture of a query; of an item its thumbnail, since the gallery's own files need not be there."""
+    """Return the image of a query; for an item its thumbnail, because the gallery's own files may be gone."""
     if query.position is not None:
         if not 0 <= query.position < len(index):
             raise QueryError(f"The gallery has no item {query.position}; it has {len(index):,}.")
         return index.thumbnail(query.position)
     if query.picture is None:
-        raise PictureError("There is no query picture. Choose one first.")
+        raise PictureError("There is no query image. Choose one first.")
     return query.picture
 
 
@@ -207,25 +206,24 @@ def _load(source: PictureSource, region: Region | None, most_pixels: int) -> Ima
 
 
 def _key(
-    index: GalleryIndex, digest: bytes, region: Region | None, distortion: Distortion, features: Features
+    index: GalleryIndex, digest: bytes, region: Region | None, distortion: Distortion, features: str
 ) -> tuple[object, ...]:
-    """Return all that the vector of a picture depends on."""
-    kind: object = index.manifest.pixel_size if features is Features.PIXELS else index.manifest.model
-    return (digest, region, distortion, features, kind)
+    """Return everything that the vector of an image depends on."""
+    return (digest, region, distortion, features, index.manifest.features[features])
 
 
-def _words(text: str) -> str:
-    """Return a text with its blanks in order, checked for length."""
-    words = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())  # without halves of characters
-    if len(words) > MAX_WORDS:
-        raise QueryError(f"The text has {len(words):,} characters; say it in {MAX_WORDS} or fewer.")
-    return words
+def _cleaned(text: str) -> str:
+    """Return a text with single spaces, checked for its length; halves of surrogate pairs are replaced."""
+    cleaned = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    if len(cleaned) > MAX_TEXT:
+        raise QueryError(f"The text has {len(cleaned):,} characters. Shorten it to {MAX_TEXT} or fewer.")
+    return cleaned
 
 
 def _digest(picture: PictureSource) -> tuple[bytes, PictureSource]:
-    """Return a digest of a picture, and the picture with its file read."""
+    """Return a digest of an image, and the image with its file read."""
     if isinstance(picture, Image.Image):
-        # Of the pixels as they are compared, since a palette or an orientation changes what the bytes mean.
+        # Of the pixels that are compared, because a palette or an orientation changes what the bytes mean.
         upright = load_picture(picture)
         return hashlib.blake2b(f"{upright.size}".encode() + upright.tobytes()).digest(), upright
     data = read_bytes(picture)

@@ -1,11 +1,11 @@
 """A query and its answer, as values: what is asked, what was found, and how long it took."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from retrieval.features import Features
-from retrieval.features.models import ModelIdentity
+from retrieval.engines import DEFAULT_ENGINE
+from retrieval.features import DEFAULT_FEATURES
+from retrieval.features.base import FeatureIdentity
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.pictures.loading import PictureSource, Region
@@ -14,11 +14,13 @@ MAX_TOP_K = 10_000
 KEEP_ALL = 1.0  # of near-duplicates
 
 
-class Engine(StrEnum):
-    """Who proposes candidates: a scan of every vector, or ChromaDB's graph of neighbours."""
+@dataclass(frozen=True)
+class Combination:
+    """What is compared, how, and which engine proposes the candidates."""
 
-    EXACT = "exact"
-    CHROMA = "chroma"
+    features: str = DEFAULT_FEATURES
+    metric: Metric = Metric.COSINE
+    engine: str = DEFAULT_ENGINE
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,16 @@ class Query:
     region: Region | None = None
     distortion: Distortion = UNDISTORTED
     alike: float = KEEP_ALL
-    features: Features = Features.CLIP
+    features: str = DEFAULT_FEATURES
     metric: Metric = Metric.COSINE
-    engine: Engine = Engine.EXACT
+    engine: str = DEFAULT_ENGINE
     top_k: int = 10
     gallery: str = ""
+
+    @property
+    def combination(self) -> Combination:
+        """The features, metric and engine."""
+        return Combination(self.features, self.metric, self.engine)
 
     @property
     def has_picture(self) -> bool:
@@ -94,13 +101,18 @@ class Ranking:
     """The answer to a query: the closest pictures, closest first."""
 
     gallery: str
-    features: Features
+    features: str
     metric: Metric
-    engine: Engine
-    model: ModelIdentity
+    engine: str
+    model: FeatureIdentity
     hits: tuple[Hit, ...]
     timings: Timings
     size: int
+
+    @property
+    def combination(self) -> Combination:
+        """The features, metric and engine."""
+        return Combination(self.features, self.metric, self.engine)
 
     def to_json(self) -> dict[str, Any]:
         """Return the public form, the same for the HTTP API and `search --json`."""

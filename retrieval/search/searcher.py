@@ -7,14 +7,14 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.engines import ENGINES
 from retrieval.errors import QueryError, RetrievalError
-from retrieval.features import Features, Vectors
-from retrieval.features.models import choose_model
+from retrieval.features import DEFAULT_FEATURES, FEATURES, Vectors, default_first
 from retrieval.metrics import Metric
 from retrieval.pictures.loading import MAX_PIXELS
 from retrieval.search.duplicates import DISTINCT_MAX, without_duplicates
 from retrieval.search.embedding import Embedded, QueryEmbedder
-from retrieval.search.query import KEEP_ALL, Engine, Hit, Query, Ranking, Timings
+from retrieval.search.query import KEEP_ALL, Combination, Hit, Query, Ranking, Timings
 from retrieval.search.ranking import rank
 from retrieval.settings import TEMPLATES
 from retrieval.storage.catalog import Indexes
@@ -95,8 +95,8 @@ class Searcher:
         problems = []
         for name in self.indexes.names():
             try:
-                model = self.indexes.get(name).manifest.model
-                choose_model(model.name, model.commit)
+                for features, identity in self.indexes.get(name).manifest.features.items():
+                    FEATURES[features].find(identity)
             except RetrievalError as error:
                 problems.append(error)
         return problems
@@ -108,12 +108,12 @@ class Searcher:
             RetrievalError: something is missing or in use; searches that do not need it still work.
         """
         index = self.indexes.get()
-        self.embedder.encoders.get(index.manifest.model)
-        # The exact scan by CLIP features first, which most begin with; ChromaDB takes longest.
-        for engine, features, metric in product(
-            (Engine.EXACT, Engine.CHROMA), (Features.CLIP, Features.PIXELS), Metric
-        ):
-            rank(index, features, metric, engine, index.vectors(features)[0], 1)
+        for name, identity in index.manifest.features.items():
+            self.embedder.loaded.get(name, identity)
+        # The default features by the exact scan first, which most visitors begin with; ChromaDB takes longest.
+        names = [name for name in default_first() if name in index.features]
+        for engine, features, metric in product(ENGINES, names, Metric):
+            rank(index, Combination(features, metric, engine), index.vectors(features)[0], 1)
 
 
 def _ranked(
@@ -122,13 +122,14 @@ def _ranked(
     """Return positions, scores and near-duplicates left out of a query's hits, as many as are asked for if possible."""
     if query.alike < KEEP_ALL and query.top_k > DISTINCT_MAX:
         raise QueryError(f"Without near-duplicates top_k must be at most {DISTINCT_MAX:,}, not {query.top_k:,}.")
+    among = index.with_labels(query.labels) if query.labels else None
     # One more tells that there are more to keep, where nothing is left out.
     count = query.top_k if query.alike >= KEEP_ALL else query.top_k + 1
     while True:
-        positions, scores = rank(index, query.features, query.metric, query.engine, vector, count, query.labels)
+        positions, scores = rank(index, query.combination, vector, count, among)
         if query.alike >= KEEP_ALL:
             return positions, scores, [0] * len(positions)
-        vectors = index.vectors(Features.CLIP)[positions]
+        vectors = index.vectors(DEFAULT_FEATURES)[positions]
         kept, duplicates, complete = without_duplicates(vectors, query.alike, query.top_k)
         if complete or len(positions) < count or count >= len(index):
             return positions[kept], scores[kept], duplicates

@@ -1,14 +1,16 @@
 """Values from outside become the parts of a query, or a clear error."""
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import TypeGuard, TypeVar
 
+from retrieval.engines import DEFAULT_ENGINE, ENGINES
 from retrieval.errors import QueryError
-from retrieval.features import Features
+from retrieval.features import DEFAULT_FEATURES, FEATURES
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import LIMITS, UNDISTORTED, Distortion
 from retrieval.pictures.loading import PictureSource, Region
-from retrieval.search.query import KEEP_ALL, MAX_TOP_K, Engine, Query
+from retrieval.search.query import KEEP_ALL, MAX_TOP_K, Query
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -22,9 +24,9 @@ def checked_query(
     labels: object = (),
     region: object = None,
     alike: object = KEEP_ALL,
-    features: object = Features.CLIP,
+    features: object = DEFAULT_FEATURES,
     metric: object = Metric.COSINE,
-    engine: object = Engine.EXACT,
+    engine: object = DEFAULT_ENGINE,
     top_k: object = 10,
     gallery: object = "",
 ) -> Query:
@@ -41,9 +43,9 @@ def checked_query(
         labels=checked_labels(labels),
         region=checked_region(region),
         alike=checked_alike(alike),
-        features=one_of(Features, features),
+        features=checked_features(features),
         metric=one_of(Metric, metric),
-        engine=one_of(Engine, engine),
+        engine=checked_engine(engine),
         top_k=checked_top_k(top_k),
         gallery=checked_text(gallery, "gallery"),
     )
@@ -71,6 +73,31 @@ def one_of(kind: type[Choice], value: object) -> Choice:
     except ValueError:
         words = ", ".join(kind)
         raise QueryError(f"{kind.__name__} {str(value)[:40]!r} does not exist. Choose one of: {words}.") from None
+
+
+def checked_features(value: object) -> str:
+    """Return the name of a feature type.
+
+    Raises:
+        QueryError: there is no such feature type.
+    """
+    return _known("features", value, FEATURES)
+
+
+def checked_engine(value: object) -> str:
+    """Return the name of an engine.
+
+    Raises:
+        QueryError: there is no such engine.
+    """
+    return _known("engine", value, ENGINES)
+
+
+def _known(kind: str, value: object, names: Collection[str]) -> str:
+    name = str(value).strip().lower()
+    if name not in names:
+        raise QueryError(f"{kind.title()} {str(value)[:40]!r} does not exist. Choose one of: {', '.join(names)}.")
+    return name
 
 
 def checked_top_k(value: object) -> int:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 
-from retrieval.features import Vectors
+from retrieval.features.base import Vectors
 
 VECTORS_KEPT = 256  # query vectors remembered, so that another metric or engine embeds nothing again
 

@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.errors import IndexingError, cannot_write
-from retrieval.features import Features, Vectors
+from retrieval.features import Vectors
 from retrieval.gallery.source import Item
 from retrieval.storage.manifest import Skipped
 
@@ -47,7 +46,7 @@ class Batch:
     rows: int
     items: tuple[Item, ...]
     thumbnails: tuple[bytes, ...]
-    vectors: dict[Features, Vectors]
+    vectors: dict[str, Vectors]
     skipped: tuple[Skipped, ...]
 
     @property
@@ -72,7 +71,7 @@ class Kept:
     skipped: list[Skipped]
     path: Path
 
-    def vectors(self, features: Features) -> Vectors:
+    def vectors(self, features: str) -> Vectors:
         """Return the vectors of the pictures, shape (n, d).
 
         Raises:
@@ -104,6 +103,7 @@ class Batches:
     def __init__(self, build: Path) -> None:
         """Take the build's folder; nothing is read or made yet."""
         self.folder = build / FOLDER
+        self._all: list[Kept] | None = None  # read once, until another batch is kept
 
     def keep(self, batch: Batch) -> Kept:
         """Keep a batch, and return it as it is kept.
@@ -117,7 +117,7 @@ class Batches:
             "rows": rows,
             "metadata": _as_bytes([[getattr(item, name) for name in NAMES] for item in batch.items]),
             "skipped": _as_bytes([[each.row, each.id, each.reason] for each in batch.skipped]),
-            **{features.value: vectors for features, vectors in batch.vectors.items()},
+            **batch.vectors,
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -127,17 +127,19 @@ class Batches:
             temporary.replace(path)
         except OSError as error:
             raise cannot_write(self.folder.parent, error) from error
-        self.__dict__.pop("all", None)
+        self._all = None
         return Kept(batch.start, rows, list(batch.skipped), path)
 
-    @cached_property
+    @property
     def all(self) -> list[Kept]:
-        """The batches that are there, by their first row.
+        """The complete batches, by their first row; a damaged one counts as missing.
 
         Raises:
-            IndexingError: one cannot be read; one that is damaged is taken for one that is not there.
+            IndexingError: one cannot be read.
         """
-        return list(self._read())
+        if self._all is None:
+            self._all = list(self._read())
+        return self._all
 
     def _read(self) -> Iterator[Kept]:
         for path in sorted(self.folder.glob("*.npz")):

@@ -1,5 +1,6 @@
 """What readers of a finished build map from disk instead of asking ChromaDB: items, matrices, random pairs."""
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.errors import cannot_write
-from retrieval.features import Features
 from retrieval.metrics import QUANTILES, Metric, score_pairs
 from retrieval.storage.store import Store
 
@@ -26,20 +26,20 @@ def export(store: Store, rows: npt.NDArray[np.int64]) -> None:
         IndexingError: they cannot be written, or the store lacks some.
     """
     try:
-        for features in Features:
-            _export(store, rows, features)
+        for features in store.features:
+            _export(store, rows, features, with_items=features == store.features[0])
     except OSError as error:
         raise cannot_write(store.folder, error) from error
 
 
-def _export(store: Store, rows: npt.NDArray[np.int64], features: Features) -> None:
-    """Write one matrix, and beside that of CLIP features the items."""
+def _export(store: Store, rows: npt.NDArray[np.int64], features: str, with_items: bool) -> None:
+    """Write one matrix, and the items if wanted."""
     matrix, items = (store.folder / f"{name}.tmp" for name in (f"{features}.npy", "items.parquet"))
     start = 0
     # Not written through a map of the file: where the disk is full, that would end the process by a bus error.
     with (
         matrix.open("wb") as file,
-        pq.ParquetWriter(items, ITEMS) if features is Features.CLIP else nullcontext() as writer,
+        pq.ParquetWriter(items, ITEMS) if with_items else nullcontext() as writer,
     ):
         for vectors, metadata in store.read(rows, features):
             if not start:
@@ -52,18 +52,18 @@ def _export(store: Store, rows: npt.NDArray[np.int64], features: Features) -> No
                 columns: dict[str, Any] = {name: [each[name] for each in metadata] for name in ITEMS.names[1:]}
                 writer.write_table(pa.table({"row": rows[start:stop], **columns}, schema=ITEMS))
             start = stop
-    for path in (matrix, items) if features is Features.CLIP else (matrix,):
+    for path in (matrix, items) if with_items else (matrix,):
         path.replace(path.with_suffix(""))
 
 
-def background_of(build: Path) -> dict[str, dict[str, list[float]]]:
+def background_of(build: Path, features: Collection[str]) -> dict[str, dict[str, list[float]]]:
     """Return the quantiles of the scores of random pairs of different pictures, by features and metric.
 
     They are what a score means in this gallery: one inside them is no better than chance.
     """
     background: dict[str, dict[str, list[float]]] = {}
-    for features in Features:
-        vectors = np.load(build / f"{features}.npy", mmap_mode="r")
+    for name in features:
+        vectors = np.load(build / f"{name}.npy", mmap_mode="r")
         if len(vectors) < 2:
             return {}
         random = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def background_of(build: Path) -> dict[str, dict[str, list[float]]]:
             rows = slice(start, start + PAIRS_AT_ONCE)
             for metric, scores in parts.items():
                 scores.append(score_pairs(metric, vectors[first[rows]], vectors[second[rows]]))
-        background[features] = {
+        background[name] = {
             metric: [round(float(value), 6) for value in np.quantile(np.concatenate(scores), QUANTILES)]
             for metric, scores in parts.items()
         }

@@ -4,9 +4,10 @@ A reader gets the same files of a published build from both: in a folder they li
 machine makes a copy of its own, once.
 """
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,18 +16,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.engines import ENGINES
+from retrieval.engines.base import EngineDamaged, GalleryVectors, OpenEngine
 from retrieval.engines.checksums import FILE as CHECKSUMS
-from retrieval.engines.checksums import WHOLE, write_checksums
+from retrieval.engines.checksums import write_checksums
 from retrieval.engines.lock import IndexInUse, own
 from retrieval.errors import IndexingError, cannot_write
-from retrieval.features import Features
 from retrieval.storage.batches import FOLDER as BATCHES
 from retrieval.storage.location import Location, Published
 from retrieval.storage.manifest import FILE, Manifest, publish_manifest, read_manifest, rebuild_command
 from retrieval.storage.projection import Method, read_projection
+from retrieval.storage.vectors import ItemVectors
 
 if TYPE_CHECKING:
     from retrieval.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 30.0  # seconds; the writer of a builder that was killed ends its last batches first
 
@@ -64,7 +69,7 @@ class FolderLocation(Location):
             return None
         files = folder.resolve() / manifest.build
         remedy = f"Build it again: {rebuild_command(files.parent)}"
-        return Published(manifest, files, partial(_open, files, remedy), remedy)
+        return Published(manifest, files, partial(open_engine, files), remedy)
 
     def nothing(self) -> IndexingError:
         """See `Location`."""
@@ -105,11 +110,13 @@ class FolderLocation(Location):
             number += 1
         return build
 
-    def begin(self, name: str, build: str, rebuild: bool) -> "Store":
+    def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> "Store":
         """See `Location`."""
         folder = self.root / name / build
         own(folder, PATIENCE).release()
-        return _open(folder)
+        from retrieval.storage.store import FolderStore  # imports chromadb
+
+        return FolderStore(folder, features)
 
     @contextmanager
     def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> Iterator[None]:
@@ -123,18 +130,13 @@ class FolderLocation(Location):
         """See `Location`."""
         folder = self.root / manifest.gallery
         try:
+            build_engines(folder / manifest.build, manifest)
             write_checksums(folder / manifest.build)
             if hasattr(os, "sync"):
                 os.sync()  # all that the manifest names, before it
             publish_manifest(folder, manifest)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        except ValueError as error:
-            (folder / manifest.build / WHOLE).unlink(missing_ok=True)
-            raise IndexingError(
-                f"ChromaDB's files in {folder / manifest.build} are damaged: {error}. Run the same command again: they "
-                "are written anew, and no picture is embedded again."
-            ) from error
         sweep(folder)
 
     def sweep(self, name: str, build: str) -> None:
@@ -151,15 +153,46 @@ class FolderLocation(Location):
         return make(self.root / manifest.gallery / manifest.build)
 
 
-def _open(build: Path, remedy: str = "") -> "Store":
-    from retrieval.storage.store import FolderStore  # with ChromaDB, which the exact scan does without
+def open_engine(build: Path, name: str, gallery: GalleryVectors) -> OpenEngine:
+    """Open an engine in the folder of a published build; build its files first if they are missing or damaged.
 
-    return FolderStore(build, remedy)
+    Raises:
+        IndexingError: another process holds the engine's files.
+        OSError: the files cannot be built.
+    """
+    engine = ENGINES[name]
+    try:
+        engine.probe(gallery, build)
+        return engine.open(gallery, build)
+    except EngineDamaged as error:
+        log.warning("Rebuilding %s for %s: %s.", engine.title, build, error)
+    lock = own(build, PATIENCE, name=f"{name}.lock", make=False)
+    try:
+        _build_engine(name, gallery, build)
+    finally:
+        lock.release()
+    return engine.open(gallery, build)
+
+
+def build_engines(build: Path, manifest: Manifest) -> None:
+    """Build the files of every engine for a build that is about to be published, unless they are there already."""
+    dimensions = {name: identity.dimensions for name, identity in manifest.features.items()}
+    gallery = ItemVectors(build, dimensions, checked=False)
+    for name, engine in ENGINES.items():
+        try:
+            engine.probe(gallery, build)
+        except EngineDamaged:
+            _build_engine(name, gallery, build)
+
+
+def _build_engine(name: str, gallery: GalleryVectors, build: Path) -> None:
+    ENGINES[name].drop(build)
+    ENGINES[name].build(gallery, build)
 
 
 def _has_map(manifest: Manifest, files: Path, method: Method) -> bool:
     try:
-        for features in Features:
+        for features in manifest.features:
             read_projection(files, features, method, manifest.pictures, manifest.dimensions(features))
     except (OSError, ValueError):
         return False

@@ -1,7 +1,7 @@
 """What readers and builders need of the place where an index lies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.engines.base import GalleryVectors, OpenEngine
 from retrieval.errors import IndexingError
 from retrieval.storage.manifest import Manifest
 from retrieval.storage.projection import Method
@@ -25,13 +26,13 @@ class Published:
     Attributes:
         manifest: what it is.
         files: the folder with items, matrices, thumbnails and maps.
-        open_store: opens its ChromaDB.
+        open_engine: opens an engine by name, over the items and vectors of the build.
         remedy: what a person does if the files are damaged.
     """
 
     manifest: Manifest
     files: Path
-    open_store: Callable[[], "Store"]
+    open_engine: Callable[[str, GalleryVectors], OpenEngine]
     remedy: str
 
 
@@ -90,7 +91,7 @@ class Location(ABC):
         """Return how the next build of a gallery is called: the same until one is published, to go on with."""
 
     @abstractmethod
-    def begin(self, name: str, build: str, rebuild: bool) -> "Store":
+    def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> "Store":
         """Open the store of a build, unfinished or new; with `rebuild` a published one begins anew."""
 
     @abstractmethod

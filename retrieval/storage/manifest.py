@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import IndexingError
-from retrieval.features import Features
-from retrieval.features.models import ModelIdentity
+from retrieval.features import FEATURES
+from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import GallerySource
 
-FORMAT = 3  # 2: batch norms are folded, which rounds a picture's vector otherwise; 3: has checksums
+FORMAT = 4  # changed whenever an index must be built again: 4 has an identity for each feature type
 FILE = "manifest.json"
 SKIPPED_LISTED = 1000  # reasons kept by picture; beyond that they are only counted
 THUMBNAIL_FOLDER_ROWS = 1000
@@ -45,8 +45,7 @@ class Manifest:
     build: str
     source: GallerySource
     fingerprint: str
-    model: ModelIdentity
-    pixel_size: int
+    features: dict[str, FeatureIdentity]
     pictures: int
     skipped: int
     created: str
@@ -56,9 +55,15 @@ class Manifest:
     skipped_pictures: tuple[Skipped, ...] = field(default=())
     format: int = FORMAT
 
-    def dimensions(self, features: Features) -> int:
-        """Return the length of a feature vector."""
-        return self.model.dimensions if features is Features.CLIP else self.pixel_size**2 * 3
+    @property
+    def model(self) -> FeatureIdentity:
+        """The identity of the first feature type with a model; of the first feature type if none has one."""
+        with_model = (identity for name, identity in self.features.items() if FEATURES[name].has_model)
+        return next(with_model, next(iter(self.features.values())))
+
+    def dimensions(self, features: str) -> int:
+        """Return the length of a vector of one of the gallery's feature types."""
+        return self.features[features].dimensions
 
 
 def thumbnail_path(build: Path, row: int) -> Path:
@@ -110,10 +115,10 @@ def from_json(text: str) -> Manifest:
         if values.pop("checksum") != _checksum(values):
             raise ValueError("it has changed since it was written")
         values["source"] = GallerySource(**values["source"])
-        values["model"] = ModelIdentity(**values["model"])
+        values["features"] = {name: FeatureIdentity(**each) for name, each in values["features"].items()}
         values["skipped_pictures"] = tuple(Skipped(**each) for each in values["skipped_pictures"])
         return Manifest(**values)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__} {error}") from error
 
 

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.features import Features, Vectors
+from retrieval.features import Vectors
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Projection:
         return placed
 
 
-def read_projection(build: Path, features: Features, method: Method, count: int, dimensions: int) -> Projection:
+def read_projection(build: Path, features: str, method: Method, count: int, dimensions: int) -> Projection:
     """Return a map of `count` pictures of `dimensions` numbers.
 
     Raises:
@@ -78,6 +78,6 @@ def read_projection(build: Path, features: Features, method: Method, count: int,
     return found
 
 
-def projection_path(build: Path, features: Features, method: Method) -> Path:
+def projection_path(build: Path, features: str, method: Method) -> Path:
     """Return where a map of a build lies; readers see by the file whether it is there."""
     return build / f"map-{features}-{method}.npz"

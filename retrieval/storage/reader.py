@@ -1,41 +1,32 @@
-"""Finished indexes, opened for reading: items, matrices, thumbnails and ChromaDB of each gallery of one location."""
+"""A finished index, opened for reading: items, vectors, thumbnails, maps and engines of one gallery."""
 
-import logging
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
-from retrieval.engines.checksums import check
-from retrieval.engines.exact import Scan
+from retrieval.engines.base import OpenEngine
+from retrieval.engines.exact import ExactEngine, OpenExact, Scan
 from retrieval.errors import IndexingError, PictureError, QueryError
-from retrieval.features import Features, Vectors
-from retrieval.metrics import DEFINITIONS, QUANTILES, Metric, View
+from retrieval.features import Vectors, default_first
+from retrieval.metrics import DEFINITIONS, QUANTILES, Metric
 from retrieval.pictures.loading import load_picture
 from retrieval.storage.location import Published
 from retrieval.storage.manifest import thumbnail_path
 from retrieval.storage.projection import Method, Projection, projection_path, read_projection
-
-if TYPE_CHECKING:
-    from retrieval.storage.store import Store
-
-ITEMS = "items.parquet"
-
-log = logging.getLogger(__name__)
+from retrieval.storage.vectors import ItemVectors
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one picture of the gallery; `position` counts the indexed pictures from 0."""
+    """One item of a gallery; `position` counts the indexed images from 0."""
 
     position: int
     id: str
@@ -44,7 +35,7 @@ class Entry:
 
 
 class GalleryIndex:
-    """One gallery's finished index. Matrices are mapped, ChromaDB is opened on first use."""
+    """One gallery's finished index. Vectors are mapped from disk, engines are opened on first use."""
 
     def __init__(self, published: Published) -> None:
         """Open a published build.
@@ -56,12 +47,15 @@ class GalleryIndex:
         self.build = published.files
         self._published = published
         self._opening = threading.Lock()
+        self._engines: dict[str, OpenEngine] = {}
+        self._maps: dict[tuple[str, Method], Projection] = {}
+        dimensions = {name: identity.dimensions for name, identity in manifest.features.items()}
         try:
-            check(self.build, ITEMS)
-            self._items = pq.read_table(self.build / ITEMS, memory_map=True)
-            self.rows: npt.NDArray[np.int64] = self._items["row"].to_numpy()
+            self._items = ItemVectors(self.build, dimensions, checked=True)
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(error) from error
+        self.rows = self._items.rows
+        self._exact: OpenExact = ExactEngine().open(self._items, self.build)
         if len(self.rows) != manifest.pictures:
             raise self._damaged(f"{len(self.rows)} of {manifest.pictures} items")
 
@@ -71,7 +65,7 @@ class GalleryIndex:
 
     def entry(self, position: int) -> Entry:
         """Return the item at a position, 0 <= position < len."""
-        values = {name: self._items[name][position].as_py() for name in ("id", "label", "caption")}
+        values = {name: self._items.items[name][position].as_py() for name in ("id", "label", "caption")}
         return Entry(position, **values)
 
     def position(self, id: str) -> int:
@@ -80,15 +74,20 @@ class GalleryIndex:
         Raises:
             QueryError: no such item.
         """
-        found: int = pc.index(self._items["id"], id).as_py()
+        found: int = pc.index(self._items.items["id"], id).as_py()
         if found < 0:
             raise QueryError(f"The gallery {self.manifest.gallery!r} has no picture {id[:80]!r}.")
         return found
 
-    @cached_property
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the gallery's feature types."""
+        return tuple(self.manifest.features)
+
+    @property
     def labels(self) -> list[str]:
-        """The label of every item, in gallery order; empty text where there is none."""
-        return list(self._items["label"].to_pylist())
+        """The label of every item, in gallery order; an empty text where there is none."""
+        return self._items.labels
 
     @cached_property
     def classes(self) -> list[str]:
@@ -105,7 +104,7 @@ class GalleryIndex:
         found.pop("", None)
         return found
 
-    def percentile(self, features: Features, metric: Metric, score: float) -> float | None:
+    def percentile(self, features: str, metric: Metric, score: float) -> float | None:
         """Return the share, from 0 to 1, of random pairs of the gallery that are farther apart than a score says.
 
         None in a gallery of a single picture, which has no pairs.
@@ -154,83 +153,52 @@ class GalleryIndex:
         """The folder that holds all thumbnails and nothing else."""
         return self.build / "thumbnails"
 
-    @cached_property
-    def _matrices(self) -> dict[Features, Vectors]:
-        found = {}
-        for features in Features:
-            try:
-                check(self.build, f"{features}.npy")
-                matrix = np.load(self.build / f"{features}.npy", mmap_mode="r")
-            except (OSError, ValueError, EOFError) as error:
-                raise self._damaged(error) from error
-            if matrix.shape != (len(self), self.manifest.dimensions(features)):
-                raise self._damaged(f"{features} has shape {matrix.shape}")
-            found[features] = matrix
-        return found
-
-    def vectors(self, features: Features) -> Vectors:
-        """Return the plain feature vectors of all items, shape (n, d), float32, mapped from disk."""
-        with self._opening:
-            return self._matrices[features]
-
-    def scan(self, features: Features) -> Scan:
-        """Return the exact scan over all items; its norms are computed on first use."""
-        with self._opening:
-            if features not in self._scans:
-                side = self.manifest.pixel_size if features is Features.PIXELS else None
-                self._scans[features] = Scan(self._matrices[features], side=side)
-            return self._scans[features]
-
-    @cached_property
-    def _scans(self) -> dict[Features, Scan]:
-        return {}
-
-    def nearest(
-        self,
-        features: Features,
-        view: View,
-        vector: Vectors,
-        count: int,
-        labels: Collection[str] = (),
-        among: npt.NDArray[np.intp] | None = None,
-    ) -> npt.NDArray[np.intp]:
-        """Return the positions of about `count` nearest neighbours by ChromaDB, closest first, see `Store.nearest`.
-
-        Args:
-            features: what is compared.
-            view: how the vectors are looked at.
-            vector: the query's plain vector, shape (d,).
-            count: how many are wanted.
-            labels: only items that have one of them; empty keeps all.
-            among: the positions of those, see `with_labels`.
+    def vectors(self, features: str) -> Vectors:
+        """Return the plain vectors of all items, shape (n, d), float32, mapped from disk.
 
         Raises:
-            IndexingError: ChromaDB is in use by another process, or damaged.
+            QueryError: the gallery does not have this feature type.
+            IndexingError: the vectors are damaged.
         """
-        labelled = None if among is None else self.rows[among]
-        rows = self._chroma.nearest(features, view, vector, count, labels, labelled)
-        positions = np.searchsorted(self.rows, rows)
-        # A worker that ran twice can leave a vector in a server whose row was not published.
-        known = positions < len(self)
-        known[known] = self.rows[positions[known]] == rows[known]
-        return positions[known]
+        if features not in self.manifest.features:
+            known = ", ".join(self.features)
+            raise QueryError(
+                f"The gallery {self.manifest.gallery!r} has no {features} features; it has {known}. Rebuild it: "
+                "`python index_builder.py` with the flags of its first build."
+            )
+        try:
+            return self._items.vectors(features)
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(error) from error
 
-    @property
-    def _chroma(self) -> "Store":
+    def scan(self, features: str) -> Scan:
+        """Return the exact scan over all items; its norms are computed on first use."""
+        self.vectors(features)
+        return self._exact.scan(features)
+
+    def engine(self, name: str) -> OpenEngine:
+        """Return an engine, opened; its files are rebuilt from the vectors if they are missing or damaged.
+
+        Raises:
+            IndexingError: another process holds its files, or they cannot be rebuilt.
+        """
+        if name == ExactEngine.name:
+            return self._exact
         with self._opening:
-            return self._store
-
-    @cached_property
-    def _store(self) -> "Store":
-        return self._published.open_store()
+            if name not in self._engines:
+                try:
+                    self._engines[name] = self._published.open_engine(name, self._items)
+                except (OSError, ValueError, EOFError) as error:
+                    raise self._damaged(error) from error
+            return self._engines[name]
 
     @property
-    def maps(self) -> list[tuple[Features, Method]]:
+    def maps(self) -> list[tuple[str, Method]]:
         """The maps there are; a builder may add some to a finished index."""
-        kinds = product((Features.CLIP, Features.PIXELS), Method)
+        kinds = product((name for name in default_first() if name in self.manifest.features), Method)
         return [each for each in kinds if projection_path(self.build, *each).is_file()]
 
-    def map(self, features: Features, method: Method) -> Projection:
+    def map(self, features: str, method: Method) -> Projection:
         """Return the places of all items on a plane.
 
         Raises:
@@ -254,16 +222,12 @@ class GalleryIndex:
                     ) from error
             return self._maps[features, method]
 
-    @cached_property
-    def _maps(self) -> dict[tuple[Features, Method], Projection]:
-        return {}
-
     def close(self) -> None:
-        """Give ChromaDB back, if it was opened."""
+        """Close the engines that were opened."""
         with self._opening:
-            if "_store" in self.__dict__:
-                self._store.close()
-                del self.__dict__["_store"]
+            for engine in self._engines.values():
+                engine.close()
+            self._engines.clear()
 
     def _damaged(self, reason: object) -> IndexingError:
         return IndexingError(f"The index in {self.build} is damaged ({reason}). {self._published.remedy}")

@@ -10,11 +10,12 @@ import gradio as gr
 from retrieval.analysis import sentences as words
 from retrieval.analysis.comparison import compare as compare_all
 from retrieval.analysis.robustness import Kind, measure
+from retrieval.engines import DEFAULT_ENGINE, ENGINES
 from retrieval.errors import PictureError, QueryError
-from retrieval.features import Features
+from retrieval.features import DEFAULT_FEATURES, FEATURES
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import LIMITS, UNDISTORTED
-from retrieval.search.query import KEEP_ALL, Engine, Query, Ranking
+from retrieval.search.query import KEEP_ALL, Query, Ranking
 from retrieval.search.searcher import Searcher
 from retrieval.search.validation import checked_distortion, checked_query
 from retrieval.ui.arguments import Argument, PictureArgument
@@ -211,9 +212,9 @@ def add_endpoints(searcher: Searcher, limits: Limits) -> None:
         Argument("alike", KEEP_ALL, type="number", minimum=0, maximum=1),
     ]
     toggles = [
-        Argument("features", str(Features.CLIP), type="string", enum=[str(each) for each in Features]),
+        Argument("features", DEFAULT_FEATURES, type="string", enum=list(FEATURES)),
         Argument("metric", str(Metric.COSINE), type="string", enum=[str(each) for each in Metric]),
-        Argument("engine", str(Engine.EXACT), type="string", enum=[str(each) for each in Engine]),
+        Argument("engine", DEFAULT_ENGINE, type="string", enum=list(ENGINES)),
     ]
     distortion = [
         Argument(kind, getattr(UNDISTORTED, kind), type="number", minimum=LIMITS[kind][0], maximum=LIMITS[kind][1])

@@ -9,12 +9,13 @@ import gradio as gr
 
 from retrieval.analysis import sentences as words
 from retrieval.errors import QueryError
-from retrieval.features import Features
 from retrieval.metrics import Metric
-from retrieval.search.query import Engine, Query
+from retrieval.search.query import Query
 from retrieval.search.validation import (
     checked_alike,
     checked_balance,
+    checked_engine,
+    checked_features,
     checked_labels,
     checked_region,
     checked_top_k,
@@ -90,9 +91,9 @@ def from_address(items: Iterable[tuple[str, str]], indexes: Indexes, query: Quer
         "balance": lambda values: {"balance": checked_balance(_number(values[0]))},
         "label": lambda values: {"labels": _known(checked_labels(values), indexes.get(query.gallery))},
         "alike": lambda values: {"alike": checked_alike(_number(values[0]))},
-        "features": lambda values: {"features": one_of(Features, values[0])},
+        "features": lambda values: {"features": checked_features(values[0])},
         "metric": lambda values: {"metric": one_of(Metric, values[0])},
-        "engine": lambda values: {"engine": one_of(Engine, values[0])},
+        "engine": lambda values: {"engine": checked_engine(values[0])},
         "k": lambda values: {"top_k": checked_top_k(_number(values[0]))},
     }
     for name, read in readers.items():  # the gallery first, since others mean something only in it

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from retrieval.analysis import sentences as words
-from retrieval.features import Features
+from retrieval.features import FEATURES
 from retrieval.search.query import KEEP_ALL, Query
 from retrieval.search.searcher import Searcher
 from retrieval.search.validation import checked_alike, checked_balance, checked_labels
@@ -178,7 +178,7 @@ class QueryPanel:
         """Return values for `inputs` that show a query; the words' boxes are on where they count."""
         picture = None if query.position is None else str(index.thumbnail(query.position))
         boxes = self.words_allowed(
-            query.features is Features.CLIP, text=query.text, without=query.without, balance=query.balance
+            FEATURES[query.features].takes_text, text=query.text, without=query.without, balance=query.balance
         )
         return [
             picture,

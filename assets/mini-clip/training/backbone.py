@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
-from retrieval.features.clip import best_dtype
+from retrieval.features.encoder import best_dtype
 
 PIXELS = 256  # trained at 260; at a multiple of 32 all paddings are as transformers has them
 PUBLISHED = 1280

@@ -20,17 +20,18 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import torch  # noqa: E402  # as what follows: needs the path above
-from datasets import load_dataset  # noqa: E402
-from icons import spellings  # noqa: E402
-from PIL import Image  # noqa: E402
-from report import median_ms, report  # noqa: E402
+import torch  # as what follows: needs the path above
+from datasets import load_dataset
+from icons import spellings
+from PIL import Image
+from report import median_ms, report
 
-from retrieval.analysis.evaluation import average_precision  # noqa: E402
-from retrieval.features.clip import ClipEncoder  # noqa: E402
-from retrieval.features.models import DTYPES, choose_model  # noqa: E402
-from retrieval.memory import keep_freed  # noqa: E402
-from retrieval.pictures.loading import load_picture  # noqa: E402
+from retrieval.analysis.evaluation import average_precision
+from retrieval.features.base import DTYPES
+from retrieval.features.encoder import ClipEncoder
+from retrieval.features.models import choose_model
+from retrieval.memory import keep_freed
+from retrieval.pictures.loading import load_picture
 
 REQUESTS = Path(__file__).with_name("requests.txt")
 BATCH = 32
@@ -288,7 +289,7 @@ def _labelled(encoder: ClipEncoder, folder: Path) -> tuple[Vectors, npt.NDArray[
 
 def _embedded(encoder: ClipEncoder, pictures: Sequence[Image.Image]) -> Vectors:
     starts = range(0, len(pictures), BATCH)
-    return np.concatenate([encoder.embed_pictures(pictures[start : start + BATCH]) for start in starts])
+    return np.concatenate([encoder.embed_query(pictures[start : start + BATCH]) for start in starts])
 
 
 def _texts(encoder: ClipEncoder, texts: Sequence[str]) -> Vectors:

@@ -16,9 +16,9 @@ from chromadb.errors import (
     RateLimitError,
 )
 
+from retrieval.engines.chroma_folder import CHROMA_ERRORS
 from retrieval.errors import IndexingError
 from retrieval.storage.server.address import Server
-from retrieval.storage.store import READ_ROWS, STORE_ERRORS
 
 # Chroma Cloud takes 4,096 bytes in a value of metadata and 32 values in a record
 # (docs.trychroma.com/cloud/quotas-limits); no thumbnail is larger than a record.
@@ -26,6 +26,7 @@ PIECE = 4000
 PIECES = 30
 RECORD_BYTES = PIECE * PIECES // 4 * 3  # base64 makes 4 characters of 3 bytes
 
+READ_ROWS = 256  # rows fetched at once; Chroma Cloud answers with 300 at most
 FETCHING = "retrieval.fetching"  # logs what is fetched from a server
 SLOW = 60.0  # seconds that an answer may take; a large batch is indexed before the answer comes
 CONNECT = 5.0
@@ -96,7 +97,7 @@ def worded(server: Server) -> Iterator[None]:
         yield
     except IndexingError:
         raise
-    except (*STORE_ERRORS, httpx.HTTPError) as error:
+    except (*CHROMA_ERRORS, httpx.HTTPError) as error:
         raise failure(server, error) from error
     except Exception as error:
         if type(error) is not Exception:  # which Chroma raises for an answer that is not its own, such as a proxy's

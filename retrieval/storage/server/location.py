@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -21,10 +21,13 @@ import numpy.typing as npt
 from chromadb.errors import NotFoundError
 from filelock import FileLock
 
+from retrieval.engines.base import GalleryVectors, OpenEngine
 from retrieval.engines.checksums import write_checksums
+from retrieval.engines.chroma import ChromaEngine, OpenChroma
 from retrieval.errors import IndexingError, cannot_write
-from retrieval.features import Features
+from retrieval.features import FEATURES
 from retrieval.storage.export import export
+from retrieval.storage.folder import open_engine
 from retrieval.storage.location import Location, Published
 from retrieval.storage.manifest import Manifest, from_json, to_json
 from retrieval.storage.projection import Method, projection_path
@@ -158,7 +161,7 @@ class ServerLocation(Location):
         return Published(
             publication.manifest,
             copy.resolve(),
-            partial(self._open, head.gallery, head.build),
+            partial(self._open_engine, head),
             f"It is a copy of what {self.server} has: delete that folder, and it is fetched again.",
         )
 
@@ -196,7 +199,7 @@ class ServerLocation(Location):
         taken = (head.build, head.previous) if head else ()
         return next(each for turn in ("", "-again", "-anew") if (each := f"build-{fingerprint}{turn}") not in taken)
 
-    def begin(self, name: str, build: str, rebuild: bool) -> Store:
+    def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> Store:
         """See `Location`; with `rebuild` one that was published once is started over."""
         prefix = f"{self._prefix(name, build)}-"
         with worded(self.server):
@@ -230,7 +233,7 @@ class ServerLocation(Location):
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
         """See `Location`."""
         maps = self._publication(self._known()[manifest.gallery]).maps
-        return [m for m in methods if any(projection_path(Path(), f, m).name not in maps for f in Features)]
+        return [m for m in methods if any(projection_path(Path(), f, m).name not in maps for f in manifest.features)]
 
     def add_maps(self, manifest: Manifest, make: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
         """See `Location`."""
@@ -241,6 +244,11 @@ class ServerLocation(Location):
         store = self._open(head.gallery, head.build)
         self._announce(manifest, store, self._publication(head).rows, published.files)
         return made
+
+    def _open_engine(self, head: Head, name: str, gallery: GalleryVectors) -> OpenEngine:
+        if name == ChromaEngine.name:
+            return OpenChroma(gallery, self._open(head.gallery, head.build).collections)
+        return open_engine(self._copy(head), name, gallery)
 
     def _connected(self) -> Any:
         with self._lock:
@@ -446,4 +454,4 @@ def copy_files(store: ServerStore, rows: npt.NDArray[np.int64]) -> None:
 
 
 def _map_paths(files: Path) -> list[Path]:
-    return [projection_path(files, features, method) for features in Features for method in Method]
+    return [projection_path(files, features, method) for features in FEATURES for method in Method]

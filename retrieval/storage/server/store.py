@@ -19,14 +19,25 @@ import numpy as np
 import numpy.typing as npt
 from chromadb.errors import ChromaError
 
+from retrieval.engines.chroma_folder import Collections, configuration_of, keys_of, row_key
 from retrieval.errors import IndexingError
-from retrieval.features import Features, Vectors
+from retrieval.features import FEATURES, Vectors
 from retrieval.metrics import View
 from retrieval.storage.batches import Batch
 from retrieval.storage.manifest import Skipped
 from retrieval.storage.server.address import Server
-from retrieval.storage.server.connection import FETCHING, NO_GRAPH, RECORD_BYTES, failure, pack, records, unpack, worded
-from retrieval.storage.store import COLLECTIONS, READ_ROWS, Store, configuration_of, row_key
+from retrieval.storage.server.connection import (
+    FETCHING,
+    NO_GRAPH,
+    READ_ROWS,
+    RECORD_BYTES,
+    failure,
+    pack,
+    records,
+    unpack,
+    worded,
+)
+from retrieval.storage.store import Store
 
 log = logging.getLogger(FETCHING)
 
@@ -39,8 +50,6 @@ LEDGER = "ledger"
 
 class ServerStore(Store):
     """A build in a server. Whatever several workers write twice is the same, so that no order of theirs matters."""
-
-    named_max = 0  # thousands of ids would have to travel
 
     def __init__(self, server: Server, client: Any, prefix: str, folder: Path = Path(), *, make: bool = False) -> None:
         """Open a build.
@@ -56,10 +65,13 @@ class ServerStore(Store):
             IndexingError: there is no such build, or the server fails.
         """
         self.folder = folder
-        self.results_max = CLOUD_RESULTS if server.cloud else None
+        self.features = tuple(FEATURES)
         self._server, self._client, self._prefix, self._make = server, client, prefix, make
         with self._worded():
-            self._collections = {key: self._collection("-".join(key), configuration_of(key[1])) for key in COLLECTIONS}
+            by_key = {key: self._collection("-".join(key), configuration_of(key[1])) for key in keys_of(self.features)}
+            limit = CLOUD_RESULTS if server.cloud else None
+            # Ids are not listed one by one, because thousands of them would have to travel.
+            self.collections = Collections(by_key, self._failure, named_max=0, results_max=limit)
             self._thumbnails = self._collection("thumbnails", NO_GRAPH)
             self._ledger = self._collection(LEDGER, NO_GRAPH)
             self._files = self._collection(FILES, NO_GRAPH)
@@ -99,7 +111,7 @@ class ServerStore(Store):
         if batch.items:
             rows = [item.row for item in batch.items]
             metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in batch.items]
-            self.upsert(rows, metadata, batch.vectors)
+            self.collections.insert(rows, metadata, batch.vectors)
         self.commit(batch)
 
     def keep(self, batch: Batch) -> None:
@@ -127,7 +139,7 @@ class ServerStore(Store):
         gone = [row_key(each.row) for each in self.skipped()]
         with self._worded():
             for start in range(0, len(gone), READ_ROWS):
-                for collection in (*self._collections.values(), self._thumbnails):
+                for collection in (*self.collections.by_key.values(), self._thumbnails):
                     collection.delete(ids=gone[start : start + READ_ROWS])
 
     def _batches(self) -> Iterator[tuple[int, int, list[Skipped]]]:
@@ -137,10 +149,10 @@ class ServerStore(Store):
                 skipped = json.loads(zlib.decompress(unpack(metadata)))
                 yield int(key), metadata["rows"], [Skipped(*each) for each in skipped]
 
-    def read(self, rows: npt.NDArray[np.int64], features: Features) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
+    def read(self, rows: npt.NDArray[np.int64], features: str) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
         """See `Store`; logs how far it is, since a server may be far away."""
         telling = _Telling(f"{features} vectors", len(rows))
-        collection = self._collections[(features, View.PLAIN)]
+        collection = self.collections.by_key[features, View.PLAIN]
         for start in range(0, len(rows), READ_ROWS):
             keys = [row_key(int(row)) for row in rows[start : start + READ_ROWS]]
             with self._worded():

@@ -10,11 +10,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from retrieval.analysis import sentences as words
+from retrieval.engines import ENGINES
 from retrieval.engines.lock import IndexInUse
 from retrieval.errors import IndexingError, ModelError, RetrievalError
-from retrieval.features import Features
-from retrieval.metrics import Metric
-from retrieval.search.query import Engine
+from retrieval.features import DEFAULT_FEATURES
+from retrieval.search.query import Combination
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
 
@@ -67,11 +67,11 @@ class Health:
     def _try(self) -> str | None:
         try:
             index = self._searcher.indexes.get()
-            encoder = self._searcher.embedder.encoders.get(index.manifest.model)
-            vector = encoder.embed_here([Image.new("RGB", (8, 8))])[0]
-            for engine in Engine:
+            features = self._searcher.embedder.feature_set(index, DEFAULT_FEATURES)
+            vector = features.embed([Image.new("RGB", (8, 8))])[0]
+            for engine in ENGINES:
                 try:
-                    rank(index, Features.CLIP, Metric.COSINE, engine, vector, 1)
+                    rank(index, Combination(engine=engine), vector, 1)
                 except IndexInUse as error:  # ChromaDB's files have one owner; the exact scan needs none
                     log.warning("health: no searches by %s: %s", engine, error)
         except RetrievalError as error:

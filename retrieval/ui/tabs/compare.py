@@ -7,12 +7,13 @@ from typing import Any
 import gradio as gr
 
 from retrieval.analysis import sentences as words
-from retrieval.analysis.comparison import Combination, compare
-from retrieval.features import Features
+from retrieval.analysis.comparison import compare
+from retrieval.engines import DEFAULT_ENGINE, ENGINES
+from retrieval.features import DEFAULT_FEATURES, default_first
 from retrieval.metrics import Metric
-from retrieval.search.query import Engine
+from retrieval.search.query import Combination
 from retrieval.search.searcher import Searcher
-from retrieval.search.validation import checked_top_k, one_of
+from retrieval.search.validation import checked_engine, checked_features, checked_top_k, one_of
 from retrieval.ui.errors import as_shown
 from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.scripts import OPENED, if_open, release_by_keys
@@ -22,7 +23,7 @@ from retrieval.ui.widgets.thumbnails import PictureStrip, Thumbnails, strip_of
 
 TOP_K = 6  # as many as fit beside the figures without scrolling
 TOP_K_MAX = 20
-ROWS: list[tuple[Features, Metric]] = list(product((Features.CLIP, Features.PIXELS), Metric))
+ROWS: list[tuple[str, Metric]] = list(product(default_first(), Metric))
 
 
 class CompareTab:
@@ -36,15 +37,15 @@ class CompareTab:
         with gr.Row():
             self.baseline = gr.Dropdown(
                 [(words.combination(*row), f"{row[0]} {row[1]}") for row in ROWS],
-                value=f"{Features.CLIP} {Metric.COSINE}",
+                value=f"{DEFAULT_FEATURES} {Metric.COSINE}",
                 label=words.BASELINE,
                 elem_id="baseline",
                 min_width=240,
                 scale=3,
             )
             self.engine = gr.Radio(
-                [(words.ENGINES[each], str(each)) for each in Engine],
-                value=str(Engine.EXACT),
+                [(words.ENGINES[each], str(each)) for each in ENGINES],
+                value=DEFAULT_ENGINE,
                 label=words.SHOWN_ENGINE,
                 elem_id="compare_engine",
                 min_width=290,
@@ -103,8 +104,8 @@ class CompareTab:
             with as_shown():
                 index = self._searcher.indexes.get(asked.gallery or "")
                 features, metric = str(baseline).split(" ")
-                chosen: Combination = (one_of(Features, features), one_of(Metric, metric), Engine.EXACT)
-                shown_engine = one_of(Engine, engine)
+                chosen = Combination(checked_features(features), one_of(Metric, metric))
+                shown_engine = checked_engine(engine)
                 query = replace(asked.query(index), top_k=checked_top_k(top_k))
                 comparison = compare(self._searcher, query, chosen)
                 self._thumbnails.serve(index)
@@ -116,7 +117,7 @@ class CompareTab:
         cells = {cell.combination: cell for cell in comparison.cells}
         figures, strips = [], []
         for row in ROWS:
-            shown, chroma = cells.get((*row, shown_engine)), cells.get((*row, Engine.CHROMA))
+            shown, chroma = cells.get(Combination(*row, shown_engine)), cells.get(Combination(*row, "chroma"))
             if shown is None or chroma is None:
                 figures.append(f"**{words.combination(*row)}**\n\n{words.WORDS_OFF}")
                 strips.append(gr.Gallery(value=[]))

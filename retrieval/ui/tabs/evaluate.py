@@ -11,7 +11,7 @@ import gradio as gr
 from retrieval.analysis import evaluation
 from retrieval.analysis import sentences as words
 from retrieval.analysis.evaluation import Result
-from retrieval.features import Features
+from retrieval.features import FEATURES
 from retrieval.metrics import Metric
 from retrieval.search.searcher import Searcher
 from retrieval.ui.errors import as_shown
@@ -20,7 +20,7 @@ from retrieval.ui.serving.limits import LONG, Limits
 from retrieval.ui.tabs.stopping import NOW, Stopped, Stops, ended, over
 
 SAMPLE = 500  # queries by default: seconds on 2 cores
-COMBINATIONS = len(Features) * len(Metric)
+COMBINATIONS = len(FEATURES) * len(Metric)
 
 STARTED = f"""(...values) => [...values.slice(0, -2), {NOW}, document.body.classList.contains("dark")]"""
 

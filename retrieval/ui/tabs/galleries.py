@@ -11,9 +11,11 @@ import gradio as gr
 
 from retrieval.analysis import sentences as words
 from retrieval.errors import RetrievalError
-from retrieval.features.models import AUTO, BUNDLED
+from retrieval.features.base import AUTO
+from retrieval.features.models import BUNDLED
 from retrieval.gallery.source import GallerySource
-from retrieval.indexing.jobs import Build, Builds, BuildStopped, Phase
+from retrieval.indexing.jobs import Build, Builds, BuildStopped
+from retrieval.indexing.progress import Phase
 from retrieval.settings import Settings, with_flags
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import Manifest

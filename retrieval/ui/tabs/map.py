@@ -4,7 +4,6 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,10 +12,10 @@ import gradio as gr
 
 from retrieval.analysis import sentences as words
 from retrieval.analysis.gallery_map import DRAWN, Marks, marks, points, ranked_labels, short
-from retrieval.features import Features, Vectors
+from retrieval.features import DEFAULT_FEATURES, FEATURES, Vectors, default_first
 from retrieval.search.query import Hit
 from retrieval.search.searcher import Searcher
-from retrieval.search.validation import one_of
+from retrieval.search.validation import checked_features, one_of
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import Entry, GalleryIndex
 from retrieval.ui.errors import as_shown
@@ -35,11 +34,11 @@ class MapTab:
         self._searcher = searcher
         self._thumbnails = thumbnails
         # Kept as long as the index is in use, and no longer.
-        self._kept: WeakKeyDictionary[GalleryIndex, dict[tuple[Features, Method], str]] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[GalleryIndex, dict[tuple[str, Method], str]] = WeakKeyDictionary()
         with gr.Row():
             self.features = gr.Radio(
-                [(words.FEATURES[each], str(each)) for each in (Features.CLIP, Features.PIXELS)],
-                value=str(Features.CLIP),
+                [(words.FEATURES[each], str(each)) for each in default_first()],
+                value=DEFAULT_FEATURES,
                 label=words.FEATURES_LABEL,
                 elem_id="map_features",
                 min_width=290,
@@ -80,10 +79,10 @@ class MapTab:
             if not available:
                 hidden = gr.Radio(visible=False)
                 return hidden, hidden, words.NO_MAP, gr.HTML(value="", visible=False)
-            chosen = (one_of(Features, features), one_of(Method, method))
+            chosen = (checked_features(features), one_of(Method, method))
             if chosen not in available:
                 chosen = available[0]
-            query = replace(asked.query(index, with_words=chosen[0] is Features.CLIP), features=chosen[0])
+            query = replace(asked.query(index, with_words=FEATURES[chosen[0]].takes_text), features=chosen[0])
             note, found = words.map_note(index, *chosen, min(len(index), DRAWN)), None
             drawn = self._drawn(index, *chosen)
             self._thumbnails.serve(index)
@@ -129,7 +128,7 @@ class MapTab:
 
         return thumbnail
 
-    def _drawn(self, index: GalleryIndex, features: Features, method: Method) -> str:
+    def _drawn(self, index: GalleryIndex, features: str, method: Method) -> str:
         """Return the points as members of a JSON object; the same for all visitors, so made once."""
         kept = self._kept.setdefault(index, {})
         if (features, method) not in kept:
@@ -173,7 +172,7 @@ def _members(**values: object) -> str:
     return json.dumps(values, separators=(",", ":"))[1:-1].replace("<", r"\u003c")
 
 
-def _radio(titles: Mapping[Any, str], choices: list[Any], chosen: StrEnum, asked: object) -> gr.Radio:
+def _radio(titles: Mapping[Any, str], choices: list[Any], chosen: str, asked: object) -> gr.Radio:
     """Return the choices there are; one alone is no choice.
 
     The value is set only where it is not the one asked for, since the visitor may have chosen another one meanwhile.

@@ -216,7 +216,7 @@ class RobustnessTab:
         deadline = self._limits.deadline()
         halted = gr.skip(), gr.skip(), gr.Button(interactive=False)
         picture = QueryPicture(self._searcher.embedder, index, query)
-        picture.decode()
+        _ = picture.undistorted  # decoded first, so that a damaged image is reported before anything is shown
         done: list[Step] = []
         if ended(stopped, began):
             yield (gr.skip(),) * 4

@@ -7,11 +7,12 @@ from typing import Any
 import gradio as gr
 
 from retrieval.analysis import sentences as words
-from retrieval.features import Features
+from retrieval.engines import DEFAULT_ENGINE, ENGINES
+from retrieval.features import DEFAULT_FEATURES, FEATURES, default_first
 from retrieval.metrics import Metric
-from retrieval.search.query import Engine, Query, Ranking
+from retrieval.search.query import Query, Ranking
 from retrieval.search.searcher import Searcher
-from retrieval.search.validation import checked_top_k, one_of
+from retrieval.search.validation import checked_engine, checked_features, checked_top_k, one_of
 from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.errors import as_shown
 from retrieval.ui.permalink import NAMES, NOTHING, from_address, link_output, linked
@@ -38,8 +39,8 @@ class SearchTab:
         self._thumbnails = thumbnails
         with gr.Row(elem_id="toggles"):
             self.features = gr.Radio(
-                [(words.FEATURES[each], str(each)) for each in (Features.CLIP, Features.PIXELS)],
-                value=str(Features.CLIP),
+                [(words.FEATURES[each], str(each)) for each in default_first()],
+                value=DEFAULT_FEATURES,
                 label=words.FEATURES_LABEL,
                 elem_id="features",
                 min_width=290,
@@ -54,8 +55,8 @@ class SearchTab:
                 scale=4,
             )
             self.engine = gr.Radio(
-                [(words.ENGINES[each], str(each)) for each in Engine],
-                value=str(Engine.EXACT),
+                [(words.ENGINES[each], str(each)) for each in ENGINES],
+                value=DEFAULT_ENGINE,
                 label=words.ENGINE_LABEL,
                 elem_id="engine",
                 min_width=290,
@@ -95,7 +96,7 @@ class SearchTab:
         )
         gr.on(panel.asked, None, js=SCROLL_ON_PHONE)
         self.features.input(
-            lambda features: panel.words_allowed(features == Features.CLIP),
+            lambda features: panel.words_allowed(FEATURES[str(features)].takes_text),
             self.features,
             [panel.text, panel.without, panel.balance],
             **quiet,
@@ -125,16 +126,16 @@ class SearchTab:
         """Search with what the page shows; without a picture or words, say kindly what to do."""
         *panel, features, metric, engine, top_k, trail = values
         asked = Asked(*panel)
-        if asked.nothing or (asked.picture is None and features == Features.PIXELS):
+        if asked.nothing or (asked.picture is None and not FEATURES[str(features)].takes_text):
             return self._no_results(words.HINT if asked.nothing else words.HINT_PIXELS, trail)
         try:
             with as_shown():
                 index = self._searcher.indexes.get(asked.gallery or "")
                 query = replace(
-                    asked.query(index, with_words=features == Features.CLIP),
-                    features=one_of(Features, features),
+                    asked.query(index, with_words=FEATURES[str(features)].takes_text),
+                    features=checked_features(features),
                     metric=one_of(Metric, metric),
-                    engine=one_of(Engine, engine),
+                    engine=checked_engine(engine),
                     top_k=checked_top_k(top_k),
                 )
                 ranking = self._searcher.search(query, index)
@@ -160,9 +161,9 @@ class SearchTab:
 
     def _recall(self, query: Query, ranking: Ranking, index: GalleryIndex) -> str:
         """Return what ChromaDB found of the exact answer to this very query, in words; nothing for the exact scan."""
-        if ranking.engine is Engine.EXACT:
+        if ENGINES[ranking.engine].exact:
             return ""
-        return words.recall(ranking, self._searcher.search(replace(query, engine=Engine.EXACT), index))
+        return words.recall(ranking, self._searcher.search(replace(query, engine=DEFAULT_ENGINE), index))
 
     def take_result(self, gallery: str | None, chosen: gr.SelectData) -> Any:
         """Make a result the query. Its name comes from the visitor's browser: only a thumbnail is taken."""

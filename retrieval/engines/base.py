@@ -1,0 +1,103 @@
+"""The life cycle of an engine: build from vectors, open, probe, drop, and propose candidates for a ranking."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.features.base import Vectors
+from retrieval.metrics import Metric
+
+Positions = npt.NDArray[np.intp]
+
+
+class GalleryVectors(Protocol):
+    """The part of an index that engines are built from and search in."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the feature types the gallery has."""
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The row of every item in its dataset, ascending: a key that stays the same when other items are skipped."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of every item, in gallery order; an empty text where there is none."""
+
+    def metadata(self, part: slice) -> list[dict[str, str]]:
+        """Return id, label and caption of some items."""
+
+    def vectors(self, features: str) -> Vectors:
+        """Return the vectors of all items, shape (n, d), float32, in gallery order."""
+
+
+class EngineDamaged(Exception):
+    """The engine's files are missing, incomplete or damaged; `build` makes them again."""
+
+
+class OpenEngine(ABC):
+    """An engine opened for one gallery. Safe for many threads."""
+
+    @abstractmethod
+    def candidates(
+        self, features: str, metric: Metric, vectors: Vectors, k: int, among: Positions | None = None
+    ) -> list[Positions]:
+        """Return, for each query, positions that should include its k closest items.
+
+        The caller computes the exact score of every candidate and sorts them, so an engine may return more than k, in
+        any order. An exact engine must include every item that ties at the k-th place.
+
+        Args:
+            features: the feature type to compare.
+            metric: the metric to compare by.
+            vectors: the query vectors, shape (m, d).
+            k: number of results wanted, 1 or more.
+            among: the only positions allowed, ascending; None allows all.
+        """
+
+    def close(self) -> None:  # noqa: B027  # most engines hold nothing open
+        """Release files and locks."""
+
+
+class Engine(ABC):
+    """A way to find candidates; one instance per engine is registered in `retrieval.engines`.
+
+    Attributes:
+        name: used in flags and in the API.
+        title: shown on the page.
+        exact: whether it always finds the k closest; if not, its recall is measured against an exact engine.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    exact: ClassVar[bool] = False
+
+    def build(self, gallery: GalleryVectors, folder: Path) -> None:  # noqa: B027  # an engine may need no files
+        """Write the engine's files into the folder of a finished index, replacing what is there.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+
+    def probe(self, gallery: GalleryVectors, folder: Path) -> None:  # noqa: B027  # an engine may need no files
+        """Check the engine's files.
+
+        Raises:
+            EngineDamaged: `build` has to make them again.
+        """
+
+    @abstractmethod
+    def open(self, gallery: GalleryVectors, folder: Path) -> OpenEngine:
+        """Open the engine for searching.
+
+        Raises:
+            EngineDamaged: its files cannot be used.
+            IndexingError: another process holds them.
+        """
+
+    def drop(self, folder: Path) -> None:  # noqa: B027  # an engine may need no files
+        """Delete the engine's files, if any."""

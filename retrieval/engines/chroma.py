@@ -1,0 +1,118 @@
+"""ChromaDB: approximate nearest neighbours from an HNSW graph."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from typing_extensions import override
+
+from retrieval.engines.base import Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
+from retrieval.engines.checksums import CHROMA, WHOLE, is_whole
+from retrieval.features import Vectors
+from retrieval.metrics import DEFINITIONS, Metric, View, closeness, closest, score_pairs
+
+if TYPE_CHECKING:
+    from retrieval.engines.chroma_folder import ChromaFolder, Collections
+
+ROWS_AT_ONCE = 256  # rows per insert when the collections are filled from the gallery's vectors
+SURPLUS = 16  # neighbours requested beyond k, so that ties at the end are seen
+L1_SHORTLIST = 100  # ChromaDB has no L1: at least this many neighbours by L2 are ordered by L1
+L1_FACTOR = 8  # and at least this many times k, which finds 99 % of the closest by raw pixels
+
+
+class ChromaEngine(Engine):
+    """ChromaDB in the folder of an index. Its files belong to one process at a time."""
+
+    name = "chroma"
+    title = "ChromaDB"
+
+    @override
+    def build(self, gallery: GalleryVectors, folder: Path) -> None:
+        from retrieval.engines.chroma_folder import ChromaFolder  # imports chromadb, which takes a second
+
+        with closing(ChromaFolder(folder, reading=False)) as chroma:
+            chroma.delete()
+            collections = chroma.open(gallery.features)
+            for start in range(0, len(gallery.rows), ROWS_AT_ONCE):
+                part = slice(start, start + ROWS_AT_ONCE)
+                vectors = {each: gallery.vectors(each)[part] for each in gallery.features}
+                collections.insert(gallery.rows[part].tolist(), gallery.metadata(part), vectors)
+            chroma.sound = True
+
+    @override
+    def probe(self, gallery: GalleryVectors, folder: Path) -> None:
+        if not is_whole(folder):
+            raise EngineDamaged("ChromaDB's files have changed since they were written")
+
+    @override
+    def open(self, gallery: GalleryVectors, folder: Path) -> OpenEngine:
+        from retrieval.engines.chroma_folder import ChromaFolder
+
+        chroma = ChromaFolder(folder, reading=True)
+        try:
+            self.probe(gallery, chroma.build)  # after it is owned: before, another process may delete it
+            return OpenChroma(gallery, chroma.open(gallery.features), chroma)
+        except BaseException:
+            chroma.close()
+            raise
+
+    @override
+    def drop(self, folder: Path) -> None:
+        (folder / WHOLE).unlink(missing_ok=True)
+        shutil.rmtree(folder / CHROMA, ignore_errors=True)
+
+
+class OpenChroma(OpenEngine):
+    """The collections of a gallery, opened for searching."""
+
+    def __init__(
+        self, gallery: GalleryVectors, collections: "Collections", folder: "ChromaFolder | None" = None
+    ) -> None:
+        self._gallery = gallery
+        self._collections = collections
+        self._folder = folder
+
+    @override
+    def close(self) -> None:
+        if self._folder:
+            self._folder.close()
+
+    @override
+    def candidates(
+        self, features: str, metric: Metric, vectors: Vectors, k: int, among: Positions | None = None
+    ) -> list[Positions]:
+        return [self._candidates((features, metric), vector, k, among) for vector in vectors]
+
+    def _candidates(self, by: tuple[str, Metric], vector: Vectors, k: int, among: Positions | None) -> Positions:
+        features, metric = by
+        vectors = self._gallery.vectors(features)
+        available = len(vectors) if among is None else len(among)
+        native = Metric.L2 if metric is Metric.L1 else metric
+        count = max(L1_SHORTLIST, L1_FACTOR * k) if metric is Metric.L1 else k + SURPLUS
+        while True:
+            found = self._nearest((features, DEFINITIONS[metric].view), vector, min(count, available), among)
+            best, _ = closest(metric, vector, vectors, found, k)
+            if len(found) < count or count >= available:
+                return best
+            # If the last result is as far as the farthest candidate, the cut went through a tie: look further.
+            last, farthest = closeness(native, score_pairs(native, vector, vectors[[best[-1], found[-1]]]))
+            if last < farthest:
+                return best
+            count *= 4
+
+    def _nearest(self, key: tuple[str, View], vector: Vectors, count: int, among: Positions | None) -> Positions:
+        """Return the positions of about `count` nearest neighbours, closest first."""
+        rows = self._gallery.rows
+        allowed, labels = (None, set[str]()) if among is None else (rows[among], set[str]())
+        if among is not None and len(among) > self._collections.named_max:
+            labels = {self._gallery.labels[position] for position in among.tolist()}
+        found = self._collections.nearest(key, vector, count, allowed, labels)
+        positions = np.searchsorted(rows, found)
+        # On a server, a worker that ran twice can leave a vector whose row was not published.
+        known = positions < len(rows)
+        known[known] = rows[positions[known]] == found[known]
+        if allowed is not None:
+            known &= np.isin(found, allowed)
+        return positions[known]

@@ -1,0 +1,292 @@
+"""ChromaDB's files in the folder of an index: one collection per feature type and view, owned by one process."""
+
+import logging
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any
+
+import chromadb
+import numpy as np
+import numpy.typing as npt
+from chromadb.api.shared_system_client import SharedSystemClient
+from chromadb.config import Settings as ChromaSettings
+from chromadb.errors import ChromaError
+from filelock import FileLock
+
+from retrieval.engines.checksums import CHROMA, WHOLE, note_whole
+from retrieval.engines.lock import own
+from retrieval.errors import IndexingError
+from retrieval.features import FEATURES, Vectors
+from retrieval.metrics import View, view_of
+
+log = logging.getLogger(__name__)
+
+# Measured by benchmarks/hnsw.py: recall@10 of 0.997 on 100,000 clustered vectors. Fewer than 48 neighbours leave some
+# images that no link of the graph leads to. ChromaDB writes its graph to disk every `sync_threshold` records, and
+# inserts later records again whenever a collection is opened; 64 is one batch of the builder.
+GRAPH = {"ef_construction": 100, "max_neighbors": 48, "ef_search": 200, "sync_threshold": 64, "batch_size": 64}
+NAMED_MAX = 20_000  # rows that a query lists one by one; a filter by label is slower for fewer rows than this
+
+# A damaged file shows as an InternalError of ChromaDB, as a RuntimeError, or as a panic of its Rust part.
+CHROMA_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
+
+Key = tuple[str, View]
+
+
+def views_of(features: str) -> tuple[View, ...]:
+    """Return the views of a feature type that have a collection; unit vectors need none of their own."""
+    return (View.PLAIN, View.CENTRED) if FEATURES[features].unit_length else tuple(View)
+
+
+def keys_of(features: Collection[str]) -> list[Key]:
+    """Return the keys of all collections of some feature types."""
+    return [(each, view) for each in features for view in views_of(each)]
+
+
+def key_of(features: str, view: View) -> Key:
+    """Return the key of the collection to search for a view."""
+    return (features, view if view in views_of(features) else View.PLAIN)
+
+
+def configuration_of(view: View) -> Any:
+    """Return the configuration with which the collection of a view is created."""
+    return {"hnsw": {"space": "l2" if view is View.PLAIN else "ip", **GRAPH}}
+
+
+def row_key(row: int) -> str:
+    """Return a row's id in ChromaDB; ids sorted as text are in gallery order."""
+    return f"{row:012d}"
+
+
+@contextmanager
+def chroma_errors(explain: Callable[[object], Exception]) -> Iterator[None]:
+    """Turn whatever ChromaDB raises into the exception that `explain` returns for it."""
+    try:
+        yield
+    except IndexingError:
+        raise
+    except CHROMA_ERRORS as error:
+        raise explain(error) from error
+    except AttributeError as error:  # raised by ChromaDB when it closes a client that it could not open
+        raise explain(error.__context__ or error) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of ChromaDB's Rust part; it derives from BaseException
+            raise
+        raise explain(error) from error
+
+
+@dataclass(frozen=True)
+class Collections:
+    """The collections of one build, in a folder or on a server.
+
+    Attributes:
+        by_key: a collection for each feature type and view.
+        explain: returns the exception to raise for an error of ChromaDB.
+        named_max: rows that a query lists one by one at most.
+        results_max: neighbours that one query returns at most; None: no limit.
+    """
+
+    by_key: Mapping[Key, chromadb.Collection]
+    explain: Callable[[object], Exception]
+    named_max: int = NAMED_MAX
+    results_max: int | None = None
+
+    def insert(
+        self, rows: Sequence[int], metadata: Sequence[Mapping[str, str]], vectors: Mapping[str, Vectors]
+    ) -> None:
+        """Insert or replace n rows.
+
+        Args:
+            rows: their numbers.
+            metadata: of each row; the collections of plain vectors keep all of it, the others the label only.
+            vectors: by feature type, plain, shape (n, d).
+        """
+        ids = [row_key(row) for row in rows]
+        whole: list[Any] = [dict(each) for each in metadata]
+        labels: list[Any] = [{"label": each["label"]} for each in metadata]
+        with chroma_errors(self.explain):
+            for (features, view), collection in self.by_key.items():
+                # In float64, so that rounding does not turn a flat image into noise.
+                viewed = view_of(view, vectors[features].astype(np.float64)).astype(np.float32)
+                collection.upsert(ids=ids, embeddings=viewed, metadatas=whole if view is View.PLAIN else labels)
+
+    def nearest(
+        self, key: Key, vector: Vectors, count: int, rows: npt.NDArray[np.int64] | None, labels: Collection[str]
+    ) -> npt.NDArray[np.int64]:
+        """Return the rows of about `count` nearest neighbours, closest first by ChromaDB's own float32 distances.
+
+        HNSW is approximate: it may miss some, and returns fewer where its graph ends.
+
+        Args:
+            key: feature type and view.
+            vector: the query's plain vector, shape (d,).
+            count: number of neighbours wanted.
+            rows: the only rows allowed; None allows all.
+            labels: the labels of those rows, used as the filter if there are too many rows to list.
+        """
+        viewed = view_of(key[1], vector.astype(np.float64)[None]).astype(np.float32)
+        allowed: dict[str, Any] = {}
+        if rows is not None and len(rows) <= self.named_max:
+            allowed = {"ids": [row_key(row) for row in rows.tolist()]}
+        elif rows is not None:
+            allowed = {"where": {"label": {"$in": list(labels)}}}
+        with chroma_errors(self.explain):
+            found = self.by_key[key_of(*key)].query(
+                query_embeddings=viewed, n_results=min(count, self.results_max or count), include=[], **allowed
+            )
+            return np.array(found["ids"][0], dtype=np.int64)
+
+
+@dataclass
+class _Client:
+    """ChromaDB's client for a folder, kept apart from `ChromaFolder` so that it can be closed after it."""
+
+    build: Path
+    chroma: Any = None
+    sound: bool = False  # every write that began has ended
+
+    def close(self) -> None:
+        if self.chroma is None:
+            return
+        self.chroma.close()
+        if self.sound:
+            try:
+                note_whole(self.build)
+            except (OSError, ValueError) as error:
+                log.warning("ChromaDB's files in %s will be rebuilt: %s", self.build / CHROMA, error)
+
+
+class ChromaFolder:
+    """ChromaDB's files in the folder of one build, owned by this process until `close`.
+
+    They are trusted only if they are unchanged since ChromaDB was closed after its last write.
+
+    Attributes:
+        build: the folder that is used: the build's, or a copy if that one is read-only.
+    """
+
+    def __init__(self, build: Path, *, reading: bool, explain: Callable[[object], Exception] | None = None) -> None:
+        """Take the folder for this process; ChromaDB is not opened yet.
+
+        Args:
+            build: the folder of the build.
+            reading: nothing is created in it, and if it is read-only a copy is used.
+            explain: returns the exception to raise for an error of ChromaDB.
+
+        Raises:
+            IndexingError: another process owns it, or it cannot be used.
+        """
+        self.explain = explain or partial(_explain, build / CHROMA)  # no reference to self, see `_release`
+        self._reading = reading
+        if reading and not build.is_dir():
+            raise _gone(build)
+        aside = _copy_aside(build) if reading and not os.access(build, os.W_OK) else None
+        self.build = Path(aside.name) if aside else build
+        self._client = _Client(self.build)
+        try:
+            lock = own(self.build, make=not reading)
+        except IndexingError as error:
+            if reading and not build.is_dir():
+                raise _gone(build) from error
+            raise
+        # Also runs when nothing refers to this object any more: then the last search in it has ended.
+        self._release = weakref.finalize(self, _release, self._client, lock, aside)
+
+    @property
+    def sound(self) -> bool:
+        """Whether every write that began has ended; if so, `close` records that the files can be trusted."""
+        return self._client.sound
+
+    @sound.setter
+    def sound(self, sound: bool) -> None:
+        self._client.sound = sound
+
+    def delete(self) -> None:
+        """Delete ChromaDB's files, before they are opened."""
+        with chroma_errors(self.explain):
+            if (self.build / CHROMA).exists():
+                shutil.rmtree(self.build / CHROMA)
+
+    def open(self, features: Collection[str]) -> Collections:
+        """Open the collections, or create them if this is not for reading."""
+        with chroma_errors(self.explain):
+            if not self._reading:
+                (self.build / WHOLE).unlink(missing_ok=True)
+            self._client.chroma = _open_client(str(self.build / CHROMA))
+            return Collections({key: self._collection(*key) for key in keys_of(features)}, self.explain)
+
+    def close(self) -> None:
+        """Close ChromaDB and give the folder back; other processes may use it afterwards."""
+        self._release()
+
+    def _collection(self, features: str, view: View) -> chromadb.Collection:
+        name, client = f"{features}-{view}", self._client.chroma
+        collection: chromadb.Collection = (
+            client.get_collection(name, embedding_function=None)
+            if self._reading
+            else client.get_or_create_collection(name, configuration=configuration_of(view), embedding_function=None)
+        )
+        return collection
+
+
+def _explain(folder: Path, reason: object) -> IndexingError:
+    text = (str(reason).strip().splitlines() or ["unknown error"])[0][:300]
+    return IndexingError(
+        f"ChromaDB cannot use `{folder}`: {text}. If the disk is neither full nor read-only, delete "
+        "that folder: it is rebuilt at the next start. Or rebuild the index: `python index_builder.py --rebuild`."
+    )
+
+
+def _open_client(folder: str) -> Any:
+    try:
+        return chromadb.PersistentClient(folder, settings=ChromaSettings(anonymized_telemetry=False))
+    except BaseException:
+        # ChromaDB would keep the half-opened system and return it at the next attempt.
+        SharedSystemClient._identifier_to_system.pop(folder, None)
+        SharedSystemClient._identifier_to_refcount.pop(folder, None)
+        raise
+
+
+def _release(client: _Client, lock: FileLock, aside: TemporaryDirectory[str] | None) -> None:
+    try:
+        client.close()
+    finally:
+        lock.release()
+        if aside:
+            aside.cleanup()
+
+
+def _gone(build: Path) -> IndexingError:
+    return IndexingError(
+        f"The index in `{build}` is gone: the gallery was rebuilt or deleted. Try again; if that does not help, "
+        "rebuild it: `python index_builder.py --rebuild`."
+    )
+
+
+def _copy_aside(build: Path) -> TemporaryDirectory[str]:
+    """Return a copy of ChromaDB's files, because it opens nothing where it cannot write.
+
+    Raises:
+        IndexingError: there is no room for the copy.
+    """
+    log.warning("%s is read-only: ChromaDB uses a copy below %s.", build, gettempdir())
+    try:
+        aside = TemporaryDirectory(prefix="lookalike-")
+        for path in (build / CHROMA).rglob("*"):
+            if path.is_file():
+                copy = Path(aside.name) / path.relative_to(build)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)  # without its mode, which may be read-only
+    except OSError as error:
+        raise IndexingError(
+            f"`{build}` is read-only, and the copy that ChromaDB needs cannot be made below `{gettempdir()}`: "
+            f"{error.strerror or error}. Make room there, set TMPDIR to another folder, or use the exact scan."
+        ) from error
+    return aside

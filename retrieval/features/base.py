@@ -1,0 +1,157 @@
+"""What every feature type has: a name, capabilities, and a way to load the object that embeds images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from retrieval.errors import QueryError
+
+Vectors = npt.NDArray[np.float32]
+
+AUTO = "auto"
+DTYPES = ("bfloat16", "float16", "float32")
+DEFAULT_PIXEL_SIZE = 32  # P@5 on photos does not change between 16 and 64
+
+
+@dataclass(frozen=True)
+class FeatureIdentity:
+    """Everything an embedding depends on; two embeddings are comparable only if their identities are equal.
+
+    Attributes:
+        name: of the model, or of the feature type if it has no model.
+        revision: commit of a Hub model, digest of a local folder, or version of the computation.
+        preprocessing: digest or description of how an image is prepared.
+        dtype: of the computation; vectors are always stored as float32.
+        dimensions: length of a vector.
+    """
+
+    name: str
+    revision: str
+    preprocessing: str
+    dtype: str
+    dimensions: int
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a model from the Hub; None for a local model."""
+        return self.revision if "/" in self.name and not self.name.startswith("/") else None
+
+    @property
+    def title(self) -> str:
+        """The name to show: a local folder's name without its path."""
+        return Path(self.name).name if Path(self.name).is_absolute() else self.name
+
+    def __str__(self) -> str:
+        """Return a short form to show."""
+        return f"{self.title} ({self.dtype})"
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What a user can choose about the features of a gallery."""
+
+    model: str = AUTO
+    model_revision: str | None = None
+    dtype: str = AUTO
+    pixel_size: int = DEFAULT_PIXEL_SIZE
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model whose files are on this machine, and why it was chosen."""
+
+    name: str
+    folder: Path
+    revision: str
+    reason: str
+
+
+class FeatureSet(ABC):
+    """A feature type that is loaded and ready to embed."""
+
+    identity: FeatureIdentity
+    batch_size: int | None = None  # images per call that are fastest; None: any number
+
+    @abstractmethod
+    def embed(self, pictures: Sequence[Image.Image]) -> Vectors:
+        """Return upright RGB images as vectors, shape (n, d), float32. Safe to call from several threads."""
+
+    def embed_query(self, pictures: Sequence[Image.Image]) -> Vectors:
+        """Return the same for a visitor's images; overridden where visitors have other hardware than builders."""
+        return self.embed(pictures)
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """Return texts as vectors in the same space, shape (n, d), float32.
+
+        Raises:
+            QueryError: this feature type, or its model, does not support text.
+        """
+        raise QueryError(f"{self.identity.title} does not support text. Search with an image.")
+
+
+class FeatureType(ABC):
+    """A kind of features, loaded or not; one instance per type is registered in `retrieval.features`.
+
+    Attributes:
+        name: used in flags, in the API, and in file names.
+        title: shown on the page.
+        phrase: its name within a sentence.
+        takes_text: whether a query can be text.
+        unit_length: whether all vectors have length 1, so that L2 and cosine give the same order.
+        has_model: whether it needs a model, whose name the page shows.
+        near_zero_mean: whether the numbers of a vector average to almost 0, so that correlation is close to cosine.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    phrase: ClassVar[str]
+    takes_text: ClassVar[bool] = False
+    unit_length: ClassVar[bool] = False
+    near_zero_mean: ClassVar[bool] = False
+    has_model: ClassVar[bool] = False
+
+    def choose(self, options: FeatureOptions) -> ModelChoice | None:
+        """Find the model to use and download it if necessary; None for a type without a model.
+
+        Raises:
+            ModelError: the model is not available.
+        """
+        return None
+
+    def find(self, identity: FeatureIdentity) -> None:  # noqa: B027  # a type without a model has nothing to find
+        """Have the files of an index's model on this machine, for when the Hub is not asked any more.
+
+        Raises:
+            ModelError: the model is not available.
+        """
+
+    @abstractmethod
+    def load(self, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:
+        """Load what `choose` returned, for a build.
+
+        Raises:
+            ModelError: the model cannot be used.
+        """
+
+    @abstractmethod
+    def restore(self, identity: FeatureIdentity) -> FeatureSet:
+        """Load the feature set that an index was built with.
+
+        Raises:
+            ModelError: its model is not available.
+            IndexingError: the model has changed since then.
+        """
+
+    def is_same(self, identity: FeatureIdentity, options: FeatureOptions, choice: ModelChoice | None) -> bool:
+        """Return whether `load` would give a feature set with this identity; False if only loading can tell."""
+        return False
+
+    def differences(self, options: FeatureOptions, identity: FeatureIdentity) -> list[str]:
+        """Return how an index differs from the options that a user set, each as "with ..., not ..."."""
+        return []

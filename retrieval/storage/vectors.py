@@ -1,0 +1,75 @@
+"""The items and vectors of one build, mapped from disk: what engines are built from and search in."""
+
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval.engines.checksums import check
+from retrieval.features import Vectors
+
+ITEMS = "items.parquet"
+
+
+class ItemVectors:
+    """Items and matrices of a build's folder. Safe for many threads."""
+
+    def __init__(self, build: Path, dimensions: Mapping[str, int], *, checked: bool) -> None:
+        """Read the items; matrices are opened on first use.
+
+        Args:
+            build: the folder.
+            dimensions: the length of a vector of each feature type.
+            checked: compare the files with their checksums, which a published build has.
+
+        Raises:
+            OSError, ValueError, KeyError: the items are missing or damaged.
+        """
+        self.build = build
+        self._dimensions = dict(dimensions)
+        self._checked = checked
+        self._lock = threading.Lock()
+        self._matrices: dict[str, Vectors] = {}
+        if checked:
+            check(build, ITEMS)
+        self.items: pa.Table = pq.read_table(build / ITEMS, memory_map=True)
+        self.rows: npt.NDArray[np.int64] = self.items["row"].to_numpy()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the feature types."""
+        return tuple(self._dimensions)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The label of every item, in gallery order; an empty text where there is none."""
+        return list(self.items["label"].to_pylist())
+
+    def metadata(self, part: slice) -> list[dict[str, str]]:
+        """Return id, label and caption of some items."""
+        start, stop, _ = part.indices(len(self.rows))
+        found: list[dict[str, str]] = self.items.select(["id", "label", "caption"])[start:stop].to_pylist()
+        return found
+
+    def vectors(self, features: str) -> Vectors:
+        """Return the plain vectors of all items, shape (n, d), float32, mapped from disk.
+
+        Raises:
+            OSError, ValueError, EOFError: the matrix is missing or damaged.
+            KeyError: the gallery does not have this feature type.
+        """
+        dimensions = self._dimensions[features]
+        with self._lock:
+            if features not in self._matrices:
+                if self._checked:
+                    check(self.build, f"{features}.npy")
+                matrix = np.load(self.build / f"{features}.npy", mmap_mode="r")
+                if matrix.shape != (len(self.rows), dimensions):
+                    raise ValueError(f"{features} has shape {matrix.shape}")
+                self._matrices[features] = matrix
+            return self._matrices[features]
