@@ -93,7 +93,7 @@ def scanned(index: GalleryIndex, features: str, queries: Vectors, threads: list[
     matrix = torch.from_numpy(np.load(index.build / f"{features}.npy", mmap_mode="c"))  # torch takes none to read only
     for count in threads:
         torch.set_num_threads(count)
-        index._exact._scans[features] = Scan(vectors, threads=count)
+        index._exact._scans[features] = Scan(vectors)
         norms = median_ms(lambda: Scan(vectors), repeat=3, warm=0)
         for metric in Metric:
             turn = iter(np.resize(np.arange(len(queries)), 10_000))

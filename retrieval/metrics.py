@@ -103,20 +103,6 @@ def closeness(metric: Metric, scores: npt.NDArray[np.floating]) -> npt.NDArray[n
     return scores if DEFINITIONS[metric].smaller_is_closer else -scores
 
 
-def by_rank(near: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the positions of each row, shape (m, n), smallest value first, ties by position.
-
-    As `np.argsort(near, axis=1, kind="stable")`, but one vectorised sort of whole numbers: the value's bits (turned
-    so that they order as the value does) above those of the position, which is below 2^32.
-    """
-    bits = (near + np.float32(0)).view(np.int32)  # -0 becomes 0, which it ties with
-    keys = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64) << 32
-    keys |= np.arange(near.shape[1])
-    keys.sort(axis=1)
-    keys &= 0xFFFFFFFF
-    return keys
-
-
 def closest(
     metric: Metric,
     query: npt.NDArray[np.floating],

@@ -1,4 +1,3 @@
-import copy
 import shutil
 
 import numpy as np
@@ -10,24 +9,11 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
-    CLIPConfig,
-    CLIPModel,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    VisionTextDualEncoderModel,
 )
 
 from retrieval.errors import ModelError, QueryError
 from retrieval.features.encoder import ClipEncoder
-from retrieval.features.folding import (
-    activate_in_place,
-    fold_batch_norms,
-    fold_quick_gelu,
-    lighten,
-    multiply_patches,
-    pool_first_token,
-    remove_open_gates,
-)
+from retrieval.features.folding import fold_batch_norms, remove_open_gates
 from retrieval.features.models import BUNDLED_FOLDER, choose_model
 from retrieval.features.pixels import embed_pixels
 from retrieval.pictures.loading import load_picture
@@ -102,8 +88,8 @@ def test_company_in_a_batch_does_not_matter_in_float32(encoder, pictures, vector
 @pytest.mark.parametrize(("dtype", "count"), [("bfloat16", 20), ("float16", 1)])  # float16 is slow on a processor
 def test_half_precision_means_the_same(pictures, vectors, dtype, count):
     half = ClipEncoder(choose_model("mini"), dtype, "cpu")
-    together = half.embed_pictures(pictures[:count])
-    alone = np.concatenate([half.embed_pictures([picture]) for picture in pictures[:count]])
+    together = half.embed_query(pictures[:count])
+    alone = np.concatenate([half.embed_query([picture]) for picture in pictures[:count]])
     assert together.dtype == np.float32
     # bfloat16 has 8 bits, and the 23 blocks of the vision tower round one after another: 0.987 was measured.
     assert (together * vectors[:count]).sum(axis=1).min() >= 0.98
@@ -135,7 +121,7 @@ def test_a_model_without_tokenizer_takes_pictures_and_refuses_words(model, pictu
     for file in model.glob("tokenizer*"):
         spoil(file)
     deaf = load(model)
-    np.testing.assert_allclose(deaf.embed_pictures(pictures[:2]), vectors[:2], atol=1e-4)
+    np.testing.assert_allclose(deaf.embed_query(pictures[:2]), vectors[:2], atol=1e-4)
     with pytest.raises(QueryError, match="knows no words; search with a picture"):
         deaf.embed_texts(["a cat"])
 
@@ -215,81 +201,6 @@ def test_gates_that_are_always_open_are_removed_and_others_stay():
         blocks[0].squeeze_excite.expand.weight[0] = 0
         assert torch.equal(model(pixel_values=pixels).pooler_output, wanted)
     assert remove_open_gates(model) == 1
-
-
-def test_activations_in_place_change_nothing():
-    model = AutoModel.from_pretrained(BUNDLED_FOLDER, dtype=torch.float32).eval()
-    pixels = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        wanted = model.get_image_features(pixel_values=pixels).pooler_output
-        assert activate_in_place(model) > 40
-        assert torch.equal(model.get_image_features(pixel_values=pixels).pooler_output, wanted)
-    assert activate_in_place(torch.nn.Sequential(torch.nn.ReLU())) == 0  # who knows who else wants what it is given
-
-
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
-def test_clip_without_what_it_does_not_need_gives_the_same_vectors(stored):
-    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-    vision = {**size, "image_size": 64, "patch_size": 16}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=size, projection_dim=32)).to(stored).float().eval()
-    for each in model.parameters():
-        each.data.copy_(each + torch.randn_like(each) / 8)  # a fresh model's differ by hundredths alone
-    model = model.to(stored)
-    pixels, words = torch.randn(5, 3, 64, 64), {"input_ids": torch.arange(14).reshape(2, 7)}
-    plain = copy.deepcopy(model).float()
-    lighten(model)
-    model = model.float()
-    with torch.inference_mode():
-        wanted = plain.get_image_features(pixel_values=pixels).pooler_output
-        found = model.get_image_features(pixel_values=pixels)
-        torch.testing.assert_close(found.pooler_output, wanted, rtol=1e-4, atol=1e-4)
-        assert found.last_hidden_state.shape == (5, 1, 64)
-        wanted = plain.get_text_features(**words).pooler_output
-        torch.testing.assert_close(model.get_text_features(**words).pooler_output, wanted, rtol=1e-4, atol=1e-4)
-    assert fold_quick_gelu(model) == pool_first_token(model) == 0
-    assert multiply_patches(model) == 0
-    assert fold_quick_gelu(plain) == 6 and multiply_patches(plain) == pool_first_token(plain) == 1
-    tower = plain.vision_model
-    assert pool_first_token(tower) == 0  # by itself: who knows what is taken from it
-
-
-def test_clip_in_a_dual_encoder_gives_the_same_vectors():
-    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    vision = CLIPVisionModel(CLIPVisionConfig(**size, image_size=32, patch_size=8))
-    model = VisionTextDualEncoderModel(
-        vision_model=vision, text_model=BertModel(BertConfig(vocab_size=9, **size))
-    ).eval()
-    pixels, plain = torch.randn(3, 3, 32, 32), copy.deepcopy(model)
-    lighten(model)
-    with torch.inference_mode():
-        found = model.get_image_features(pixel_values=pixels)
-        wanted = plain.get_image_features(pixel_values=pixels)
-    assert found.last_hidden_state.shape[1] == 1
-    torch.testing.assert_close(found.pooler_output, wanted.pooler_output, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_windows_side_by_side_are_multiplied_and_others_stay(bias, layout):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, (4, 6), (4, 6), bias=bias))
-    pictures = torch.randn(2, 3, 17, 25).contiguous(memory_format=layout)  # what is over at the edges is not seen
-    with torch.inference_mode():
-        wanted = model(pictures)
-        assert multiply_patches(model) == 1
-        torch.testing.assert_close(model(pictures), wanted)
-    for settings in ({"stride": 3}, {"stride": 4, "padding": 1}, {"stride": 4, "dilation": 2}):
-        assert multiply_patches(torch.nn.Sequential(torch.nn.Conv2d(3, 5, 4, **settings))) == 0
-    assert multiply_patches(torch.nn.Sequential(torch.nn.Conv2d(4, 4, 4, 4, groups=4), torch.nn.Conv2d(3, 5, 1))) == 0
-
-
-def test_other_activations_of_clip_stay():
-    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    gelu = {**size, "hidden_act": "gelu"}
-    assert fold_quick_gelu(CLIPModel(CLIPConfig(vision_config=gelu, text_config=size))) == 1
-    assert fold_quick_gelu(CLIPModel(CLIPConfig(vision_config=gelu, text_config=gelu))) == 0
 
 
 def test_only_a_norm_that_follows_its_convolution_is_folded():

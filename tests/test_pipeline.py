@@ -9,22 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    AutoImageProcessor,
-    CLIPImageProcessorPil,
-    ConvNextImageProcessorPil,
-    EfficientNetImageProcessorPil,
-    SiglipImageProcessorPil,
-    ViTImageProcessorPil,
-)
 
 from retrieval.engines.lock import IndexInUse, own
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES
 from retrieval.features.encoder import ClipEncoder
-from retrieval.features.models import BUNDLED_FOLDER, choose_model
+from retrieval.features.models import choose_model
 from retrieval.features.pixels import Pixels
-from retrieval.features.preprocessing import Preprocessing
 from retrieval.gallery.source import Item
 from retrieval.indexing.embed import THUMBNAIL_BYTES, embed_all, thumbnail_of
 from retrieval.indexing.writer import writing
@@ -33,35 +24,6 @@ from retrieval.storage.batches import Batch
 from retrieval.storage.manifest import thumbnail_path
 from retrieval.storage.server.connection import RECORD_BYTES
 from retrieval.storage.store import FolderStore
-
-SIZES = ((400, 300), (299, 401), (224, 224), (225, 223), (31, 17), (1000, 90), (1600, 1200))
-USUAL = {
-    "bundled": lambda: AutoImageProcessor.from_pretrained(BUNDLED_FOLDER, backend="pil"),
-    "CLIP": lambda: CLIPImageProcessorPil(),
-    "SigLIP": lambda: SiglipImageProcessorPil(size={"height": 96, "width": 80}),
-    "ViT": lambda: ViTImageProcessorPil(),
-}
-UNUSUAL = {
-    "enlarged before it is cut": lambda: ConvNextImageProcessorPil(),
-    "nearest neighbours and an offset": lambda: EfficientNetImageProcessorPil(),
-    "not normalised": lambda: CLIPImageProcessorPil(do_normalize=False),
-    "cut with a border": lambda: CLIPImageProcessorPil(
-        size={"shortest_edge": 20}, crop_size={"height": 30, "width": 30}
-    ),
-}
-
-
-@pytest.mark.parametrize("name", [*USUAL, *UNUSUAL])
-def test_pictures_are_prepared_as_the_models_processor_does(name):
-    processor = (USUAL | UNUSUAL)[name]()
-    preprocessing = Preprocessing(processor)
-    assert preprocessing.planned or name in UNUSUAL
-    for width, height in SIZES:
-        values = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        picture = Image.fromarray(values)
-        wanted = processor(images=[picture], return_tensors="pt")["pixel_values"]
-        found = preprocessing.normalise(preprocessing.prepare([picture]))
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def items(queries, count):

@@ -20,7 +20,7 @@ from retrieval.engines.exact import Scan
 from retrieval.errors import GalleryError, PictureError, QueryError
 from retrieval.features import FEATURES, Vectors
 from retrieval.gallery.source import GallerySource
-from retrieval.metrics import Metric, by_rank, closeness
+from retrieval.metrics import Metric, closeness
 from retrieval.pictures.loading import load_picture
 from retrieval.search.embedding import QueryEmbedder
 from retrieval.search.query import Combination, Query
@@ -151,7 +151,7 @@ def relevance(
         near = closeness(metric, scan.scores(metric, queries[part]))
         inside = np.flatnonzero(own[part] >= 0)
         near[inside, own[part][inside]] = np.inf
-        order = by_rank(near)
+        order = np.argsort(near, axis=1, kind="stable")
         hits = (gallery[order] == labels[part, None]) & (labels[part, None] >= 0)
         hits[inside, -1] = False
         yield hits

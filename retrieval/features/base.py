@@ -152,6 +152,10 @@ class FeatureType(ABC):
         """Return whether `load` would give a feature set with this identity; False if only loading can tell."""
         return False
 
+    def image_side(self, dimensions: int) -> int | None:
+        """Return the side of the square image whose RGB pixels a vector holds, row by row; None if it holds none."""
+        return None
+
     def differences(self, options: FeatureOptions, identity: FeatureIdentity) -> list[str]:
         """Return how an index differs from the options that a user set, each as "with ..., not ..."."""
         return []

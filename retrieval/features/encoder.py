@@ -17,7 +17,6 @@ from retrieval.errors import ModelError, QueryError
 from retrieval.features import zero_gpu
 from retrieval.features.base import AUTO, FeatureIdentity, FeatureSet, ModelChoice, Vectors
 from retrieval.features.folding import lighten
-from retrieval.features.preprocessing import Preprocessing
 
 LONGEST_RATIO = 8  # longer images are cut first: a centre-cropping model would enlarge a ribbon to gigabytes
 
@@ -72,7 +71,6 @@ class ClipEncoder(FeatureSet):
         self.device = device or best_device()
         self.dtype = best_dtype(self.device) if dtype == AUTO else dtype
         model, self._processor, self._tokenizer = _load(choice)
-        self._preprocessing = Preprocessing(self._processor)
         lighten(model.eval())
         convolved = any(isinstance(each, torch.nn.Conv2d) for each in model.modules())
         self.batch_size = CONVOLVED if convolved else MULTIPLIED
@@ -89,12 +87,14 @@ class ClipEncoder(FeatureSet):
 
     def preprocess(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Return upright RGB images as `forward` takes them, shape (n, 3, height, width). Safe in any thread."""
-        return self._preprocessing.prepare([self._trim(picture) for picture in pictures])
+        trimmed = [self._trim(picture) for picture in pictures]
+        pixels: torch.Tensor = self._processor(images=trimmed, return_tensors="pt")["pixel_values"]
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def forward(self, pixels: torch.Tensor) -> Vectors:
         """Return the projected, L2-normalised embeddings of preprocessed images, shape (n, d), float32."""
         with torch.inference_mode():
-            values = self._preprocessing.normalise(pixels.to(self.device)).to(getattr(torch, self.dtype))
+            values = pixels.to(self.device, getattr(torch, self.dtype))
             output = self._model.get_image_features(pixel_values=values)
         return self._unit(output)
 

@@ -31,11 +31,15 @@ class PixelFeatures(FeatureType):
 
     @override
     def restore(self, identity: FeatureIdentity) -> FeatureSet:
-        return Pixels(_side(identity))
+        return Pixels(self.image_side(identity.dimensions))
+
+    @override
+    def image_side(self, dimensions: int) -> int:
+        return math.isqrt(dimensions // 3)
 
     @override
     def differences(self, options: FeatureOptions, identity: FeatureIdentity) -> list[str]:
-        side = _side(identity)
+        side = self.image_side(identity.dimensions)
         if options.pixel_size in (DEFAULT_PIXEL_SIZE, side):
             return []
         return [f"with pixel size {side}, not {options.pixel_size}"]
@@ -52,10 +56,6 @@ class Pixels(FeatureSet):
     @override
     def embed(self, pictures: Sequence[Image.Image]) -> Vectors:
         return embed_pixels(pictures, self._size)
-
-
-def _side(identity: FeatureIdentity) -> int:
-    return math.isqrt(identity.dimensions // 3)
 
 
 def embed_pixels(pictures: Sequence[Image.Image], size: int) -> Vectors:

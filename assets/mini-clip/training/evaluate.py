@@ -193,7 +193,7 @@ def cost(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
     torch.set_num_threads(2)
     fast = ClipEncoder(encoder.choice)
     picture = Image.open(ROOT / "assets" / "gallery" / "queries" / "guitar.png").convert("RGB")
-    spent = median_ms(lambda: fast.embed_pictures([picture]), repeat=30, warm=5)
+    spent = median_ms(lambda: fast.embed_query([picture]), repeat=30, warm=5)
     return [
         {"figure": "size, MB", "of": 1, "value": round(size / 1e6, 1)},
         {"figure": f"one picture, ms, {fast.dtype}", "of": 30, "value": round(spent, 1)},
