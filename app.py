@@ -78,8 +78,9 @@ def serve(chosen: settings.Settings) -> None:
     health = Health(searcher)
     builds = Builds(chosen, searcher.embedder.loaded.load) if chosen.own_machine else None
     if zero_gpu.here():  # what runs on its GPU must be known when the page starts
-        for name, identity in searcher.indexes.get().manifest.features.items():
-            searcher.embedder.loaded.get(name, identity)
+        index = searcher.indexes.get()
+        for name in index.features:
+            searcher.embedder.feature_set(index, name)
     # Models and ChromaDB load while the page is already there; a search that comes early waits for them.
     threading.Thread(target=_warm, args=(searcher, health, builds is None), name="warm-up", daemon=True).start()
     page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds, limits)
@@ -149,8 +150,9 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
             for name in ("revision", "image_column", "label_column", "caption_column", "limit")
             if getattr(wanted, name) != getattr(used, name)
         ]
-    for name, identity in manifest.features.items():
-        found += FEATURES[name].differences(chosen.features, identity)
+    for name, kind in FEATURES.items():
+        if name in manifest.features:
+            found += kind.differences(chosen.features, manifest.features[name])
     return found
 
 

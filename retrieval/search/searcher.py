@@ -95,8 +95,9 @@ class Searcher:
         problems = []
         for name in self.indexes.names():
             try:
-                for features, identity in self.indexes.get(name).manifest.features.items():
-                    FEATURES[features].find(identity)
+                index = self.indexes.get(name)
+                for features in index.features:
+                    FEATURES[features].find(index.manifest.features[features])
             except RetrievalError as error:
                 problems.append(error)
         return problems
@@ -108,8 +109,8 @@ class Searcher:
             RetrievalError: something is missing or in use; searches that do not need it still work.
         """
         index = self.indexes.get()
-        for name, identity in index.manifest.features.items():
-            self.embedder.loaded.get(name, identity)
+        for name in index.features:
+            self.embedder.feature_set(index, name)
         # The default features by the exact scan first, which most visitors begin with; ChromaDB takes longest.
         names = [name for name in default_first() if name in index.features]
         for engine, features, metric in product(ENGINES, names, Metric):

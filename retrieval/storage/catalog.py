@@ -15,33 +15,33 @@ log = logging.getLogger(__name__)
 
 
 class Indexes:
-    """All galleries of an index; a newly published build is taken up at the next call."""
+    """All galleries of an index. Safe for many threads."""
 
     def __init__(self, root: Path | Server, first: str | None = None) -> None:
-        """Look at `root`; nothing is opened yet.
+        """Open nothing yet.
 
         Args:
             root: the index folder, or the server.
-            first: the gallery that is meant when none is named; by default the first by name.
+            first: the gallery to use when none is named; by default the first by name.
         """
         self.root = root
         self.location = location_of(root)
         self._first = first
         self._open: dict[str, tuple[str, GalleryIndex]] = {}
-        self._lock = threading.Lock()  # of these three, never held while files or a server are waited for
+        self._lock = threading.Lock()  # of the three around it; never held while waiting for files or a server
         self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetching: threading.Thread | None = None
 
     def names(self) -> list[str]:
-        """Return the names of the finished galleries, the one meant by default first.
+        """Return the names of the finished galleries, the default one first.
 
         Raises:
-            IndexingError: a server does not tell.
+            IndexingError: a server does not answer.
         """
         return sorted(self.location.names(), key=lambda name: name != self._first)
 
     def get(self, name: str = "") -> GalleryIndex:
-        """Return a gallery's index by name; empty means the first.
+        """Return the index of a gallery by name; an empty name means the first.
 
         Raises:
             IndexingError: no such gallery, or it cannot be read.
@@ -58,10 +58,10 @@ class Indexes:
             opening = self._opening[name]
         if known and known[0] == version:
             return known[1]
-        if known and not self.location.at_hand(name):
-            self._fetch(name)  # searches go on in the old build until the new one is here
+        if known and not self.location.is_local(name):
+            self._fetch(name)  # searches use the old build until the new one is here
             return known[1]
-        with opening:  # who comes second waits for this gallery alone, and finds it open
+        with opening:  # another thread that needs this gallery waits here, and finds it open
             while True:
                 version = self.location.version(name)
                 with self._lock:
@@ -76,14 +76,14 @@ class Indexes:
                 except IndexingError:
                     if self.location.version(name) == version:
                         raise
-                    continue  # it was built anew meanwhile, and swept away
+                    continue  # meanwhile it was rebuilt, and the old build deleted
                 with self._lock:
-                    # The old build is given back when the last search that began on it has ended, see `FolderStore`.
+                    # The old build is released when the last search in it has ended, see `ChromaFolder`.
                     self._open[name] = (version, index)
                 return index
 
     def _fetch(self, name: str) -> None:
-        """Fetch what is published of a gallery in the background, one gallery at a time."""
+        """Fetch the published build of a gallery in the background, one gallery at a time."""
 
         def fetch() -> None:
             try:
@@ -106,7 +106,7 @@ class Indexes:
 
 
 def location_of(index: Path | Server) -> Location:
-    """Return the location that a person has named; nothing is opened yet."""
+    """Return the location for an index folder or server; nothing is opened yet."""
     if isinstance(index, Server):
         from retrieval.storage.server.location import ServerLocation  # which imports this module
 

@@ -1,9 +1,9 @@
-"""What readers of a finished build map from disk instead of asking ChromaDB: items, matrices, random pairs."""
+"""Write the files that readers of a build map from disk: items, matrices, and the scores of random pairs."""
 
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +12,20 @@ import pyarrow.parquet as pq
 
 from retrieval.errors import cannot_write
 from retrieval.metrics import QUANTILES, Metric, score_pairs
-from retrieval.storage.store import Store
+
+if TYPE_CHECKING:
+    from retrieval.storage.store import Store
 
 ITEMS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("label", pa.string()), ("caption", pa.string())])
 BACKGROUND_PAIRS = 4000
 PAIRS_AT_ONCE = 64
 
 
-def export(store: Store, rows: npt.NDArray[np.int64]) -> None:
-    """Copy items and plain vectors from a store, in gallery order, to files that any number of readers can map.
+def export(store: "Store", rows: npt.NDArray[np.int64]) -> None:
+    """Copy items and plain vectors from a store, in gallery order, to files for readers.
 
     Raises:
-        IndexingError: they cannot be written, or the store lacks some.
+        IndexingError: they cannot be written, or some are missing in the store.
     """
     try:
         for features in store.features:
@@ -32,11 +34,11 @@ def export(store: Store, rows: npt.NDArray[np.int64]) -> None:
         raise cannot_write(store.folder, error) from error
 
 
-def _export(store: Store, rows: npt.NDArray[np.int64], features: str, with_items: bool) -> None:
+def _export(store: "Store", rows: npt.NDArray[np.int64], features: str, with_items: bool) -> None:
     """Write one matrix, and the items if wanted."""
     matrix, items = (store.folder / f"{name}.tmp" for name in (f"{features}.npy", "items.parquet"))
     start = 0
-    # Not written through a map of the file: where the disk is full, that would end the process by a bus error.
+    # Not written through a memory-mapped file: on a full disk that would end the process with a bus error.
     with (
         matrix.open("wb") as file,
         pq.ParquetWriter(items, ITEMS) if with_items else nullcontext() as writer,
@@ -57,9 +59,9 @@ def _export(store: Store, rows: npt.NDArray[np.int64], features: str, with_items
 
 
 def background_of(build: Path, features: Collection[str]) -> dict[str, dict[str, list[float]]]:
-    """Return the quantiles of the scores of random pairs of different pictures, by features and metric.
+    """Return the quantiles of the scores of random pairs of different images, by feature type and metric.
 
-    They are what a score means in this gallery: one inside them is no better than chance.
+    They show what a score means in this gallery: within them, it is no better than chance.
     """
     background: dict[str, dict[str, list[float]]] = {}
     for name in features:

@@ -1,8 +1,4 @@
-"""Where an index lies, and what that decides: a folder with one process at a time, or a ChromaDB server with many.
-
-A reader gets the same files of a published build from both: in a folder they lie beside ChromaDB, and of a server every
-machine makes a copy of its own, once.
-"""
+"""An index in a folder: what is published in it, and how a build is claimed, resumed and published."""
 
 import logging
 import os
@@ -15,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from retrieval.engines import ENGINES
 from retrieval.engines.base import EngineDamaged, GalleryVectors, OpenEngine
@@ -23,6 +20,7 @@ from retrieval.engines.checksums import write_checksums
 from retrieval.engines.lock import IndexInUse, own
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.storage.batches import FOLDER as BATCHES
+from retrieval.storage.export import export
 from retrieval.storage.location import Location, Published
 from retrieval.storage.manifest import FILE, Manifest, publish_manifest, read_manifest, rebuild_command
 from retrieval.storage.projection import Method, read_projection
@@ -33,85 +31,86 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 30.0  # seconds; the writer of a builder that was killed ends its last batches first
+PATIENCE = 30.0  # seconds; the writing process of a killed builder first ends its last batches
 
 
 class FolderLocation(Location):
-    """Galleries below a folder, each a folder of its own, see `retrieval.storage.manifest`."""
+    """Galleries below a folder, each in a folder of its own, see `retrieval.storage.manifest`."""
 
     def __init__(self, root: Path) -> None:
-        """Take the index folder, which need not exist."""
         self.root = root
 
+    @override
     def names(self) -> list[str]:
-        """See `Location`, like the rest."""
         return sorted(path.parent.name for path in self.root.glob(f"*/{FILE}"))
 
+    @override
     def version(self, name: str) -> str | None:
-        """See `Location`."""
         try:
             return str((self.root / name / FILE).stat().st_mtime_ns)
         except OSError:
             return None
 
+    @override
     def manifest(self, name: str) -> Manifest | None:
-        """See `Location`."""
         return read_manifest(self.root / name)
 
-    def at_hand(self, name: str) -> bool:
-        """See `Location`."""
+    @override
+    def is_local(self, name: str) -> bool:
         return True
 
+    @override
     def published(self, name: str) -> Published | None:
-        """See `Location`."""
         folder = self.root / name
         if (manifest := read_manifest(folder)) is None:
             return None
         files = folder.resolve() / manifest.build
-        remedy = f"Build it again: {rebuild_command(files.parent)}"
+        remedy = f"Rebuild it: `{rebuild_command(files.parent)}`"
         return Published(manifest, files, partial(open_engine, files), remedy)
 
+    @override
     def nothing(self) -> IndexingError:
-        """See `Location`."""
         if self.root.exists() and not self.root.is_dir():
-            return IndexingError(f"{self.root} is a file. Name the folder of an index with --index.")
+            return IndexingError(f"`{self.root}` is a file. Name the folder of an index with `--index`.")
         return IndexingError(
-            f"There is no finished index in {self.root}. Make one: python index_builder.py --index {self.root}"
+            f"There is no finished index in `{self.root}`. Build one: `python index_builder.py --index {self.root}`"
         )
 
+    @override
     def look_again(self) -> None:
-        """See `Location`; a folder is looked at each time."""
+        pass  # the folder is read at every call
 
+    @override
     def close(self) -> None:
-        """See `Location`; an opened build is given back by its store."""
+        pass  # nothing is open
 
     @property
+    @override
     def local(self) -> bool:
-        """See `Location`."""
         return True
 
     @contextmanager
+    @override
     def claimed(self, name: str) -> Iterator[None]:
-        """See `Location`: held until the manifest is published, so that nobody sweeps away what it will name."""
         lock = own(self.root / name)
         try:
             yield
         finally:
             lock.release()
 
+    @override
     def build_name(self, name: str, fingerprint: str) -> str:
-        """See `Location`; numbered, so that no builder goes on with what was finished once."""
         try:
             published = self.manifest(name)
         except IndexingError:
-            published = None  # perhaps for a moment only: what it names is left alone
+            published = None  # perhaps only for a moment, so the build that it names is kept
         number = _number(published.build) + 1 if published else 1
         while _finished(self.root / name / (build := f"build-{fingerprint}-{number}")):
             number += 1
         return build
 
+    @override
     def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> "Store":
-        """See `Location`."""
         folder = self.root / name / build
         own(folder, PATIENCE).release()
         from retrieval.storage.store import FolderStore  # imports chromadb
@@ -119,37 +118,35 @@ class FolderLocation(Location):
         return FolderStore(folder, features)
 
     @contextmanager
+    @override
     def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> Iterator[None]:
-        """See `Location`; the files are made in the build's own folder."""
-        from retrieval.storage.export import export  # likewise
-
         export(store, rows)
         yield
 
+    @override
     def publish(self, manifest: Manifest, store: "Store", rows: npt.NDArray[np.int64]) -> None:
-        """See `Location`."""
         folder = self.root / manifest.gallery
         try:
             build_engines(folder / manifest.build, manifest)
             write_checksums(folder / manifest.build)
             if hasattr(os, "sync"):
-                os.sync()  # all that the manifest names, before it
+                os.sync()  # the files must be on disk before the manifest that names them
             publish_manifest(folder, manifest)
         except OSError as error:
             raise cannot_write(folder, error) from error
         sweep(folder)
 
+    @override
     def sweep(self, name: str, build: str) -> None:
-        """See `Location`."""
         sweep(self.root / name, build)
 
+    @override
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
-        """See `Location`."""
         folder = self.root / manifest.gallery / manifest.build
         return [each for each in methods if not _has_map(manifest, folder, each)]
 
+    @override
     def add_maps(self, manifest: Manifest, make: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
-        """See `Location`."""
         return make(self.root / manifest.gallery / manifest.build)
 
 
@@ -162,7 +159,6 @@ def open_engine(build: Path, name: str, gallery: GalleryVectors) -> OpenEngine:
     """
     engine = ENGINES[name]
     try:
-        engine.probe(gallery, build)
         return engine.open(gallery, build)
     except EngineDamaged as error:
         log.warning("Rebuilding %s for %s: %s.", engine.title, build, error)
@@ -200,20 +196,20 @@ def _has_map(manifest: Manifest, files: Path, method: Method) -> bool:
 
 
 def _finished(build: Path) -> bool:
-    """Whether a build was published, or could have been; the next builder goes on with one that has batches."""
+    """Return whether a build was published, or could have been; one that still has batches is resumed instead."""
     return (build / CHECKSUMS).exists() and not (build / BATCHES).exists()
 
 
 def _number(build: str) -> int:
-    """Return the how-many-eth of its gallery a build is, from its name; 0 in an index of an older program."""
+    """Return the sequence number in a build's name; 0 for a name from an older version."""
     number = build.rpartition("-")[2]
     return int(number) if build.count("-") == 2 and number.isdecimal() else 0
 
 
 def sweep(folder: Path, unfinished: str = "") -> None:
-    """Delete builds that are neither published nor in use nor `unfinished`, and what interrupted writing left.
+    """Delete builds that are neither published nor in use nor `unfinished`, and files from interrupted writes.
 
-    Only for who has claimed the gallery.
+    The caller must have claimed the gallery.
     """
     published = read_manifest(folder)
     kept = (published.build if published else "", unfinished)
@@ -227,6 +223,6 @@ def sweep(folder: Path, unfinished: str = "") -> None:
         try:
             lock = own(build)
         except IndexInUse:
-            continue  # somebody still reads it; a later sweep takes it
+            continue  # it is still being read; a later sweep deletes it
         shutil.rmtree(build, ignore_errors=True)
         lock.release()

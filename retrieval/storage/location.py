@@ -1,4 +1,4 @@
-"""What readers and builders need of the place where an index lies."""
+"""The interface of the place where an index is: a folder or a server."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Published:
-    """A published build as readers get it.
+    """A published build, for readers.
 
     Attributes:
-        manifest: what it is.
+        manifest: describes it.
         files: the folder with items, matrices, thumbnails and maps.
         open_engine: opens an engine by name, over the items and vectors of the build.
-        remedy: what a person does if the files are damaged.
+        remedy: what to do if the files are damaged.
     """
 
     manifest: Manifest
@@ -37,7 +37,7 @@ class Published:
 
 
 class Location(ABC):
-    """The galleries of an index, for readers and for builders."""
+    """The galleries of an index: what readers and builders need of the place where it is."""
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -45,75 +45,75 @@ class Location(ABC):
 
     @abstractmethod
     def version(self, name: str) -> str | None:
-        """Return what changes whenever something is published of a gallery; None if nothing was."""
+        """Return a text that changes whenever a build of the gallery is published; None if none was."""
 
     @abstractmethod
     def manifest(self, name: str) -> Manifest | None:
-        """Return what is published of a gallery, or None.
+        """Return the published manifest of a gallery, or None.
 
         Raises:
             IndexingError: it cannot be read.
         """
 
     @abstractmethod
-    def at_hand(self, name: str) -> bool:
-        """Whether `published` answers at once, since nothing has to be fetched."""
+    def is_local(self, name: str) -> bool:
+        """Return whether `published` needs to fetch nothing, so that it returns at once."""
 
     @abstractmethod
     def published(self, name: str) -> Published | None:
-        """Return what is published of a gallery for reading, fetched if need be, or None."""
+        """Return the published build of a gallery for reading, fetched if necessary, or None."""
 
     @abstractmethod
     def nothing(self) -> IndexingError:
-        """Return the error for who wants to read where nothing is published."""
+        """Return the error to raise when nothing is published here."""
 
     @abstractmethod
     def look_again(self) -> None:
-        """Take nothing as known of what is published: somebody has just published."""
+        """Forget what is known to be published, because something has just been published."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is open."""
+        """Release what is open."""
 
     # For builders.
 
     @property
     @abstractmethod
     def local(self) -> bool:
-        """Whether ChromaDB works in the process that opens a store, and another process may open it as well."""
+        """Whether ChromaDB runs in the process that opens a store, so that another process can open it as well."""
 
     @abstractmethod
     def claimed(self, name: str) -> AbstractContextManager[None]:
-        """Return a context in which nobody else sweeps away or publishes what must not be, where that can happen."""
+        """Return a context in which no other builder of this gallery deletes or publishes anything."""
 
     @abstractmethod
     def build_name(self, name: str, fingerprint: str) -> str:
-        """Return how the next build of a gallery is called: the same until one is published, to go on with."""
+        """Return the name of the gallery's next build: the same until one is published, so that it can be resumed."""
 
     @abstractmethod
     def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> "Store":
-        """Open the store of a build, unfinished or new; with `rebuild` a published one begins anew."""
+        """Open the store of a build, new or unfinished; with `rebuild` a published one is started over."""
 
     @abstractmethod
     def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
-        """Return a context in which `store.folder` holds the exported files, takes maps, and the build is published."""
+        """Return a context in which `store.folder` holds the exported files, maps are added, and it is published."""
 
     @abstractmethod
     def publish(self, manifest: Manifest, store: "Store", rows: npt.NDArray[np.int64]) -> None:
-        """Make a build the visible one, in one step, and sweep away what nobody needs any more.
+        """Make a build the visible one in a single step, and delete what is not needed any more.
 
         Raises:
-            IndexingError: that cannot be written.
+            IndexingError: it cannot be written.
         """
 
     @abstractmethod
     def sweep(self, name: str, build: str) -> None:
-        """Delete what builders left that were killed; `build` is the one that the next would go on with."""
+        """Delete what killed builders left; `build` is the one that would be resumed."""
 
     @abstractmethod
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
-        """Return by which methods a published build has no good map: it is older than maps, or a file is damaged."""
+        """Return the methods by which a published build has no usable map."""
 
     @abstractmethod
     def add_maps(self, manifest: Manifest, make: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
-        """Let `make` add maps to a published build's files, and publish them; return what it returns."""
+        """Let `make` add maps to a published build's files, publish them, and return its result."""

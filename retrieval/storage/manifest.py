@@ -58,12 +58,16 @@ class Manifest:
     @property
     def model(self) -> FeatureIdentity:
         """The identity of the first feature type with a model; of the first feature type if none has one."""
-        with_model = (identity for name, identity in self.features.items() if FEATURES[name].has_model)
+        with_model = (identity for name, identity in self.features.items() if _has_model(name))
         return next(with_model, next(iter(self.features.values())))
 
     def dimensions(self, features: str) -> int:
         """Return the length of a vector of one of the gallery's feature types."""
         return self.features[features].dimensions
+
+
+def _has_model(features: str) -> bool:
+    return features in FEATURES and FEATURES[features].has_model
 
 
 def thumbnail_path(build: Path, row: int) -> Path:

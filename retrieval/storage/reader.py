@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from PIL import Image
 
-from retrieval.engines.base import OpenEngine
+from retrieval.engines.base import EngineDamaged, OpenEngine
 from retrieval.engines.exact import ExactEngine, OpenExact, Scan
 from retrieval.errors import IndexingError, PictureError, QueryError
-from retrieval.features import Vectors, default_first
+from retrieval.features import FEATURES, Vectors, default_first
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric
 from retrieval.pictures.loading import load_picture
 from retrieval.storage.location import Published
@@ -49,7 +49,8 @@ class GalleryIndex:
         self._opening = threading.Lock()
         self._engines: dict[str, OpenEngine] = {}
         self._maps: dict[tuple[str, Method], Projection] = {}
-        dimensions = {name: identity.dimensions for name, identity in manifest.features.items()}
+        # An index can have vectors of a feature type that this program does not know (any more).
+        dimensions = {name: each.dimensions for name, each in manifest.features.items() if name in FEATURES}
         try:
             self._items = ItemVectors(self.build, dimensions, checked=True)
         except (OSError, ValueError, KeyError) as error:
@@ -82,7 +83,7 @@ class GalleryIndex:
     @property
     def features(self) -> tuple[str, ...]:
         """The names of the gallery's feature types."""
-        return tuple(self.manifest.features)
+        return self._items.features
 
     @property
     def labels(self) -> list[str]:
@@ -160,7 +161,7 @@ class GalleryIndex:
             QueryError: the gallery does not have this feature type.
             IndexingError: the vectors are damaged.
         """
-        if features not in self.manifest.features:
+        if features not in self.features:
             known = ", ".join(self.features)
             raise QueryError(
                 f"The gallery {self.manifest.gallery!r} has no {features} features; it has {known}. Rebuild it: "
@@ -188,14 +189,14 @@ class GalleryIndex:
             if name not in self._engines:
                 try:
                     self._engines[name] = self._published.open_engine(name, self._items)
-                except (OSError, ValueError, EOFError) as error:
+                except (EngineDamaged, OSError, ValueError, EOFError) as error:
                     raise self._damaged(error) from error
             return self._engines[name]
 
     @property
     def maps(self) -> list[tuple[str, Method]]:
         """The maps there are; a builder may add some to a finished index."""
-        kinds = product((name for name in default_first() if name in self.manifest.features), Method)
+        kinds = product((name for name in default_first() if name in self.features), Method)
         return [each for each in kinds if projection_path(self.build, *each).is_file()]
 
     def map(self, features: str, method: Method) -> Projection:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from retrieval.engines.checksums import is_whole
-from retrieval.engines.chroma_folder import ChromaFolder, Collections
+from retrieval.engines.chroma_folder import ChromaFolder, Collections, chroma_errors
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Vectors
 from retrieval.storage.batches import Batch, Batches, Kept
@@ -178,10 +178,11 @@ class FolderStore(Store):
 
     def _fill(self, collections: Collections, batches: list[Kept]) -> None:
         if batches := [batch for batch in batches if len(batch.rows)]:
-            rows = np.concatenate([batch.rows for batch in batches]).tolist()
-            metadata = [each for batch in batches for each in batch.metadata()]
-            vectors = {each: np.concatenate([batch.vectors(each) for batch in batches]) for each in self.features}
-            collections.insert(rows, metadata, vectors)
+            with chroma_errors(self._explain):  # damaged batches can have vectors of different lengths
+                rows = np.concatenate([batch.rows for batch in batches]).tolist()
+                metadata = [each for batch in batches for each in batch.metadata()]
+                vectors = {each: np.concatenate([batch.vectors(each) for batch in batches]) for each in self.features}
+                collections.insert(rows, metadata, vectors)
 
     @override
     def settle(self) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from chromadb.errors import NotFoundError
 from filelock import FileLock
+from typing_extensions import override
 
 from retrieval.engines.base import GalleryVectors, OpenEngine
 from retrieval.engines.checksums import write_checksums
@@ -128,22 +129,22 @@ class ServerLocation(Location):
         self._ask_at = 0.0  # by the monotonic clock; 0: what is known is not good enough
         self._publications: dict[str, tuple[str, Publication]] = {}
 
+    @override
     def names(self) -> list[str]:
-        """See `Location`, like the rest."""
         return sorted(self._known())
 
+    @override
     def version(self, name: str) -> str | None:
-        """See `Location`."""
         head = self._known().get(name)
         return head.version if head else None
 
+    @override
     def manifest(self, name: str) -> Manifest | None:
-        """See `Location`."""
         head = self._known().get(name)
         return self._publication(head).manifest if head else None
 
-    def at_hand(self, name: str) -> bool:
-        """See `Location`."""
+    @override
+    def is_local(self, name: str) -> bool:
         try:
             head = self._known().get(name)
             return head is None or not self._lacks(head)
@@ -151,8 +152,8 @@ class ServerLocation(Location):
             log.warning("%s", error)
             return False  # who fetches it meets the failure, not who searches the build before
 
+    @override
     def published(self, name: str) -> Published | None:
-        """See `Location`."""
         if (head := self._known().get(name)) is None:
             return None
         publication, copy = self._publication(head), self._copy(head)
@@ -165,42 +166,42 @@ class ServerLocation(Location):
             f"It is a copy of what {self.server} has: delete that folder, and it is fetched again.",
         )
 
+    @override
     def nothing(self) -> IndexingError:
-        """See `Location`."""
         return IndexingError(
             f"There is no finished index in {self.server}. Make one: python index_builder.py --index {self.server}"
         )
 
+    @override
     def look_again(self) -> None:
-        """See `Location`."""
         self._ask_at = 0.0
 
+    @override
     def close(self) -> None:
-        """See `Location`."""
         with self._lock:
             if self._client is not None:
                 self._client.close()
                 self._client = None
 
     @property
+    @override
     def local(self) -> bool:
-        """See `Location`."""
         return False
 
     @contextmanager
+    @override
     def claimed(self, name: str) -> Iterator[None]:
-        """See `Location`; nothing to claim, since what several workers do is the same."""
         self.look_again()
         yield
 
+    @override
     def build_name(self, name: str, fingerprint: str) -> str:
-        """See `Location`; the published build and the one before it are left alone."""
         head = self._known().get(name)
         taken = (head.build, head.previous) if head else ()
         return next(each for turn in ("", "-again", "-anew") if (each := f"build-{fingerprint}{turn}") not in taken)
 
+    @override
     def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> Store:
-        """See `Location`; with `rebuild` one that was published once is started over."""
         prefix = f"{self._prefix(name, build)}-"
         with worded(self.server):
             if rebuild and self._was_published(prefix):
@@ -209,8 +210,8 @@ class ServerLocation(Location):
         return self._open(name, build, make=True)
 
     @contextmanager
+    @override
     def making(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:
-        """See `Location`; made in the cache, as the copy of who reads the build on this machine."""
         assert isinstance(store, ServerStore)
         with self._part() as part:
             self.look_again()  # while this one waited, another worker may have published
@@ -218,25 +219,25 @@ class ServerLocation(Location):
             copy_files(store, rows)
             yield
 
+    @override
     def publish(self, manifest: Manifest, store: Store, rows: npt.NDArray[np.int64]) -> None:
-        """See `Location`."""
         assert isinstance(store, ServerStore)
         head = self._announce(manifest, store, rows, store.folder)
         store.folder.replace(self._copy(head))
         self._prune(head)
         self._sweep(head.gallery)
 
+    @override
     def sweep(self, name: str, build: str) -> None:
-        """See `Location`; what is unfinished is left to its workers for long."""
         self._sweep(name)
 
+    @override
     def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
-        """See `Location`."""
         maps = self._publication(self._known()[manifest.gallery]).maps
         return [m for m in methods if any(projection_path(Path(), f, m).name not in maps for f in manifest.features)]
 
+    @override
     def add_maps(self, manifest: Manifest, make: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
-        """See `Location`."""
         published, head = self.published(manifest.gallery), self._known()[manifest.gallery]
         assert published is not None
         with self._part():  # one at a time

@@ -18,6 +18,7 @@ import chromadb
 import numpy as np
 import numpy.typing as npt
 from chromadb.errors import ChromaError
+from typing_extensions import override
 
 from retrieval.engines.chroma_folder import Collections, configuration_of, keys_of, row_key
 from retrieval.errors import IndexingError
@@ -86,27 +87,28 @@ class ServerStore(Store):
         collection: chromadb.Collection = self._client.get_collection(name, embedding_function=None)
         return collection
 
+    @override
     def close(self) -> None:
-        """See `Store`, like the rest; nothing to give back, since the connection is the location's."""
+        pass  # the connection belongs to the location
 
+    @override
     def rows(self) -> npt.NDArray[np.int64]:
-        """See `Store`."""
         found: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
         for start, count, skipped in self._batches():
             rows = np.arange(start, start + count)
             found.append(np.setdiff1d(rows, [each.row for each in skipped], assume_unique=True))
         return np.sort(np.concatenate(found))
 
+    @override
     def skipped(self) -> list[Skipped]:
-        """See `Store`."""
         return sorted((each for _, _, skipped in self._batches() for each in skipped), key=lambda each: each.row)
 
+    @override
     def complete(self) -> set[int]:
-        """See `Store`."""
         return {start for start, _, _ in self._batches()}
 
+    @override
     def write(self, batch: Batch) -> None:
-        """See `Store`."""
         self.keep(batch)
         if batch.items:
             rows = [item.row for item in batch.items]
@@ -134,8 +136,8 @@ class ServerStore(Store):
                 metadatas=[{"rows": batch.rows, **pack(zlib.compress(about.encode()))}, {"at": int(time.time())}],
             )
 
+    @override
     def settle(self) -> None:
-        """See `Store`; an interrupted batch was done again, so only what was skipped then may still be there."""
         gone = [row_key(each.row) for each in self.skipped()]
         with self._worded():
             for start in range(0, len(gone), READ_ROWS):
@@ -149,8 +151,8 @@ class ServerStore(Store):
                 skipped = json.loads(zlib.decompress(unpack(metadata)))
                 yield int(key), metadata["rows"], [Skipped(*each) for each in skipped]
 
+    @override
     def read(self, rows: npt.NDArray[np.int64], features: str) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
-        """See `Store`; logs how far it is, since a server may be far away."""
         telling = _Telling(f"{features} vectors", len(rows))
         collection = self.collections.by_key[features, View.PLAIN]
         for start in range(0, len(rows), READ_ROWS):

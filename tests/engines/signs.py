@@ -1,0 +1,74 @@
+"""A third engine, in one file: random hyperplanes, one bit each, kept in a file of its own.
+
+M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms", 2002.
+"""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from retrieval.engines.base import Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
+from retrieval.features.base import Vectors
+from retrieval.metrics import Metric
+
+FILE = "signs.bin"
+BITS = 256
+FACTOR = 4  # candidates per result
+
+Bits = npt.NDArray[np.bool_]
+
+
+def signs(vectors: Vectors) -> Bits:
+    """Return on which side of each random hyperplane the vectors are, shape (n, BITS)."""
+    planes = np.random.default_rng(0).standard_normal((vectors.shape[1], BITS), np.float32)
+    return np.asarray((vectors - vectors.mean(axis=1, keepdims=True)) @ planes > 0)
+
+
+class SignsEngine(Engine):
+    name = "signs"
+    title = "Random hyperplanes"
+
+    @override
+    def build(self, gallery: GalleryVectors, folder: Path) -> None:
+        content = b"".join(np.packbits(signs(gallery.vectors(each))).tobytes() for each in gallery.features)
+        (folder / FILE).write_bytes(zlib.crc32(content).to_bytes(4) + content)
+
+    @override
+    def probe(self, gallery: GalleryVectors, folder: Path) -> None:
+        self._read(folder)
+
+    @override
+    def open(self, gallery: GalleryVectors, folder: Path) -> "OpenSigns":
+        shape = (len(gallery.features), len(gallery.rows), BITS)
+        bits = np.unpackbits(np.frombuffer(self._read(folder), np.uint8)).astype(bool).reshape(shape)
+        return OpenSigns(dict(zip(gallery.features, bits, strict=True)))
+
+    @override
+    def drop(self, folder: Path) -> None:
+        (folder / FILE).unlink(missing_ok=True)
+
+    def _read(self, folder: Path) -> bytes:
+        try:
+            data = (folder / FILE).read_bytes()
+        except FileNotFoundError as error:
+            raise EngineDamaged(f"there is no {FILE}") from error
+        if zlib.crc32(data[4:]) != int.from_bytes(data[:4]):
+            raise EngineDamaged(f"{FILE} has changed")
+        return data[4:]
+
+
+class OpenSigns(OpenEngine):
+    def __init__(self, bits: dict[str, Bits]) -> None:
+        self._bits = bits
+
+    @override
+    def candidates(
+        self, features: str, metric: Metric, vectors: Vectors, k: int, among: Positions | None = None
+    ) -> list[Positions]:
+        bits = self._bits[features]
+        allowed = np.arange(len(bits)) if among is None else among
+        different = [(bits[allowed] != query).sum(axis=1) for query in signs(vectors)]
+        return [allowed[np.argsort(each, kind="stable")[: FACTOR * k]] for each in different]

@@ -1,0 +1,86 @@
+"""An engine that the project does not know: one file and one line in the registry are enough."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builds import NAME, arguments, draw
+from engines.signs import FILE, SignsEngine
+
+import index_builder
+from retrieval.analysis.comparison import BASELINE, compare
+from retrieval.analysis.evaluation import evaluate, leave_one_out
+from retrieval.engines import ENGINES
+from retrieval.metrics import Metric
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
+
+COUNT = 24
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A labelled gallery, built with the third engine registered."""
+    monkeypatch.setitem(ENGINES, "signs", SignsEngine())
+    for label in ("a", "b"):
+        draw(tmp_path / NAME / label, COUNT // 2)
+    assert index_builder.main(arguments(tmp_path / "index", tmp_path / NAME)) == 0
+    return tmp_path / "index"
+
+
+def file_of(index: Path) -> Path:
+    [file] = index.glob(f"{NAME}/build-*/{FILE}")
+    return file
+
+
+def test_it_searches_compares_and_evaluates(index: Path) -> None:
+    assert file_of(index).is_file()  # built before anything was searched
+    searcher = Searcher(Indexes(index))
+    for metric in Metric:
+        query = Query(position=5, metric=metric, engine="signs", top_k=6)
+        found, exact = searcher.search(query), searcher.search(replace(query, engine="exact"))
+        assert found.hits[0].position == exact.hits[0].position == 5
+        assert len(found.hits) == 6
+        scores = {hit.position: hit.score for hit in exact.hits}
+        assert all(scores.get(hit.position, hit.score) == hit.score for hit in found.hits)
+    labelled = searcher.search(Query(position=5, engine="signs", labels=("b",), top_k=COUNT))
+    assert {hit.label for hit in labelled.hits} == {"b"}
+    assert len(labelled.hits) == COUNT // 2
+    comparison = compare(searcher, Query(position=5, top_k=6))
+    assert {cell.combination.engine for cell in comparison.cells} == {"exact", "chroma", "signs"}
+    recall = comparison.cell(replace(BASELINE, engine="signs")).recall
+    assert recall is not None
+    assert recall > 0
+    gallery = searcher.indexes.get()
+    results = list(evaluate(gallery, leave_one_out(gallery), "signs"))
+    assert [result.engine for result in results] == ["signs"] * 8
+    assert all(result.map is None and 0 <= result.p_at_5 <= 1 for result in results)
+    searcher.indexes.close()
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_its_file_is_rebuilt_when_it_is_damaged(index: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    whole = file_of(index).read_bytes()
+    if damage == "gone":
+        file_of(index).unlink()
+    else:
+        file_of(index).write_bytes(bytes(each ^ 1 for each in whole))
+    searcher = Searcher(Indexes(index))
+    with caplog.at_level(logging.WARNING):
+        assert searcher.search(Query(position=3, engine="signs", top_k=1)).hits[0].position == 3
+    assert "Rebuilding Random hyperplanes" in caplog.text
+    assert file_of(index).read_bytes() == whole
+    searcher.indexes.close()
+
+
+def test_an_index_from_before_it_was_registered_gets_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path / NAME, 6)
+    assert index_builder.main(arguments(tmp_path / "index", tmp_path / NAME)) == 0
+    assert not list((tmp_path / "index").glob(f"{NAME}/build-*/{FILE}"))
+    monkeypatch.setitem(ENGINES, "signs", SignsEngine())
+    searcher = Searcher(Indexes(tmp_path / "index"))
+    assert searcher.search(Query(position=2, engine="signs", top_k=1)).hits[0].position == 2
+    assert file_of(tmp_path / "index").is_file()
+    searcher.indexes.close()
