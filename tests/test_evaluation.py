@@ -21,8 +21,8 @@ from retrieval.analysis.evaluation import (
     relevance,
     to_csv,
 )
-from retrieval.analysis.evaluation_plot import COLOURS, TEXT, plot_results
-from retrieval.analysis.sentences import best
+from retrieval.analysis.plots import PALETTE, TEXT, colour_of, plot_results
+from retrieval.ui.tabs.evaluate import best
 from retrieval.engines.chroma_folder import Collections
 from retrieval.engines.exact import Scan
 from retrieval.errors import GalleryError, PictureError, QueryError

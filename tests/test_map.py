@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from published import publish
+from retrieval.analysis.map_plot import DARK, LIGHT, OTHER
 
 import app
 import index_builder
 from retrieval import cli
 from retrieval.analysis import sentences as words
 from retrieval.analysis.gallery_map import DRAWN, HITS, marks, points
-from retrieval.analysis.map_plot import DARK, LIGHT, OTHER
 from retrieval.errors import IndexingError, QueryError
 from retrieval.features import FEATURES, Vectors
 from retrieval.indexing import fit_projection as projection

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 
 import index_builder
 from retrieval.analysis.gallery_map import marks, ranked_labels
-from retrieval.analysis.map_plot import DARK, LIGHT
-from retrieval.analysis.sentences import name_of
+from retrieval.analysis.gallery_map import DARK, LIGHT
+from retrieval.analysis.explanation import name_of
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes

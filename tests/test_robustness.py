@@ -9,10 +9,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from nearly import nearly
 from PIL import Image
+from retrieval.analysis.robustness_plot import plot_sweep
 
 from retrieval.analysis import sentences as words
 from retrieval.analysis.robustness import STEPS, SWEEP, Kind, Step, Withstood, mean_overlaps, measure, sweep
-from retrieval.analysis.robustness_plot import plot_sweep
 from retrieval.cli import main
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import FEATURES

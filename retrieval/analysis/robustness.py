@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from retrieval.analysis.agreement import kendall_tau, moves, positions, share_found
+from retrieval.analysis.explanation import listed
 from retrieval.engines import DEFAULT_ENGINE
-from retrieval.features import Vectors
+from retrieval.features import FEATURES, Vectors, default_first
 from retrieval.metrics import Metric, score_pairs
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.search.embedding import Embedded, QueryPicture
@@ -36,6 +37,16 @@ SWEEP: Mapping[Kind, tuple[Distortion, ...]] = {
     Kind.QUALITY: tuple(Distortion(quality=quality) for quality in (50, 20, 5)),
 }
 """What a sweep tries: each kind alone, weaker before stronger."""
+
+NAMES = {
+    Kind.ROTATION: "Rotation",
+    Kind.CROP: "Crop",
+    Kind.BLUR: "Blur",
+    Kind.GREY: "Grey",
+    Kind.QUALITY: "JPEG quality",
+}
+# In the table of a sweep: not tried yet, and a feature type that the gallery does not have.
+PENDING, MISSING = "…", "-"
 
 STEPS = sum(map(len, SWEEP.values()))
 
@@ -221,3 +232,87 @@ def _about(query: Query, ranking: Ranking) -> dict[str, Any]:
         "metric": str(ranking.metric),
         "top_k": query.top_k,
     }
+
+def strength(kind: Kind, value: float) -> str:
+    """Return how strong a distortion is, with its unit."""
+    if kind is Kind.ROTATION:
+        return f"{value:g}°"
+    return f"{value:g}" if kind is Kind.QUALITY else f"{value * 100:g} %"
+
+
+def about_distortion(distortion: Distortion) -> str:
+    """Return what was done to the query image, as its alternative text."""
+    verbs = {
+        Kind.ROTATION: "rotated by {}",
+        Kind.CROP: "cropped by {}",
+        Kind.BLUR: "blurred by {} of its shorter side",
+        Kind.GREY: "{} grey",
+        Kind.QUALITY: "saved as JPEG of quality {}",
+    }
+    done = [
+        verb.format(strength(kind, getattr(distortion, kind)))
+        for kind, verb in verbs.items()
+        if getattr(distortion, kind) != getattr(UNDISTORTED, kind)
+    ]
+    return f"The query image, {', '.join(done) or 'undistorted'}"
+
+
+def withstood(result: Withstood) -> str:
+    """Return how much of a ranking is left after a distortion, as Markdown."""
+    k = len(result.undistorted.hits)
+    return (
+        f"**{FEATURES[result.distorted.features].title}** · overlap@{k} {result.overlap:.2f} · τ {result.tau:.2f} · "
+        f"cosine {result.cosine:.2f}"
+    )
+
+
+def sweep_columns() -> list[str]:
+    """Return the column heads of the table of a sweep."""
+    return ["Distortion", *(FEATURES[features].title for features in default_first())]
+
+
+def sweep_rows(steps: Sequence[Step]) -> list[list[str]]:
+    """Return the table of a sweep; what has not been tried yet is `PENDING`."""
+    done = {(step.kind, step.distortion): step for step in steps}
+    return [
+        [
+            f"{NAMES[kind]} {strength(kind, getattr(distortion, kind))}",
+            *(
+                _shown(done.get((kind, distortion)), features)
+                for features in default_first()
+            ),
+        ]
+        for kind, distortions in SWEEP.items()
+        for distortion in distortions
+    ]
+
+
+def _shown(step: Step | None, features: str) -> str:
+    if step is None:
+        return PENDING
+    return f"{step.overlap(features):.2f}" if features in step.withstood else MISSING
+
+
+def lesson(steps: Sequence[Step]) -> str:
+    """Return one sentence on which feature types kept most of their hits under which kinds, by the rounded figures."""
+    k = len(next(iter(steps[0].withstood.values())).undistorted.hits)
+    everything = [features for features in default_first() if features in steps[0].withstood]
+    found: dict[tuple[str, ...], list[str]] = {}  # kinds of distortion by the feature types that kept most
+    for kind, means in mean_overlaps(steps).items():
+        shown = {features: f"{means[features]:.2f}" for features in everything}
+        top = max(shown.values())
+        best = tuple(features for features, mean in shown.items() if mean == top)
+        others = listed([mean for mean in shown.values() if mean != top] or [""])
+        name = "JPEG" if kind is Kind.QUALITY else NAMES[kind].lower()
+        found.setdefault(best, []).append(f"{name} ({top} against {others})" if others else f"{name} ({top})")
+    parts = [
+        f"{_keepers(best, everything)} under {listed(kinds)}"
+        for best, kinds in sorted(found.items(), key=lambda each: (len(each[0]), list(map(everything.index, each[0]))))
+    ]
+    return f"Mean overlap@{k} for this image: {'; '.join(parts)}."
+
+
+def _keepers(best: Sequence[str], everything: Sequence[str]) -> str:
+    if len(best) == len(everything):
+        return f"{'both' if len(best) == 2 else 'all'} keep the same"
+    return f"{listed([FEATURES[each].phrase for each in best])} keep {'more' if len(everything) == 2 else 'most'}"
