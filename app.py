@@ -13,7 +13,7 @@ from retrieval import hub, logs, memory, settings
 from retrieval.errors import IndexingError, RetrievalError
 
 if TYPE_CHECKING:
-    from retrieval.features.models import ModelIdentity
+    from retrieval.features.base import FeatureIdentity
     from retrieval.search.searcher import Searcher
     from retrieval.storage.manifest import Manifest
     from retrieval.ui.serving.health import Health
@@ -135,7 +135,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     return first, _about_model(manifest.model, why)
 
 
-def _about_model(model: "ModelIdentity", why: str) -> str:
+def _about_model(model: "FeatureIdentity", why: str) -> str:
     """Return one line on the model in use, as Markdown, and why it was chosen."""
     return f"CLIP model: **{model.title}** ({model.dtype}, {model.dimensions} numbers per image); {why}."
 

@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm
 
-from retrieval.features import FEATURES, default_first
 from retrieval.analysis.robustness import NAMES, strength, sweep
+from retrieval.features import FEATURES, default_first
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes

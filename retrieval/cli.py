@@ -178,10 +178,7 @@ def _asked(flags: argparse.Namespace, chosen: settings.Settings) -> dict[str, An
 
 
 def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
-    from retrieval.analysis.explanation import explain
-    from retrieval.analysis.explanation import name_of
-    from retrieval.analysis.explanation import number
-    from retrieval.analysis.explanation import timings
+    from retrieval.analysis.explanation import explain, name_of, number, timings
     from retrieval.search.searcher import Searcher
     from retrieval.search.validation import checked_query
     from retrieval.storage.catalog import Indexes
@@ -208,11 +205,11 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 
 
 def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
+    from retrieval.analysis.comparison import compare
     from retrieval.analysis.explanation import name_of
+    from retrieval.engines import ENGINES
     from retrieval.features import FEATURES
     from retrieval.labels import METRICS
-    from retrieval.analysis.comparison import compare
-    from retrieval.engines import ENGINES
     from retrieval.search.searcher import Searcher
     from retrieval.search.validation import checked_query
     from retrieval.storage.catalog import Indexes
@@ -246,13 +243,19 @@ def _robustness(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 
     from retrieval.analysis.agreement import move
     from retrieval.analysis.explanation import caption
-    from retrieval.analysis.robustness import about_distortion
-    from retrieval.analysis.robustness import lesson
-    from retrieval.analysis.robustness import sweep_columns
-    from retrieval.analysis.robustness import sweep_rows
-    from retrieval.analysis.robustness import withstood
+    from retrieval.analysis.robustness import (
+        STEPS,
+        Kind,
+        about_distortion,
+        lesson,
+        measure,
+        sweep,
+        sweep_columns,
+        sweep_rows,
+        sweep_to_json,
+        withstood,
+    )
     from retrieval.labels import METRICS
-    from retrieval.analysis.robustness import STEPS, Kind, measure, sweep, sweep_to_json
     from retrieval.metrics import Metric
     from retrieval.search.query import Query
     from retrieval.search.searcher import Searcher
@@ -342,8 +345,7 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
 
 
 def _map(flags: argparse.Namespace, chosen: settings.Settings) -> None:
-    from retrieval.analysis.gallery_map import map_title
-    from retrieval.analysis.gallery_map import as_rows
+    from retrieval.analysis.gallery_map import as_rows, map_title
     from retrieval.search.validation import checked_features, one_of
     from retrieval.storage.catalog import Indexes
     from retrieval.storage.projection import Method

@@ -60,12 +60,8 @@ def explain(query: Query) -> str:
         parts.append(reason)
     elif used.near_zero_mean and query.metric is Metric.CORRELATION:
         parts.append(f"{used.title} have a mean close to 0, so correlation gives nearly the same order as cosine.")
-    engine = ENGINES[query.engine]
-    if not engine.exact:
-        if query.metric is Metric.L1:
-            parts.append(f"{engine.title} does not support L1: it finds candidates by L2, then sorts them by exact L1.")
-        parts.append(f"{engine.title} may miss matches, but the scores it returns are exact.")
-    return " ".join(parts)
+    parts.append(ENGINES[query.engine].about(query.metric))
+    return " ".join(filter(None, parts))
 
 
 def meaning(query: Query, ranking: Ranking, index: GalleryIndex) -> str:
@@ -95,7 +91,7 @@ def recall(ranking: Ranking, exact: Ranking) -> str:
 def timings(ranking: Ranking) -> str:
     """Return one line of milliseconds, gallery size, engine, model and dtype."""
     t = ranking.timings
-    used = str(ranking.model) if FEATURES[ranking.features].takes_text else "no model"
+    used = str(ranking.model) if FEATURES[ranking.features].has_model else "no model"
     return (
         f"decode {t.decode:.1f} ms · features {t.features:.1f} ms · search {t.search:.1f} ms · "
         f"total {t.total:.1f} ms · {ranking.size:,} images · {ENGINES[ranking.engine].title} · {used}"

@@ -189,7 +189,7 @@ def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Image.Image:
 
 def _sweep_panel(axes: Axes, kind: Kind, steps: Sequence[Step], text: str) -> None:
     strengths = ["none", *(strength(kind, step.strength) for step in steps)]
-    for features in default_first():
+    for features in filter(steps[0].withstood.__contains__, default_first()):
         axes.plot(
             range(len(strengths)),
             [1.0, *(step.overlap(features) for step in steps)],

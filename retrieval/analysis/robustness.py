@@ -233,6 +233,7 @@ def _about(query: Query, ranking: Ranking) -> dict[str, Any]:
         "top_k": query.top_k,
     }
 
+
 def strength(kind: Kind, value: float) -> str:
     """Return how strong a distortion is, with its unit."""
     if kind is Kind.ROTATION:
@@ -277,10 +278,7 @@ def sweep_rows(steps: Sequence[Step]) -> list[list[str]]:
     return [
         [
             f"{NAMES[kind]} {strength(kind, getattr(distortion, kind))}",
-            *(
-                _shown(done.get((kind, distortion)), features)
-                for features in default_first()
-            ),
+            *(_shown(done.get((kind, distortion)), features) for features in default_first()),
         ]
         for kind, distortions in SWEEP.items()
         for distortion in distortions

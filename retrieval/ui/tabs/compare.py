@@ -108,7 +108,8 @@ class CompareTab(Tab):
         for row, figures, strip in zip(self._rows, self.figures, self.strips, strict=True):
             shown = cells.get(Combination(*row, shown_engine))
             if shown is None:
-                updates |= {figures: f"**{combination(*row)}**\n\nOff: {text_needs()}", strip: gr.Gallery(value=[])}
+                why = f"Off: {text_needs()}" if row[0] in index.features else "This gallery was built without them."
+                updates |= {figures: f"**{combination(*row)}**\n\n{why}", strip: gr.Gallery(value=[])}
                 continue
             approximate = [cells[each] for name in _approximate() if (each := Combination(*row, name)) in cells]
             updates[figures] = agreement(shown, approximate, is_baseline=shown is comparison.baseline)

@@ -118,7 +118,7 @@ class EvaluateTab(Tab):
         """Yield the table as it grows, then the plot and the CSV; end when the visitor stops it."""
         index = self._searcher.indexes.get(gallery or "")
         queries = evaluation.leave_one_out(index, min(int(sample), self._limits.sample))
-        asked = Evaluation(_about_gallery(index, len(queries.labels)), len(FEATURES) * len(Metric), "mAP")
+        asked = Evaluation(_about_gallery(index, len(queries.labels)), len(index.features) * len(Metric), "mAP")
         job = Job(stopped, began, self._limits.deadline())
         yield from self._growing(evaluation.evaluate(index, queries), asked, job, dark)
 
@@ -133,7 +133,7 @@ class EvaluateTab(Tab):
             return
         entry = index.entry(query.position)
         results = evaluation.average_precision_of(index, self._searcher.embedder, query, entry.label)
-        used = [each for each in FEATURES.values() if each.takes_text or not (query.text or query.without)]
+        used = [name for name in index.features if FEATURES[name].takes_text or not (query.text or query.without)]
         about = _about_query(name_of(entry), entry.label)
         job = Job(stopped, began, self._limits.deadline())
         yield from self._growing(results, Evaluation(about, len(used) * len(Metric), "AP"), job, dark)

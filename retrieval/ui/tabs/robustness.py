@@ -286,9 +286,10 @@ class RobustnessTab(Tab):
         }
 
     def _shown(self, index: GalleryIndex, result: Robustness) -> Updates:
-        updates: Updates = {}
+        updates = self._empty("")  # a gallery may lack a feature type
+        del updates[self.note], updates[self.preview]
         for each in result.by_features:
-            features = str(each.distorted.features)
+            features = each.distorted.features
             updates[self.figures[features]] = withstood(each)
             updates[self.undistorted[features]] = strip_of(index, each.undistorted)
             updates[self.distorted[features]] = strip_of(index, each.distorted, each.moves)
