@@ -11,11 +11,12 @@ from nearly import nearly
 from PIL import Image
 
 from retrieval.analysis import robustness
-from retrieval.analysis.plots import plot_sweep
+from retrieval.analysis.plots import colour_of, marker_of, plot_sweep
 from retrieval.analysis.robustness import STEPS, SWEEP, Kind, Step, Withstood, mean_overlaps, measure, sweep
 from retrieval.cli import main
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import FEATURES
+from retrieval.features.pixels import PixelFeatures
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.pictures.loading import load_picture
@@ -215,6 +216,25 @@ def made_up(kind, clip, pixels):
 )
 def test_the_sentence_says_what_the_figures_say(steps, sentence):
     assert robustness.lesson([made_up(*step) for step in steps]) == f"Mean overlap@10 for this image: {sentence}"
+
+
+class Edges(PixelFeatures):
+    name, title, phrase = "edges", "Edges", "edges"
+
+
+def test_a_third_feature_type_takes_part_with_a_look_of_its_own(monkeypatch):
+    monkeypatch.setitem(FEATURES, "edges", Edges())
+    steps = [made_up(Kind.ROTATION, 0.4, 0.1), made_up(Kind.BLUR, 0.5, 0.9), made_up(Kind.CROP, 0.2, 0.2)]
+    for step, overlap in zip(steps, (0.3, 0.9, 0.2), strict=True):
+        step.withstood["edges"] = replace(step.withstood["clip"], overlap=overlap)
+    assert robustness.lesson(steps) == (
+        "Mean overlap@10 for this image: CLIP features keep most under rotation (0.40 against 0.10 and 0.30); "
+        "raw pixels and edges keep most under blur (0.90 against 0.50); all keep the same under crop (0.20)."
+    )
+    assert robustness.sweep_columns() == ["Distortion", "CLIP features", "Raw pixels", "Edges"]
+    assert len({colour_of(each) for each in FEATURES}) == len({marker_of(each) for each in FEATURES}) == 3
+    row = next(row for row in robustness.sweep_rows([made_up(Kind.ROTATION, 0.4, 0.1)]) if row[0] == "Rotation 15°")
+    assert row[1:] == ["0.40", "0.10", robustness.MISSING], "the gallery was built without it"
 
 
 def test_the_table_has_every_step_and_leaves_open_what_is_not_tried(swept):

@@ -104,7 +104,7 @@ def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method)
 
 
 def _place(index: GalleryIndex, projection: Projection, features: str, vector: Vectors) -> tuple[Vectors, bool]:
-    """Return where a picture lies that is none of the gallery, and whether that is an estimate."""
+    """Return the place of a picture that is not in the gallery, and whether it is an estimate."""
     if (exact := projection.place(vector)) is not None:
         return exact, False
     nearest, _ = rank(index, Combination(features, Metric.L2), vector, NEIGHBOURS)

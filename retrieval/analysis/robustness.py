@@ -1,4 +1,4 @@
-"""What a distortion of the query picture does to its ranking, by each features: which withstand what."""
+"""What a distortion of the query image does to its ranking, for each feature type."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -53,10 +53,10 @@ STEPS = sum(map(len, SWEEP.values()))
 
 @dataclass(frozen=True)
 class Withstood:
-    """How a ranking by one features withstood a distortion.
+    """How the ranking by one feature type withstood a distortion.
 
     `overlap` is the share of the undistorted picture's hits that the distorted one still finds, `tau` the agreement
-    of both orders (see `comparison.kendall_tau`), and `moves` has for each hit of the distorted picture how many
+    of both orders (see `agreement.kendall_tau`), and `moves` has for each hit of the distorted picture how many
     places higher it stands than before, None if it is new. `cosine` is between the two query vectors, whatever
     metric ranks; 0 if one of them is zero.
     """
@@ -83,7 +83,7 @@ class Withstood:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What one distortion did to a query's rankings, by each features in the order of the gallery's feature types."""
+    """What one distortion did to a query's rankings, in the order of the gallery's feature types."""
 
     query: Query
     by_features: tuple[Withstood, ...]
@@ -97,7 +97,7 @@ class Robustness:
 
 @dataclass(frozen=True)
 class Step:
-    """What one distortion of a sweep did, by each features."""
+    """What one distortion of a sweep did, for each feature type."""
 
     kind: Kind
     distortion: Distortion
@@ -122,14 +122,14 @@ class Step:
 
 
 def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Robustness:
-    """Compare the rankings of a query's picture as it is and under the query's distortion.
+    """Compare the rankings of a query's picture without and with the query's distortion.
 
     Exact scan; words do not count, nor do the query's own features and engine.
 
     Args:
         searcher: the galleries.
         query: picture, distortion, metric, how many, and where.
-        picture: the query's in its gallery, if it is at hand.
+        picture: the query's picture in its gallery, if it has been read already.
 
     Raises:
         RetrievalError: as of `Searcher.search`.
@@ -148,7 +148,7 @@ def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None)
     Args:
         searcher: the galleries.
         query: picture, metric, how many, and where.
-        picture: the query's in its gallery, if it is at hand.
+        picture: the query's picture in its gallery, if it has been read already.
 
     Raises:
         RetrievalError: as of `Searcher.search`.
@@ -171,7 +171,7 @@ def sweep_to_json(query: Query, steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[str, float]]:
-    """Return the mean overlap over the strengths of each kind, by each features."""
+    """Return the mean overlap over the strengths of each kind, for each feature type."""
     return {
         kind: {
             features: float(np.mean([step.overlap(features) for step in steps if step.kind is kind]))
@@ -182,7 +182,7 @@ def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[str, float]]:
 
 
 def _prepared(searcher: Searcher, query: Query, picture: QueryPicture | None) -> tuple[Query, QueryPicture]:
-    """Return what counts of a query, and its picture in its gallery."""
+    """Return the part of a query that counts, and its picture in its gallery."""
     query = replace(query, text="", without="", engine=DEFAULT_ENGINE)
     return query, picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
 
@@ -194,13 +194,13 @@ def _withstood(
     vectors: Mapping[str, Vectors],
     distortions: Sequence[Distortion],
 ) -> list[dict[str, Withstood]]:
-    """Return for each distortion what it did, by each features.
+    """Return the effect of each distortion, for each feature type.
 
     Args:
         searcher: the galleries.
         index: the one asked.
         query: what is asked of it.
-        vectors: by each features, of the undistorted picture first, then of each distorted one, shape (1 + n, d).
+        vectors: for each feature type, of the undistorted picture first, then of each distorted one, (1 + n, d).
         distortions: n of them.
     """
     found: list[dict[str, Withstood]] = [{} for _ in distortions]
