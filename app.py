@@ -13,6 +13,7 @@ from retrieval import hub, logs, memory, settings
 from retrieval.errors import IndexingError, RetrievalError
 
 if TYPE_CHECKING:
+    from retrieval.features.base import FeatureIdentity
     from retrieval.search.searcher import Searcher
     from retrieval.storage.manifest import Manifest
     from retrieval.ui.serving.health import Health
@@ -107,7 +108,6 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     Raises:
         IndexingError: the index was made from or with something else than what was asked for.
     """
-    from retrieval.analysis import sentences as words
     from retrieval.storage.catalog import Indexes
     from retrieval.storage.projection import Method
 
@@ -133,7 +133,12 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
                 "gallery another name with --gallery, or leave the flag away."
             )
     log.info("gallery %s: %d pictures, model %s, because %s", manifest.gallery, manifest.pictures, manifest.model, why)
-    return first, words.about_model(manifest.model, why)
+    return first, _about_model(manifest.model, why)
+
+
+def _about_model(model: "FeatureIdentity", why: str) -> str:
+    """Return one line on the model in use, as Markdown, and why it was chosen."""
+    return f"CLIP model: **{model.title}** ({model.dtype}, {model.dimensions} numbers per image); {why}."
 
 
 def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:

@@ -1,4 +1,4 @@
-"""What each features withstands, over the bundled query pictures: overlap@10 by distortion, as a table and as JSON.
+"""What each feature type withstands, over the bundled query pictures: overlap@10 by distortion, as a table and as JSON.
 
 python benchmarks/robustness.py --index index        needs an index of the bundled icons
 """
@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm
 
-from retrieval.analysis import sentences as words
-from retrieval.analysis.robustness import sweep
+from retrieval.analysis.robustness import NAMES, strength, sweep
+from retrieval.features import FEATURES, default_first
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
@@ -29,10 +29,10 @@ def main() -> None:
     queries = sorted((ROOT / "assets" / "gallery" / "queries").glob("*.png"))
     swept = [list(sweep(searcher, Query(picture=path, gallery="icons"))) for path in tqdm(queries, leave=False)]
     found = []
-    print(f"{'distortion':20}" + "".join(f"{words.FEATURES[features]:>16}" for features in words.SWEPT_FEATURES))
+    print(f"{'distortion':20}" + "".join(f"{FEATURES[features].title:>16}" for features in default_first()))
     for steps in zip(*swept, strict=True):
-        means = {each: statistics.mean(step.overlap(each) for step in steps) for each in words.SWEPT_FEATURES}
-        name = f"{words.KINDS[steps[0].kind]} {words.strength(steps[0].kind, steps[0].strength)}"
+        means = {each: statistics.mean(step.overlap(each) for step in steps) for each in default_first()}
+        name = f"{NAMES[steps[0].kind]} {strength(steps[0].kind, steps[0].strength)}"
         print(f"{name:20}" + "".join(f"{mean:16.3f}" for mean in means.values()))
         found.append({"kind": steps[0].kind, "strength": steps[0].strength} | dict(means))
     print(json.dumps({"pictures": len(queries), "overlap_at_10": found}))

@@ -178,7 +178,7 @@ def _asked(flags: argparse.Namespace, chosen: settings.Settings) -> dict[str, An
 
 
 def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
-    from retrieval.analysis import sentences as words
+    from retrieval.analysis.explanation import explain, name_of, number, timings
     from retrieval.search.searcher import Searcher
     from retrieval.search.validation import checked_query
     from retrieval.storage.catalog import Indexes
@@ -191,23 +191,25 @@ def _search(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     searcher.embedder.feature_set(searcher.indexes.get(query.gallery), query.features)
     ranking = searcher.search(query)
     if flags.plot:
-        from retrieval.analysis.plot import plot_ranking
+        from retrieval.analysis.plots import plot_ranking
 
         plot_ranking(query, ranking, searcher.indexes.get(ranking.gallery), flags.plot)
     if flags.json:
         print(json.dumps(ranking.to_json(), indent=1, ensure_ascii=False))
         return
     for hit in ranking.hits:
-        print(f"{hit.rank:4}  {words.number(hit.score):>8}  {words.name_of(hit):30.30}  {hit.label:20.20}  {hit.id}")
-    print(f"\n{words.timings(ranking)}\n{words.explain(query)}")
+        print(f"{hit.rank:4}  {number(hit.score):>8}  {name_of(hit):30.30}  {hit.label:20.20}  {hit.id}")
+    print(f"\n{timings(ranking)}\n{explain(query)}")
     if flags.plot:
         print(f"plot: {flags.plot}")
 
 
 def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
-    from retrieval.analysis import sentences as words
     from retrieval.analysis.comparison import compare
+    from retrieval.analysis.explanation import name_of
     from retrieval.engines import ENGINES
+    from retrieval.features import FEATURES
+    from retrieval.labels import METRICS
     from retrieval.search.searcher import Searcher
     from retrieval.search.validation import checked_query
     from retrieval.storage.catalog import Indexes
@@ -219,28 +221,41 @@ def _compare(flags: argparse.Namespace, chosen: settings.Settings) -> None:
         print(json.dumps(comparison.to_json(), indent=1, ensure_ascii=False))
         return
     base, overlap, recall = comparison.baseline.ranking, f"overlap@{query.top_k}", f"recall@{query.top_k}"
-    print(f"{base.gallery}: {base.size:,} pictures, {base.model}\n")
+    print(f"{base.gallery}: {base.size:,} images, {base.model}\n")
     print(f"{'features':13}  {'metric':11}  {'engine':10}  {overlap}    tau  {recall}  closest")
     for cell in comparison.cells:
         by = cell.combination
         found = "-" if cell.recall is None else f"{cell.recall:.2f}"
-        names = ", ".join(f"{words.name_of(hit):.20}" for hit in cell.ranking.hits[:3])
+        names = ", ".join(f"{name_of(hit):.20}" for hit in cell.ranking.hits[:3])
         print(
-            f"{words.FEATURES[by.features]:13}  {words.METRICS[by.metric]:11}  {words.ENGINES[by.engine]:10}  "
+            f"{FEATURES[by.features].title:13}  {METRICS[by.metric]:11}  {ENGINES[by.engine].title:10}  "
             f"{cell.overlap:{len(overlap)}.2f}  {cell.tau:5.2f}  {found:>{len(recall)}}  {names}"
         )
     by = comparison.baseline.combination
     print(
-        f"\noverlap and tau (Kendall's tau-b, 1 is the same order): against {words.FEATURES[by.features]}, "
-        f"{words.METRICS[by.metric]}, {words.ENGINES[by.engine]}; recall: of ChromaDB against the exact scan"
+        f"\noverlap and tau (Kendall's tau-b, 1 is the same order): against {FEATURES[by.features].title}, "
+        f"{METRICS[by.metric]}, {ENGINES[by.engine].title}; recall: of ChromaDB against the exact scan"
     )
 
 
 def _robustness(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from tqdm import tqdm
 
-    from retrieval.analysis import sentences as words
-    from retrieval.analysis.robustness import STEPS, Kind, measure, sweep, sweep_to_json
+    from retrieval.analysis.agreement import move
+    from retrieval.analysis.explanation import caption
+    from retrieval.analysis.robustness import (
+        STEPS,
+        Kind,
+        about_distortion,
+        lesson,
+        measure,
+        sweep,
+        sweep_columns,
+        sweep_rows,
+        sweep_to_json,
+        withstood,
+    )
+    from retrieval.labels import METRICS
     from retrieval.metrics import Metric
     from retrieval.search.query import Query
     from retrieval.search.searcher import Searcher
@@ -261,11 +276,11 @@ def _robustness(flags: argparse.Namespace, chosen: settings.Settings) -> None:
         if flags.json:
             print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
             return
-        print(f"{words.about_distortion(query.distortion)}\n")
+        print(f"{about_distortion(query.distortion)}\n")
         for each in result.by_features:
-            print(words.withstood(each).replace("**", ""))
-            for before, after, move in zip(each.undistorted.hits, each.distorted.hits, each.moves, strict=True):
-                print(f"  {words.caption(before):36.36}  {words.caption(after):36.36}  {words.move(move)}".rstrip())
+            print(withstood(each).replace("**", ""))
+            for before, after, moved in zip(each.undistorted.hits, each.distorted.hits, each.moves, strict=True):
+                print(f"  {caption(before):36.36}  {caption(after):36.36}  {move(moved)}".rstrip())
             print()
         return
     steps = list(tqdm(sweep(searcher, query), total=STEPS, unit=" distortions", file=sys.stderr, leave=False))
@@ -273,19 +288,21 @@ def _robustness(flags: argparse.Namespace, chosen: settings.Settings) -> None:
         print(json.dumps(sweep_to_json(query, steps), indent=1, ensure_ascii=False))
         return
     ranking = next(iter(steps[0].withstood.values())).undistorted
-    print(f"{ranking.gallery}: {ranking.size:,} pictures, {ranking.model}, {words.METRICS[ranking.metric]}\n")
-    print(f"overlap@{query.top_k:<12}  " + "  ".join(words.sweep_columns()[1:]))
-    for name, *shares in words.sweep_rows(steps):
-        columns = zip(shares, words.sweep_columns()[1:], strict=True)
+    print(f"{ranking.gallery}: {ranking.size:,} images, {ranking.model}, {METRICS[ranking.metric]}\n")
+    print(f"overlap@{query.top_k:<12}  " + "  ".join(sweep_columns()[1:]))
+    for name, *shares in sweep_rows(steps):
+        columns = zip(shares, sweep_columns()[1:], strict=True)
         print(f"{name:20}  " + "  ".join(f"{share:>{len(column)}}" for share, column in columns))
-    print(f"\n{words.lesson(steps)}")
+    print(f"\n{lesson(steps)}")
 
 
 def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     from tqdm import tqdm
 
     from retrieval.analysis import evaluation
-    from retrieval.analysis import sentences as words
+    from retrieval.engines import ENGINES
+    from retrieval.features import FEATURES
+    from retrieval.labels import METRICS
     from retrieval.metrics import Metric
     from retrieval.search.searcher import Searcher
     from retrieval.search.validation import checked_engine
@@ -322,14 +339,13 @@ def _evaluate(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     for r in results:
         mean = "-" if r.map is None else f"{r.map:.3f}"
         print(
-            f"| {words.FEATURES[r.features]} | {words.METRICS[r.metric]} | {words.ENGINES[r.engine]} "
+            f"| {FEATURES[r.features].title} | {METRICS[r.metric]} | {ENGINES[r.engine].title} "
             f"| {r.p_at_1:.3f} | {r.p_at_5:.3f} | {mean} |"
         )
 
 
 def _map(flags: argparse.Namespace, chosen: settings.Settings) -> None:
-    from retrieval.analysis import sentences as words
-    from retrieval.analysis.gallery_map import as_rows
+    from retrieval.analysis.gallery_map import as_rows, map_title
     from retrieval.search.validation import checked_features, one_of
     from retrieval.storage.catalog import Indexes
     from retrieval.storage.projection import Method
@@ -338,7 +354,7 @@ def _map(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     features, method = checked_features(flags.features), one_of(Method, flags.method)
     rows = as_rows(index, features, method)
     if flags.plot:
-        from retrieval.analysis.map_plot import plot_map
+        from retrieval.analysis.plots import plot_map
 
         plot_map(index, features, method, flags.plot)
     if flags.json:
@@ -349,7 +365,7 @@ def _map(flags: argparse.Namespace, chosen: settings.Settings) -> None:
     writer = csv.DictWriter(sys.stdout, ["id", "label", "x", "y"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    print(words.map_title(index, features, method), file=sys.stderr)  # beside the table, which may go into a file
+    print(map_title(index, features, method), file=sys.stderr)  # beside the table, which may go into a file
 
 
 def _info(flags: argparse.Namespace, chosen: settings.Settings) -> None:

@@ -212,7 +212,7 @@ def test_tab_reaches_every_control_in_order_and_shows_where_it_is(
 def test_from_upload_to_result_by_keyboard_alone(context: BrowserContext, address: str, queries: Path) -> None:
     page = opened(context, address)
     page.keyboard.press("Tab")
-    expect(page.get_by_role("button", name="Drop a picture here")).to_be_focused()
+    expect(page.get_by_role("button", name="Drop an image here")).to_be_focused()
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(str(queries / "pizza.png"))
@@ -233,9 +233,9 @@ def test_results_are_announced(context: BrowserContext, address: str, queries: P
     said = page.locator("#announcement[role=status]")
     expect(said).to_have_text("")
     with_results(page, queries)
-    expect(said).to_have_text(re.compile(r"^12 pictures found, the closest: 1\. pizza · 0\.\d+$"))
+    expect(said).to_have_text(re.compile(r"^12 images found, the closest: 1\. pizza · 0\.\d+$"))
     page.locator("#metric input[value=l1]").check()
-    expect(said).to_have_text(re.compile(r"^12 pictures found, the closest: 1\. pizza · \d{2}\.\d+$"))
+    expect(said).to_have_text(re.compile(r"^12 images found, the closest: 1\. pizza · \d{2}\.\d+$"))
     page.locator("#query button[aria-label='Remove Image']").click()
     expect(said).to_have_text("")
 

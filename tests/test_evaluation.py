@@ -21,8 +21,7 @@ from retrieval.analysis.evaluation import (
     relevance,
     to_csv,
 )
-from retrieval.analysis.evaluation_plot import COLOURS, TEXT, plot_results
-from retrieval.analysis.sentences import best
+from retrieval.analysis.plots import PALETTE, TEXT, colour_of, plot_results
 from retrieval.engines.chroma_folder import Collections
 from retrieval.engines.exact import Scan
 from retrieval.errors import GalleryError, PictureError, QueryError
@@ -30,6 +29,7 @@ from retrieval.features import FEATURES
 from retrieval.metrics import Metric, closeness, score_pairs
 from retrieval.search.embedding import QueryEmbedder
 from retrieval.search.query import Query
+from retrieval.ui.tabs.evaluate import best
 
 # Four classes, one picture that is alone in its class, and five without a label.
 LABELS = [f"class {i}" for i in np.random.default_rng(1).integers(0, 4, 40)] + ["alone"] + [""] * 5
@@ -325,5 +325,5 @@ def test_plot_is_legible_on_the_page_and_transparent(some_results, dark, pages):
     assert all(image.getpixel((x, y))[3] == 0 for x in (0, image.width - 1) for y in (0, image.height - 1))
     for page in pages:
         assert all(contrast(text.get_color(), page) > (4.2 if dark is None else 7) for text in texts)
-        assert all(contrast(colour, page) >= 3 for colour in COLOURS.values())
+        assert all(contrast(colour, page) >= 3 for colour in (*PALETTE, *map(colour_of, FEATURES)))
     assert {text.get_color() for text in texts} == {TEXT[dark]}

@@ -20,7 +20,6 @@ from waiting import PATIENCE
 
 import index_builder
 from retrieval import settings
-from retrieval.analysis import sentences as words
 from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalError
 from retrieval.features.base import ModelChoice, Vectors
 from retrieval.features.encoder import CONVOLVED, ClipEncoder
@@ -32,6 +31,7 @@ from retrieval.settings import Settings, with_flags
 from retrieval.storage.catalog import Indexes
 from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
+from retrieval.ui.tabs.galleries import MODEL_SHOWN, building, on_page
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -127,23 +127,23 @@ def test_fields_are_read_as_flags_are() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("limit", "0", "“Only the first”: must be a whole number from 1 to 1,000,000,000,000, not '0'."),
+        ("limit", "0", "“Limit”: must be a whole number from 1 to 1,000,000,000,000, not '0'."),
         ("limit", "1.5", "must be a whole number"),
         ("limit", "many", "must be a whole number"),
-        ("gallery", "../outside", "“Name of the gallery”: '../outside' cannot be the name of a folder"),
+        ("gallery", "../outside", "“Gallery name”: '../outside' cannot be the name of a folder"),
         ("gallery", ".hidden", "cannot be the name of a folder"),
     ],
 )
 def test_bad_field_is_worded_like_the_flag(name: str, text: str, said: str) -> None:
     with pytest.raises(RetrievalError) as error:
         with_flags(parsed(), {name: text})
-    assert said in words.on_page(str(error.value))
+    assert said in on_page(str(error.value))
 
 
 def test_commands_in_errors_stay_commands() -> None:
     command = "Build it again: python index_builder.py --gallery x --rebuild"
-    assert words.on_page(command) == command
-    assert words.on_page("Choose another name with --gallery.") == "Choose another name with “Name of the gallery”."
+    assert on_page(command) == command
+    assert on_page("Choose another name with --gallery.") == "Choose another name with “Gallery name”."
 
 
 @pytest.mark.parametrize(
@@ -180,14 +180,14 @@ def test_code_of_a_data_set_is_not_run(tmp_path: Path) -> None:
 def test_rate_and_time_left_count_this_run_alone() -> None:
     stage = Stage(Phase.PICTURES, since=100.0, before=64, done=128, total=256, at=104.0)
     assert (stage.rate, stage.left) == (16.0, 8.0)
-    assert words.building("x", stage, 106.0, False) == (
-        "x: 128 of 256 pictures · 64 from before · 16.0 pictures/s · 6 s left"
+    assert building("x", stage, 106.0, False) == (
+        "x: 128 of 256 images · 64 from an earlier run · 16.0 images/s · 6 s left"
     )
     unknown = Stage(Phase.PICTURES, since=100.0, done=128, at=104.0)
     assert unknown.left is None
-    assert words.building("x", unknown, 106.0, False) == "x: 128 pictures · 32.0 pictures/s"
-    assert words.building("x", Stage(Phase.OPENING, since=100.0), 175.0, False).endswith("1 min 15 s")
-    assert "stopping" in words.building("x", stage, 106.0, True)
+    assert building("x", unknown, 106.0, False) == "x: 128 images · 32.0 images/s"
+    assert building("x", Stage(Phase.OPENING, since=100.0), 175.0, False).endswith("1 min 15 s")
+    assert "stopping" in building("x", stage, 106.0, True)
 
 
 def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def call(address: str, name: str, data: list[Any], **headers: str) -> str:
 
 
 def fields(dataset: Path, gallery: str) -> list[Any]:
-    return ["first", False, False, str(dataset), gallery, "", words.BUILD_MODEL_SHOWN, *[""] * 6]
+    return ["first", False, False, str(dataset), gallery, "", MODEL_SHOWN, *[""] * 6]
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_the_page_itself_builds(served: tuple[str, Builds], tmp_path: Path, smal
 @pytest.mark.parametrize("junk", [None, 5, ["x"], {"path": "/etc"}, "\ud800", "a\0b", "<img src=x>"])
 def test_junk_in_fields_builds_nothing(served: tuple[str, Builds], small: Path, junk: Any) -> None:
     address, builds = served
-    call(address, "start", ["first", False, False, junk, junk, junk, words.BUILD_MODEL_SHOWN, *[junk] * 6])
+    call(address, "start", ["first", False, False, junk, junk, junk, MODEL_SHOWN, *[junk] * 6])
     if builds.last:
         with pytest.raises(RetrievalError):
             builds.last.outcome(PATIENCE)

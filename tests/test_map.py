@@ -8,6 +8,7 @@ from dataclasses import replace
 from io import StringIO
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -18,9 +19,7 @@ from published import publish
 import app
 import index_builder
 from retrieval import cli
-from retrieval.analysis import sentences as words
-from retrieval.analysis.gallery_map import DRAWN, HITS, marks, points
-from retrieval.analysis.map_plot import DARK, LIGHT, OTHER
+from retrieval.analysis.gallery_map import DARK, DRAWN, HITS, LIGHT, OTHER, marks, points
 from retrieval.errors import IndexingError, QueryError
 from retrieval.features import FEATURES, Vectors
 from retrieval.indexing import fit_projection as projection
@@ -30,8 +29,9 @@ from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import FILE
 from retrieval.storage.projection import Method, projection_path
-from retrieval.ui.query_panel import QueryPanel
-from retrieval.ui.tabs.map import MapTab
+from retrieval.ui.query_panel import Asked, QueryPanel
+from retrieval.ui.tabs.map import MapTab, about_map, about_marks
+from retrieval.ui.tabs.tab import TabContext
 from retrieval.ui.widgets.thumbnails import Thumbnails
 
 
@@ -243,13 +243,13 @@ def test_words_alone_are_not_placed_and_beside_a_picture_the_mark_is_the_picture
     alone = marks(icons_searcher, icons_searcher.indexes.get(), Query(text="red fruit"), Method.PCA)
     assert alone.query is None
     assert len(alone.hits) == HITS
-    assert "Words have no place" in words.map_marks(alone, Query(text="red fruit"))
+    assert "A text has no place" in about_marks(alone, Query(text="red fruit"))
     picture = Query(picture=queries / "cat.png")
     both = marks(icons_searcher, icons_searcher.indexes.get(), replace(picture, text="red fruit"), Method.PCA)
     plain = marks(icons_searcher, icons_searcher.indexes.get(), picture, Method.PCA)
     np.testing.assert_array_equal(both.query, plain.query)
     assert both.hits != plain.hits
-    assert "without the words" in words.map_marks(both, replace(picture, text="red fruit"))
+    assert "without the text" in about_marks(both, replace(picture, text="red fruit"))
 
 
 def test_on_tsne_an_own_picture_lies_between_its_three_nearest(tmp_path: Path, gallery: Path, queries: Path) -> None:
@@ -263,15 +263,24 @@ def test_on_tsne_an_own_picture_lies_between_its_three_nearest(tmp_path: Path, g
     placed = index.map("pixels", Method.TSNE).coordinates
     np.testing.assert_allclose(found.query, placed[nearest].mean(axis=0), rtol=1e-6)
     assert found.estimated
-    assert "between its 3 nearest" in words.map_marks(found, query)
+    assert "between its 3 nearest" in about_marks(found, query)
+
+
+def made(searcher: Searcher) -> MapTab:
+    with gr.Blocks() as page:
+        panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
+        with gr.Tab("Map") as tab:
+            return MapTab(TabContext(page, searcher, panel, thumbnails), tab)
+
+
+def ran(tab: MapTab, gallery: str, opened: bool = True) -> dict[Any, Any]:
+    """What the tab shows for an empty query."""
+    return tab.run("clip", "pca", opened, **vars(Asked(None, "", "", 0.5, [], 1, None, gallery)))
 
 
 @pytest.fixture(scope="module")
 def tab(icons_searcher: Searcher) -> MapTab:
-    with gr.Blocks():
-        panel = QueryPanel(icons_searcher, [], thumbnails := Thumbnails())
-        with gr.Tab("Map") as tab:
-            return MapTab(icons_searcher, panel, thumbnails, tab)
+    return made(icons_searcher)
 
 
 def test_a_point_is_taken_by_its_position(tab: MapTab, icons_searcher: Searcher) -> None:
@@ -312,11 +321,8 @@ def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
     hostile = '</script><img src=x onerror=alert(1)>${alert(2)}{{alert}}`"\u2028'
     labels = [hostile, "tame", hostile, "tame"]
     searcher = searcher_of(tmp_path, some_vectors(4, 3), some_vectors(4, 4, 1), labels, [Method.PCA])
-    with gr.Blocks():
-        panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
-        with gr.Tab("Map") as opened:
-            tab = MapTab(searcher, panel, thumbnails, opened)
-    text = tab.run(None, "", "", 0.5, [], 1, None, "given", "clip", "pca", True)[3].value
+    tab = made(searcher)
+    text = ran(tab, "given")[tab.map].value
     assert "<" not in text
     sent = json.loads(text)
     assert [row[4] for row in sent["points"]] == labels
@@ -327,17 +333,13 @@ def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
 
 def test_without_maps_the_tab_says_which_command_adds_them(tmp_path: Path) -> None:
     searcher = Searcher(publish(tmp_path, some_vectors(4, 3), some_vectors(4, 4, 1), ["a", "b", "a", "b"]))
-    with gr.Blocks():
-        panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
-        with gr.Tab("Map") as opened:
-            tab = MapTab(searcher, panel, thumbnails, opened)
-    *_, note, drawing = tab.run(None, "", "", 0.5, [], 1, None, "given", "clip", "pca", True)
+    tab = made(searcher)
+    shown = ran(tab, "given")
+    note, drawing = shown[tab.note], shown[tab.map]
     assert "python index_builder.py" in note
     assert str(tmp_path) not in note
     assert drawing.value == ""
-    assert tab.run(None, "", "", 0.5, [], 1, None, "given", "clip", "pca", False) == (gr.skip(),) * 4, (
-        "a closed tab is left alone"
-    )
+    assert ran(tab, "given", opened=False) == gr.skip(), "a closed tab is left alone"
 
 
 def test_map_on_the_command_line(icons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,7 +370,7 @@ def test_map_on_the_command_line(icons: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_maps_of_the_icons_say_how_little_is_kept(icons: Path) -> None:
     index = Indexes(icons).get()
-    note = words.map_note(index, "clip", Method.PCA, len(index))
+    note = about_map(index, "clip", Method.PCA, len(index))
     centred = index.vectors("clip") - index.vectors("clip").mean(axis=0)
     values = np.linalg.svd(centred, compute_uv=False) ** 2
     assert f"{values[:2].sum() / values.sum():.1%} of the variance" in note
@@ -421,11 +423,9 @@ def test_a_copy_of_an_index_without_clip_maps_offers_what_there_is(tmp_path: Pat
     index = Indexes(root).get()
     projection_path(index.build, "clip", Method.PCA).unlink()
     searcher = Searcher(Indexes(root))
-    with gr.Blocks():
-        panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
-        with gr.Tab("Map") as opened:
-            tab = MapTab(searcher, panel, thumbnails, opened)
-    features, method, note, _ = tab.run(None, "", "", 0.5, [], 1, None, "icons", "clip", "pca", True)
+    tab = made(searcher)
+    shown = ran(tab, "icons")
+    features, method, note = shown[tab.features], shown[tab.method], shown[tab.note]
     assert (features.value, method.value) == ("pixels", None), "the other choice is the visitor's"
     assert not features.visible
     assert "Raw pixels" in note

@@ -20,9 +20,12 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, InitializeResult, Tool
 
-from retrieval.analysis import sentences as words
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
+from retrieval.ui.arguments import NO_BASE64
+from retrieval.ui.page import TITLE
+from retrieval.ui.serving.gradio_patches import NO_ADDRESS
+from retrieval.ui.widgets.picture_input import NO_FILE
 
 PICTURE_TOOL = "search"
 WORDS_TOOL = "query"
@@ -113,7 +116,7 @@ def data_uri(picture: bytes) -> str:
 @pytest.fixture(scope="module")
 def tools(address: str) -> dict[str, Tool]:
     async def ask(session: ClientSession, hello: InitializeResult) -> list[Tool]:
-        assert hello.serverInfo.name == words.TITLE
+        assert hello.serverInfo.name == TITLE
         assert (await session.list_resources()).resources == []
         assert (await session.list_prompts()).prompts == []
         return (await session.list_tools()).tools
@@ -219,7 +222,7 @@ def test_an_address_or_a_path_is_no_picture(address: str, canary: str, queries: 
     unserved = str(queries.parents[1] / "screens" / "search-clip.png")
     image = image.replace("CANARY", canary).replace("ADDRESS", address).replace("PICTURE", unserved)
     for tool in (PICTURE_TOOL, WORDS_TOOL):
-        assert error(address, tool, image=image) in (words.NO_BASE64, words.NO_FILE)
+        assert error(address, tool, image=image) in (NO_BASE64, NO_FILE)
 
 
 @pytest.mark.parametrize("argument", ["image", "text", "labels", "gallery", "unknown"])
@@ -258,7 +261,7 @@ def open_the_doors(monkeypatch: pytest.MonkeyPatch, *, fetching: bool) -> None:
 def test_nothing_fetches_an_address(address: str, canary: str, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     open_the_doors(monkeypatch, fetching=False)
     fetches(address, f"{canary}/{path}")
-    with pytest.raises(AppError, match=words.NO_ADDRESS):
+    with pytest.raises(AppError, match=NO_ADDRESS):
         Client(address, verbose=False).predict(handle_file(f"{canary}/{path}"), api_name=f"/{PICTURE_TOOL}")
 
 

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.browser
 
 
 def test_without_a_picture_the_page_gives_a_hint_and_no_error(page: Page) -> None:
-    expect(timings(page)).to_contain_text("Choose a picture to start")
+    expect(timings(page)).to_contain_text("Choose an image to start")
     page.locator("#search").click()
-    expect(timings(page)).to_contain_text("Choose a picture to start")
+    expect(timings(page)).to_contain_text("Choose an image to start")
     expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
 
 
@@ -55,7 +55,7 @@ def test_upload_toggles_captions_and_a_click_on_a_result(page: Page, queries: Pa
 
 def test_timings_name_every_part(page: Page, queries: Path) -> None:
     upload(page, queries / "fox.png")
-    pattern = r"decode [\d.]+ ms · features [\d.]+ ms · search [\d.]+ ms · total [\d.]+ ms · 1,852 pictures · "
+    pattern = r"decode [\d.]+ ms · features [\d.]+ ms · search [\d.]+ ms · total [\d.]+ ms · 1,852 images · "
     expect(timings(page)).to_have_text(re.compile(pattern + r"Exact scan · mini \(\w+\)"))
 
 
@@ -112,7 +112,7 @@ def test_words_alone_and_words_beside_a_picture(page: Page, queries: Path) -> No
 def test_words_are_off_for_raw_pixels_and_say_why(page: Page, queries: Path) -> None:
     toggle(page, "features", "pixels")
     expect(page.locator("#text input, #text textarea")).to_be_disabled()
-    expect(page.locator("#text")).to_contain_text("raw pixels know no words")
+    expect(page.locator("#text")).to_contain_text("Text search needs CLIP features")
     toggle(page, "features", "clip")
     expect(page.locator("#text input, #text textarea")).to_be_enabled()
 
@@ -147,7 +147,7 @@ def test_a_score_no_better_than_chance_is_said_so(page: Page, tmp_path: Path) ->
     noise = tmp_path / "noise.png"
     Image.effect_noise((200, 200), 200).save(noise)
     upload(page, noise)
-    expect(page.locator("#explanation")).to_contain_text("No convincing match.")
+    expect(page.locator("#explanation")).to_contain_text("No convincing match:")
 
 
 def draw(page: Page, left: float, top: float, right: float, bottom: float) -> None:
@@ -169,7 +169,7 @@ def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, page_searche
     query = Query(queries / "castle.png", region=(0.1, 0.5, 0.6, 0.9), top_k=12)
     hits = page_searcher.search(query).hits
     assert [caption.rsplit(" · ", 1)[0] for caption in captions(page)] == [f"{hit.rank}. {hit.caption}" for hit in hits]
-    page.get_by_role("button", name="Search the whole picture").click()
+    page.get_by_role("button", name="Search the whole image").click()
     expect(page.locator("#results .caption-label").first).to_have_text(whole[0])
     assert captions(page) == whole
 
@@ -194,7 +194,7 @@ def test_the_box_is_there_when_the_pictures_component_comes_late(browser: Browse
 def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(page: Page, queries: Path) -> None:
     upload(page, queries / "castle.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
-    page.get_by_role("button", name="Search only a part").press("Enter")
+    page.get_by_role("button", name="Search part of the image").press("Enter")
     expect(page.locator(".region-box")).to_be_focused()
     for key in ("ArrowLeft", "ArrowDown", "Shift+ArrowRight", "Shift+ArrowUp"):
         page.keyboard.press(key)
@@ -208,10 +208,10 @@ def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(page: Pag
     upload(page, queries / "fox.png")  # another picture is searched whole
     expect(page.locator("#results .caption-label").first).to_contain_text("1. fox")
     expect(status).to_have_text("")
-    page.get_by_role("button", name="Search only a part").click()
+    page.get_by_role("button", name="Search part of the image").click()
     page.keyboard.press("Escape")
     expect(status).to_have_text("")
-    expect(page.get_by_role("button", name="Search only a part")).to_be_focused()
+    expect(page.get_by_role("button", name="Search part of the image")).to_be_focused()
 
 
 def test_near_duplicates_are_shown_once_with_their_count(page: Page, queries: Path) -> None:
@@ -228,12 +228,12 @@ def test_near_duplicates_are_shown_once_with_their_count(page: Page, queries: Pa
 
 def test_the_address_opens_the_same_page_for_another_visitor(page: Page, browser: Browser, queries: Path) -> None:
     upload(page, queries / "pizza.png")
-    expect(page.locator("#link")).to_contain_text("Your own picture is not part of it.")
+    expect(page.locator("#link")).to_contain_text("The link does not include your uploaded image.")
     assert "id=" not in page.url
     page.locator("#results .thumbnail-item").nth(1).click()
     expect(timings(page)).to_contain_text("decode 0.0 ms")
     expect(page.locator("#link [role=status]")).to_have_text("")
-    page.get_by_role("button", name="Search only a part").click()
+    page.get_by_role("button", name="Search part of the image").click()
     toggle(page, "metric", "l1")
     page.locator("#text input, #text textarea").fill("red & round")
     page.keyboard.press("Enter")
@@ -277,7 +277,7 @@ def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) ->
     upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     page.locator("#query button[aria-label='Remove Image']").click()
-    expect(timings(page)).to_contain_text("Choose a picture to start")
+    expect(timings(page)).to_contain_text("Choose an image to start")
     expect(page.locator("#results .caption-label")).to_have_count(0)
 
 
@@ -355,7 +355,7 @@ def test_results_of_two_visitors_do_not_mix(browser: Browser, address: str, quer
 
 def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: Path) -> None:
     open_tab(page, "Compare")
-    expect(page.locator("#compare_note")).to_contain_text("Choose a picture to start")
+    expect(page.locator("#compare_note")).to_contain_text("Choose an image to start")
     upload(page, queries / "pizza.png")
     expect(page.locator(".comparison .hits")).to_have_count(8)
     expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
@@ -381,7 +381,7 @@ def test_compare_follows_the_query_while_it_is_open_and_waits_while_it_is_not(pa
     open_tab(page, "Compare")
     expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. fox")
     page.locator("#query button[aria-label='Remove Image']").click()
-    expect(page.locator("#compare_note")).to_contain_text("Choose a picture to start")
+    expect(page.locator("#compare_note")).to_contain_text("Choose an image to start")
     expect(page.locator(".comparison .caption-label")).to_have_count(0)
     upload(page, queries / "pizza.png")
     expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. pizza")
@@ -425,7 +425,7 @@ def test_compare_with_words_leaves_raw_pixels_out(page: Page) -> None:
     page.locator("#text input, #text textarea").fill("red fruit")
     open_tab(page, "Compare")
     expect(page.locator(".hits .caption-label")).to_have_count(4 * 6)
-    expect(page.locator(".comparison", has_text="Raw pixels · L1")).to_contain_text("raw pixels know no words")
+    expect(page.locator(".comparison", has_text="Raw pixels · L1")).to_contain_text("Text search needs CLIP features")
 
 
 def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
@@ -433,7 +433,7 @@ def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
     page.locator("#sample input[type=number]").fill("50")
     page.locator("#sample input[type=number]").blur()
     page.locator("#evaluate").click()
-    expect(page.locator("#evaluate_state")).to_contain_text("leave-one-out over 50 of 1,852 pictures, exact scan.")
+    expect(page.locator("#evaluate_state")).to_contain_text("leave-one-out over 50 of 1,852 images, exact scan.")
     expect(page.locator("#figures_plot img")).to_be_visible()
     expect(page.locator("#figures tbody tr").last).to_contain_text("Correlation")
     with page.expect_download() as download:

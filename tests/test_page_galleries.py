@@ -10,11 +10,13 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from test_galleries import Held, draw
 
 import index_builder
-from retrieval.analysis import sentences as words
 from retrieval.features.encoder import CONVOLVED
 from retrieval.indexing.jobs import Builds
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
+from retrieval.ui.tabs.evaluate import EvaluateTab
+from retrieval.ui.tabs.galleries import GalleriesTab
+from retrieval.ui.tabs.search import SearchTab
 
 pytestmark = pytest.mark.browser
 
@@ -64,7 +66,7 @@ def visit(page: Page, address: str) -> Page:
     page.set_default_timeout(PATIENCE)
     page.goto(address)
     expect(page.locator("#query")).to_be_visible()
-    open_tab(page, words.TAB_GALLERIES)
+    open_tab(page, GalleriesTab.title)
     expect(row(page, "first")).to_be_visible()
     return page
 
@@ -88,9 +90,9 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
     folder = draw(tmp_path / "holiday", 40)
     (folder / "odd" / "broken.png").write_text("no picture")
     upload(page, folder / "even" / "004.png")
-    open_tab(page, words.TAB_SEARCH)
-    expect(timings(page)).to_contain_text(" 6 pictures ")
-    open_tab(page, words.TAB_GALLERIES)
+    open_tab(page, SearchTab.title)
+    expect(timings(page)).to_contain_text(" 6 images ")
+    open_tab(page, GalleriesTab.title)
     fill(page, "dataset", str(folder))
     page.keyboard.press("Tab")
     expect(page.locator("#build_found")).to_contain_text("Found.")
@@ -98,15 +100,15 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
     page.locator("#build_start").click()
     expect(state(page).locator("progress")).to_be_visible()
     expect(page.locator("#build_start")).to_be_disabled()
-    expect(state(page)).to_contain_text("holiday is ready: 40 pictures, 1 skipped.")
+    expect(state(page)).to_contain_text("holiday is ready: 40 images, 1 skipped.")
     expect(page.locator("#gallery input")).to_have_value("holiday")
     expect(page.locator("#build_start")).to_be_enabled()
     expect(page.locator("#build_cancel")).to_be_disabled()
     expect(row(page, "holiday")).to_contain_text(re.compile(r"40.*1.*mini.*\d{4}-\d\d.*MB", re.DOTALL))
     expect(page.locator("#skipped")).to_contain_text("broken.png")
     expect(page.locator("#skipped")).to_contain_text("not a picture")
-    open_tab(page, words.TAB_SEARCH)
-    expect(timings(page)).to_contain_text(" 40 pictures ")
+    open_tab(page, SearchTab.title)
+    expect(timings(page)).to_contain_text(" 40 images ")
     expect(page.locator("#results .caption-label").first).to_contain_text(re.compile(r"1\. 004 · (1\.000|0\.99)"))
     toggle(page, "engine", "chroma")
     expect(timings(page)).to_contain_text("ChromaDB")
@@ -115,9 +117,9 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
     page.get_by_role("option", name="odd").click()
     expect(page.locator("#results .caption-label")).to_have_count(12)
     expect(page.locator("#results .caption-label").first).not_to_contain_text("004")
-    open_tab(page, words.TAB_GALLERIES)
+    open_tab(page, GalleriesTab.title)
     row(page, "first").get_by_role("gridcell").nth(1).click()
-    expect(page.locator("#skipped_note")).to_contain_text("first: no picture was skipped")
+    expect(page.locator("#skipped_note")).to_contain_text("first: no images were skipped")
     expect(page.locator("#skipped")).to_be_hidden()
 
 
@@ -128,32 +130,32 @@ def test_cancelled_and_taken_up_again_while_searches_go_on(
     held.go.clear()
     fill(page, "dataset", str(folder))
     page.locator("#build_start").click()
-    expect(state(page)).to_contain_text(re.compile(r"long: 64 of 200 pictures · .* pictures/s · .* left"))
+    expect(state(page)).to_contain_text(re.compile(r"long: 64 of 200 images · .* images/s · .* left"))
     expect(state(page).locator("progress")).to_have_attribute("value", "64")
 
-    open_tab(page, words.TAB_SEARCH)  # the page answers meanwhile
+    open_tab(page, SearchTab.title)  # the page answers meanwhile
     upload(page, folder / "even" / "002.png")
     expect(page.locator("#results .caption-label").first).to_contain_text("1. 002")
 
     context = browser.new_context()  # somebody else, who is told, and sees how far it is
     other = visit(context.new_page(), address)
-    expect(state(other)).to_contain_text("long: 64 of 200 pictures")
+    expect(state(other)).to_contain_text("long: 64 of 200 images")
     expect(other.locator("#build_start")).to_be_disabled()
 
     page.reload()  # the build outlives the page
-    open_tab(page, words.TAB_GALLERIES)
-    expect(state(page)).to_contain_text("long: 64 of 200 pictures")
+    open_tab(page, GalleriesTab.title)
+    expect(state(page)).to_contain_text("long: 64 of 200 images")
     page.locator("#build_cancel").click()
     expect(state(page)).to_contain_text("stopping")
     held.go.set()
     for each in (page, other):
-        expect(state(each)).to_contain_text("Stopped after 128 pictures. Start the same again, and it goes on")
+        expect(state(each)).to_contain_text("Stopped after 128 images. Start the same build again to resume it")
         expect(each.locator("#build_start")).to_be_enabled()
     context.close()
 
     fill(page, "dataset", str(folder))
     page.locator("#build_start").click()
-    expect(state(page)).to_contain_text("long is ready: 200 pictures.")
+    expect(state(page)).to_contain_text("long is ready: 200 images.")
     assert builds.last is not None
     assert builds.last.outcome().resumed_from == 128
     expect(page.locator("#gallery input")).to_have_value("long")
@@ -181,12 +183,12 @@ def test_a_second_build_is_refused_kindly(
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"dataset": ""}, "Say which data set"),
+        ({"dataset": ""}, "Enter a dataset"),
         ({"dataset": "/no/such/folder"}, "no such file or folder"),
         ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is an address"),
-        ({"dataset": "FOLDER", "limit": "0"}, "“Only the first”: must be a whole number from 1"),
-        ({"dataset": "FOLDER", "gallery": "a/b"}, "“Name of the gallery”: 'a/b' cannot be the name of a folder"),
-        ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Name of the gallery”, or replace it"),
+        ({"dataset": "FOLDER", "limit": "0"}, "“Limit”: must be a whole number from 1"),
+        ({"dataset": "FOLDER", "gallery": "a/b"}, "“Gallery name”: 'a/b' cannot be the name of a folder"),
+        ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Gallery name”, or replace it"),
     ],
 )
 def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict[str, str], said: str) -> None:
@@ -204,14 +206,14 @@ def test_a_gallery_is_replaced_and_its_results_are_renewed(page: Page, tmp_path:
         fill(page, "dataset", str(folder))
         page.locator("#build_replace input").set_checked(count == 5)
         page.locator("#build_start").click()
-        expect(state(page)).to_contain_text(f"changing is ready: {count} pictures.")
+        expect(state(page)).to_contain_text(f"changing is ready: {count} images.")
         if count == 3:
             upload(page, folder / "even" / "000.png")
-        open_tab(page, words.TAB_SEARCH)
+        open_tab(page, SearchTab.title)
         expect(page.locator("#results .caption-label")).to_have_count(count)
         first = page.locator("#results img").first
         assert first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 50
-        open_tab(page, words.TAB_GALLERIES)
+        open_tab(page, GalleriesTab.title)
 
 
 def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}?__theme=dark")
-    open_tab(page, words.TAB_GALLERIES)
+    open_tab(page, GalleriesTab.title)
     expect(row(page, "first")).to_be_visible()
     page.locator("#build_dataset :is(input, textarea)").focus()
     page.keyboard.type(str(draw(tmp_path / "keys", 2)))
@@ -229,7 +231,7 @@ def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path
         if page.evaluate("document.activeElement.id") == "build_start":
             break
     page.keyboard.press("Enter")
-    expect(state(page)).to_contain_text("keys is ready: 2 pictures.")
+    expect(state(page)).to_contain_text("keys is ready: 2 images.")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
 
@@ -240,7 +242,7 @@ def test_without_builds_there_is_no_tab(browser: Browser, small: Path, queries: 
         context = browser.new_context()
         page = context.new_page()
         page.goto(address)
-        expect(page.get_by_role("tab", name=words.TAB_EVALUATE)).to_be_visible()
-        expect(page.get_by_role("tab", name=words.TAB_GALLERIES)).to_have_count(0)
+        expect(page.get_by_role("tab", name=EvaluateTab.title)).to_be_visible()
+        expect(page.get_by_role("tab", name=GalleriesTab.title)).to_have_count(0)
         context.close()
     searcher.indexes.close()

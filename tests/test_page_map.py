@@ -11,9 +11,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import index_builder
-from retrieval.analysis.gallery_map import marks, ranked_labels
-from retrieval.analysis.map_plot import DARK, LIGHT
-from retrieval.analysis.sentences import name_of
+from retrieval.analysis.explanation import name_of
+from retrieval.analysis.gallery_map import DARK, LIGHT, marks, ranked_labels
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
@@ -65,8 +64,8 @@ def test_pointing_shows_name_and_picture_and_a_click_makes_it_the_query(
     icons_index: GalleryIndex,
 ) -> None:
     open_map(page)
-    expect(page.locator("#map_note")).to_contain_text(re.compile(r"1,852 pictures, CLIP features.*% of the variance"))
-    expect(page.locator("#map_note")).to_contain_text("Choose a picture to start")
+    expect(page.locator("#map_note")).to_contain_text(re.compile(r"1,852 images, CLIP features.*% of the variance"))
+    expect(page.locator("#map_note")).to_contain_text("Choose an image to start")
     places = on_canvas(page, icons_index)
     position = alone(places)
     entry = icons_index.entry(position)
@@ -133,19 +132,19 @@ def test_keys_alone_go_to_a_picture_and_make_it_the_query(page: Page, queries: P
 
 def test_hits_and_query_are_marked_and_follow_the_query(page: Page, queries: Path) -> None:
     open_map(page)
-    expect(page.locator(".map-legend")).not_to_contain_text("its closest pictures")
+    expect(page.locator(".map-legend")).not_to_contain_text("its closest images")
     upload(page, queries / "pizza.png")
-    expect(page.locator("#map_note")).to_contain_text("The 12 closest pictures by L2")
+    expect(page.locator("#map_note")).to_contain_text("The 12 closest images by L2")
     expect(page.locator(".map-legend")).to_contain_text("your query")
     page.locator("#text input, #text textarea").fill("red fruit")
     page.keyboard.press("Enter")
-    expect(page.locator("#map_note")).to_contain_text("Your picture without the words")
+    expect(page.locator("#map_note")).to_contain_text("Your image without the text")
     page.locator("#query button[aria-label='Remove Image']").click()
-    expect(page.locator("#map_note")).to_contain_text("Words have no place of their own")
+    expect(page.locator("#map_note")).to_contain_text("A text has no place here")
     expect(page.locator(".map-legend")).not_to_contain_text("your query")
     toggle(page, "map_features", "pixels")
-    expect(page.locator("#map_note")).to_contain_text("raw pixels know no words")
-    expect(page.locator("#map_note")).to_contain_text("Raw pixels: each picture is 3,072 numbers")
+    expect(page.locator("#map_note")).to_contain_text("Text search needs CLIP features")
+    expect(page.locator("#map_note")).to_contain_text("Raw pixels: each image is 3,072 numbers")
 
 
 def test_a_closed_map_is_not_drawn_at_every_query(page: Page, queries: Path, monkeypatch: pytest.MonkeyPatch) -> None:

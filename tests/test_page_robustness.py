@@ -40,7 +40,7 @@ def distort(page: Page, kind: str, value: str) -> None:
 
 def test_undistorted_both_strips_and_all_figures_agree(opened: Page) -> None:
     expect(opened.locator("#robustness_note")).to_contain_text("Nothing is distorted yet")
-    done(opened, "The query picture, undistorted")
+    done(opened, "The query image, undistorted")
     for features in ("clip", "pixels"):
         expect(opened.locator(f"#withstood_{features}").first).to_contain_text(UNCHANGED)
         before = captions(opened, f"undistorted_{features}").all_inner_texts()
@@ -54,7 +54,7 @@ def test_a_slider_changes_picture_strips_and_figures_and_reset_takes_it_back(ope
     box = slider.bounding_box()
     assert box
     opened.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
-    done(opened, re.compile(r"^The query picture, rotated by (8|9|10)\d?°$"))
+    done(opened, re.compile(r"^The query image, rotated by (8|9|10)\d?°$"))
     expect(opened.locator("#robustness_note")).to_contain_text("Overlap: share of")
     expect(opened.locator("#withstood_pixels").first).not_to_contain_text(UNCHANGED)
     assert opened.locator("#distorted img").get_attribute("src") != picture
@@ -66,7 +66,7 @@ def test_a_slider_changes_picture_strips_and_figures_and_reset_takes_it_back(ope
     distort(opened, "grey", "100")
     done(opened, re.compile("°, 100 % grey$"))
     opened.locator("#reset").click()
-    done(opened, "The query picture, undistorted")
+    done(opened, "The query image, undistorted")
     expect(opened.locator("#withstood_pixels").first).to_contain_text(UNCHANGED)
     assert captions(opened, "distorted_pixels").all_inner_texts() == before
     for kind, none in (("rotation", "0"), ("grey", "0"), ("quality", "100")):
@@ -76,16 +76,16 @@ def test_a_slider_changes_picture_strips_and_figures_and_reset_takes_it_back(ope
 def test_keyboard_alone_moves_a_slider_and_starts_the_sweep(opened: Page) -> None:
     opened.locator("#distort_rotation input[type=range]").focus()
     opened.keyboard.press("ArrowRight")
-    done(opened, "The query picture, rotated by 1°")
+    done(opened, "The query image, rotated by 1°")
     opened.keyboard.press("End")
-    done(opened, "The query picture, rotated by 180°")
+    done(opened, "The query image, rotated by 180°")
     number = opened.locator("#distort_blur input[type=number]")
     number.fill("2.5")
     number.press("Enter")
     done(opened, re.compile("blurred by 2.5 % of its shorter side"))
     opened.locator("#reset").focus()
     opened.keyboard.press("Enter")
-    done(opened, "The query picture, undistorted")
+    done(opened, "The query image, undistorted")
     opened.locator("#sweep").focus()
     opened.keyboard.press("Enter")
     expect(opened.locator("#sweep_plot img")).to_be_visible()
@@ -94,7 +94,7 @@ def test_keyboard_alone_moves_a_slider_and_starts_the_sweep(opened: Page) -> Non
 def test_sweep_fills_table_and_plot_and_says_what_it_found(opened: Page) -> None:
     opened.locator("#sweep").click()
     expect(opened.locator("#sweep_plot img")).to_be_visible()
-    expect(opened.locator("#sweep_state")).to_contain_text("Mean overlap@10 for this picture:")
+    expect(opened.locator("#sweep_state")).to_contain_text("Mean overlap@10 for this image:")
     sentence = opened.locator("#sweep_state p").inner_text()
     expect(opened.locator("#sweep_plot img")).to_have_attribute("alt", sentence)
     expect(opened.locator("#sweep_table .virtual-row")).to_have_count(STEPS)
@@ -143,15 +143,15 @@ def test_another_picture_or_metric_is_ranked_at_once_and_the_old_sweep_goes(open
 
 def test_words_alone_are_told_that_a_picture_is_needed(page: Page, queries: Path) -> None:
     open_tab(page, "Robustness")
-    expect(page.locator("#robustness_note")).to_contain_text("Choose a picture to start")
+    expect(page.locator("#robustness_note")).to_contain_text("Choose an image to start")
     page.locator("#text input, #text textarea").fill("red fruit")
     page.keyboard.press("Enter")
-    expect(page.locator("#robustness_note")).to_contain_text("words cannot be turned or blurred")
+    expect(page.locator("#robustness_note")).to_contain_text("a text cannot be rotated or blurred")
     page.locator("#sweep").click()
-    expect(page.locator("#sweep_state")).to_contain_text("words cannot be turned or blurred")
+    expect(page.locator("#sweep_state")).to_contain_text("a text cannot be rotated or blurred")
     expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
     upload(page, queries / "red-apple.png")
-    expect(page.locator("#robustness_note")).to_contain_text("Only the picture counts here, not the words.")
+    expect(page.locator("#robustness_note")).to_contain_text("Only the image counts here, not the text.")
     expect(captions(page, "distorted_clip")).to_have_count(10)
 
 
@@ -159,7 +159,7 @@ def test_a_bad_picture_is_worded_and_the_tab_lives_on(opened: Page, queries: Pat
     bad = tmp_path / "cut.png"
     bad.write_bytes((queries / "cat.png").read_bytes()[:2000])
     opened.locator("#query button[aria-label='Remove Image']").click()
-    expect(opened.locator("#robustness_note")).to_contain_text("Choose a picture to start")
+    expect(opened.locator("#robustness_note")).to_contain_text("Choose an image to start")
     expect(captions(opened, "distorted_clip")).to_have_count(0)
     upload(opened, bad)
     expect(opened.locator("#robustness_note")).to_contain_text("damaged or cut off")

@@ -10,12 +10,13 @@ from gradio_client.exceptions import AppError
 from nearly import nearly
 from PIL import Image
 
-from retrieval.analysis import sentences as words
+from retrieval.analysis import robustness
+from retrieval.analysis.plots import colour_of, marker_of, plot_sweep
 from retrieval.analysis.robustness import STEPS, SWEEP, Kind, Step, Withstood, mean_overlaps, measure, sweep
-from retrieval.analysis.robustness_plot import plot_sweep
 from retrieval.cli import main
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import FEATURES
+from retrieval.features.pixels import PixelFeatures
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.pictures.loading import load_picture
@@ -214,11 +215,30 @@ def made_up(kind, clip, pixels):
     ],
 )
 def test_the_sentence_says_what_the_figures_say(steps, sentence):
-    assert words.lesson([made_up(*step) for step in steps]) == f"Mean overlap@10 for this picture: {sentence}"
+    assert robustness.lesson([made_up(*step) for step in steps]) == f"Mean overlap@10 for this image: {sentence}"
+
+
+class Edges(PixelFeatures):
+    name, title, phrase = "edges", "Edges", "edges"
+
+
+def test_a_third_feature_type_takes_part_with_a_look_of_its_own(monkeypatch):
+    monkeypatch.setitem(FEATURES, "edges", Edges())
+    steps = [made_up(Kind.ROTATION, 0.4, 0.1), made_up(Kind.BLUR, 0.5, 0.9), made_up(Kind.CROP, 0.2, 0.2)]
+    for step, overlap in zip(steps, (0.3, 0.9, 0.2), strict=True):
+        step.withstood["edges"] = replace(step.withstood["clip"], overlap=overlap)
+    assert robustness.lesson(steps) == (
+        "Mean overlap@10 for this image: CLIP features keep most under rotation (0.40 against 0.10 and 0.30); "
+        "raw pixels and edges keep most under blur (0.90 against 0.50); all keep the same under crop (0.20)."
+    )
+    assert robustness.sweep_columns() == ["Distortion", "CLIP features", "Raw pixels", "Edges"]
+    assert len({colour_of(each) for each in FEATURES}) == len({marker_of(each) for each in FEATURES}) == 3
+    row = next(row for row in robustness.sweep_rows([made_up(Kind.ROTATION, 0.4, 0.1)]) if row[0] == "Rotation 15°")
+    assert row[1:] == ["0.40", "0.10", robustness.MISSING], "the gallery was built without it"
 
 
 def test_the_table_has_every_step_and_leaves_open_what_is_not_tried(swept):
-    empty, some, full = (words.sweep_rows(swept[:n]) for n in (0, 3, STEPS))
+    empty, some, full = (robustness.sweep_rows(swept[:n]) for n in (0, 3, STEPS))
     assert [row[0] for row in empty] == [row[0] for row in full]
     assert [row[0] for row in full][:5] == [
         "Rotation 15°",
@@ -228,7 +248,7 @@ def test_the_table_has_every_step_and_leaves_open_what_is_not_tried(swept):
         "Crop 20 %",
     ]
     assert full[-1][0] == "JPEG quality 5"
-    assert sum(row.count(words.PENDING) for row in empty) == 2 * STEPS
+    assert sum(row.count(robustness.PENDING) for row in empty) == 2 * STEPS
     assert some[:3] == full[:3]
     assert some[3:] == empty[3:]
     for row, step in zip(full, swept, strict=True):
@@ -238,17 +258,17 @@ def test_the_table_has_every_step_and_leaves_open_what_is_not_tried(swept):
 @pytest.mark.parametrize(
     ("distortion", "said"),
     [
-        (UNDISTORTED, "The query picture, undistorted"),
-        (Distortion(rotation=-12.5), "The query picture, rotated by -12.5°"),
+        (UNDISTORTED, "The query image, undistorted"),
+        (Distortion(rotation=-12.5), "The query image, rotated by -12.5°"),
         (
             Distortion(45, 0.2, 0.025, 0.5, 20),
-            "The query picture, rotated by 45°, cropped by 20 %, blurred by 2.5 % of its shorter side, 50 % grey, "
+            "The query image, rotated by 45°, cropped by 20 %, blurred by 2.5 % of its shorter side, 50 % grey, "
             "saved as JPEG of quality 20",
         ),
     ],
 )
 def test_what_was_done_is_said(distortion, said):
-    assert words.about_distortion(distortion) == said
+    assert robustness.about_distortion(distortion) == said
 
 
 def test_the_plot_draws_both_features_on_nothing(swept):
@@ -289,9 +309,9 @@ def test_command_line_sweeps_without_a_distortion(capsys, icons, cat, swept):
     code, said = run(capsys, icons, cat.picture)
     lines = said.out.splitlines()
     assert code == 0
-    for name, clip, pixels in words.sweep_rows(swept):
+    for name, clip, pixels in robustness.sweep_rows(swept):
         assert any(line.startswith(name) and line.split()[-2:] == [clip, pixels] for line in lines)
-    assert lines[-1] == words.lesson(swept)
+    assert lines[-1] == robustness.lesson(swept)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,11 @@ from test_app import address_in, post
 from waiting import until
 
 from retrieval import settings
-from retrieval.analysis import sentences as words
+from retrieval.ui.serving.health import UNREADY_STOPPING
 from retrieval.ui.serving.limits import SPACE, limits_of
+from retrieval.ui.serving.shutdown import STOPPING
+from retrieval.ui.tabs.evaluate import EvaluateTab
+from retrieval.ui.tabs.galleries import GalleriesTab
 
 SECRET = "hf_canaryToken"
 CANARY = "zanzibar-7e1c"  # in all that a visitor sends
@@ -163,8 +166,8 @@ def test_strangers_get_no_builds_and_smaller_limits(
 ) -> None:
     with urllib.request.urlopen(f"{space.address}/config", timeout=60) as reply:
         page = reply.read().decode()
-    assert words.TAB_EVALUATE in page
-    assert f'"{words.TAB_GALLERIES}"' not in page
+    assert EvaluateTab.title in page
+    assert f'"{GalleriesTab.title}"' not in page
     with pytest.raises(AppError, match="at most 1,000 on this page"):
         client.predict(handle_file(str(queries / "fox.png")), top_k=1001, api_name="/search")
     Image.new("1", (10_000, SPACE.pixels // 10_000 + 1)).save(tmp_path / "large.png")
@@ -233,8 +236,8 @@ def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, cl
     answers: list[httpx.Response] = []
     until(lambda: answers.append(httpx.post(search, content=b"{}")) or answers[-1].status_code != 422)
     refused = answers[-1]
-    assert (refused.status_code, refused.json()) == (503, {"detail": words.STOPPING})
-    assert health(space.address) == (503, {"status": "unavailable", "reason": words.UNREADY_STOPPING})
+    assert (refused.status_code, refused.json()) == (503, {"detail": STOPPING})
+    assert health(space.address) == (503, {"status": "unavailable", "reason": UNREADY_STOPPING})
     done: dict[str, Any] = next(each for each in messages if each["msg"] == "process_completed")
     assert done["success"], done
     assert done["output"]["data"][0]["results"]

@@ -23,7 +23,6 @@ from retrieval.engines import ENGINES
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page, launch
-from retrieval.analysis.sentences import about_model
 
 def tell():
     print(json.dumps(sorted({FOR_LATER | FOR_CLIP} & sys.modules.keys())))

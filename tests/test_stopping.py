@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from retrieval.analysis import sentences as words
 from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page
+from retrieval.ui.query_panel import Asked
 from retrieval.ui.serving.limits import OWN, Limits
-from retrieval.ui.tabs.stopping import Stopped, ended, stop
+from retrieval.ui.tabs.stopping import OUT_OF_TIME, Stopped, ended, stop
+
+SWEPT = {"metric": "cosine", "top_k": 10}
+SHOWN = ("evaluate_state", "figures", "sweep_state", "sweep_table")
 
 
 def test_a_stop_ends_what_was_begun_before_it_alone() -> None:
@@ -35,14 +38,15 @@ def job(searcher: Searcher, name: str, limits: Limits) -> Callable[..., Any]:
 def test_a_long_job_ends_when_its_time_is_over_and_keeps_what_it_found(
     icons_searcher: Searcher, queries: Path, name: str
 ) -> None:
-    asked: dict[str, list[Any]] = {
-        "evaluate_gallery": ["icons", 50],
-        "sweep": [str(queries / "fox.png"), "", "", 0.5, [], 1, None, "icons", "cosine", 10],
+    asked: dict[str, dict[str, Any]] = {
+        "evaluate_gallery": {"gallery": "icons", "sample": 50},
+        "sweep": vars(Asked(str(queries / "fox.png"), "", "", 0.5, [], 1, None, "icons")) | SWEPT,
     }
-    values = [*asked[name], [], 0.0, False]
-    *_, (said, table, *_) = job(icons_searcher, name, OWN)(*values)
-    assert said != words.OUT_OF_TIME
+    values = {**asked[name], "stopped": [], "began": 0.0, "dark": False}
+    *_, shown = job(icons_searcher, name, OWN)(**values)
+    said, table = (update for component, update in shown.items() if component.elem_id in SHOWN)
+    assert said != OUT_OF_TIME
     assert len(table) >= 8
-    *_, (said, table, *_) = job(icons_searcher, name, replace(OWN, seconds=-1))(*values)
-    assert said == words.OUT_OF_TIME
-    assert table == {"__type__": "update"}, "what was found is taken away"
+    *_, shown = job(icons_searcher, name, replace(OWN, seconds=-1))(**values)
+    [said] = (update for component, update in shown.items() if component.elem_id in SHOWN)
+    assert said == OUT_OF_TIME, "or what was found is taken away"

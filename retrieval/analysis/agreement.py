@@ -23,6 +23,13 @@ def moves(here: Sequence[int], there: Sequence[int]) -> tuple[int | None, ...]:
     return tuple(places[picture] - place if picture in places else None for place, picture in enumerate(here))
 
 
+def move(places: int | None) -> str:
+    """Return how far a hit stands above or below its place in the baseline, as an arrow and a number."""
+    if places is None:
+        return "new"
+    return "" if places == 0 else f"↑{places}" if places > 0 else f"↓{-places}"
+
+
 def kendall_tau(a: Sequence[int], b: Sequence[int]) -> float:
     """Return how far two top-k lists agree in order, from -1 to 1, over the pictures that are in either.
 

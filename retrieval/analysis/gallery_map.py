@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from retrieval.engines import DEFAULT_ENGINE
-from retrieval.features import Vectors
+from retrieval.features import FEATURES, Vectors
+from retrieval.labels import METHODS
 from retrieval.metrics import Metric
 from retrieval.search.query import Combination, Hit, Query
 from retrieval.search.ranking import rank
@@ -18,6 +19,14 @@ from retrieval.storage.reader import Entry, GalleryIndex
 COLOURED = 10  # labels that have a look of their own; more could not be told apart
 DRAWN = 5000  # points; more are slow on a phone and cover each other
 HITS = 12
+
+# Five colours for a white and five for a slate page, each at least 3:1 against it (WCAG 2.2, 1.4.11), and apart for
+# every kind of colour vision (simulated as by Machado et al. 2009; the tests compute both). No ten are, so a label is
+# a colour and a shape: the first five labels are discs, the next five triangles.
+LIGHT = ("#1f3fd0", "#e07000", "#10101c", "#8f1f00", "#8c8ce0")
+DARK = ("#8cc4fc", "#e08c00", "#f5ee30", "#d4187c", "#1f76fc")
+OTHER = {False: "#8a94a3", True: "#64748b"}  # by whether the page is dark
+OTHER_LABELS = "other labels"
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method)
 
 
 def _place(index: GalleryIndex, projection: Projection, features: str, vector: Vectors) -> tuple[Vectors, bool]:
-    """Return where a picture lies that is none of the gallery, and whether that is an estimate."""
+    """Return the place of a picture that is not in the gallery, and whether it is an estimate."""
     if (exact := projection.place(vector)) is not None:
         return exact, False
     nearest, _ = rank(index, Combination(features, Metric.L2), vector, NEIGHBOURS)
@@ -115,6 +124,13 @@ def as_rows(index: GalleryIndex, features: str, method: Method) -> list[dict[str
         entry = index.entry(position)
         found.append({"id": entry.id, "label": entry.label, "x": short(x), "y": short(y)})
     return found
+
+
+def map_title(index: GalleryIndex, features: str, method: Method) -> str:
+    """Return what a map shows, and the share of the variance that it keeps if that is known."""
+    title = f"{index.manifest.gallery}: {len(index):,} images, {FEATURES[features].title}, {METHODS[method]}"
+    kept = index.map(features, method).kept
+    return title if kept is None else f"{title} ({kept:.1%} of the variance)"
 
 
 def short(value: float) -> float:

@@ -1,4 +1,4 @@
-"""What a distortion of the query picture does to its ranking, by each features: which withstand what."""
+"""What a distortion of the query image does to its ranking, for each feature type."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from retrieval.analysis.agreement import kendall_tau, moves, positions, share_found
+from retrieval.analysis.explanation import listed
 from retrieval.engines import DEFAULT_ENGINE
-from retrieval.features import Vectors
+from retrieval.features import FEATURES, Vectors, default_first
 from retrieval.metrics import Metric, score_pairs
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.search.embedding import Embedded, QueryPicture
@@ -37,15 +38,25 @@ SWEEP: Mapping[Kind, tuple[Distortion, ...]] = {
 }
 """What a sweep tries: each kind alone, weaker before stronger."""
 
+NAMES = {
+    Kind.ROTATION: "Rotation",
+    Kind.CROP: "Crop",
+    Kind.BLUR: "Blur",
+    Kind.GREY: "Grey",
+    Kind.QUALITY: "JPEG quality",
+}
+# In the table of a sweep: not tried yet, and a feature type that the gallery does not have.
+PENDING, MISSING = "…", "-"
+
 STEPS = sum(map(len, SWEEP.values()))
 
 
 @dataclass(frozen=True)
 class Withstood:
-    """How a ranking by one features withstood a distortion.
+    """How the ranking by one feature type withstood a distortion.
 
     `overlap` is the share of the undistorted picture's hits that the distorted one still finds, `tau` the agreement
-    of both orders (see `comparison.kendall_tau`), and `moves` has for each hit of the distorted picture how many
+    of both orders (see `agreement.kendall_tau`), and `moves` has for each hit of the distorted picture how many
     places higher it stands than before, None if it is new. `cosine` is between the two query vectors, whatever
     metric ranks; 0 if one of them is zero.
     """
@@ -72,7 +83,7 @@ class Withstood:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What one distortion did to a query's rankings, by each features in the order of the gallery's feature types."""
+    """What one distortion did to a query's rankings, in the order of the gallery's feature types."""
 
     query: Query
     by_features: tuple[Withstood, ...]
@@ -86,7 +97,7 @@ class Robustness:
 
 @dataclass(frozen=True)
 class Step:
-    """What one distortion of a sweep did, by each features."""
+    """What one distortion of a sweep did, for each feature type."""
 
     kind: Kind
     distortion: Distortion
@@ -111,14 +122,14 @@ class Step:
 
 
 def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Robustness:
-    """Compare the rankings of a query's picture as it is and under the query's distortion.
+    """Compare the rankings of a query's picture without and with the query's distortion.
 
     Exact scan; words do not count, nor do the query's own features and engine.
 
     Args:
         searcher: the galleries.
         query: picture, distortion, metric, how many, and where.
-        picture: the query's in its gallery, if it is at hand.
+        picture: the query's picture in its gallery, if it has been read already.
 
     Raises:
         RetrievalError: as of `Searcher.search`.
@@ -137,7 +148,7 @@ def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None)
     Args:
         searcher: the galleries.
         query: picture, metric, how many, and where.
-        picture: the query's in its gallery, if it is at hand.
+        picture: the query's picture in its gallery, if it has been read already.
 
     Raises:
         RetrievalError: as of `Searcher.search`.
@@ -160,7 +171,7 @@ def sweep_to_json(query: Query, steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[str, float]]:
-    """Return the mean overlap over the strengths of each kind, by each features."""
+    """Return the mean overlap over the strengths of each kind, for each feature type."""
     return {
         kind: {
             features: float(np.mean([step.overlap(features) for step in steps if step.kind is kind]))
@@ -171,7 +182,7 @@ def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[str, float]]:
 
 
 def _prepared(searcher: Searcher, query: Query, picture: QueryPicture | None) -> tuple[Query, QueryPicture]:
-    """Return what counts of a query, and its picture in its gallery."""
+    """Return the part of a query that counts, and its picture in its gallery."""
     query = replace(query, text="", without="", engine=DEFAULT_ENGINE)
     return query, picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
 
@@ -183,13 +194,13 @@ def _withstood(
     vectors: Mapping[str, Vectors],
     distortions: Sequence[Distortion],
 ) -> list[dict[str, Withstood]]:
-    """Return for each distortion what it did, by each features.
+    """Return the effect of each distortion, for each feature type.
 
     Args:
         searcher: the galleries.
         index: the one asked.
         query: what is asked of it.
-        vectors: by each features, of the undistorted picture first, then of each distorted one, shape (1 + n, d).
+        vectors: for each feature type, of the undistorted picture first, then of each distorted one, (1 + n, d).
         distortions: n of them.
     """
     found: list[dict[str, Withstood]] = [{} for _ in distortions]
@@ -221,3 +232,85 @@ def _about(query: Query, ranking: Ranking) -> dict[str, Any]:
         "metric": str(ranking.metric),
         "top_k": query.top_k,
     }
+
+
+def strength(kind: Kind, value: float) -> str:
+    """Return how strong a distortion is, with its unit."""
+    if kind is Kind.ROTATION:
+        return f"{value:g}°"
+    return f"{value:g}" if kind is Kind.QUALITY else f"{value * 100:g} %"
+
+
+def about_distortion(distortion: Distortion) -> str:
+    """Return what was done to the query image, as its alternative text."""
+    verbs = {
+        Kind.ROTATION: "rotated by {}",
+        Kind.CROP: "cropped by {}",
+        Kind.BLUR: "blurred by {} of its shorter side",
+        Kind.GREY: "{} grey",
+        Kind.QUALITY: "saved as JPEG of quality {}",
+    }
+    done = [
+        verb.format(strength(kind, getattr(distortion, kind)))
+        for kind, verb in verbs.items()
+        if getattr(distortion, kind) != getattr(UNDISTORTED, kind)
+    ]
+    return f"The query image, {', '.join(done) or 'undistorted'}"
+
+
+def withstood(result: Withstood) -> str:
+    """Return how much of a ranking is left after a distortion, as Markdown."""
+    k = len(result.undistorted.hits)
+    return (
+        f"**{FEATURES[result.distorted.features].title}** · overlap@{k} {result.overlap:.2f} · τ {result.tau:.2f} · "
+        f"cosine {result.cosine:.2f}"
+    )
+
+
+def sweep_columns() -> list[str]:
+    """Return the column heads of the table of a sweep."""
+    return ["Distortion", *(FEATURES[features].title for features in default_first())]
+
+
+def sweep_rows(steps: Sequence[Step]) -> list[list[str]]:
+    """Return the table of a sweep; what has not been tried yet is `PENDING`."""
+    done = {(step.kind, step.distortion): step for step in steps}
+    return [
+        [
+            f"{NAMES[kind]} {strength(kind, getattr(distortion, kind))}",
+            *(_shown(done.get((kind, distortion)), features) for features in default_first()),
+        ]
+        for kind, distortions in SWEEP.items()
+        for distortion in distortions
+    ]
+
+
+def _shown(step: Step | None, features: str) -> str:
+    if step is None:
+        return PENDING
+    return f"{step.overlap(features):.2f}" if features in step.withstood else MISSING
+
+
+def lesson(steps: Sequence[Step]) -> str:
+    """Return one sentence on which feature types kept most of their hits under which kinds, by the rounded figures."""
+    k = len(next(iter(steps[0].withstood.values())).undistorted.hits)
+    everything = [features for features in default_first() if features in steps[0].withstood]
+    found: dict[tuple[str, ...], list[str]] = {}  # kinds of distortion by the feature types that kept most
+    for kind, means in mean_overlaps(steps).items():
+        shown = {features: f"{means[features]:.2f}" for features in everything}
+        top = max(shown.values())
+        best = tuple(features for features, mean in shown.items() if mean == top)
+        others = listed([mean for mean in shown.values() if mean != top] or [""])
+        name = "JPEG" if kind is Kind.QUALITY else NAMES[kind].lower()
+        found.setdefault(best, []).append(f"{name} ({top} against {others})" if others else f"{name} ({top})")
+    parts = [
+        f"{_keepers(best, everything)} under {listed(kinds)}"
+        for best, kinds in sorted(found.items(), key=lambda each: (len(each[0]), list(map(everything.index, each[0]))))
+    ]
+    return f"Mean overlap@{k} for this image: {'; '.join(parts)}."
+
+
+def _keepers(best: Sequence[str], everything: Sequence[str]) -> str:
+    if len(best) == len(everything):
+        return f"{'both' if len(best) == 2 else 'all'} keep the same"
+    return f"{listed([FEATURES[each].phrase for each in best])} keep {'more' if len(everything) == 2 else 'most'}"

@@ -76,6 +76,10 @@ class Engine(ABC):
     title: ClassVar[str]
     exact: ClassVar[bool] = False
 
+    def about(self, metric: Metric) -> str:
+        """Return what to know about results by a metric, as sentences; empty for an exact engine."""
+        return "" if self.exact else f"{self.title} may miss matches, but the scores it returns are exact."
+
     def build(self, gallery: GalleryVectors, folder: Path) -> None:  # noqa: B027  # an engine may need no files
         """Write the engine's files into the folder of a finished index, replacing what is there.
 

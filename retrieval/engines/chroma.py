@@ -29,6 +29,13 @@ class ChromaEngine(Engine):
     title = "ChromaDB"
 
     @override
+    def about(self, metric: Metric) -> str:
+        about = super().about(metric)
+        if metric is not Metric.L1:
+            return about
+        return f"{self.title} does not support L1: it finds candidates by L2, which are then sorted by L1. {about}"
+
+    @override
     def build(self, gallery: GalleryVectors, folder: Path) -> None:
         from retrieval.engines.chroma_folder import ChromaFolder  # imports chromadb, which takes a second
 

@@ -2,8 +2,8 @@
 
 import json
 
-from retrieval.analysis import sentences as words
 from retrieval.ui.scripts import beside
 
-JS = beside(__file__, "accessibility.js").replace("SAID", json.dumps(words.RESULTS_SAID))
+RESULTS_SAID = "{count} images found, the closest: {first}"
+JS = beside(__file__, "accessibility.js").replace("SAID", json.dumps(RESULTS_SAID))
 """To be run when the page has loaded; new results are said in `#announcement`."""

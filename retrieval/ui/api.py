@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from retrieval.analysis import sentences as words
 from retrieval.analysis.comparison import compare as compare_all
 from retrieval.analysis.robustness import Kind, measure
 from retrieval.engines import DEFAULT_ENGINE, ENGINES
@@ -23,6 +22,7 @@ from retrieval.ui.errors import as_shown
 from retrieval.ui.serving.limits import SEARCHES, Limits
 from retrieval.ui.serving.search_log import searched
 
+NO_IMAGE = "The argument image is missing. Send an image: handle_file('cat.jpg'), or its bytes in base64."
 CALLER = "x-gradio-user"  # the header by which gradio's MCP server says who it is
 COMPARED_MAX = 1000  # Kendall's tau takes the square of it
 
@@ -235,7 +235,7 @@ def add_endpoints(searcher: Searcher, limits: Limits) -> None:
 
 def _query(image: Picture, text: str | None = "", without: str | None = "", **values: Any) -> Query:
     if image is None and not text:
-        raise PictureError(words.NO_IMAGE)
+        raise PictureError(NO_IMAGE)
     return checked_query(picture=image, text=text, without=without, **values)
 
 

@@ -8,11 +8,14 @@ from urllib.parse import unquote
 import gradio as gr
 from gradio.blocks import Block
 
-from retrieval.analysis import sentences as words
 from retrieval.errors import PictureError
 from retrieval.ui.errors import as_shown
+from retrieval.ui.serving.bodies import TOO_LARGE
 from retrieval.ui.serving.limits import MAX_CALL
-from retrieval.ui.widgets.picture_input import uploaded
+from retrieval.ui.widgets.picture_input import NO_FILE, uploaded
+
+NO_BASE64 = "The image is not valid base64. Send data:image/png;base64,... instead of a URL or the path of a file."
+PICTURE_ARGUMENT = "A file (in Python: handle_file), or its bytes in base64 as data:image/png;base64,..."
 
 # What gradio's own helper for MCP clients, `gradio upload-mcp`, puts before the path of a file that it uploaded.
 UPLOADED = "/gradio_api/file="
@@ -65,7 +68,7 @@ class PictureArgument(Argument):
     def __init__(self, name: str, value: str | None = None) -> None:
         """Take the name and the default: None where a call without a picture makes no sense, else an empty text."""
         super().__init__(
-            name, value, oneOf=[{"type": "string"}, {"type": "null"}], additional_description=words.PICTURE_ARGUMENT
+            name, value, oneOf=[{"type": "string"}, {"type": "null"}], additional_description=PICTURE_ARGUMENT
         )
 
     def preprocess(self, payload: Any) -> Any:
@@ -78,7 +81,7 @@ class PictureArgument(Argument):
             if isinstance(payload, str):
                 _, found, path = payload.partition(UPLOADED)
                 return uploaded(unquote(path)) if found else from_base64(payload)
-            raise PictureError(words.NO_FILE)
+            raise PictureError(NO_FILE)
 
     def example_payload(self) -> Any:
         """Return what the page on the API shows as an example."""
@@ -92,11 +95,11 @@ def from_base64(text: str) -> bytes:
         PictureError: it is no base64, for example an address or a path; nothing is asked or read.
     """
     if len(text) > MAX_CALL:
-        raise PictureError(words.TOO_LARGE)
+        raise PictureError(TOO_LARGE)
     head, comma, body = text.partition(",")
     if not comma or not head.startswith("data:"):
         body = text
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise PictureError(words.NO_BASE64) from error
+        raise PictureError(NO_BASE64) from error

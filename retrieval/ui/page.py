@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from retrieval.analysis import sentences as words
 from retrieval.indexing.jobs import Builds
 from retrieval.logs import take_over
 from retrieval.search.searcher import Searcher
@@ -28,22 +27,33 @@ from retrieval.ui.tabs.galleries import LOOK, GalleriesTab
 from retrieval.ui.tabs.map import MapTab
 from retrieval.ui.tabs.robustness import RobustnessTab
 from retrieval.ui.tabs.search import SearchTab
+from retrieval.ui.tabs.tab import Tab, TabContext
 from retrieval.ui.theme import CSS, THEME
 from retrieval.ui.widgets.thumbnails import Thumbnails
 
+TITLE = "Lookalike"
+TAGLINE = "Search by image, and see how the meaning of *similar* changes with the features."
+TABS: tuple[type[Tab], ...] = (
+    SearchTab,
+    CompareTab,
+    RobustnessTab,
+    MapTab,
+    EvaluateTab,
+    GalleriesTab,
+)
+
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
 LEAN = {
-    # After each event gradio would make a pandas table of the last 10,000 and sum it up, for a view that is switched
-    # off below: 3 ms of each search, and 12 ms after some thousands. So it keeps few, and sums up never.
+    # After each event gradio would summarise the last 10,000 with pandas, for a view that is switched off below.
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
     "GRADIO_ANALYTICS_MAX_EVENTS": "100",
-    # Before each event it asks matplotlib for its backend, which would try all there are for screens.
+    # Before each event it asks matplotlib for its backend, which would try every one for screens.
     "MPLBACKEND": "agg",
 }
 
 
 class Page(gr.Blocks):
-    """The Blocks, and the pictures that are shown on it."""
+    """The Blocks, and the images that are shown on it."""
 
     def __init__(self, **named: Any) -> None:
         """Take what gr.Blocks takes."""
@@ -58,60 +68,44 @@ def build_page(
 
     Args:
         searcher: answers the queries.
-        examples: query pictures to try.
+        examples: query images to try.
         about: one line on the model in use and why.
-        builds: builds new galleries for visitors, which only those may who sit at this machine, see
-            `Settings.own_machine`; None: nothing on the page can build.
+        builds: builds new galleries, see `Settings.own_machine`; None: visitors cannot build.
         limits: how much one request may take.
 
     Raises:
-        RetrievalError: there is no place for uploads.
+        RetrievalError: no folder for uploads can be made.
     """
     for name, value in LEAN.items():
         os.environ.setdefault(name, value)
     os.environ["GRADIO_TEMP_DIR"] = str(own_folder())
-    page = Page(title=words.TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
-    thumbnails = page.thumbnails
+    page = Page(title=TITLE, delete_cache=CACHE_SECONDS, analytics_enabled=False)
     with page:
-        gr.Markdown(f"# {words.TITLE}\n{words.TAGLINE}", elem_id="title")
+        gr.Markdown(f"# {TITLE}\n{TAGLINE}", elem_id="title")
         timer = gr.Timer(LOOK, active=False) if builds else None
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
-                panel = QueryPanel(searcher, examples, thumbnails)
+                panel = QueryPanel(searcher, examples, page.thumbnails)
+            context = TabContext(page, searcher, panel, page.thumbnails, limits, builds, timer)
             with gr.Column(scale=8, min_width=320):
-                with gr.Tab(words.TAB_SEARCH):
-                    search = SearchTab(searcher, panel, thumbnails)
-                with gr.Tab(words.TAB_COMPARE) as compare:
-                    CompareTab(searcher, panel, thumbnails, compare)
-                with gr.Tab(words.TAB_ROBUSTNESS) as robustness:
-                    RobustnessTab(searcher, panel, thumbnails, robustness, limits)
-                with gr.Tab(words.TAB_MAP) as places:
-                    MapTab(searcher, panel, thumbnails, places)
-                with gr.Tab(words.TAB_EVALUATE):
-                    EvaluateTab(searcher, panel, limits)
-                if builds and timer:
-                    with gr.Tab(words.TAB_GALLERIES) as galleries:
-                        GalleriesTab(searcher.indexes, panel, builds, page, galleries, timer)
+                for kind in TABS:
+                    if kind.offered(context):
+                        with gr.Tab(kind.title) as tab:
+                            kind(context, tab)
         gr.Markdown(about, elem_id="about")
         add_endpoints(searcher, limits)
-        page.load(
-            search.open_link,
-            outputs=[*search.shown, search.opened],
-            api_visibility="private",
-            show_progress="hidden",
-        )
-    page.queue(max_size=WAITING, api_open=False)  # or calls could pass by the queue
+    page.queue(max_size=WAITING, api_open=False)  # else calls could bypass the queue
     page._queue.pending_messages_per_session.max_size = ANSWERS
     return page
 
 
 def launch(page: Page, settings: Settings, health: Health) -> Door:
-    """Serve the page where the settings say; keeps no record of visitors and asks no other server for anything.
+    """Serve the page; keeps no record of visitors and sends no requests to other servers.
 
     Args:
         page: see `build_page`.
         settings: where it listens, and whether that is a Space.
-        health: what `/health` tells.
+        health: what `/health` reports.
 
     Returns:
         What the page is closed with.

@@ -1,4 +1,4 @@
-"""A search as an address: gallery, toggles, words and a picture of the gallery; never a visitor's own picture."""
+"""A search as a link: gallery, toggles, text and an image of the gallery; never an image that a visitor uploaded."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -7,7 +7,6 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from retrieval.analysis import sentences as words
 from retrieval.errors import QueryError
 from retrieval.metrics import Metric
 from retrieval.search.query import Query
@@ -31,7 +30,7 @@ TEMPLATE = """<a>${link}</a> <button type="button">${copy}</button> <span role="
 
 
 def link_output() -> gr.HTML:
-    """Return the component that shows a search's address and keeps the browser's in step; its value: `linked`."""
+    """Return the component that shows a search's link and updates the browser's address; its value is of `linked`."""
     return gr.HTML(
         value=NOTHING,
         html_template=TEMPLATE,
@@ -39,20 +38,20 @@ def link_output() -> gr.HTML:
         apply_default_css=False,
         elem_id="link",
         names=NAMES,
-        link=words.LINK,
-        copy=words.COPY,
-        copied=words.COPIED,
-        own=words.LINK_OWN,
+        link="Link to this search",
+        copy="Copy",
+        copied="Copied.",
+        own="The link does not include your uploaded image.",
     )
 
 
 def linked(query: Query, index: GalleryIndex) -> dict[str, Any]:
-    """Return a query's address, and whether there is a picture of the visitor's own that is not in it."""
+    """Return a query's address, and whether the visitor uploaded an image, which is not in it."""
     return {"address": to_address(query, index), "own": query.has_picture and query.position is None}
 
 
 def to_address(query: Query, index: GalleryIndex) -> str:
-    """Return a query as the part of an address behind the `?`; what is as by default is left away."""
+    """Return a query as the part of a URL after the `?`, without values that are the default."""
     default = Query()
     values: list[tuple[str, object]] = [("gallery", index.manifest.gallery)]
     if query.position is not None:
@@ -67,12 +66,12 @@ def to_address(query: Query, index: GalleryIndex) -> str:
 
 
 def from_address(items: Iterable[tuple[str, str]], indexes: Indexes, query: Query) -> tuple[Query, list[str]]:
-    """Return the query that an address means, and what of it could not be understood, in words.
+    """Return the query that an address means, and a message for each part of it that is invalid.
 
     Args:
-        items: names and values of the address, as they came from a stranger; names that are not ours are passed over.
+        items: names and values of the address, which may hold anything; unknown names are ignored.
         indexes: the galleries.
-        query: what holds where the address says nothing.
+        query: the values of what the address leaves out.
 
     Raises:
         IndexingError: a gallery cannot be read.
@@ -96,7 +95,7 @@ def from_address(items: Iterable[tuple[str, str]], indexes: Indexes, query: Quer
         "engine": lambda values: {"engine": checked_engine(values[0])},
         "k": lambda values: {"top_k": checked_top_k(_number(values[0]))},
     }
-    for name, read in readers.items():  # the gallery first, since others mean something only in it
+    for name, read in readers.items():  # the gallery first, since others depend on it
         if name in given:
             try:
                 query = replace(query, **read(given[name]))
@@ -110,7 +109,7 @@ def _differs(query: Query, default: Query, name: str) -> bool:
 
 
 def _number(text: str) -> float | str:
-    """Return the number a text means, or the text, for the message that says so."""
+    """Return the number that a text stands for, or the text itself, for the error message."""
     try:
         return float(text)
     except ValueError:

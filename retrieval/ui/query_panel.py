@@ -1,31 +1,37 @@
-"""The query, beside all tabs: a picture, words, what to leave out, which classes, and the way back."""
+"""The query, beside all tabs: an image, a text, what to exclude, which classes, and the recent queries."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from retrieval.analysis import sentences as words
 from retrieval.features import FEATURES
 from retrieval.search.query import KEEP_ALL, Query
 from retrieval.search.searcher import Searcher
 from retrieval.search.validation import checked_alike, checked_balance, checked_labels
 from retrieval.storage.reader import GalleryIndex
+from retrieval.ui.controls import QUIET, text_needs
 from retrieval.ui.errors import as_shown
 from retrieval.ui.widgets.picture_input import PictureInput
 from retrieval.ui.widgets.region_input import RegionInput, drawn_region
 from retrieval.ui.widgets.thumbnails import PictureStrip, Thumbnails
 
-TRAIL_LENGTH = 8  # pictures one can go back to
-ALIKE_FROM = 0.5  # below, pictures that have little in common would count as one
+TRAIL_LENGTH = 8  # images one can go back to
+ALIKE_FROM = 0.5  # below, images that have little in common would count as one
 LABELS_LISTED = 1000  # a gallery with more classes is filtered through the API
+MAX_TEXT = 500  # characters
+
+HINT = "**Choose an image to start:** drop one, click an example, or describe it."
+
+Updates = dict[Any, Any]  # component -> its new value
+SKIP: Updates = gr.skip()  # which leaves all as they are
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the panel holds when an event fires; fields in the order of `QueryPanel.inputs`."""
+    """What the panel holds when an event fires; `QueryPanel.inputs` has a component for each field."""
 
     picture: str | None
     text: str | None
@@ -38,17 +44,22 @@ class Asked:
 
     @property
     def nothing(self) -> bool:
-        """Whether there is neither a picture nor a text."""
+        """Whether there is neither an image nor a text."""
         return self.picture is None and not (self.text or "").strip()
 
-    def query(self, index: GalleryIndex, with_words: bool = True) -> Query:
-        """Return the query over a gallery, without its toggles; the words are left away where they do not apply."""
+    @property
+    def hint(self) -> str:
+        """What to do, where no image is given and the text, if there is one, cannot be searched."""
+        return HINT if self.nothing else f"**Choose an image:** {text_needs()}"
+
+    def query(self, index: GalleryIndex, with_text: bool = True) -> Query:
+        """Return the query over a gallery, without its toggles; without its text where that does not apply."""
         return Query(
             picture=Path(self.picture) if self.picture else None,
-            # A picture of the gallery is looked up, not embedded again from its thumbnail.
+            # An image of the gallery is looked up, not embedded again from its thumbnail.
             position=index.at_thumbnail(Path(self.picture)) if self.picture else None,
-            text=(self.text or "") if with_words else "",
-            without=(self.without or "") if with_words else "",
+            text=(self.text or "") if with_text else "",
+            without=(self.without or "") if with_text else "",
             balance=checked_balance(self.balance),
             labels=checked_labels([label for label in self.labels or [] if label in index.classes]),
             alike=checked_alike(self.alike),
@@ -66,59 +77,88 @@ class QueryPanel:
         self._examples = sorted(examples)
         if self._examples:
             thumbnails.serve_folder(self._examples[0].parent, "examples")
-        names = searcher.indexes.names()
         self.trail = gr.State([])
-        self.renewed = gr.State(0)  # changes when another gallery, or another build of it, is put before the visitor
+        self.renewed = gr.State(0)  # changes when the visitor is shown another gallery, or another build of it
         self.picture = PictureInput(
             thumbnails,
-            label=words.QUERY,
+            label="Query image",
             sources=["upload", "webcam", "clipboard"],
-            placeholder=words.DROP,
-            alt_text=words.QUERY_ALT,
+            placeholder="Drop an image here, paste one, or click to choose",
+            alt_text="The query image",
             height=280,
             buttons=["fullscreen"],
             elem_id="query",
         )
         self.region = RegionInput(thumbnails)
         self.text = gr.Textbox(
-            value="", label=words.TEXT, placeholder=words.TEXT_EXAMPLE, max_length=500, elem_id="text", submit_btn=False
+            value="",
+            label="Describe it",
+            placeholder="for example: red fruit",
+            max_length=MAX_TEXT,
+            elem_id="text",
+            submit_btn=False,
         )
-        self.button = gr.Button(words.SEARCH, variant="primary", elem_id="search")
-        self.trail_strip = _strip(thumbnails, [], words.TRAIL, "trail", visible=False)
-        self.example_strip = _strip(
-            thumbnails,
-            [(str(path), path.stem.replace("-", " ")) for path in self._examples],
-            words.EXAMPLES,
-            "examples",
-            visible=bool(self._examples),
-        )
-        with gr.Accordion(words.MORE, open=False, elem_id="more"):
-            self.balance = gr.Slider(0, 1, value=0.5, step=0.05, label=words.BALANCE, elem_id="balance")
-            self.without = gr.Textbox(value="", label=words.WITHOUT, max_length=500, elem_id="without")
-            self.labels = gr.Dropdown(
-                self._classes(names[0] if names else ""),
-                value=[],
-                multiselect=True,
-                label=words.LABELS,
-                elem_id="labels",
-            )
-            self.alike = gr.Slider(ALIKE_FROM, KEEP_ALL, value=KEEP_ALL, step=0.01, label=words.ALIKE, elem_id="alike")
+        self.button = gr.Button("Search", variant="primary", elem_id="search")
+        self.trail_strip = _strip(thumbnails, [], "Recent queries", "trail")
+        examples_shown = [(str(path), path.stem.replace("-", " ")) for path in self._examples]
+        self.example_strip = _strip(thumbnails, examples_shown, "Or try one of these", "examples")
+        names = searcher.indexes.names()
+        with gr.Accordion("Advanced", open=False, elem_id="more"):
+            self._lay_out_advanced(names)
         self.gallery = gr.Dropdown(
             names,
             value=names[0] if names else None,
-            label=words.GALLERY_LABEL,
+            label="Gallery",
             visible=len(names) > 1,
             elem_id="gallery",
         )
-        self.inputs = [self.picture, self.text, self.without, self.balance, self.labels]
-        self.inputs += [self.alike, self.region, self.gallery]
         self._wire()
+
+    def _lay_out_advanced(self, names: list[str]) -> None:
+        self.balance = gr.Slider(
+            0,
+            1,
+            value=0.5,
+            step=0.05,
+            label="Image-text balance (0: image only, 1: text only)",
+            elem_id="balance",
+        )
+        self.without = gr.Textbox(value="", label="Exclude", max_length=MAX_TEXT, elem_id="without")
+        self.labels = gr.Dropdown(
+            self._classes(names[0] if names else ""),
+            value=[],
+            multiselect=True,
+            label="Only these classes",
+            elem_id="labels",
+        )
+        self.alike = gr.Slider(
+            ALIKE_FROM,
+            KEEP_ALL,
+            value=KEEP_ALL,
+            step=0.01,
+            label="Hide near-duplicates above this similarity (1: show all)",
+            elem_id="alike",
+        )
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The components by the names of the fields of `Asked`."""
+        return {
+            "picture": self.picture,
+            "text": self.text,
+            "without": self.without,
+            "balance": self.balance,
+            "labels": self.labels,
+            "alike": self.alike,
+            "region": self.region,
+            "gallery": self.gallery,
+        }
 
     @property
     def asked(self) -> list[Any]:
         """The events by which a visitor asks something new."""
         # Of all events of a picture only `change` comes after its file has arrived, however it was chosen; it may
-        # come twice, and the second search finds the vector remembered.
+        # come twice, and the second search finds the vector in the cache.
         return [self.picture.change, self.text.submit, self.without.submit, self.button.click]
 
     @property
@@ -138,59 +178,74 @@ class QueryPanel:
         """What `offer` sets."""
         return [self.gallery, self.labels, self.renewed]
 
-    def offer(self, name: str, number: int) -> tuple[gr.Dropdown, gr.Dropdown, int]:
-        """Return the galleries there are with one of them chosen, its classes, and what starts the search anew.
+    def offer(self, name: str, number: int) -> Updates:
+        """Return the list of galleries with one of them chosen, its classes, and what starts the search again.
 
         Args:
             name: the gallery.
             number: another one than the time before.
         """
-        return self._galleries(name), gr.Dropdown(choices=self._classes(name), value=[]), number
+        return {
+            self.gallery: self.galleries(name),
+            self.labels: gr.Dropdown(choices=self._classes(name), value=[]),
+            self.renewed: number,
+        }
 
-    def _galleries(self, chosen: str) -> gr.Dropdown:
+    def galleries(self, chosen: str | None = None) -> gr.Dropdown:
+        """Return the list of galleries as it is now; the choice stays the visitor's if none is given."""
         names = self._searcher.indexes.names()
-        return gr.Dropdown(choices=names, value=chosen, visible=len(names) > 1)
+        value: dict[str, Any] = {} if chosen is None else {"value": chosen}
+        return gr.Dropdown(choices=names, visible=len(names) > 1, **value)
 
     def _wire(self) -> None:
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        self.gallery.input(self._new_gallery, self.gallery, self.labels, **quiet)
-        self.example_strip.select(self._take_example, outputs=self.picture, **quiet)
-        self.trail_strip.select(self._take_back, self.trail, self.picture, **quiet)
+        self.gallery.input(self._new_gallery, self.gallery, self.labels, **QUIET)
+        self.example_strip.select(self._take_example, outputs=self.picture, **QUIET)
+        self.trail_strip.select(self._take_back, self.trail, self.picture, **QUIET)
 
-    def remember(self, trail: list[str], picture: str | None) -> tuple[list[str], gr.Gallery]:
-        """Return the visitor's trail with the picture at its end, and its strip; one picture is no trail yet."""
+    def remember(self, trail: list[str], picture: str | None) -> Updates:
+        """Return the visitor's recent queries with the image at their end, and their strip, shown from two on."""
         if picture and (not trail or trail[-1] != picture):
             trail = [*(each for each in trail if each != picture), picture][-TRAIL_LENGTH:]
-        pictures = [(path, f"{words.STEP} {step}") for step, path in enumerate(trail, start=1)]
-        return trail, gr.Gallery(value=pictures, visible=len(trail) > 1, selected_index=None)
+        pictures = [(path, f"query {step}") for step, path in enumerate(trail, start=1)]
+        strip = gr.Gallery(value=pictures, visible=len(trail) > 1, selected_index=None)
+        return {self.trail: trail, self.trail_strip: strip}
 
-    def words_allowed(self, allowed: bool, **values: Any) -> tuple[gr.Textbox, gr.Textbox, gr.Slider]:
-        """Return the words' boxes on, or off with the reason, and with values for them by their names, if any."""
-        info = None if allowed else words.WORDS_OFF
-        given = {name: {"value": value} for name, value in values.items()}
-        return (
-            gr.Textbox(interactive=allowed, info=info, **given.get("text", {})),
-            gr.Textbox(interactive=allowed, info=info, **given.get("without", {})),
-            gr.Slider(interactive=allowed, **given.get("balance", {})),
-        )
+    @property
+    def text_boxes(self) -> list[Any]:
+        """What `text_allowed` sets."""
+        return [self.text, self.without, self.balance]
 
-    def restored(self, query: Query, index: GalleryIndex) -> list[Any]:
-        """Return values for `inputs` that show a query; the words' boxes are on where they count."""
+    def text_allowed(self, features: str, query: Query | None = None) -> Updates:
+        """Return the boxes of the text, on, or off with the reason where the features take none.
+
+        Args:
+            features: the chosen feature type.
+            query: what the boxes then show; None leaves what is in them.
+        """
+        allowed = features in FEATURES and FEATURES[features].takes_text
+        info = None if allowed else f"Off: {text_needs()}"
+
+        def value(of: str) -> Mapping[str, Any]:
+            return {} if query is None else {"value": getattr(query, of)}
+
+        return {
+            self.text: gr.Textbox(interactive=allowed, info=info, **value("text")),
+            self.without: gr.Textbox(interactive=allowed, info=info, **value("without")),
+            self.balance: gr.Slider(interactive=allowed, **value("balance")),
+        }
+
+    def restored(self, query: Query, index: GalleryIndex) -> Updates:
+        """Return the values of all `inputs` that show a query."""
         picture = None if query.position is None else str(index.thumbnail(query.position))
-        boxes = self.words_allowed(
-            FEATURES[query.features].takes_text, text=query.text, without=query.without, balance=query.balance
-        )
-        return [
-            picture,
-            *boxes,
-            gr.Dropdown(
-                choices=list(dict.fromkeys([*self._classes(index.manifest.gallery), *query.labels])),
-                value=list(query.labels),
-            ),
-            max(query.alike, ALIKE_FROM),
-            picture and query.region and {"of": picture, "box": query.region},
-            self._galleries(index.manifest.gallery),
-        ]
+        classes = self._classes(index.manifest.gallery)
+        return {
+            self.picture: picture,
+            **self.text_allowed(query.features, query),
+            self.labels: gr.Dropdown(choices=list(dict.fromkeys([*classes, *query.labels])), value=list(query.labels)),
+            self.alike: max(query.alike, ALIKE_FROM),
+            self.region: picture and query.region and {"of": picture, "box": query.region},
+            self.gallery: self.galleries(index.manifest.gallery),
+        }
 
     def _classes(self, gallery: str) -> list[str]:
         if not self._searcher.indexes.names():
@@ -208,10 +263,8 @@ class QueryPanel:
         return trail[chosen.index] if chosen.index < len(trail) else gr.skip()
 
 
-def _strip(
-    thumbnails: Thumbnails, pictures: list[tuple[str, str]], label: str, elem_id: str, visible: bool
-) -> gr.Gallery:
-    """Return a strip of small pictures to click."""
+def _strip(thumbnails: Thumbnails, pictures: list[tuple[str, str]], label: str, elem_id: str) -> gr.Gallery:
+    """Return a strip of small images to click, which is there if it has any."""
     return PictureStrip(
         thumbnails,
         pictures,
@@ -219,5 +272,5 @@ def _strip(
         columns=10,
         elem_id=elem_id,
         elem_classes="strip",
-        visible=visible,
+        visible=bool(pictures),
     )

@@ -8,10 +8,14 @@ import anyio
 from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from retrieval.analysis import sentences as words
 from retrieval.pictures.loading import MAX_BYTES
 from retrieval.ui.serving.limits import CALLS_BYTES, LOOKED_INTO, MAX_CALL, MAX_NAME, MAX_VALUES
 from retrieval.ui.serving.uploads import make_room
+
+TOO_LARGE = "The request is too large. Send a smaller image."
+CROWDED = "This page is receiving too much data right now. Try again in a minute."
+NO_SUCH_ROUTE = "This page does not offer that."
+FULL = "The disk of this server is full, so it cannot accept images now. Try again later."
 
 SURROUNDINGS = 2**20  # bytes of an upload beside the picture
 UPLOAD = "/gradio_api/upload"  # the one place whose requests gradio writes to the disk as they come
@@ -26,7 +30,7 @@ class TooLarge(MultiPartException):
 
     def __init__(self) -> None:
         """Say so in the words by which gradio knows to answer 413."""
-        super().__init__(f"{words.TOO_LARGE} It is beyond the maximum allowed size.")
+        super().__init__(f"{TOO_LARGE} It is beyond the maximum allowed size.")
 
 
 class BodyLimit:
@@ -44,15 +48,15 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         if UNUSED.search(scope["path"]):
-            return await refuse(send, 404, words.UNUSED)
+            return await refuse(send, 404, NO_SUCH_ROUTE)
         # By its path alone: what its headers say of its kind, twice perhaps, may be read in another way further in.
         upload = scope["method"] == "POST" and scope["path"].removeprefix(scope.get("root_path", "")) == UPLOAD
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > (self._max_upload if upload else MAX_CALL):
-            return await refuse(send, 413, words.TOO_LARGE)
+            return await refuse(send, 413, TOO_LARGE)
         if upload:
             if not await anyio.to_thread.run_sync(make_room, self._uploads, int(length) or self._max_upload):
-                return await refuse(send, 507, words.FULL)
+                return await refuse(send, 507, FULL)
             return await self._app(scope, _counted(receive, self._max_upload), send)
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return await self._app(scope, receive, send)
@@ -73,14 +77,14 @@ class BodyLimit:
                 size += len(piece)
                 self._held += len(piece)
                 if size > MAX_CALL:
-                    return await refuse(send, 413, words.TOO_LARGE)
+                    return await refuse(send, 413, TOO_LARGE)
                 if size > LOOKED_INTO and self._held > CALLS_BYTES:
-                    return await refuse(send, 503, words.CROWDED)
+                    return await refuse(send, 503, CROWDED)
                 more = message.get("more_body", False)
             body = bytes(read)
             read.clear()
             if size > LOOKED_INTO and not _plain(body):
-                return await refuse(send, 413, words.TOO_LARGE)
+                return await refuse(send, 413, TOO_LARGE)
             return await self._app(scope, _again(body, receive), send)
         finally:
             self._held -= size

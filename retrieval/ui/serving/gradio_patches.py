@@ -7,7 +7,7 @@ import gradio as gr
 import safehttpx
 from gradio import queueing, route_utils, routes
 
-from retrieval.analysis import sentences as words
+NO_ADDRESS = "This server does not fetch URLs. Send the image itself."
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def forbid_fetching() -> None:
 
 
 async def _refuse(*_: Any, **__: Any) -> NoReturn:
-    raise gr.Error(words.NO_ADDRESS, print_exception=False)
+    raise gr.Error(NO_ADDRESS, print_exception=False)
 
 
 class _Traceback:

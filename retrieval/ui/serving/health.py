@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from retrieval.analysis import sentences as words
 from retrieval.engines import ENGINES
 from retrieval.engines.lock import IndexInUse
 from retrieval.errors import IndexingError, ModelError, RetrievalError
@@ -17,6 +16,13 @@ from retrieval.features import DEFAULT_FEATURES
 from retrieval.search.query import Combination
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
+
+UNREADY_STARTING = "starting: the model and the index are loading"
+UNREADY_STOPPING = "stopping: no new searches are accepted"
+UNREADY_HUNG = "a search is not responding"
+UNREADY_INDEX = "the index cannot be searched; see the log for the reason"
+UNREADY_MODEL = "the model cannot be used; see the log for the reason"
+UNREADY_SEARCH = "a search failed; see the log for the reason"
 
 EVERY = 30.0  # seconds that an answer holds
 SLOW = 120.0  # seconds after which a try counts as hung
@@ -38,7 +44,7 @@ class Health:
         self._lock = threading.Lock()
         self._trying: float | None = None  # since when
         self._tried: float | None = None
-        self._problem: str | None = words.UNREADY_STARTING
+        self._problem: str | None = UNREADY_STARTING
         self.started = False
         self.stopping = False
 
@@ -48,15 +54,15 @@ class Health:
         One caller in `every` seconds waits for a small search; all others get what that one found.
         """
         if self.stopping or not self.started:
-            return words.UNREADY_STOPPING if self.stopping else words.UNREADY_STARTING
+            return UNREADY_STOPPING if self.stopping else UNREADY_STARTING
         now = time.monotonic()
         with self._lock:
             if self._trying is not None:
-                return words.UNREADY_HUNG if now - self._trying > SLOW else self._problem
+                return UNREADY_HUNG if now - self._trying > SLOW else self._problem
             if self._tried is not None and now - self._tried < self._every:
                 return self._problem
             self._trying = now
-        found: str | None = words.UNREADY_SEARCH
+        found: str | None = UNREADY_SEARCH
         try:
             found = self._try()
         finally:
@@ -77,11 +83,11 @@ class Health:
         except RetrievalError as error:
             log.error("health: %s", error)
             if isinstance(error, ModelError):
-                return words.UNREADY_MODEL
-            return words.UNREADY_INDEX if isinstance(error, IndexingError) else words.UNREADY_SEARCH
+                return UNREADY_MODEL
+            return UNREADY_INDEX if isinstance(error, IndexingError) else UNREADY_SEARCH
         except Exception:
             log.exception("health: unexpected error")
-            return words.UNREADY_SEARCH
+            return UNREADY_SEARCH
         return None
 
 

@@ -4,9 +4,10 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 
-from retrieval.analysis import sentences as words
 from retrieval.errors import RetrievalError
 from retrieval.settings import is_loopback
+
+FOREIGN = "Galleries can only be built from this page, opened on the machine it runs on."
 
 # A proxy before the app hides who asks, and makes a page that listens on loopback public.
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
@@ -31,4 +32,4 @@ def only_own_page(request: gr.Request) -> None:
     except ValueError:  # no address at all
         own = same = False
     if not own or not same or any(name in headers for name in PROXY_HEADERS):
-        raise RetrievalError(words.FOREIGN)
+        raise RetrievalError(FOREIGN)

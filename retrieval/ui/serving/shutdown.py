@@ -5,8 +5,9 @@ import time
 import gradio as gr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from retrieval.analysis import sentences as words
 from retrieval.ui.serving.bodies import refuse
+
+STOPPING = "This page is shutting down. Try again in a minute."
 
 PATIENCE = 10.0  # seconds that searches under way have; a Space, Docker and systemd give 10 or more before they kill
 LOOK = 0.05
@@ -49,7 +50,7 @@ class Doorkeeper:
         if scope["type"] != "http" or _endless(scope):
             return await self._app(scope, receive, send)
         if self._door.shut and scope["method"] == "POST":
-            return await refuse(send, 503, words.STOPPING)
+            return await refuse(send, 503, STOPPING)
         self._door.waiting += 1
         try:
             await self._app(scope, receive, send)

@@ -1,95 +1,107 @@
-"""The Evaluate tab: how good each features x metric is by the gallery's labels, with progress, cancel and CSV."""
+"""The Evaluate tab: how good each feature type x metric is by the gallery's labels, with progress, cancel and CSV."""
 
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from typing_extensions import override
 
 from retrieval.analysis import evaluation
-from retrieval.analysis import sentences as words
 from retrieval.analysis.evaluation import Result
-from retrieval.features import FEATURES
+from retrieval.analysis.explanation import listed, name_of
+from retrieval.features import FEATURES, default_first
+from retrieval.labels import METRICS
 from retrieval.metrics import Metric
-from retrieval.search.searcher import Searcher
-from retrieval.ui.errors import as_shown
-from retrieval.ui.query_panel import Asked, QueryPanel
-from retrieval.ui.serving.limits import LONG, Limits
-from retrieval.ui.tabs.stopping import NOW, Stopped, Stops, ended, over
+from retrieval.storage.reader import GalleryIndex
+from retrieval.ui.controls import cancel_button, figures_plot, figures_table
+from retrieval.ui.errors import as_shown, warn
+from retrieval.ui.query_panel import SKIP, Asked, QueryPanel, Updates
+from retrieval.ui.serving.limits import LONG
+from retrieval.ui.tabs.stopping import NOW, Job, Stopped, Stops
+from retrieval.ui.tabs.tab import Tab, TabContext
 
 SAMPLE = 500  # queries by default: seconds on 2 cores
-COMBINATIONS = len(FEATURES) * len(Metric)
 
+NOTE = (
+    "Each image of a sample searches the rest of the gallery; a result with the same label is correct. "
+    "**P@k**: share of the first k results that are correct. **mAP**: mean over all queries of the average precision."
+)
+NO_LABEL = "This needs an image whose label is known. Click a result in the Search tab, then come back."
+COLUMNS = ["Features", "Metric", "P@1", "P@5", "mAP or AP"]
+
+# The last three inputs are the times of the job and whether the page is dark.
 STARTED = f"""(...values) => [...values.slice(0, -2), {NOW}, document.body.classList.contains("dark")]"""
 
-Shown = tuple[Any, ...]  # state, table, plot, CSV and Cancel
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated: a line about it, the number of its results, and the name of `Result.map`."""
+
+    about: str
+    total: int
+    average: str
+
+    def progress(self, done: int) -> str:
+        """Return how far it is."""
+        return f"{self.about} {done} of {self.total} combinations ..."
 
 
-def _worded(run: Callable[..., Iterator[Shown]]) -> Callable[..., Iterator[Shown]]:
-    """Let a run say what went wrong in a toast and in words; raised, it would lie as "Error" over everything."""
+def _warned(run: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[Updates]]:
+    """Let a run of the tab show an error as a toast and in the state."""
 
     @wraps(run)
-    def worded(*values: Any) -> Iterator[Shown]:
+    def warned(tab: "EvaluateTab", *values: Any, **named: Any) -> Iterator[Updates]:
         try:
             with as_shown():
-                yield from run(*values)
+                yield from run(tab, *values, **named)
         except gr.Error as error:
-            gr.Warning(str(error.message))
-            yield str(error.message), gr.skip(), gr.skip(), gr.skip(), gr.Button(interactive=False)
+            yield {tab.state: warn(error), tab.cancel: gr.Button(interactive=False)}
 
-    return worded
+    return warned
 
 
-class EvaluateTab:
+class EvaluateTab(Tab):
     """Leave-one-out over a sample of the gallery, and the figures of the query on the left."""
 
-    def __init__(self, searcher: Searcher, panel: QueryPanel, limits: Limits) -> None:
-        """Lay the tab out inside the Blocks that are being made, and wire it."""
-        self._searcher = searcher
-        self._limits = limits
-        gr.Markdown(words.EVALUATE_NOTE)
-        self.sample = gr.Slider(50, limits.sample, value=SAMPLE, step=50, label=words.SAMPLE, elem_id="sample")
+    title = "Evaluate"
+
+    @override
+    def __init__(self, context: TabContext, tab: gr.Tab) -> None:
+        self._searcher = context.searcher
+        self._limits = context.limits
+        gr.Markdown(NOTE)
+        self.sample = gr.Slider(
+            50, self._limits.sample, value=SAMPLE, step=50, label="Images in the sample", elem_id="sample"
+        )
         with gr.Row():
-            self.gallery_button = gr.Button(words.EVALUATE, variant="primary", elem_id="evaluate")
-            self.query_button = gr.Button(words.EVALUATE_QUERY, elem_id="evaluate_query")
-            self.cancel = gr.Button(words.CANCEL, elem_id="cancel", interactive=False)
+            self.gallery_button = gr.Button("Evaluate the gallery", variant="primary", elem_id="evaluate")
+            self.query_button = gr.Button("Evaluate this query", elem_id="evaluate_query")
+            self.cancel = cancel_button("cancel")
         self.state = gr.Markdown(elem_id="evaluate_state")
-        self.table = gr.Dataframe(
-            headers=words.EVALUATION_COLUMNS,
-            interactive=False,
-            label=words.FIGURES,
-            elem_id="figures",
-            wrap=True,
-            max_height=720,
-            column_widths=["26%", "25%", "16%", "16%", "17%"],
-        )
-        self.plot = gr.Image(  # gr.Plot has no alternative text
-            label=words.FIGURES,
-            show_label=False,
-            format="png",
-            interactive=False,
-            buttons=[],
-            elem_id="figures_plot",
-            visible=False,
-        )
-        self.download = gr.DownloadButton(words.DOWNLOAD, visible=False, elem_id="csv")
-        self._wire(panel)
+        widths: list[str | int] = ["26%", "25%", "16%", "16%", "17%"]
+        self.table = figures_table(COLUMNS, "Figures", "figures", max_height=720, column_widths=widths)
+        self.plot = figures_plot("Figures", "figures_plot")
+        self.download = gr.DownloadButton("Download as CSV", visible=False, elem_id="csv")
+        self._wire(context.panel)
 
     def _wire(self, panel: QueryPanel) -> None:
         dark = gr.Checkbox(visible=False)  # set by the page itself
         stops = Stops()
-        starts: list[tuple[gr.Button, Callable[..., Iterator[Shown]], list[Any]]] = [
-            (self.gallery_button, self.evaluate_gallery, [panel.gallery, self.sample]),
+        starts: list[tuple[gr.Button, Callable[..., Iterator[Updates]], dict[str, Any]]] = [
+            (self.gallery_button, self.evaluate_gallery, {"gallery": panel.gallery, "sample": self.sample}),
             (self.query_button, self.evaluate_query, panel.inputs),
         ]
         for button, run, inputs in starts:
             # One that is still under way ends first.
             button.click(**stops.event).then(
                 run,
-                [*inputs, stops.stopped, stops.now, dark],
-                [self.state, self.table, self.plot, self.download, self.cancel],
+                inputs_kwargs={**inputs, **stops.inputs, "dark": dark},
+                outputs=[self.state, self.table, self.plot, self.download, self.cancel],
                 js=STARTED,
                 trigger_mode="multiple",
                 show_progress="minimal",
@@ -99,72 +111,107 @@ class EvaluateTab:
             )
         self.cancel.click(**stops.event)
 
-    @_worded
+    @_warned
     def evaluate_gallery(
         self, gallery: str | None, sample: float, stopped: Stopped, began: float, dark: bool
-    ) -> Iterator[Shown]:
+    ) -> Iterator[Updates]:
         """Yield the table as it grows, then the plot and the CSV; end when the visitor stops it."""
         index = self._searcher.indexes.get(gallery or "")
         queries = evaluation.leave_one_out(index, min(int(sample), self._limits.sample))
-        about = words.evaluated(index, len(queries.labels))
-        yield from self._growing(evaluation.evaluate(index, queries), COMBINATIONS, about, "mAP", stopped, began, dark)
+        asked = Evaluation(_about_gallery(index, len(queries.labels)), len(index.features) * len(Metric), "mAP")
+        job = Job(stopped, began, self._limits.deadline())
+        yield from self._growing(evaluation.evaluate(index, queries), asked, job, dark)
 
-    @_worded
-    def evaluate_query(self, *values: Any) -> Iterator[Shown]:
+    @_warned
+    def evaluate_query(self, stopped: Stopped, began: float, dark: bool, **panel: Any) -> Iterator[Updates]:
         """Yield the figures of the query on the left, if its label is known; end when the visitor stops it."""
-        *panel, stopped, began, dark = values
-        asked = Asked(*panel)
+        asked = Asked(**panel)
         index = self._searcher.indexes.get(asked.gallery or "")
         query = asked.query(index)
         if query.position is None:
-            yield words.NO_LABEL, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            yield {self.state: NO_LABEL}
             return
         entry = index.entry(query.position)
         results = evaluation.average_precision_of(index, self._searcher.embedder, query, entry.label)
-        about = words.evaluated_query(words.name_of(entry), entry.label)
-        total = len(Metric) if query.text or query.without else COMBINATIONS
-        yield from self._growing(results, total, about, "AP", stopped, began, dark)
+        used = [name for name in index.features if FEATURES[name].takes_text or not (query.text or query.without)]
+        about = _about_query(name_of(entry), entry.label)
+        job = Job(stopped, began, self._limits.deadline())
+        yield from self._growing(results, Evaluation(about, len(used) * len(Metric), "AP"), job, dark)
 
-    def _growing(
-        self,
-        results: Iterator[Result],
-        total: int,
-        about: str,
-        average: str,
-        stopped: Stopped,
-        began: float,
-        dark: bool,
-    ) -> Iterator[Shown]:
+    def _growing(self, results: Iterator[Result], asked: Evaluation, job: Job, dark: bool) -> Iterator[Updates]:
         done: list[Result] = []
-        deadline = self._limits.deadline()
-        if ended(stopped, began):
-            yield (gr.skip(),) * 5
+        if job.ended():
+            yield SKIP
             return
-        yield (
-            words.progress(about, 0, total),
-            [],
-            gr.Image(value=None, visible=False),
-            gr.DownloadButton(visible=False),
-            gr.Button(interactive=True),
-        )
+        yield {
+            self.state: asked.progress(0),
+            self.table: [],
+            self.plot: gr.Image(value=None, visible=False),
+            self.download: gr.DownloadButton(visible=False),
+            self.cancel: gr.Button(interactive=True),
+        }
         for result in results:
-            if why := over(stopped, began, deadline):
-                yield why, gr.skip(), gr.skip(), gr.skip(), gr.Button(interactive=False)
+            if why := job.over():
+                yield {self.state: why, self.cancel: gr.Button(interactive=False)}
                 return
             done.append(result)
-            state = words.progress(about, len(done), total)
-            yield state, words.evaluation_rows(done), gr.skip(), gr.skip(), gr.skip()
+            yield {self.state: asked.progress(len(done)), self.table: rows(done)}
         # Imported here: it brings matplotlib, which the page starts without.
-        from retrieval.analysis.evaluation_plot import as_picture, plot_results
+        from retrieval.analysis.plots import as_picture, plot_results
 
-        best = words.best(done, average)
+        sentence = best(done, asked.average)
+        drawn = as_picture(plot_results(done, dark, asked.average))
         with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:  # gradio keeps a copy of its own
             path = Path(folder) / "evaluation.csv"
             path.write_text(evaluation.to_csv(done), encoding="utf-8")
-            yield (
-                f"{about} {best}",
-                words.evaluation_rows(done),
-                gr.Image(value=as_picture(plot_results(done, dark, average)), alt_text=best, visible=True),
-                gr.DownloadButton(value=str(path), visible=True),
-                gr.Button(interactive=False),
-            )
+            yield {
+                self.state: f"{asked.about} {sentence}",
+                self.table: rows(done),
+                self.plot: gr.Image(value=drawn, alt_text=sentence, visible=True),
+                self.download: gr.DownloadButton(value=str(path), visible=True),
+                self.cancel: gr.Button(interactive=False),
+            }
+
+
+def _about_gallery(index: GalleryIndex, queries: int) -> str:
+    return f"{index.manifest.gallery}: leave-one-out over {queries:,} of {len(index):,} images, exact scan."
+
+
+def _about_query(name: str, label: str) -> str:
+    return f"Query {_as_text(name)}, label {_as_text(label)}: the whole gallery ranked by the exact scan."
+
+
+def _as_text(text: str) -> str:
+    """Return a text of a dataset as Markdown that shows its letters, and fetches and links nothing that it names."""
+    return re.sub(r"([^\w\s])", lambda sign: f"&#{ord(sign[0])};", text)
+
+
+def rows(results: Sequence[Result]) -> list[list[str]]:
+    """Return the table of an evaluation, three digits each."""
+    return [
+        [
+            FEATURES[r.features].title,
+            METRICS[r.metric],
+            f"{r.p_at_1:.3f}",
+            f"{r.p_at_5:.3f}",
+            "" if r.map is None else f"{r.map:.3f}",
+        ]
+        for r in results
+    ]
+
+
+def best(results: Sequence[Result], average: str) -> str:
+    """Return one sentence on the best metrics of each feature type, by the rounded figures; empty without any.
+
+    Args:
+        results: of one engine.
+        average: the name of `Result.map`, "AP" for a single query.
+    """
+    parts = list[str]()
+    for features in default_first():
+        shown = {METRICS[r.metric]: f"{r.map:.3f}" for r in results if r.features == features and r.map is not None}
+        if shown:
+            top = max(shown.values())
+            metrics = listed([metric for metric in shown if shown[metric] == top])
+            parts.append(f"{top} by {FEATURES[features].phrase} with {metrics}")
+    return f"Highest {average}: {'; '.join(sorted(parts, reverse=True))}." if parts else ""

@@ -1,148 +1,156 @@
-"""The Galleries tab, on a machine of one's own: build a gallery with progress and cancel, and see what there is."""
+"""The Galleries tab, on one's own machine: build a gallery with progress and cancel, and list the galleries."""
 
 import html
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import gradio as gr
+from typing_extensions import override
 
-from retrieval.analysis import sentences as words
 from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO
 from retrieval.features.models import BUNDLED
-from retrieval.gallery.source import GallerySource
-from retrieval.indexing.jobs import Build, Builds, BuildStopped
-from retrieval.indexing.progress import Phase
+from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
+from retrieval.indexing.jobs import Build, BuildStopped
+from retrieval.indexing.progress import Phase, Stage
 from retrieval.settings import Settings, with_flags
-from retrieval.storage.catalog import Indexes
-from retrieval.storage.manifest import Manifest
-from retrieval.ui.errors import as_shown
-from retrieval.ui.query_panel import QueryPanel
+from retrieval.storage.manifest import SKIPPED_LISTED, Manifest
+from retrieval.ui.controls import QUIET, cancel_button, figures_table
+from retrieval.ui.errors import as_shown, warn
+from retrieval.ui.query_panel import Updates
 from retrieval.ui.serving.own_page import only_own_page
+from retrieval.ui.tabs.tab import Tab, TabContext
+
+NOTE = (
+    "Build a gallery from your own images and search it right away. The other tabs keep working in the meantime. "
+    "A build continues when you close this page; open it again to see the progress. You can resume a cancelled build."
+)
+FIELDS = {  # by the names of the builder's flags
+    "dataset": "Dataset",
+    "gallery": "Gallery name",
+    "limit": "Limit",
+    "model": "Model",
+    "split": "Split",
+    "config": "Configuration",
+    "revision": "Revision",
+    "image_column": "Image column",
+    "label_column": "Label column",
+    "caption_column": "Caption column",
+    "rebuild": "Replace an existing gallery of this name",
+}
+MORE = ("split", "config", "revision", "image_column", "label_column", "caption_column")
+MODEL_SHOWN = "Same as the selected gallery"
+MODELS: list[Any] = [MODEL_SHOWN, ("auto: OpenCLIP if it is available", AUTO), ("mini: the bundled model", BUNDLED)]
+FOUND = "Found. The images stay where they are; the index keeps small copies."
+ON_HUB = "Not found on this machine, so it is looked up on the Hugging Face Hub. Code from datasets is never run."
+NO_DATASET = "Enter a dataset: a folder of images, a Parquet file, or a dataset on the Hub (org/name)."
+PHASES = {
+    Phase.OPENING: "opening the dataset; one on the Hub is downloaded first",
+    Phase.FINDING: "looking for the model; one on the Hub is downloaded first",
+    Phase.LOADING: "loading the model",
+    Phase.PICTURES: "embedding the first images",
+    Phase.FINISHING: "all images are read; writing the index",
+}
+BUNDLED_DATASET = "the bundled icons"
 
 LOOK = 0.5  # seconds between two looks at a running build
+COLUMNS = ["Name", "Dataset", "Images", "Skipped", "Model", "Built", "On disk"]
 WIDTHS: list[str | int] = ["110px", "170px", "80px", "80px", "100px", "95px", "80px"]
-SHOWN = words.BUILD_MODEL_SHOWN  # chosen as a model: that of the gallery shown
-
-Updates = dict[Any, Any]
+SKIPPED_WIDTHS: list[str | int] = ["40%", "60%"]
 
 
-class GalleriesTab:
-    """Fields of a build, its progress, and the galleries there are.
+class GalleriesTab(Tab):
+    """Fields of a build, its progress, and the list of galleries.
 
-    A build belongs to the process, not to a visitor: it goes on when the page is closed, every open page can follow
+    A build belongs to the process, not to a visitor: it continues when the page is closed, every open page can follow
     and cancel it, and a page that is opened later finds it.
     """
 
-    def __init__(
-        self, indexes: Indexes, panel: QueryPanel, builds: Builds, page: gr.Blocks, tab: gr.Tab, timer: gr.Timer
-    ) -> None:
-        """Lay the tab out inside `tab`, and wire it.
+    title = "Galleries"
 
-        Args:
-            indexes: the galleries there are.
-            panel: is told of a new gallery.
-            builds: builds them.
-            page: looks for a running build when it is opened.
-            tab: shows the galleries anew when it is opened.
-            timer: looks at a running build; not in the tab, since a timer in a tab that is not shown does not tick.
-        """
-        self._indexes = indexes
-        self._panel = panel
-        self._builds = builds
-        gr.Markdown(words.BUILD_NOTE)
+    @override
+    def __init__(self, context: TabContext, tab: gr.Tab) -> None:
+        if context.builds is None or context.timer is None:
+            raise ValueError("the tab is not offered without builds and a timer")
+        self._indexes = context.searcher.indexes
+        self._panel = context.panel
+        self._builds = context.builds
+        self.timer = context.timer
+        gr.Markdown(NOTE)
+        self._lay_out_fields()
+        with gr.Row():
+            self.start_button = gr.Button("Build", variant="primary", elem_id="build_start")
+            self.cancel_button = cancel_button("build_cancel")
+        self.state = gr.HTML(padding=False, elem_id="build_state")
+        self.table = figures_table(COLUMNS, "Galleries in the index", "galleries", column_widths=WIDTHS)
+        self.skipped_note = gr.Markdown(elem_id="skipped_note")
+        self.skipped = figures_table(
+            ["Image", "Reason"], "Skipped images", "skipped", column_widths=SKIPPED_WIDTHS, visible=False
+        )
+        self.followed = gr.State(0)  # number of the build whose end this page waits for
+        self._wire(context.page, tab)
+
+    @classmethod
+    @override
+    def offered(cls, context: TabContext) -> bool:
+        return context.builds is not None
+
+    def _lay_out_fields(self) -> None:
         with gr.Row():
             dataset = gr.Textbox(
-                label=words.BUILD["dataset"],
-                placeholder=words.BUILD_DATASET_EXAMPLE,
-                info=words.BUILD_DATASET_INFO,
+                label=FIELDS["dataset"],
+                placeholder="~/photos",
+                info="A folder of images, a Parquet file, or a dataset on the Hub (org/name)",
                 elem_id="build_dataset",
                 min_width=290,
                 scale=2,
             )
-            self.gallery = gr.Textbox(
-                label=words.BUILD["gallery"], info=words.BUILD_GALLERY_INFO, elem_id="build_gallery", min_width=200
-            )
+            gallery = _field("gallery", info="Empty: named after the dataset")
         self.found = gr.HTML(padding=False, elem_id="build_found")
         with gr.Row():
-            limit = gr.Textbox(
-                label=words.BUILD["limit"], info=words.BUILD_LIMIT_INFO, elem_id="build_limit", min_width=200
-            )
+            limit = _field("limit", info="Number of images; empty: all")
             model = gr.Dropdown(
-                [SHOWN, (words.BUILD_MODEL_AUTO, AUTO), (words.BUILD_MODEL_MINI, BUNDLED)],
-                value=SHOWN,
+                MODELS,
+                value=MODEL_SHOWN,
                 allow_custom_value=True,
-                label=words.BUILD["model"],
-                info=words.BUILD_MODEL_INFO,
+                label=FIELDS["model"],
+                info="Or enter a Hub id or a folder",
                 elem_id="build_model",
                 min_width=200,
             )
-        with gr.Accordion(words.BUILD_MORE, open=False, elem_id="build_more"), gr.Row():
-            more = {
-                name: gr.Textbox(label=words.BUILD[name], elem_id=f"build_{name}", min_width=200)
-                for name in ("split", "config", "revision", "image_column", "label_column", "caption_column")
-            }
-            self.streaming = gr.Checkbox(False, label=words.BUILD_STREAMING, elem_id="build_streaming")
-        self.replace = gr.Checkbox(False, label=words.BUILD["rebuild"], elem_id="build_replace")
-        self.fields: dict[str, Any] = {
-            "dataset": dataset,
-            "gallery": self.gallery,
-            "limit": limit,
-            "model": model,
-            **more,
-        }
-        with gr.Row():
-            self.start_button = gr.Button(words.BUILD_START, variant="primary", elem_id="build_start")
-            self.cancel_button = gr.Button(words.CANCEL, interactive=False, elem_id="build_cancel")
-        self.state = gr.HTML(padding=False, elem_id="build_state")
-        self.table = gr.Dataframe(
-            headers=words.GALLERY_COLUMNS,
-            column_widths=WIDTHS,
-            interactive=False,
-            label=words.GALLERIES,
-            elem_id="galleries",
-            wrap=True,
-        )
-        self.skipped_note = gr.Markdown(elem_id="skipped_note")
-        self.skipped = gr.Dataframe(
-            headers=words.SKIPPED_COLUMNS,
-            column_widths=["40%", "60%"],
-            interactive=False,
-            label=words.SKIPPED,
-            elem_id="skipped",
-            wrap=True,
-            visible=False,
-        )
-        self.timer = timer
-        self.followed = gr.State(0)  # number of the build whose end this page waits for
-        self._wire(page, tab)
+        with gr.Accordion("More: split, revision, columns", open=False, elem_id="build_more"), gr.Row():
+            more = {name: _field(name) for name in MORE}
+            self.streaming = gr.Checkbox(
+                False, label="Stream the rows instead of downloading them first", elem_id="build_streaming"
+            )
+        self.replace = gr.Checkbox(False, label=FIELDS["rebuild"], elem_id="build_replace")
+        self.gallery = gallery
+        self.fields: dict[str, Any] = {"dataset": dataset, "gallery": gallery, "limit": limit, "model": model, **more}
 
     def _wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         dataset = self.fields["dataset"]
         progress = [self.state, self.start_button, self.cancel_button, self.timer, self.followed]
         listed = [self.table, self.skipped_note, self.skipped]
-        gr.on([dataset.blur, dataset.submit], self.check, dataset, [self.found, self.gallery], **quiet)
+        gr.on([dataset.blur, dataset.submit], self.check, dataset, [self.found, self.gallery], **QUIET)
+        chosen = {"shown": self._panel.gallery, "again": self.replace, "streaming": self.streaming}
         self.start_button.click(
-            self.start,
-            [self._panel.gallery, self.replace, self.streaming, *self.fields.values()],
-            progress,
-            concurrency_limit=1,
-            **quiet,
+            self.start, inputs_kwargs={**chosen, **self.fields}, outputs=progress, concurrency_limit=1, **QUIET
         )
-        self.cancel_button.click(self.cancel, None, progress, **quiet)
+        self.cancel_button.click(self.cancel, None, progress, **QUIET)
         self.timer.tick(
-            self.tick, self.followed, [*progress, *listed, *self._panel.offered], trigger_mode="once", **quiet
+            self.tick, self.followed, [*progress, *listed, *self._panel.offered], trigger_mode="once", **QUIET
         )
-        tab.select(self.show_galleries, self._panel.gallery, listed, **quiet)
-        self.table.select(self.show_skipped, None, [self.skipped_note, self.skipped], **quiet)
-        page.load(self.arrive, None, [*progress, self._panel.gallery], **quiet)
+        tab.select(self.show_galleries, self._panel.gallery, listed, **QUIET)
+        self.table.select(self.show_skipped, None, [self.skipped_note, self.skipped], **QUIET)
+        page.load(self.arrive, None, [*progress, self._panel.gallery], **QUIET)
 
     def check(self, request: gr.Request, dataset: str | None) -> Updates:
-        """Say at once whether a folder can be used, and how its gallery will be called."""
+        """Show at once whether a dataset can be used, and the name of its gallery."""
         name = (dataset or "").strip()
         try:
             with as_shown(owner=True):
@@ -154,14 +162,22 @@ class GalleriesTab:
                     _check(source)
         except gr.Error as error:
             return {self.found: _alert(str(error.message)), self.gallery: gr.Textbox(placeholder="")}
-        found = words.BUILD_FOUND if source.path else words.BUILD_ON_HUB
+        found = FOUND if source.path else ON_HUB
         return {self.found: _status(found), self.gallery: gr.Textbox(placeholder=source.slug)}
 
     def start(
-        self, request: gr.Request, shown: str | None, again: bool, streaming: bool, *texts: str | None
+        self, request: gr.Request, shown: str | None, again: bool, streaming: bool, **fields: str | None
     ) -> Updates:
-        """Start to build what the fields say, or say in words why not."""
-        given = {name: str(text or "").strip() for name, text in zip(self.fields, texts, strict=True)}
+        """Start to build what the fields describe, or show why that is not possible.
+
+        Args:
+            request: must come from this page.
+            shown: the selected gallery.
+            again: whether an existing gallery of this name is replaced.
+            streaming: see `GallerySource`.
+            fields: the texts of `fields`, by name.
+        """
+        given = {name: str(text or "").strip() for name, text in fields.items()}
         try:
             with as_shown(owner=True):
                 only_own_page(request)
@@ -170,9 +186,9 @@ class GalleriesTab:
                     _check(chosen.source)
                     build = self._builds.start(chosen, bool(again))
         except gr.Error as error:
-            gr.Warning(str(error.message))
-            running = self._builds.running  # somebody else's, perhaps; then its progress is what there is to see
-            return self._follow(running) if running else {self.state: _alert(str(error.message))}
+            why = warn(error)
+            running = self._builds.running  # perhaps another visitor's; its progress is then what this page follows
+            return self._follow(running) if running else {self.state: _alert(why)}
         return self._follow(build)
 
     def cancel(self, request: gr.Request) -> Updates:
@@ -184,7 +200,7 @@ class GalleriesTab:
         return self._follow(running)
 
     def tick(self, request: gr.Request, followed: int) -> Updates:
-        """Show how far the build is; at its end, offer the gallery."""
+        """Show the progress of the build; at its end, offer the gallery."""
         with as_shown(owner=True):
             only_own_page(request)
         build = self._builds.last
@@ -200,44 +216,43 @@ class GalleriesTab:
                     self._indexes.location.look_again()
                     self._indexes.get(build.name)  # from now on searches use the new build, and the old one may go
                 except BuildStopped:
-                    return over | {self.state: _status(words.stopped(build.stage))}
+                    return over | {self.state: _status(stopped(build.stage))}
         except gr.Error as error:
             return over | {self.state: _alert(str(error.message))}
-        gr.Info(html.escape(words.ready(manifest)))
-        offered = dict(zip(self._panel.offered, self._panel.offer(build.name, build.number), strict=True))
-        return over | offered | self._list(build.name) | {self.state: _status(words.ready(manifest))}
+        gr.Info(html.escape(ready(manifest)))
+        offered = self._panel.offer(build.name, build.number) | self._list(build.name)
+        return over | offered | {self.state: _status(ready(manifest))}
 
     def arrive(self, request: gr.Request) -> Updates:
-        """Follow a build that is running, and offer the galleries that were made since the program started."""
+        """Follow a running build, and offer the galleries built since the program started."""
         try:
             only_own_page(request)
         except RetrievalError:
-            return {}  # said where somebody tries to build
-        names = self._indexes.names()
+            return {}  # a visitor who tries to build is told why not
         running = self._builds.running
         found = self._follow(running) if running else {}
-        return {**found, self._panel.gallery: gr.Dropdown(choices=names, visible=len(names) > 1)}
+        return {**found, self._panel.gallery: self._panel.galleries()}
 
     def show_galleries(self, request: gr.Request, shown: str | None) -> Updates:
-        """List the galleries there are, and what was skipped of the one shown."""
+        """List the galleries, and what was skipped in the selected one."""
         with as_shown(owner=True):
             only_own_page(request)
         return self._list(shown or "")
 
     def show_skipped(self, request: gr.Request, chosen: gr.SelectData) -> Updates:
-        """Show what was skipped of the gallery in the chosen row, and why."""
+        """Show what was skipped in the gallery of the chosen row, and why."""
         with as_shown(owner=True):
             only_own_page(request)
         return self._skipped(str(chosen.row_value[0]))
 
     def _settings(self, given: Mapping[str, str], streaming: bool, shown: str | None) -> Settings:
-        """Return what the fields amount to, checked as the flags are."""
+        """Return the settings that the fields describe, checked like the flags of the builder."""
         if not given["dataset"]:
-            raise RetrievalError(words.BUILD_NO_DATASET)
+            raise RetrievalError(NO_DATASET)
         given = {name: text for name, text in given.items() if text}
         nothing: dict[str, Any] = dict.fromkeys([*GallerySource.__dataclass_fields__, "gallery"])
         base = replace(self._builds.base, **nothing | {"streaming": streaming})
-        if given.get("model", SHOWN) == SHOWN:
+        if given.get("model", MODEL_SHOWN) == MODEL_SHOWN:
             given.pop("model", None)
             model = self._indexes.get(shown or "").manifest.model
             base = replace(base, model=model.name, model_revision=model.commit, dtype=model.dtype)
@@ -268,13 +283,13 @@ class GalleriesTab:
             try:
                 manifest = self._indexes.location.manifest(name)
             except RetrievalError as error:
-                rows.append(words.gallery_unreadable(name, error))
+                rows.append(_unreadable_row(name, error))
             else:
-                rows += [words.gallery_row(manifest)] if manifest else []
+                rows += [gallery_row(manifest)] if manifest else []
         return {self.table: rows, **self._skipped(chosen)}
 
     def _skipped(self, name: str) -> Updates:
-        """Return what was skipped of a gallery; nothing for one that is not there or cannot be read."""
+        """Return what was skipped in a gallery; nothing for one that is missing or cannot be read."""
         manifest: Manifest | None = None
         if name in self._indexes.names():
             try:
@@ -282,8 +297,12 @@ class GalleriesTab:
             except RetrievalError:
                 manifest = None  # its row says why
         rows = [[each.id, each.reason] for each in manifest.skipped_pictures] if manifest else []
-        note = words.skipped(manifest) if manifest else ""
+        note = skipped(manifest) if manifest else ""
         return {self.skipped_note: note, self.skipped: gr.Dataframe(value=rows, visible=bool(rows))}
+
+
+def _field(name: str, **options: Any) -> gr.Textbox:
+    return gr.Textbox(label=FIELDS[name], elem_id=f"build_{name}", min_width=200, **options)
 
 
 def _check(source: GallerySource) -> None:
@@ -294,11 +313,11 @@ def _check(source: GallerySource) -> None:
 
 @contextmanager
 def _fields_named() -> Iterator[None]:
-    """Let an error of the builder name the fields of the page where it names flags."""
+    """Let an error of the builder name the fields of the page instead of its flags."""
     try:
         yield
     except RetrievalError as error:
-        raise type(error)(words.on_page(str(error))) from error
+        raise type(error)(on_page(str(error))) from error
 
 
 def _status(text: str) -> str:
@@ -310,9 +329,96 @@ def _alert(escaped: str) -> str:
 
 
 def _progress(build: Build) -> str:
-    """Return a bar with what is done, and the figures of it."""
+    """Return a progress bar with its figures."""
     stage = build.stage
     known = stage.phase is Phase.PICTURES and stage.total
     value = f'max="{stage.total}" value="{stage.done}"' if known else ""
-    text = words.building(build.name, stage, time.monotonic(), build.stopping)
-    return f'<progress {value} aria-label="{html.escape(words.BUILD_PROGRESS)}"></progress><p>{html.escape(text)}</p>'
+    text = building(build.name, stage, time.monotonic(), build.stopping)
+    return f'<progress {value} aria-label="Progress of the build"></progress><p>{html.escape(text)}</p>'
+
+
+def on_page(text: str) -> str:
+    """Return an error of the builder with the names of the fields instead of the flags, unless it gives a command."""
+    if "python " in text:
+        return text
+    return re.sub(
+        r"--([a-z]+(?:-[a-z]+)?)",
+        lambda m: f"“{FIELDS[key]}”" if (key := m[1].replace("-", "_")) in FIELDS else m[0],
+        text,
+    )
+
+
+def building(name: str, stage: Stage, now: float, stopping: bool) -> str:
+    """Return the progress of a build as one line.
+
+    Args:
+        name: the gallery.
+        stage: the step it is at.
+        now: `time.monotonic()`, in seconds.
+        stopping: whether it was asked to stop.
+    """
+    if stopping:
+        return f"{name}: stopping after the current step ..."
+    if stage.phase is not Phase.PICTURES or (stage.total is None and not stage.done):
+        return f"{name}: {PHASES[stage.phase]} ... {duration(now - stage.since)}"
+    parts = [f"{name}: {stage.done:,}" + (f" of {stage.total:,} images" if stage.total is not None else " images")]
+    if stage.before:
+        parts.append(f"{stage.before:,} from an earlier run")
+    if stage.rate is None:
+        parts.append(f"{PHASES[stage.phase]} ...")
+    else:
+        parts.append(f"{stage.rate:.1f} images/s")
+    if stage.left is not None:
+        parts.append(f"{duration(max(0.0, stage.left - (now - stage.at)))} left")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the two largest units."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def ready(manifest: Manifest) -> str:
+    """Return that a gallery is built."""
+    left_out = f", {manifest.skipped:,} skipped" if manifest.skipped else ""
+    return f"{manifest.gallery} is ready: {manifest.pictures:,} images{left_out}. It is now the selected gallery."
+
+
+def stopped(stage: Stage) -> str:
+    """Return that a build was stopped, and how to resume it."""
+    kept = f" after {stage.done:,} images" if stage.done else ""
+    return f"Stopped{kept}. Start the same build again to resume it."
+
+
+def gallery_row(manifest: Manifest) -> list[str]:
+    """Return a gallery's row in the table of galleries."""
+    built = datetime.fromisoformat(manifest.created).astimezone()
+    source = manifest.source
+    dataset = BUNDLED_DATASET if source.path == BUNDLED_GALLERY else source.dataset
+    return [
+        manifest.gallery,
+        dataset + (f" ({source.split})" if source.split else ""),
+        f"{manifest.pictures:,}",
+        f"{manifest.skipped:,}",
+        manifest.model.title,
+        f"{built:%Y-%m-%d %H:%M}",
+        f"{manifest.bytes / 1e6:,.1f} MB",
+    ]
+
+
+def _unreadable_row(name: str, error: Exception) -> list[str]:
+    return [name, str(error), *[""] * (len(COLUMNS) - 2)]
+
+
+def skipped(manifest: Manifest) -> str:
+    """Return how many images of a gallery were skipped."""
+    hint = "Click a gallery to see its skipped images."
+    if not manifest.skipped:
+        return f"`{manifest.gallery}`: no images were skipped. {hint}"
+    listed = f" (the first {SKIPPED_LISTED:,} are listed)" if manifest.skipped > SKIPPED_LISTED else ""
+    return f"`{manifest.gallery}`: {manifest.skipped:,} skipped{listed}. {hint}"

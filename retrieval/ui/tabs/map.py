@@ -1,4 +1,4 @@
-"""The Map tab: the gallery on a plane, the query and its hits marked; a click makes a picture the query."""
+"""The Map tab: the gallery on a plane, the query and its results marked; a click makes an image the query."""
 
 import base64
 import json
@@ -9,107 +9,118 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import gradio as gr
+from typing_extensions import override
 
-from retrieval.analysis import sentences as words
+from retrieval.analysis.explanation import name_of
 from retrieval.analysis.gallery_map import DRAWN, Marks, marks, points, ranked_labels, short
-from retrieval.features import DEFAULT_FEATURES, FEATURES, Vectors, default_first
-from retrieval.search.query import Hit
-from retrieval.search.searcher import Searcher
+from retrieval.features import FEATURES, Vectors
+from retrieval.labels import METHODS
+from retrieval.search.query import Hit, Query
 from retrieval.search.validation import checked_features, one_of
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import Entry, GalleryIndex
+from retrieval.ui.controls import QUIET, features_radio
 from retrieval.ui.errors import as_shown
-from retrieval.ui.query_panel import Asked, QueryPanel
+from retrieval.ui.query_panel import SKIP, Asked, Updates
 from retrieval.ui.scripts import OPENED, if_open
 from retrieval.ui.serving.limits import SEARCHES
+from retrieval.ui.tabs.tab import Tab, TabContext
 from retrieval.ui.widgets.map import map_output
-from retrieval.ui.widgets.thumbnails import Thumbnails
+
+NO_MAP = (
+    "**This gallery has no map yet.** Its index was built before maps were supported. The owner of this page can add "
+    "them in seconds, without rebuilding the index: run `python index_builder.py` with the same flags as before."
+)
 
 
-class MapTab:
-    """A canvas with the gallery's pictures as points; holds no state of any visitor."""
+class MapTab(Tab):
+    """A canvas with the gallery's images as points."""
 
-    def __init__(self, searcher: Searcher, panel: QueryPanel, thumbnails: Thumbnails, tab: gr.Tab) -> None:
-        """Lay the tab out inside `tab`, and draw it when it is opened and when the query changes while it is open."""
-        self._searcher = searcher
-        self._thumbnails = thumbnails
+    title = "Map"
+
+    @override
+    def __init__(self, context: TabContext, tab: gr.Tab) -> None:
+        self._searcher = context.searcher
+        self._thumbnails = context.thumbnails
         # Kept as long as the index is in use, and no longer.
         self._kept: WeakKeyDictionary[GalleryIndex, dict[tuple[str, Method], str]] = WeakKeyDictionary()
         with gr.Row():
-            self.features = gr.Radio(
-                [(words.FEATURES[each], str(each)) for each in default_first()],
-                value=DEFAULT_FEATURES,
-                label=words.FEATURES_LABEL,
-                elem_id="map_features",
-                min_width=290,
-            )
+            self.features = features_radio("map_features")
             self.method = gr.Radio(
-                [(words.METHODS[each], str(each)) for each in Method],
+                [(METHODS[each], str(each)) for each in Method],
                 value=str(Method.PCA),
-                label=words.METHOD_LABEL,
+                label="Layout",
                 elem_id="map_method",
                 min_width=200,
             )
         self.note = gr.Markdown(elem_id="map_note")
         self.map = map_output(self._thumbnail_function())
+        self._wire(context, tab)
+
+    def _wire(self, context: TabContext, tab: gr.Tab) -> None:
+        panel = context.panel
         opened = gr.Checkbox(visible=False)  # set by the page itself
+        toggles = {"features": self.features, "method": self.method}
         event: dict[str, Any] = {
             "fn": self.run,
-            "inputs": [*panel.inputs, self.features, self.method, opened],
-            "outputs": [self.features, self.method, self.note, self.map],
-            "api_visibility": "private",
-            "show_progress": "hidden",
-            **SEARCHES,
+            "inputs_kwargs": {**panel.inputs, **toggles, "opened": opened},
+            "outputs": [*toggles.values(), self.note, self.map],
             "trigger_mode": "always_last",
+            **SEARCHES,
+            **QUIET,
         }
         tab.select(**event, js=OPENED)
         changes = [*panel.asked, *panel.refined, self.features.input, self.method.input]
         gr.on(changes, **event, js=if_open("map_note"))
-        self.map.select(self.take_point, None, panel.picture, api_visibility="private", show_progress="hidden")
+        self.map.select(self.take_point, None, panel.picture, **QUIET)
 
-    def run(self, *values: Any) -> tuple[Any, ...]:
-        """Draw the map of the gallery with what the panel asks; of one that has none, say how it comes by one."""
-        *panel, features, method, opened = values
+    def run(self, features: str, method: str, opened: bool, **panel: Any) -> Updates:
+        """Draw the map of the gallery with what the panel asks; without a map, show how to add one."""
         if not opened:
-            return (gr.skip(),) * 4
-        asked = Asked(*panel)
+            return SKIP
+        asked = Asked(**panel)
         with as_shown():
             index = self._searcher.indexes.get(asked.gallery or "")
             available = index.maps
             if not available:
                 hidden = gr.Radio(visible=False)
-                return hidden, hidden, words.NO_MAP, gr.HTML(value="", visible=False)
+                drawing = gr.HTML(value="", visible=False)
+                return {self.features: hidden, self.method: hidden, self.note: NO_MAP, self.map: drawing}
             chosen = (checked_features(features), one_of(Method, method))
             if chosen not in available:
                 chosen = available[0]
-            query = replace(asked.query(index, with_words=FEATURES[chosen[0]].takes_text), features=chosen[0])
-            note, found = words.map_note(index, *chosen, min(len(index), DRAWN)), None
+            query = replace(asked.query(index, FEATURES[chosen[0]].takes_text), features=chosen[0])
+            note = about_map(index, *chosen, min(len(index), DRAWN))
             drawn = self._drawn(index, *chosen)
             self._thumbnails.serve(index)
-        if query.has_picture or query.text:
-            try:
-                with as_shown():
-                    found = marks(self._searcher, index, query, chosen[1])
-                about = words.map_marks(found, query)
-            except gr.Error as error:  # also said in a toast, by the Search tab
-                about = str(error.message)
-        else:
-            about = words.HINT if asked.nothing else words.HINT_PIXELS
-        return (
-            _radio(words.FEATURES, [each for each, kind in available if kind is chosen[1]], chosen[0], features),
-            _radio(words.METHODS, [kind for each, kind in available if each is chosen[0]], chosen[1], method),
-            f"{note}\n\n{about}",
-            gr.HTML(value=f"{{{drawn}, {_marks_json(index, found)}}}", visible=True),
-        )
+        about, found = self._marked(index, query, chosen[1], asked)
+        titles = {name: each.title for name, each in FEATURES.items()}
+        return {
+            self.features: _radio(titles, [each for each, kind in available if kind == chosen[1]], chosen[0], features),
+            self.method: _radio(METHODS, [kind for each, kind in available if each == chosen[0]], chosen[1], method),
+            self.note: f"{note}\n\n{about}",
+            self.map: gr.HTML(value=f"{{{drawn}, {_marks_json(index, found)}}}", visible=True),
+        }
+
+    def _marked(self, index: GalleryIndex, query: Query, method: Method, asked: Asked) -> tuple[str, Marks | None]:
+        """Return a line on the query and its results, and their places, if there is a query."""
+        if not query.has_picture and not query.text:
+            return asked.hint, None
+        try:
+            with as_shown():
+                found = marks(self._searcher, index, query, method)
+        except gr.Error as error:  # the Search tab shows it as a toast
+            return str(error.message), None
+        return about_marks(found, query), found
 
     def take_point(self, chosen: gr.EventData) -> Any:
-        """Make a point the query. What was clicked is said by the visitor's browser, so it may be anything."""
+        """Make a point the query. What was clicked comes from the visitor's browser, so it may be anything."""
         data = chosen._data if isinstance(chosen._data, dict) else {}
         known = self._picture(data.get("gallery"), data.get("build"), data.get("position"))
         return gr.skip() if known is None else str(known)
 
     def _picture(self, gallery: object, build: object, position: object) -> Path | None:
-        """Return the thumbnail at a position of the very build that was drawn; None for anything else."""
+        """Return the thumbnail at a position of the build that was drawn; None for anything else."""
         if not isinstance(gallery, str) or gallery not in self._searcher.indexes.names():
             return None
         with as_shown():
@@ -120,7 +131,7 @@ class MapTab:
 
     def _thumbnail_function(self) -> Callable[[object], str]:
         def thumbnail(asked: object) -> str:
-            """Return a picture as a data: address, so that no path of this machine is told; empty if there is none."""
+            """Return an image as a data: URL, which reveals no path of this machine; empty if it does not exist."""
             known = self._picture(*asked) if isinstance(asked, list) and len(asked) == 3 else None
             if known is None or not known.is_file():
                 return ""
@@ -129,7 +140,7 @@ class MapTab:
         return thumbnail
 
     def _drawn(self, index: GalleryIndex, features: str, method: Method) -> str:
-        """Return the points as members of a JSON object; the same for all visitors, so made once."""
+        """Return the points as members of a JSON object; they are the same for all visitors, so cached."""
         kept = self._kept.setdefault(index, {})
         if (features, method) not in kept:
             found = points(index, features, method)
@@ -145,6 +156,46 @@ class MapTab:
                 points=rows,
             )
         return kept[features, method]
+
+
+def about_map(index: GalleryIndex, features: str, method: Method, drawn: int) -> str:
+    """Return how to read a map: what is shown, how it was laid out, and what a distance on it means."""
+    projection = index.map(features, method)
+    dimensions = index.manifest.dimensions(features)
+    shown = f"{len(index):,} images" if drawn == len(index) else f"{drawn:,} of {len(index):,} images, at random"
+    parts = [f"**{shown}, {FEATURES[features].title}:** each image is {dimensions:,} numbers, drawn as 2."]
+    sampled = projection.computed_from < len(index)
+    if projection.kept is not None:
+        parts.append(
+            f"PCA keeps the two directions in which the images differ most, {projection.kept:.1%} of the variance; "
+            "the rest is lost, so points far apart are different, but close points may be different too."
+        )
+        if sampled:
+            parts.append(f"The directions are those of {projection.computed_from:,} images, at random.")
+    else:
+        parts.append(
+            "t-SNE keeps neighbours together; the sizes of groups and the distances between them mean nothing."
+        )
+        if sampled:
+            parts.append(
+                f"It was computed from {projection.computed_from:,} images, at random; each of the others lies between "
+                "its nearest neighbours among them."
+            )
+    return " ".join(parts)
+
+
+def about_marks(found: Marks, query: Query) -> str:
+    """Return what is marked on a map, and how the query was placed."""
+    parts = [f"○ The {len(found.hits)} closest images by L2, numbered."]
+    if found.query is None:
+        parts.append(f"A text has no place here: {FEATURES[query.features].phrase} of texts lie apart from all images.")
+    elif query.text or query.without:
+        parts.append("◆ Your image without the text; the results are those of both.")
+    elif found.estimated:
+        parts.append("◆ Your query: t-SNE cannot place new images, so it lies between its 3 nearest.")
+    else:
+        parts.append("◆ Your query.")
+    return " ".join(parts)
 
 
 def _marks_json(index: GalleryIndex, found: Marks | None) -> str:
@@ -164,7 +215,7 @@ def _marks_json(index: GalleryIndex, found: Marks | None) -> str:
 
 def _row(entry: Entry | Hit, place: Vectors, label: int) -> list[object]:
     x, y = place.tolist()
-    return [short(x), short(y), label, entry.position, words.name_of(entry)]
+    return [short(x), short(y), label, entry.position, name_of(entry)]
 
 
 def _members(**values: object) -> str:
@@ -172,8 +223,8 @@ def _members(**values: object) -> str:
     return json.dumps(values, separators=(",", ":"))[1:-1].replace("<", r"\u003c")
 
 
-def _radio(titles: Mapping[Any, str], choices: list[Any], chosen: str, asked: object) -> gr.Radio:
-    """Return the choices there are; one alone is no choice.
+def _radio(titles: Mapping[Any, str], choices: list[Any], chosen: str, asked: str) -> gr.Radio:
+    """Return the choices there are, hidden if there is only one.
 
     The value is set only where it is not the one asked for, since the visitor may have chosen another one meanwhile.
     """

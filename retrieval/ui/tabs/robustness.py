@@ -1,38 +1,70 @@
-"""The Robustness tab: what a distortion of the query picture does to its hits, by each features."""
+"""The Robustness tab: what a distortion of the query image does to its results, for each feature type."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from typing_extensions import override
 
-from retrieval.analysis import sentences as words
-from retrieval.analysis.robustness import STEPS, Kind, Robustness, Step, measure, sweep
+from retrieval.analysis.robustness import (
+    STEPS,
+    Kind,
+    Robustness,
+    Step,
+    about_distortion,
+    lesson,
+    measure,
+    sweep,
+    sweep_columns,
+    sweep_rows,
+    withstood,
+)
+from retrieval.features import FEATURES, default_first
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import LIMITS, UNDISTORTED
 from retrieval.pictures.loading import fit_within
 from retrieval.search.embedding import QueryPicture
 from retrieval.search.query import Query
-from retrieval.search.searcher import Searcher
 from retrieval.search.validation import checked_distortion, checked_top_k, one_of
 from retrieval.storage.reader import GalleryIndex
-from retrieval.ui.errors import as_shown
-from retrieval.ui.query_panel import Asked, QueryPanel
+from retrieval.ui.controls import PRIVATE, cancel_button, figures_plot, figures_table, metric_choice, top_k_slider
+from retrieval.ui.errors import as_shown, warn
+from retrieval.ui.query_panel import HINT, SKIP, Asked, QueryPanel, Updates
 from retrieval.ui.scripts import OPENED, if_open, release_by_keys
-from retrieval.ui.serving.limits import LONG, SEARCHES, Limits
+from retrieval.ui.serving.limits import LONG, SEARCHES
 from retrieval.ui.serving.search_log import searched
-from retrieval.ui.tabs.stopping import NOW, Stopped, Stops, ended, over
-from retrieval.ui.widgets.thumbnails import PictureStrip, Thumbnails, strip_of
+from retrieval.ui.tabs.stopping import NOW, STOPPED, Job, Stopped, Stops
+from retrieval.ui.tabs.tab import Tab, TabContext
+from retrieval.ui.widgets.thumbnails import PictureStrip, strip_of
 
 TOP_K = 10
 TOP_K_MAX = 20
 PREVIEW = 320  # pixels of the longer side
 PERCENT = (Kind.CROP, Kind.BLUR, Kind.GREY)  # sliders that show shares in percent
 STEP = {Kind.ROTATION: 1, Kind.CROP: 1, Kind.BLUR: 0.5, Kind.GREY: 5, Kind.QUALITY: 1}
+SLIDERS = {
+    Kind.ROTATION: "Rotation (degrees)",
+    Kind.CROP: "Crop (% cut away)",
+    Kind.BLUR: "Blur (% of the shorter side)",
+    Kind.GREY: "Grey (% mixed in)",
+    Kind.QUALITY: "JPEG quality (100 is off)",
+}
+NOTE = (
+    "Overlap: share of the undistorted image's results that are still found. τ: Kendall's agreement of both orders "
+    "(1: the same). Cosine: between the vectors of both images. ↑ ↓: places gained or lost; new: not found before."
+)
+START = "**Nothing is distorted yet:** move a slider and see which results stay."
+NEEDS_IMAGE = "**Choose an image:** a text cannot be rotated or blurred."
+TEXT_IGNORED = "Only the image counts here, not the text."
+SWEEP_NOTE = (
+    "Tries each distortion alone, from weak to strong, and shows the share of results that each feature type keeps."
+)
+SWEPT = "Overlap by distortion"
 
-# What a sweep was asked for is kept in the page. Where that changes, a sweep under way is cancelled and its figures go,
-# which would be taken for those of the new query; events come late and twice, so they alone do not mean a change. The
-# page does it, since the server's answer could come so late that it would take the figures of the next sweep.
+# The page remembers what a sweep was started with. When that changes, it cancels the sweep and removes its figures,
+# which would be taken for those of the new query. It compares the values, since events come late and twice, and does
+# so in the browser, since a late answer of the server could remove the figures of the next sweep.
 ASKED = "const asked = JSON.stringify(values.map(value => value?.path ?? value));"
 STARTED = f"""(...values) => {{
     const stopped = values.splice(-3)[0];
@@ -51,133 +83,130 @@ FORGET = f"""(...values) => {{
 }}"""
 
 
-class RobustnessTab:
-    """Sliders, the picture they make, the hits of both pictures by each features, and a sweep of distortions."""
+class RobustnessTab(Tab):
+    """Sliders, the image they make, the results of both images for each feature type, and a sweep of distortions."""
 
-    def __init__(
-        self, searcher: Searcher, panel: QueryPanel, thumbnails: Thumbnails, tab: gr.Tab, limits: Limits
-    ) -> None:
-        """Lay the tab out inside `tab`, and run it when it is opened and when query or sliders change in it."""
-        self._searcher = searcher
-        self._thumbnails = thumbnails
-        self._limits = limits
+    title = "Robustness"
+
+    @override
+    def __init__(self, context: TabContext, tab: gr.Tab) -> None:
+        self._searcher = context.searcher
+        self._thumbnails = context.thumbnails
+        self._limits = context.limits
+        self._features = default_first()
         with gr.Row(elem_id="distortions"):
-            with gr.Column(scale=5, min_width=280):
-                self.sliders = [_slider(kind) for kind in Kind]
-                self.reset = gr.Button(words.RESET, elem_id="reset")
-            with gr.Column(scale=4, min_width=240):
-                self.preview = gr.Image(
-                    label=words.DISTORTED,
-                    alt_text=words.about_distortion(UNDISTORTED),
-                    height=300,
-                    format="png",  # the marks of a JPEG are to be seen as they are
-                    interactive=False,
-                    buttons=[],
-                    elem_id="distorted",
-                )
-                self.metric = gr.Dropdown(
-                    [(words.METRICS[each], str(each)) for each in Metric],
-                    value=str(Metric.COSINE),
-                    label=words.METRIC_LABEL,
-                    elem_id="robustness_metric",
-                )
-                self.top_k = gr.Slider(
-                    1, TOP_K_MAX, value=TOP_K, step=1, label=words.TOP_K_LABEL, elem_id="robustness_top_k"
-                )
-        self.note = gr.Markdown(words.HINT, elem_id="robustness_note")
-        self.figures: list[gr.Markdown] = []
-        self.strips: list[gr.Gallery] = []
-        for features in words.SWEPT_FEATURES:
-            self.figures.append(
-                gr.Markdown(
-                    f"**{words.FEATURES[features]}**", elem_id=f"withstood_{features}", elem_classes="withstood"
-                )
+            self._lay_out_distortions()
+        self.note = gr.Markdown(HINT, elem_id="robustness_note")
+        self.figures: dict[str, gr.Markdown] = {}
+        self.undistorted: dict[str, gr.Gallery] = {}
+        self.distorted: dict[str, gr.Gallery] = {}
+        for features in self._features:
+            self.figures[features] = gr.Markdown(
+                f"**{FEATURES[features].title}**", elem_id=f"withstood_{features}", elem_classes="withstood"
             )
-            for which, name in (("undistorted", words.AS_IT_IS), ("distorted", words.AS_DISTORTED)):
-                self.strips.append(
-                    PictureStrip(
-                        thumbnails,
-                        label=f"{words.FEATURES[features]}, {name}",
-                        columns=TOP_K,
-                        elem_id=f"{which}_{features}",
-                        elem_classes="strip hits labelled",
-                    )
-                )
-        gr.Markdown(words.SWEEP_NOTE)
+            self.undistorted[features] = self._strip(features, "original", f"undistorted_{features}")
+            self.distorted[features] = self._strip(features, "distorted", f"distorted_{features}")
+        gr.Markdown(SWEEP_NOTE)
         with gr.Row():
-            self.sweep_button = gr.Button(words.SWEEP, variant="primary", elem_id="sweep")
-            self.cancel = gr.Button(words.CANCEL, elem_id="sweep_cancel", interactive=False)
+            self.sweep_button = gr.Button("Try every distortion", variant="primary", elem_id="sweep")
+            self.cancel = cancel_button("sweep_cancel")
         self.state = gr.Markdown(elem_id="sweep_state")
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                self.table = gr.Dataframe(
-                    headers=words.sweep_columns(),
-                    interactive=False,
-                    label=words.SWEPT,
-                    max_height=720,
-                    wrap=True,
-                    column_widths=["40%", "30%", "30%"],
-                    elem_id="sweep_table",
-                    visible=False,
+                columns = sweep_columns()
+                widths: list[str | int] = ["40%", *[f"{60 / (len(columns) - 1):g}%"] * (len(columns) - 1)]
+                self.table = figures_table(
+                    columns, SWEPT, "sweep_table", max_height=720, column_widths=widths, visible=False
                 )
             with gr.Column(scale=5, min_width=300):
-                self.plot = gr.Image(  # gr.Plot has no alternative text
-                    label=words.SWEPT,
-                    show_label=False,
-                    format="png",
-                    interactive=False,
-                    buttons=[],
-                    elem_id="sweep_plot",
-                    visible=False,
-                )
-        self._wire(panel, tab)
+                self.plot = figures_plot(SWEPT, "sweep_plot")
+        self._wire(context.panel, tab)
+
+    def _lay_out_distortions(self) -> None:
+        with gr.Column(scale=5, min_width=280):
+            self.sliders = {str(kind): _slider(kind) for kind in Kind}
+            self.reset = gr.Button("Reset", elem_id="reset")
+        with gr.Column(scale=4, min_width=240):
+            self.preview = gr.Image(
+                label="Distorted query image",
+                alt_text=about_distortion(UNDISTORTED),
+                height=300,
+                format="png",  # another JPEG would add marks of its own
+                interactive=False,
+                buttons=[],
+                elem_id="distorted",
+            )
+            self.metric = metric_choice(gr.Dropdown, "robustness_metric")
+            self.top_k = top_k_slider(TOP_K, TOP_K_MAX, "robustness_top_k")
+
+    def _strip(self, features: str, name: str, elem_id: str) -> gr.Gallery:
+        return PictureStrip(
+            self._thumbnails,
+            label=f"{FEATURES[features].title}, {name}",
+            columns=TOP_K,
+            elem_id=elem_id,
+            elem_classes="strip hits labelled",
+        )
 
     def _wire(self, panel: QueryPanel, tab: gr.Tab) -> None:
-        opened, dark = gr.Checkbox(visible=False), gr.Checkbox(visible=False)  # set by the page itself
-        toggles = [self.metric, self.top_k]
+        opened = gr.Checkbox(visible=False)  # set by the page itself
+        toggles = {"metric": self.metric, "top_k": self.top_k}
         changed = [*panel.asked, *panel.refined, self.metric.input, self.top_k.release]
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+        strips = [*self.undistorted.values(), *self.distorted.values()]
         event: dict[str, Any] = {
             "fn": self.run,
-            "inputs": [*panel.inputs, *self.sliders, *toggles, opened],
-            "outputs": [self.note, self.preview, *self.figures, *self.strips],
+            "inputs_kwargs": {**panel.inputs, **self.sliders, **toggles, "opened": opened},
+            "outputs": [self.note, self.preview, *self.figures.values(), *strips],
             "trigger_mode": "always_last",
             "show_progress_on": self.note,
             **SEARCHES,
-            **quiet,
+            **PRIVATE,
         }
         tab.select(**event, js=OPENED)
-        gr.on([*changed, *(slider.release for slider in self.sliders)], **event, js=if_open("distortions"))
-        self.reset.click(_undistorted, None, self.sliders, **quiet).then(**event, js=OPENED)
-        swept = [self.state, self.table, self.plot, self.cancel]
+        sliders = list(self.sliders.values())
+        gr.on([*changed, *(slider.release for slider in sliders)], **event, js=if_open("distortions"))
+        self.reset.click(_undistorted, None, sliders, **PRIVATE).then(**event, js=OPENED)
+        self._wire_sweep({**panel.inputs, **toggles}, changed)
+        gr.on(None, None, js=release_by_keys("distortions"))
+
+    def _wire_sweep(self, asked: dict[str, Any], changed: list[Any]) -> None:
+        dark = gr.Checkbox(visible=False)  # set by the page itself
         stops = Stops()
         self.sweep_button.click(
             self.sweep,
-            [*panel.inputs, *toggles, stops.stopped, stops.now, dark],
-            swept,
+            inputs_kwargs={**asked, **stops.inputs, "dark": dark},
+            outputs=[self.state, self.table, self.plot, self.cancel],
             js=STARTED,
             show_progress_on=self.state,
             **LONG,
-            **quiet,
+            **PRIVATE,
         )
         self.cancel.click(**stops.event)
         # Beside Cancel, which can be clicked only once a sweep has begun to answer.
         gr.Button(visible="hidden", elem_id="sweep_forget").click(**stops.event)
-        gr.on(changed, None, [*panel.inputs, *toggles], swept[:-1], js=FORGET, trigger_mode="multiple")
-        gr.on(None, None, js=release_by_keys("distortions"))
+        figures = [self.state, self.table, self.plot]
+        gr.on(changed, None, list(asked.values()), figures, js=FORGET, trigger_mode="multiple")
 
-    def run(self, *values: Any) -> Any:
-        """Rank the query's picture as it is and distorted; without a picture, say kindly what to do."""
-        *panel, rotation, crop, blur, grey, quality, metric, top_k, opened = values
+    def run(self, metric: str, top_k: float, opened: bool, **values: Any) -> Updates:
+        """Rank the query image undistorted and distorted; without an image, show what to do.
+
+        Args:
+            metric: by which both are ranked.
+            top_k: the number of results.
+            opened: whether the tab is open.
+            values: the sliders by the kind of distortion, and what the panel asks.
+        """
         if not opened:
-            return gr.skip()
-        asked = Asked(*panel)
+            return SKIP
+        sliders = {kind: values.pop(kind) for kind in Kind}
+        asked = Asked(**values)
         if asked.picture is None:
-            return self._empty(words.HINT if asked.nothing else words.ROBUSTNESS_WORDS)
+            return self._empty(HINT if asked.nothing else NEEDS_IMAGE)
         try:
             with as_shown():
                 index, query = self._query(asked, metric, top_k)
-                distortion = checked_distortion(rotation, crop / 100, blur / 100, grey / 100, quality)
+                shares = {str(kind): value / 100 if kind in PERCENT else value for kind, value in sliders.items()}
+                distortion = checked_distortion(**shares)
                 query = replace(query, distortion=distortion)
                 picture = QueryPicture(self._searcher.embedder, index, query)
                 result = measure(self._searcher, query, picture)
@@ -185,82 +214,90 @@ class RobustnessTab:
                 self._thumbnails.serve(index)
                 searched("robustness", result.by_features[0].distorted, query.top_k)
         except gr.Error as error:
-            # Said in a toast and in words; raised, it would lie as "Error" over everything.
-            gr.Warning(str(error.message))
-            return self._empty(str(error.message))
-        note = words.ROBUSTNESS_START if distortion == UNDISTORTED else words.ROBUSTNESS_NOTE
-        return [
-            f"{note} {words.WORDS_LEFT_OUT}" if (asked.text or "").strip() else note,
-            gr.Image(value=preview, alt_text=words.about_distortion(distortion)),
-            *self._shown(index, result),
-        ]
+            return self._empty(warn(error))
+        note = START if distortion == UNDISTORTED else NOTE
+        return {
+            self.note: f"{note} {TEXT_IGNORED}" if (asked.text or "").strip() else note,
+            self.preview: gr.Image(value=preview, alt_text=about_distortion(distortion)),
+            **self._shown(index, result),
+        }
 
-    def sweep(self, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield the table as it fills, then the plot and what the figures say; end when the visitor stops it."""
-        *panel, metric, top_k, stopped, began, dark = values
-        asked = Asked(*panel)
+    def sweep(
+        self, metric: str, top_k: float, stopped: Stopped, began: float, dark: bool, **panel: Any
+    ) -> Iterator[Updates]:
+        """Yield the table as it fills, then the plot and what the figures mean; end when the visitor stops it."""
+        asked = Asked(**panel)
         if asked.picture is None:
-            yield words.HINT if asked.nothing else words.ROBUSTNESS_WORDS, gr.skip(), gr.skip(), gr.skip()
+            yield {self.state: HINT if asked.nothing else NEEDS_IMAGE}
             return
         try:
             with as_shown():
                 index, query = self._query(asked, metric, top_k)
-                yield from self._swept(index, query, stopped, began, dark)
+                picture = QueryPicture(self._searcher.embedder, index, query)
+                yield from self._swept(query, picture, Job(stopped, began, self._limits.deadline()), dark)
         except gr.Error as error:
-            gr.Warning(str(error.message))
-            yield str(error.message), gr.Dataframe(visible=False), gr.Image(visible=False), gr.Button(interactive=False)
+            hidden = {self.table: gr.Dataframe(visible=False), self.plot: gr.Image(visible=False)}
+            yield {self.state: warn(error), self.cancel: gr.Button(interactive=False), **hidden}
 
-    def _swept(
-        self, index: GalleryIndex, query: Query, stopped: Stopped, began: float, dark: bool
-    ) -> Iterator[tuple[Any, ...]]:
-        deadline = self._limits.deadline()
-        halted = gr.skip(), gr.skip(), gr.Button(interactive=False)
-        picture = QueryPicture(self._searcher.embedder, index, query)
+    def _swept(self, query: Query, picture: QueryPicture, job: Job, dark: bool) -> Iterator[Updates]:
         _ = picture.undistorted  # decoded first, so that a damaged image is reported before anything is shown
         done: list[Step] = []
-        if ended(stopped, began):
-            yield (gr.skip(),) * 4
+        if job.ended():
+            yield SKIP
             return
-        yield (
-            words.sweep_progress(0, STEPS),
-            gr.Dataframe(value=words.sweep_rows(done), visible=True),
-            gr.Image(value=None, visible=False),
-            gr.Button(interactive=True),
-        )
+        yield {
+            self.state: _progress(0),
+            self.table: gr.Dataframe(value=sweep_rows(done), visible=True),
+            self.plot: gr.Image(value=None, visible=False),
+            self.cancel: gr.Button(interactive=True),
+        }
         for step in sweep(self._searcher, query, picture):
-            if why := over(stopped, began, deadline):
-                yield why, *halted
+            if why := job.over():
+                yield {self.state: why, self.cancel: gr.Button(interactive=False)}
                 return
             done.append(step)
-            yield words.sweep_progress(len(done), STEPS), words.sweep_rows(done), gr.skip(), gr.skip()
-        from retrieval.analysis.robustness_plot import plot_sweep  # with matplotlib, which the page starts without
+            yield {self.state: _progress(len(done)), self.table: sweep_rows(done)}
+        from retrieval.analysis.plots import plot_sweep  # with matplotlib, which the page starts without
 
-        lesson = words.lesson(done)
-        plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=lesson, visible=True)
-        if ended(stopped, began):
-            yield words.STOPPED, *halted
+        sentence = lesson(done)
+        plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=sentence, visible=True)
+        if job.ended():
+            yield {self.state: STOPPED, self.cancel: gr.Button(interactive=False)}
             return
-        yield lesson, words.sweep_rows(done), plot, gr.Button(interactive=False)
+        yield {
+            self.state: sentence,
+            self.table: sweep_rows(done),
+            self.plot: plot,
+            self.cancel: gr.Button(interactive=False),
+        }
 
     def _query(self, asked: Asked, metric: object, top_k: object) -> tuple[GalleryIndex, Query]:
         index = self._searcher.indexes.get(asked.gallery or "")
-        query = asked.query(index, with_words=False)
+        query = asked.query(index, with_text=False)
         return index, replace(query, metric=one_of(Metric, metric), top_k=checked_top_k(top_k))
 
-    def _empty(self, note: str) -> list[Any]:
-        image = gr.Image(value=None, alt_text=words.about_distortion(UNDISTORTED))
-        names = (f"**{words.FEATURES[features]}**" for features in words.SWEPT_FEATURES)
-        return [note, image, *names, *(gr.Gallery(value=[]) for _ in self.strips)]
+    def _empty(self, note: str) -> Updates:
+        strips = [*self.undistorted.values(), *self.distorted.values()]
+        return {
+            self.note: note,
+            self.preview: gr.Image(value=None, alt_text=about_distortion(UNDISTORTED)),
+            **{figures: f"**{FEATURES[features].title}**" for features, figures in self.figures.items()},
+            **{strip: gr.Gallery(value=[]) for strip in strips},
+        }
 
-    def _shown(self, index: GalleryIndex, result: Robustness) -> list[Any]:
-        by_features = {each.distorted.features: each for each in result.by_features}
-        results = [by_features[features] for features in words.SWEPT_FEATURES]
-        strips = [
-            strip
-            for each in results
-            for strip in (strip_of(index, each.undistorted), strip_of(index, each.distorted, each.moves))
-        ]
-        return [*(words.withstood(each) for each in results), *strips]
+    def _shown(self, index: GalleryIndex, result: Robustness) -> Updates:
+        updates = self._empty("")  # a gallery may lack a feature type
+        del updates[self.note], updates[self.preview]
+        for each in result.by_features:
+            features = each.distorted.features
+            updates[self.figures[features]] = withstood(each)
+            updates[self.undistorted[features]] = strip_of(index, each.undistorted)
+            updates[self.distorted[features]] = strip_of(index, each.distorted, each.moves)
+        return updates
+
+
+def _progress(done: int) -> str:
+    return f"{done} of {STEPS} distortions tried ..."
 
 
 def _slider(kind: Kind) -> gr.Slider:
@@ -270,7 +307,7 @@ def _slider(kind: Kind) -> gr.Slider:
         high,
         value=getattr(UNDISTORTED, kind),
         step=STEP[kind],
-        label=words.SLIDERS[kind],
+        label=SLIDERS[kind],
         elem_id=f"distort_{kind}",
     )
 

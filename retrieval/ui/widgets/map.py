@@ -6,35 +6,40 @@ from html import escape
 
 import gradio as gr
 
-from retrieval.analysis import sentences as words
-from retrieval.analysis.gallery_map import COLOURED
-from retrieval.analysis.map_plot import DARK, LIGHT, OTHER
+from retrieval.analysis.gallery_map import COLOURED, DARK, LIGHT, OTHER, OTHER_LABELS
 from retrieval.ui.scripts import beside
 
+NAME = "Map of the gallery: each point is an image"
+LEGEND = "Labels: click one to see only its images"
+KEYS = (
+    "Point at an image to see it, and click to make it the query (touch: tap twice). Drag to move the map. Zoom with "
+    "the buttons, by pinching a touchpad, or with Ctrl and the mouse wheel. Keys: the arrows go from image to image, "
+    "Enter makes an image the query, + and - zoom, 0 shows all."
+)
 HTML = f"""
 <div class="map-frame">
-  <canvas class="map" tabindex="0" role="application" aria-label="{escape(words.MAP_NAME)}"
+  <canvas class="map" tabindex="0" role="application" aria-label="{escape(NAME)}"
     aria-describedby="map-keys"></canvas>
   <div class="map-zoom">
-    <button type="button" class="map-in" aria-label="{escape(words.MAP_ZOOM_IN)}">+</button>
-    <button type="button" class="map-out" aria-label="{escape(words.MAP_ZOOM_OUT)}">&minus;</button>
-    <button type="button" class="map-all">{escape(words.MAP_ALL)}</button>
+    <button type="button" class="map-in" aria-label="Zoom in">+</button>
+    <button type="button" class="map-out" aria-label="Zoom out">&minus;</button>
+    <button type="button" class="map-all">Show all</button>
   </div>
   <div class="map-card" hidden><img alt="" hidden><span></span></div>
 </div>
-<div class="map-legend" role="group" aria-label="{escape(words.MAP_LEGEND)}"></div>
-<p class="map-keys" id="map-keys">{escape(words.MAP_KEYS)}</p>
+<div class="map-legend" role="group" aria-label="{escape(LEGEND)}"></div>
+<p class="map-keys" id="map-keys">{escape(KEYS)}</p>
 <div class="map-said" aria-live="polite"></div>
 """  # nothing of a data set may stand here: gradio fills templates in unescaped
 SCRIPT = f"""const MAP = {
     json.dumps(
         {
-            "name": words.MAP_NAME,
-            "query": words.MAP_QUERY,
-            "hits": words.MAP_HITS,
-            "hit": words.MAP_HIT,
-            "other": words.MAP_OTHER,
-            "unlabelled": words.MAP_UNLABELLED,
+            "name": NAME,
+            "query": "your query",
+            "hits": "its closest images",
+            "hit": "result",
+            "other": OTHER_LABELS,
+            "unlabelled": "no label",
             "coloured": COLOURED,
             "light": {"colours": LIGHT, "other": OTHER[False], "text": "#0f172a", "page": "#ffffff"},
             "dark": {"colours": DARK, "other": OTHER[True], "text": "#ffffff", "page": "#0f172a"},

@@ -6,10 +6,11 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from retrieval.analysis import sentences as words
 from retrieval.errors import PictureError
 from retrieval.ui.errors import as_shown
 from retrieval.ui.widgets.thumbnails import Shown, Thumbnails
+
+NO_FILE = "That file was not uploaded here. Please upload it again."
 
 
 class PictureInput(Shown, gr.Image):
@@ -56,4 +57,4 @@ def uploaded(name: object) -> Path:
         path = Path(name).resolve()
         if path.is_relative_to(Path(get_upload_folder()).resolve()):
             return path
-    raise PictureError(words.NO_FILE)
+    raise PictureError(NO_FILE)

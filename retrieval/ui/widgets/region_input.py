@@ -5,7 +5,6 @@ from urllib.parse import unquote
 
 import gradio as gr
 
-from retrieval.analysis import sentences as words
 from retrieval.pictures.loading import Region
 from retrieval.search.validation import checked_region
 from retrieval.ui.scripts import beside
@@ -31,10 +30,10 @@ class RegionInput(gr.HTML):
             "js_on_load": beside(__file__, "region_input.js"),
             "elem_id": "region",
             "apply_default_css": False,
-            "part": words.REGION_PART,
-            "whole": words.REGION_WHOLE,
-            "where": words.REGION_WHERE,
-            "keys": words.REGION_KEYS,
+            "part": "Search part of the image",
+            "whole": "Search the whole image",
+            "where": "Searched: {left} to {right} across, {top} to {bottom} down.",
+            "keys": "Arrow keys move the box, with Shift they resize it, Escape removes it.",
         }
         super().__init__(value=value, **(own | named))
 

@@ -12,10 +12,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from retrieval.analysis import sentences as words
+from retrieval.analysis.agreement import move
+from retrieval.analysis.explanation import caption
 from retrieval.search.query import Ranking
 from retrieval.storage.reader import GalleryIndex
 
+NO_PICTURE = "There is no such image."
 FILES = "/gradio_api/file="  # where gradio's frontend looks for a file
 NAMED = re.compile(r"\d{6}/\d{12}\.jpg|[a-z0-9-]{1,80}\.png", re.ASCII)  # thumbnails, and bundled query pictures
 HEADERS = {
@@ -71,7 +73,7 @@ class Thumbnails:
 
         def answer(request: Request) -> Response:
             path = self.file(f"{self._root}/{request.path_params['name']}")
-            return FileResponse(path, headers=HEADERS) if path else PlainTextResponse(words.NO_PICTURE, 404)
+            return FileResponse(path, headers=HEADERS) if path else PlainTextResponse(NO_PICTURE, 404)
 
         return Route(f"{FILES}{self._root}/{{name:path}}", answer)
 
@@ -120,7 +122,7 @@ class PictureStrip(Shown, gr.Gallery):
 def strip_of(index: GalleryIndex, ranking: Ranking, moves: Sequence[int | None] | None = None) -> gr.Gallery:
     """Return the hits of a ranking with their captions, and how far each has moved if that is given."""
     hits = [
-        (str(index.thumbnail(hit.position)), f"{words.caption(hit)} {words.move(move)}".rstrip())
-        for hit, move in zip(ranking.hits, [0] * len(ranking.hits) if moves is None else moves, strict=True)
+        (str(index.thumbnail(hit.position)), f"{caption(hit)} {move(moved)}".rstrip())
+        for hit, moved in zip(ranking.hits, [0] * len(ranking.hits) if moves is None else moves, strict=True)
     ]
     return gr.Gallery(value=hits, selected_index=None)
