@@ -169,7 +169,7 @@ def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, page_searche
     query = Query(queries / "castle.png", region=(0.1, 0.5, 0.6, 0.9), top_k=12)
     hits = page_searcher.search(query).hits
     assert [caption.rsplit(" · ", 1)[0] for caption in captions(page)] == [f"{hit.rank}. {hit.caption}" for hit in hits]
-    page.get_by_role("button", name="Search the whole picture").click()
+    page.get_by_role("button", name="Search the whole image").click()
     expect(page.locator("#results .caption-label").first).to_have_text(whole[0])
     assert captions(page) == whole
 
@@ -194,7 +194,7 @@ def test_the_box_is_there_when_the_pictures_component_comes_late(browser: Browse
 def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(page: Page, queries: Path) -> None:
     upload(page, queries / "castle.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
-    page.get_by_role("button", name="Search only a part").press("Enter")
+    page.get_by_role("button", name="Search part of the image").press("Enter")
     expect(page.locator(".region-box")).to_be_focused()
     for key in ("ArrowLeft", "ArrowDown", "Shift+ArrowRight", "Shift+ArrowUp"):
         page.keyboard.press(key)
@@ -208,10 +208,10 @@ def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(page: Pag
     upload(page, queries / "fox.png")  # another picture is searched whole
     expect(page.locator("#results .caption-label").first).to_contain_text("1. fox")
     expect(status).to_have_text("")
-    page.get_by_role("button", name="Search only a part").click()
+    page.get_by_role("button", name="Search part of the image").click()
     page.keyboard.press("Escape")
     expect(status).to_have_text("")
-    expect(page.get_by_role("button", name="Search only a part")).to_be_focused()
+    expect(page.get_by_role("button", name="Search part of the image")).to_be_focused()
 
 
 def test_near_duplicates_are_shown_once_with_their_count(page: Page, queries: Path) -> None:
@@ -233,7 +233,7 @@ def test_the_address_opens_the_same_page_for_another_visitor(page: Page, browser
     page.locator("#results .thumbnail-item").nth(1).click()
     expect(timings(page)).to_contain_text("decode 0.0 ms")
     expect(page.locator("#link [role=status]")).to_have_text("")
-    page.get_by_role("button", name="Search only a part").click()
+    page.get_by_role("button", name="Search part of the image").click()
     toggle(page, "metric", "l1")
     page.locator("#text input, #text textarea").fill("red & round")
     page.keyboard.press("Enter")

@@ -133,7 +133,7 @@ def test_keys_alone_go_to_a_picture_and_make_it_the_query(page: Page, queries: P
 
 def test_hits_and_query_are_marked_and_follow_the_query(page: Page, queries: Path) -> None:
     open_map(page)
-    expect(page.locator(".map-legend")).not_to_contain_text("its closest pictures")
+    expect(page.locator(".map-legend")).not_to_contain_text("its closest images")
     upload(page, queries / "pizza.png")
     expect(page.locator("#map_note")).to_contain_text("The 12 closest pictures by L2")
     expect(page.locator(".map-legend")).to_contain_text("your query")
