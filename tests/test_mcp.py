@@ -23,6 +23,9 @@ from mcp.types import CallToolResult, InitializeResult, Tool
 from retrieval.analysis import sentences as words
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
+from retrieval.ui.arguments import NOT_BASE64
+from retrieval.ui.serving.gradio_patches import NO_ADDRESS
+from retrieval.ui.widgets.picture_input import NOT_UPLOADED
 
 PICTURE_TOOL = "search"
 WORDS_TOOL = "query"
@@ -129,7 +132,7 @@ def test_the_tools_are_the_endpoints_and_no_event_of_the_page(tools: dict[str, T
 def test_a_model_is_told_of_every_argument(tools: dict[str, Tool], name: str) -> None:
     tool = tools[name]
     schema = tool.inputSchema
-    assert tool.description.startswith("Find the pictures of a gallery")
+    assert tool.description.startswith("Find the images of a gallery")
     assert "Returns: JSON" in tool.description
     properties = schema["properties"]
     assert all(len(each["description"]) > 20 for each in properties.values())
@@ -219,7 +222,7 @@ def test_an_address_or_a_path_is_no_picture(address: str, canary: str, queries: 
     unserved = str(queries.parents[1] / "screens" / "search-clip.png")
     image = image.replace("CANARY", canary).replace("ADDRESS", address).replace("PICTURE", unserved)
     for tool in (PICTURE_TOOL, WORDS_TOOL):
-        assert error(address, tool, image=image) in (words.NO_BASE64, words.NO_FILE)
+        assert error(address, tool, image=image) in (NOT_BASE64, NOT_UPLOADED)
 
 
 @pytest.mark.parametrize("argument", ["image", "text", "labels", "gallery", "unknown"])
@@ -258,7 +261,7 @@ def open_the_doors(monkeypatch: pytest.MonkeyPatch, *, fetching: bool) -> None:
 def test_nothing_fetches_an_address(address: str, canary: str, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     open_the_doors(monkeypatch, fetching=False)
     fetches(address, f"{canary}/{path}")
-    with pytest.raises(AppError, match=words.NO_ADDRESS):
+    with pytest.raises(AppError, match=NO_ADDRESS):
         Client(address, verbose=False).predict(handle_file(f"{canary}/{path}"), api_name=f"/{PICTURE_TOOL}")
 
 
