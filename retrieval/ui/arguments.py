@@ -79,10 +79,15 @@ def top_k_up_to(most: int) -> Argument:
 
 def arguments() -> dict[str, Argument]:
     """Return the arguments that endpoints share, by name."""
+    with_text = " or ".join(f'"{name}"' for name, each in FEATURES.items() if each.takes_text)
+    features = _listed({name: each.title for name, each in FEATURES.items()})
+    closer = {True: "smaller is closer", False: "larger is closer"}
+    metrics = _listed({name: closer[each.smaller_is_closer] for name, each in DEFINITIONS.items()})
+    engines = _listed(
+        {name: each.title if each.exact else f"{each.title}; may miss matches" for name, each in ENGINES.items()}
+    )
     return {
-        "text": Argument(
-            f'what to look for, in English, such as "red fruit"; needs features {_text_features()}.', TEXT, ""
-        ),
+        "text": Argument(f'what to look for, in English, such as "red fruit"; needs features {with_text}.', TEXT, ""),
         "image": Argument(
             "the query image, as an uploaded file or in base64 (data:image/png;base64,...); optional.", IMAGE, ""
         ),
@@ -103,12 +108,12 @@ def arguments() -> dict[str, Argument]:
             KEEP_ALL,
         ),
         "features": Argument(
-            f"what is compared: {_features()}. CLIP compares what images show; raw pixels compare colours by position.",
+            f"what is compared: {features}. CLIP compares what images show; raw pixels compare colours by position.",
             _one_of(FEATURES),
             DEFAULT_FEATURES,
         ),
-        "metric": Argument(f"how it is compared: {_metrics()}.", _one_of(DEFINITIONS), str(Metric.COSINE)),
-        "engine": Argument(f"how the images are searched: {_engines()}.", _one_of(ENGINES), DEFAULT_ENGINE),
+        "metric": Argument(f"how it is compared: {metrics}.", _one_of(DEFINITIONS), str(Metric.COSINE)),
+        "engine": Argument(f"how the images are searched: {engines}.", _one_of(ENGINES), DEFAULT_ENGINE),
         "gallery": Argument("name of the gallery; empty searches the first one.", TEXT, ""),
         "rotation": _distortion("rotation", "rotation in degrees, counter-clockwise."),
         "crop": _distortion("crop", "share of width and height that is cut away around the centre."),
@@ -122,22 +127,8 @@ def _one_of(choices: Mapping[Any, Any]) -> dict[str, Any]:
     return {"type": "string", "enum": [str(each) for each in choices]}
 
 
-def _features() -> str:
-    return ", ".join(f'"{name}" ({each.title})' for name, each in FEATURES.items())
-
-
-def _text_features() -> str:
-    return " or ".join(f'"{name}"' for name, each in FEATURES.items() if each.takes_text)
-
-
-def _engines() -> str:
-    notes = {name: each.title if each.exact else f"{each.title}; may miss matches" for name, each in ENGINES.items()}
+def _listed(notes: Mapping[Any, str]) -> str:
     return ", ".join(f'"{name}" ({note})' for name, note in notes.items())
-
-
-def _metrics() -> str:
-    closer = {name: "smaller" if each.smaller_is_closer else "larger" for name, each in DEFINITIONS.items()}
-    return ", ".join(f'"{name}" ({direction} is closer)' for name, direction in closer.items())
 
 
 def _distortion(name: str, description: str) -> Argument:

@@ -37,13 +37,6 @@ class BodyLimit:
     """ASGI middleware that refuses requests over their limits and unused routes, and keeps the uploads bounded."""
 
     def __init__(self, app: ASGIApp, uploads: Path, upload_bytes: int = MAX_BYTES) -> None:
-        """Wrap an app.
-
-        Args:
-            app: receives the requests that are accepted.
-            uploads: the folder to which gradio writes files.
-            upload_bytes: maximum size of an image.
-        """
         self._app = app
         self._uploads = uploads
         self._max_upload = upload_bytes + FORM_BYTES

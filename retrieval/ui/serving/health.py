@@ -32,15 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class Health:
-    """Checks with a small search whether the page works, and remembers the result. Thread-safe."""
+    """Searches the first gallery by the default features with every engine, and remembers the result. Thread-safe."""
 
     def __init__(self, searcher: Searcher, every: float = CHECK_EVERY) -> None:
-        """Set up the checks; the first one runs when it is asked for.
-
-        Args:
-            searcher: its first gallery is searched with the default feature type and every engine.
-            every: seconds between two checks.
-        """
         self._searcher = searcher
         self._every = every
         self._lock = threading.Lock()

@@ -51,16 +51,9 @@ def own_folder() -> Path:
 
 
 def make_room(folder: Path, needed: int = 0) -> bool:
-    """Delete the oldest files below a folder until it is within its limits and the disk has room.
+    """Delete the oldest files until the folder is within its limits and `needed` bytes are free on the disk.
 
-    The limits are `UPLOADS_BYTES` and `UPLOADS_FILES`.
-
-    Args:
-        folder: the folder for uploads.
-        needed: bytes that must be free on the disk.
-
-    Returns:
-        Whether the disk has room.
+    Returns whether they are free in the end.
     """
     found = sorted(_files(folder))
     size = sum(each for _, each, _ in found)

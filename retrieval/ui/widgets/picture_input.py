@@ -23,13 +23,6 @@ class PictureInput(Shown, gr.Image):
     """
 
     def __init__(self, thumbnails: Thumbnails, value: str | None = None, **named: Any) -> None:
-        """Create the component.
-
-        Args:
-            thumbnails: the images that the page shows.
-            value: path of an image.
-            named: other arguments of `gr.Image`.
-        """
         self._thumbnails = thumbnails
         super().__init__(value, **named)
 

@@ -25,13 +25,6 @@ class RegionInput(gr.HTML):
     """
 
     def __init__(self, thumbnails: Thumbnails, value: Any = None, **named: Any) -> None:
-        """Create the component.
-
-        Args:
-            thumbnails: the images that the page shows.
-            value: see the class.
-            named: other arguments of `gr.HTML`; gradio passes them when it copies the component for a visitor.
-        """
         self._thumbnails = thumbnails
         own: dict[str, Any] = {
             "html_template": TEMPLATE,
@@ -43,7 +36,7 @@ class RegionInput(gr.HTML):
             "where": WHERE,
             "keys": KEYS,
         }
-        super().__init__(value=value, **(own | named))
+        super().__init__(value=value, **(own | named))  # gradio passes all of them to copy it for a visitor
 
     @override
     def preprocess(self, payload: Any) -> Any:

@@ -102,13 +102,6 @@ class PictureStrip(Shown, gr.Gallery):
     """A `gr.Gallery` of files with captions, which visitors can only click."""
 
     def __init__(self, thumbnails: Thumbnails, value: Sequence[tuple[str, str]] = (), **named: Any) -> None:
-        """Create the component.
-
-        Args:
-            thumbnails: the images that the page shows.
-            value: paths and captions.
-            named: other arguments of `gr.Gallery`.
-        """
         self._thumbnails = thumbnails
         super().__init__(list(value), allow_preview=False, buttons=[], interactive=False, **named)
 
