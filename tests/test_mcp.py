@@ -184,7 +184,7 @@ def test_a_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Pa
 @pytest.mark.parametrize(
     ("tool", "arguments", "said"),
     [
-        (WORDS_TOOL, {"text": "red", "features": "pixels"}, "Words need CLIP features"),
+        (WORDS_TOOL, {"text": "red", "features": "pixels"}, "Text search needs CLIP features"),
         (WORDS_TOOL, {"text": "red", "labels": ["nothing"]}, "No picture has the label 'nothing'."),
         (WORDS_TOOL, {"text": "red", "labels": "flags"}, "'flags' is not of type 'array'"),
         (WORDS_TOOL, {}, "The argument image is missing."),
