@@ -233,9 +233,9 @@ def test_results_are_announced(context: BrowserContext, address: str, queries: P
     said = page.locator("#announcement[role=status]")
     expect(said).to_have_text("")
     with_results(page, queries)
-    expect(said).to_have_text(re.compile(r"^12 images found, the closest: 1\. pizza · 0\.\d+$"))
+    expect(said).to_have_text(re.compile(r"^12 images found. Closest: 1\. pizza · 0\.\d+$"))
     page.locator("#metric input[value=l1]").check()
-    expect(said).to_have_text(re.compile(r"^12 images found, the closest: 1\. pizza · \d{2}\.\d+$"))
+    expect(said).to_have_text(re.compile(r"^12 images found. Closest: 1\. pizza · \d{2}\.\d+$"))
     page.locator("#query button[aria-label='Remove Image']").click()
     expect(said).to_have_text("")
 

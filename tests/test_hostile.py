@@ -45,7 +45,7 @@ from retrieval.pictures.loading import MAX_BYTES, load_picture
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from retrieval.ui.serving import bodies, uploads
-from retrieval.ui.serving.bodies import CROWDED, FULL, SURROUNDINGS, TOO_LARGE, BodyLimit
+from retrieval.ui.serving.bodies import FORM_BYTES, BodyLimit
 from retrieval.ui.serving.limits import MAX_CALL, WAITING
 
 Result = TypeVar("Result")
@@ -486,7 +486,7 @@ def test_only_functions_for_the_page_are_called_by_it(site: Site, component: int
         ("POST", "/gradio_api/upload", {"files": [("files", (str(n), b"x")) for n in range(1200)]}, {400}),
         ("POST", "/gradio_api/upload", {"data": {str(n): "x" for n in range(1200)}, "files": {"x": b""}}, {400}),
         ("POST", "/gradio_api/upload", {"files": {"files": ("x.png", bytes(MAX_BYTES + 1))}}, {413}),
-        ("POST", "/gradio_api/upload", {"files": {"files": ("x.png", bytes(MAX_BYTES + SURROUNDINGS + 1))}}, {413}),
+        ("POST", "/gradio_api/upload", {"files": {"files": ("x.png", bytes(MAX_BYTES + FORM_BYTES + 1))}}, {413}),
         ("POST", "/gradio_api/call/search", {"content": (bytes(2**20) for _ in range(14))}, {413}),
         ("POST", "/gradio_api/mcp/", {"content": (bytes(2**20) for _ in range(14))}, {413}),
         ("POST", "/gradio_api/mcp/", {"json": deep(900)}, {400, 406, 500}),
@@ -619,7 +619,7 @@ def test_a_call_of_two_kinds_is_a_call(site: Site, kinds: tuple[str, str]) -> No
     headers = [("Content-Type", f"{kind}; boundary=x") for kind in kinds]
     for body in (b'{"data": [' + b"[]," * 200_000 + b"[]]}", bytes(MAX_CALL + 1)):
         reply = site.client.post("/gradio_api/call/search", content=body, headers=headers)
-        assert (reply.status_code, reply.json()) == (413, {"detail": TOO_LARGE})
+        assert (reply.status_code, reply.json()) == (413, {"detail": bodies.TOO_LARGE})
 
 
 def ask(limited: BodyLimit, path: str, content: Any, headers: Any = None) -> httpx.Response:
@@ -674,7 +674,7 @@ def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path, mo
         slow = [asyncio.create_task(posted(long, more=True)) for _ in range(3)]
         for _ in slow:
             await waiting.acquire()
-        assert await posted(long, more=False) == (503, json.dumps({"detail": CROWDED}))
+        assert await posted(long, more=False) == (503, json.dumps({"detail": bodies.CROWDED}))
         assert await posted(b"{}", more=False) == (200, "taken")
         done.set()
         assert await asyncio.gather(*slow) == [(0, "")] * len(slow)
@@ -772,7 +772,7 @@ def test_a_full_disk_takes_no_upload_and_says_so(tmp_path: Path) -> None:
 
     (tmp_path / "old.png").write_bytes(bytes(100))
     answer = ask(limited, "/gradio_api/upload", pieces(), {"Content-Type": "multipart/form-data; boundary=x"})
-    assert (answer.status_code, answer.json()["detail"]) == (507, FULL)
+    assert (answer.status_code, answer.json()["detail"]) == (507, bodies.DISK_FULL)
     assert not (tmp_path / "old.png").exists()  # which might have made room
 
 

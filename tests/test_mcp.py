@@ -22,10 +22,10 @@ from mcp.types import CallToolResult, InitializeResult, Tool
 
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
-from retrieval.ui.arguments import NO_BASE64
+from retrieval.ui.arguments import NOT_BASE64
 from retrieval.ui.page import TITLE
 from retrieval.ui.serving.gradio_patches import NO_ADDRESS
-from retrieval.ui.widgets.picture_input import NO_FILE
+from retrieval.ui.widgets.picture_input import NOT_UPLOADED
 
 PICTURE_TOOL = "search"
 WORDS_TOOL = "query"
@@ -132,7 +132,7 @@ def test_the_tools_are_the_endpoints_and_no_event_of_the_page(tools: dict[str, T
 def test_a_model_is_told_of_every_argument(tools: dict[str, Tool], name: str) -> None:
     tool = tools[name]
     schema = tool.inputSchema
-    assert tool.description.startswith("Find the pictures of a gallery")
+    assert tool.description.startswith("Find the images of a gallery")
     assert "Returns: JSON" in tool.description
     properties = schema["properties"]
     assert all(len(each["description"]) > 20 for each in properties.values())
@@ -184,7 +184,7 @@ def test_a_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Pa
 @pytest.mark.parametrize(
     ("tool", "arguments", "said"),
     [
-        (WORDS_TOOL, {"text": "red", "features": "pixels"}, "Words need CLIP features"),
+        (WORDS_TOOL, {"text": "red", "features": "pixels"}, "Text search needs CLIP features"),
         (WORDS_TOOL, {"text": "red", "labels": ["nothing"]}, "No picture has the label 'nothing'."),
         (WORDS_TOOL, {"text": "red", "labels": "flags"}, "'flags' is not of type 'array'"),
         (WORDS_TOOL, {}, "The argument image is missing."),
@@ -222,7 +222,7 @@ def test_an_address_or_a_path_is_no_picture(address: str, canary: str, queries: 
     unserved = str(queries.parents[1] / "screens" / "search-clip.png")
     image = image.replace("CANARY", canary).replace("ADDRESS", address).replace("PICTURE", unserved)
     for tool in (PICTURE_TOOL, WORDS_TOOL):
-        assert error(address, tool, image=image) in (NO_BASE64, NO_FILE)
+        assert error(address, tool, image=image) in (NOT_BASE64, NOT_UPLOADED)
 
 
 @pytest.mark.parametrize("argument", ["image", "text", "labels", "gallery", "unknown"])

@@ -30,7 +30,7 @@ from retrieval.indexing.embed import embed_all
 from retrieval.pictures.loading import load_picture
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
-from retrieval.ui.serving.health import UNREADY_INDEX, UNREADY_MODEL, UNREADY_STARTING, UNREADY_STOPPING, Health
+from retrieval.ui.serving.health import INDEX_UNUSABLE, MODEL_UNUSABLE, STARTING, STOPPING, Health
 
 NEVER = 1e9  # seconds between two tries
 
@@ -93,17 +93,17 @@ def started(searcher: Searcher, every: float = 0) -> Health:
 
 def test_health_follows_start_and_stop(searcher: Searcher) -> None:
     health = Health(searcher)
-    assert health.problem() == UNREADY_STARTING
+    assert health.problem() == STARTING
     health.started = True
     assert health.problem() is None
     health.stopping = True
-    assert health.problem() == UNREADY_STOPPING
+    assert health.problem() == STOPPING
 
 
 def test_health_tells_of_a_lost_model_and_of_its_return(searcher: Searcher, model: Path) -> None:
     health = started(searcher)
     away = model.rename(model.with_name("away"))
-    assert health.problem() == UNREADY_MODEL
+    assert health.problem() == MODEL_UNUSABLE
     away.rename(model)
     assert health.problem() is None
 
@@ -118,7 +118,7 @@ def test_health_tells_of_a_broken_index_and_of_its_repair(
     file.write_bytes(b"")
     problem = health.problem()
     file.write_bytes(whole)
-    assert problem == UNREADY_INDEX
+    assert problem == INDEX_UNUSABLE
     assert str(small) in caplog.text, "its owner is not told where"
     searcher.indexes.close()
     assert health.problem() is None
@@ -134,7 +134,7 @@ def test_health_is_tried_by_one_caller_alone_and_holds_for_a_while(searcher: Sea
     first.start()
     while not forwards.pictures:  # until the first caller tries
         assert first.is_alive()
-    assert [health.problem() for _ in range(20)] == [UNREADY_STARTING] * 20, "others wait, or try too"
+    assert [health.problem() for _ in range(20)] == [STARTING] * 20, "others wait, or try too"
     forwards.open.set()
     first.join()
     assert found == [None]

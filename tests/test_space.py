@@ -25,7 +25,7 @@ from test_app import address_in, post
 from waiting import until
 
 from retrieval import settings
-from retrieval.ui.serving.health import UNREADY_STOPPING
+from retrieval.ui.serving.health import STOPPING as HEALTH_STOPPING
 from retrieval.ui.serving.limits import SPACE, limits_of
 from retrieval.ui.serving.shutdown import STOPPING
 from retrieval.ui.tabs.evaluate import EvaluateTab
@@ -237,7 +237,7 @@ def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, cl
     until(lambda: answers.append(httpx.post(search, content=b"{}")) or answers[-1].status_code != 422)
     refused = answers[-1]
     assert (refused.status_code, refused.json()) == (503, {"detail": STOPPING})
-    assert health(space.address) == (503, {"status": "unavailable", "reason": UNREADY_STOPPING})
+    assert health(space.address) == (503, {"status": "unavailable", "reason": HEALTH_STOPPING})
     done: dict[str, Any] = next(each for each in messages if each["msg"] == "process_completed")
     assert done["success"], done
     assert done["output"]["data"][0]["results"]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STUB = ROOT / "retrieval" / "ui" / "picture_input.pyi"
+STUB = ROOT / "retrieval" / "ui" / "widgets" / "picture_input.pyi"
 
 # Each takes a second or so to import, and is needed only to build a gallery, to evaluate, to draw, or to ask ChromaDB.
 FOR_LATER = {"datasets", "matplotlib", "sklearn", "chromadb", "retrieval.indexing.build"}

@@ -1,5 +1,5 @@
-"""The page: gradio Blocks over `retrieval.search`."""
+"""The web page: gradio Blocks on top of `retrieval.search`."""
 
-from retrieval.ui.quick_gradio import without_stubs
+from retrieval.ui.serving.gradio_patches import skip_type_stubs
 
-without_stubs()
+skip_type_stubs()  # before any module below imports gradio

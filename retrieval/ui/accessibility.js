@@ -1,10 +1,10 @@
 () => {
-  /* A picture in a gallery is called by its caption and not "Thumbnail 1 of 12" (which also hides the caption from those
-     who say what to click), the sign of an empty gallery has a role that may have a name, and new results are said aloud. */
-  document.documentElement.lang = "en";  // gradio names the visitor's own language; the words of the page are English
-  const said = document.createElement("div");
-  Object.assign(said, { id: "announcement", role: "status" });
-  document.querySelector("main").append(said);
+  /* Names each image in a gallery by its caption instead of "Thumbnail 1 of 12" (voice control needs the visible text),
+     gives the icon of an empty gallery a role that may have a name, and announces new results. */
+  document.documentElement.lang = "en";  // gradio sets the visitor's language, but the page is in English
+  const announcement = document.createElement("div");
+  Object.assign(announcement, { id: "announcement", role: "status" });
+  document.querySelector("main").append(announcement);
   const set = (element, name, value) => element[name] === value || (element[name] = value);
   const mend = () => {
     for (const item of document.querySelectorAll(".thumbnail-item")) {
@@ -19,8 +19,8 @@
     }
     for (const sign of document.querySelectorAll(".empty[aria-label]")) set(sign, "role", "img");
     const found = document.querySelectorAll("#results .caption-label");
-    const text = SAID.replace("{count}", found.length).replace("{first}", () => found[0]?.textContent.trim());
-    set(said, "textContent", found.length ? text : "");
+    const text = ANNOUNCEMENT.replace("{count}", found.length).replace("{first}", () => found[0]?.textContent.trim());
+    set(announcement, "textContent", found.length ? text : "");
   };
   mend();
   new MutationObserver(mend).observe(document.querySelector("main"), {

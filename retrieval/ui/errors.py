@@ -1,6 +1,6 @@
-"""The edge of the page: an error is shown once, in words, and a surprise is logged and shown as one.
+"""Error handling at the edge of the page: an error is shown once, and an unexpected one is also logged.
 
-No line of the log holds what a visitor sent, see `retrieval.logs`.
+No log line contains what a visitor sent, see `retrieval.logs`.
 """
 
 import html
@@ -12,18 +12,21 @@ import gradio as gr
 
 from retrieval.errors import SURPRISE, IndexingError, ModelError, RetrievalError
 
-OWNER = "The index or the model has a problem that only the owner of this page can fix; the log gives the details."
+FOR_OWNER = "The index or the model cannot be used. Only the owner of this page can fix that; the log has the details."
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def as_shown(html_safe: bool = True, owner: bool = False) -> Iterator[None]:
-    """Turn what is raised inside into a message for the visitor.
+    """Turn an exception into a message for the visitor.
 
     Args:
-        html_safe: escape the text; the page renders messages as HTML, a client of the API reads them as they are.
-        owner: the visitor is the owner, who is told what is wrong with an index or a model, with paths.
+        html_safe: escape the text. The page renders messages as HTML; API clients read them as plain text.
+        owner: show errors of an index or a model with their paths, because the visitor owns this machine.
+
+    Raises:
+        gr.Error: with the message.
     """
     try:
         yield
@@ -32,8 +35,8 @@ def as_shown(html_safe: bool = True, owner: bool = False) -> Iterator[None]:
     except (IndexingError, ModelError) as error:
         if owner:
             raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
-        log.error("%s", error)  # with paths of this machine, which are not for visitors
-        raise gr.Error(OWNER, print_exception=False) from error
+        log.error("%s", error)  # its paths are not for visitors
+        raise gr.Error(FOR_OWNER, print_exception=False) from error
     except RetrievalError as error:
         text = html.escape(str(error), quote=False) if html_safe else str(error)
         raise gr.Error(text, print_exception=False) from error

@@ -12,9 +12,9 @@ from retrieval.indexing.jobs import Builds
 from retrieval.logs import take_over
 from retrieval.search.searcher import Searcher
 from retrieval.settings import Settings
-from retrieval.ui.accessibility import JS
 from retrieval.ui.api import add_endpoints
 from retrieval.ui.query_panel import QueryPanel
+from retrieval.ui.scripts import ACCESSIBILITY
 from retrieval.ui.serving.bodies import BodyLimit
 from retrieval.ui.serving.gradio_patches import forbid_fetching, log_failures
 from retrieval.ui.serving.health import Health, health_route
@@ -122,7 +122,7 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
         share=settings.share,
         theme=THEME,
         css=CSS,
-        js=JS,
+        js=ACCESSIBILITY,
         max_file_size=limits.upload_bytes,
         state_session_capacity=SESSIONS,
         app_kwargs={

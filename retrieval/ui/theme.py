@@ -1,4 +1,4 @@
-"""The look: one theme and the little CSS that gradio's components need to sit well on a phone and in the dark."""
+"""The look of the page: a theme, and the CSS that gradio's components need on phones and in dark mode."""
 
 import gradio as gr
 
@@ -7,7 +7,7 @@ THEME = gr.themes.Base(
     secondary_hue=gr.themes.colors.amber,
     neutral_hue=gr.themes.colors.slate,
     radius_size=gr.themes.sizes.radius_lg,
-    # Fonts of the visitor's machine: a page that asks a font server tells it who is searching.
+    # Fonts of the visitor's machine, because a font server would learn who is searching.
     font=["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "sans-serif"],
     font_mono=["ui-monospace", "SF Mono", "Consolas", "monospace"],
 ).set(
@@ -40,7 +40,7 @@ CSS = """
   outline: 3px solid var(--primary-500) !important; outline-offset: 2px;
 }
 
-/* Results and examples: grids that follow the width; captions below the pictures, never cut to one line. */
+/* Results and examples: grids that adapt to the width, with full captions below the images. */
 :is(#results, .strip) .grid-container { height: auto; padding: 2.4rem 8px 8px; }
 :is(#results, .strip) .grid-container { grid-auto-rows: max-content !important; }
 :is(#results, .strip) .grid-wrap { max-height: none; height: auto; }
@@ -48,7 +48,7 @@ CSS = """
 :is(#results, .strip) img { aspect-ratio: 1; height: auto; width: 100%; object-fit: contain; background: white; }
 #results .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; gap: 8px; }
 #results { min-height: 470px; }
-/* While the first results are on their way: tiles where they will be. */
+/* Placeholder tiles while the first results are loading. */
 #results:has(.wrap.translucent:not(.hide)) .empty {
   position: absolute; inset: 2.4rem 16px 8px; height: auto; min-height: 0;
   background: repeating-linear-gradient(90deg, var(--border-color-primary) 0 104px, transparent 104px 112px);
@@ -65,7 +65,7 @@ CSS = """
   white-space: normal; overflow-wrap: anywhere; font-size: 0.82rem; line-height: 1.25;
   color: var(--body-text-color); background: none; opacity: 1 !important;
 }
-/* The box in which the query picture is searched. */
+/* The part of the query image to search with. */
 #query .image-frame img { object-fit: contain; }
 :is(#region, #link) { font-size: 0.85rem; }
 :is(#region, #link) .html-container { padding: 0; }
@@ -90,7 +90,7 @@ CSS = """
 .strip .grid-container { grid-template-columns: repeat(auto-fill, minmax(48px, 1fr)) !important; gap: 6px; }
 .strip .grid-wrap { min-height: 0; }
 .strip .caption-label { display: none; }
-/* One row of hits for each combination, as wide as the page allows, the rest by scrolling sideways. */
+/* One row of hits for each combination, which scrolls sideways. */
 .hits { contain: inline-size; }
 .hits .grid-wrap { min-height: 140px; overflow-x: auto; }
 .hits .grid-container { display: flex !important; padding: 4px !important; }
@@ -102,7 +102,7 @@ CSS = """
 }
 .hits .thumbnail-lg { display: flex; flex-direction: column; background: var(--block-background-fill); }
 .comparison p { font-size: 0.85rem; }
-/* A slider's handle is white; on a white page it needs an edge. */
+/* A slider's handle is white, so it needs a border on a white page. */
 input[type="range"]::-webkit-slider-thumb { border: 2px solid var(--primary-600) !important; }
 input[type="range"]::-moz-range-thumb { border: 2px solid var(--primary-600) !important; }
 /* The Galleries tab. */
@@ -120,7 +120,7 @@ input[type="range"]::-moz-range-thumb { border: 2px solid var(--primary-600) !im
 :is(#build_state, #build_found) p { margin: 0.25rem 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 :is(#galleries, #skipped) { contain: inline-size; }
 :is(#galleries, #skipped) :is(th, td) { font-size: 0.8rem; }
-/* Robustness: room is kept for what comes, so that nothing jumps when it does. */
+/* Robustness: the space for results is reserved, so that nothing moves when they arrive. */
 .labelled .grid-container { padding-top: 2.2rem !important; }
 .labelled .grid-wrap { min-height: 212px; }
 #robustness_note { min-height: 3.4rem; }
@@ -128,7 +128,7 @@ input[type="range"]::-moz-range-thumb { border: 2px solid var(--primary-600) !im
 #sweep_state { min-height: 2.8rem; }
 :is(#sweep_table, #sweep_plot) { contain: inline-size; }
 #sweep_plot img { max-width: 640px; width: 100%; }
-/* A click makes a picture the query and the results change: there is nothing that stays chosen. */
+/* A click makes an image the new query and the results change, so none stays selected. */
 :is(#results, .strip) .thumbnail-item.selected { border-color: var(--border-color-primary); box-shadow: none; }
 #about p { font-size: 0.85rem; }
 #timings p { font-variant-numeric: tabular-nums; font-size: 0.85rem; margin: 0; }
@@ -140,16 +140,16 @@ input[type="range"]::-moz-range-thumb { border: 2px solid var(--primary-600) !im
   :is(#examples, #trail) .grid-wrap { overflow-x: auto; }
   :is(#examples, #trail) .grid-container { display: flex !important; }
   :is(#examples, #trail) .gallery-item { flex: 0 0 48px; }
-  /* All five columns of the figures, without a word or a number cut in two. */
+  /* Fits all five columns of the figures without breaking a word or a number. */
   #figures :is(th, .virtual-row) * { font-family: var(--font) !important; font-size: 0.74rem !important; }
   #figures :is(th, td) { padding: 4px 0 4px 2px !important; }
   #figures .cell-wrap { padding-inline: 2px !important; }
 }
 
-/* Accessibility: contrast, size of what one taps, and what only screen readers find. */
+/* Accessibility: contrast, size of tap targets, and text for screen readers only. */
 [role=tab].selected { color: var(--primary-700) !important; }
 .dark [role=tab].selected { color: var(--primary-300) !important; }
-/* A ring inside a chosen toggle would be indigo on indigo: it goes around the toggle. */
+/* The focus ring goes around a toggle, because inside a selected one it would be indigo on indigo. */
 label:has(> :is([type=radio], [type=checkbox]):focus-visible) {
   outline: 3px solid var(--primary-500); outline-offset: 2px;
 }
@@ -161,7 +161,7 @@ label > :is([type=radio], [type=checkbox]):focus-visible { outline: none !import
   min-width: 24px; min-height: 24px;
 }
 :is(.head input[type=number], input[type=range], input[role=combobox]) { min-height: 24px; }
-/* Tabs that do not fit go on in a second row. gradio would hide them in a menu, by the widths of an unseen copy. */
+/* Tabs that do not fit wrap into a second row; gradio would move them into a menu. */
 .tab-container.visually-hidden button { width: 0; min-width: 0; padding: 0; font-size: 0; }
 .tab-container[role=tablist] { flex-wrap: wrap; height: auto; overflow: visible; min-width: 0; }
 :is(.column, .tabs, .tab-wrapper) { min-width: 0; }

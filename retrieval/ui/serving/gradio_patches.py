@@ -1,42 +1,82 @@
-"""No visitor can make the server fetch an address."""
+"""Every patch to gradio 6.31.0 and safehttpx 0.1.7, each with the reason for it.
+
+Each patch lasts for the whole process. gradio is imported inside the functions, because the first patch must come
+before gradio's own import.
+"""
 
 import logging
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
 from typing import Any, NoReturn
 
-import gradio as gr
-import safehttpx
-from gradio import queueing, route_utils, routes
+from typing_extensions import override
 
-NO_ADDRESS = "This server does not fetch URLs. Send the image itself."
+STUB_WRITER = "gradio.component_meta"
+NO_ADDRESS = "This server does not fetch URLs. Upload the image instead."
 
 log = logging.getLogger(__name__)
 
 
-def forbid_fetching() -> None:
-    """Keep gradio, in this process and for good, from fetching addresses that visitors name.
+def skip_type_stubs() -> None:
+    """Keep a later `import gradio` from writing type stubs (gradio 6.31.0).
 
-    It would for `/gradio_api/file=https://...` and for any argument that is a file named by its address, of any
-    component and before a component can object. It refuses private addresses itself but would still ask for public
-    ones, at its own speed and size, with this machine as the sender. Both ways go through these two functions, and so
-    does each redirect; nothing else here uses them.
+    It parses the source of every component and compiles a template for it, to write a `.pyi` file for editors. That
+    takes more than a third of the import, and more than a tenth of the start (see `benchmarks/README.md`).
     """
-    for door in ("get", "async_validate_url"):
-        setattr(safehttpx, door, _refuse)
+    sys.meta_path.insert(0, _StubWriterFinder)
+
+
+class _StubWriterFinder:
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == STUB_WRITER else None
+        if spec and spec.origin:
+            spec.loader = _WithoutStubs(name, spec.origin)
+        return spec
+
+
+class _WithoutStubs(SourceFileLoader):
+    @override
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        module.create_or_modify_pyi = lambda *_: None  # type: ignore[attr-defined]  # replaces a function of gradio
+
+
+def forbid_fetching() -> None:
+    """Keep gradio from fetching URLs that visitors send (gradio 6.31.0, safehttpx 0.1.7).
+
+    gradio fetches `/gradio_api/file=https://...` and every argument that is a file with a URL, before the component
+    sees it. It refuses private addresses, but would send requests to public ones in the name of this server and
+    without limits on time or size. Both ways, and each redirect, go through these two functions of safehttpx, which
+    nothing else here uses.
+    """
+    import safehttpx
+
+    safehttpx.get = safehttpx.async_validate_url = _refuse
 
 
 async def _refuse(*_: Any, **__: Any) -> NoReturn:
+    import gradio as gr
+
     raise gr.Error(NO_ADDRESS, print_exception=False)
 
 
-class _Traceback:
-    """Stands in gradio for the module `traceback`, of which it uses this."""
+def log_failures() -> None:
+    """Send gradio's own tracebacks to the log (gradio 6.31.0).
+
+    gradio prints them to stderr together with what the visitor sent, which our log never contains.
+    """
+    from gradio import queueing, route_utils, routes
+
+    for module in (queueing, route_utils, routes):
+        module.traceback = _LoggedTraceback  # type: ignore[attr-defined]  # replaces the standard library's module
+
+
+class _LoggedTraceback:
+    """Replaces the module `traceback` where gradio calls only its `print_exc`."""
 
     @staticmethod
     def print_exc() -> None:
         log.warning("an event failed outside of its function", exc_info=True)
-
-
-def log_failures() -> None:
-    """Let gradio, in this process and for good, log failures that it would print with all that a visitor sent."""
-    for module in (queueing, route_utils, routes):
-        module.traceback = _Traceback  # type: ignore[attr-defined]  # a module takes any attribute

@@ -1,4 +1,4 @@
-"""Whether a search works: asked as often as one likes, tried no more often than every half minute."""
+"""`/health`: whether a search works, checked at most once every half minute however often it is asked."""
 
 import logging
 import threading
@@ -17,89 +17,91 @@ from retrieval.search.query import Combination
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
 
-UNREADY_STARTING = "starting: the model and the index are loading"
-UNREADY_STOPPING = "stopping: no new searches are accepted"
-UNREADY_HUNG = "a search is not responding"
-UNREADY_INDEX = "the index cannot be searched; see the log for the reason"
-UNREADY_MODEL = "the model cannot be used; see the log for the reason"
-UNREADY_SEARCH = "a search failed; see the log for the reason"
+PATH = "/health"
+CHECK_EVERY = 30.0  # seconds that an answer is valid
+HUNG_AFTER = 120.0  # seconds
 
-EVERY = 30.0  # seconds that an answer holds
-SLOW = 120.0  # seconds after which a try counts as hung
+STARTING = "starting: the model and the index are being loaded"
+STOPPING = "stopping: new searches are refused"
+HUNG = "a search does not finish"
+INDEX_UNUSABLE = "the index cannot be searched; see the log"
+MODEL_UNUSABLE = "the model cannot be used; see the log"
+SEARCH_FAILED = "a search fails; see the log"
+
 log = logging.getLogger(__name__)
 
 
 class Health:
-    """Tries a small search now and then, and remembers how it went; safe for many threads."""
+    """Searches the first gallery by the default features with every engine, and remembers the result. Thread-safe."""
 
-    def __init__(self, searcher: Searcher, every: float = EVERY) -> None:
-        """Take what is tried.
-
-        Args:
-            searcher: its first gallery is searched, by CLIP features and both engines.
-            every: seconds between two tries.
-        """
+    def __init__(self, searcher: Searcher, every: float = CHECK_EVERY) -> None:
         self._searcher = searcher
         self._every = every
         self._lock = threading.Lock()
-        self._trying: float | None = None  # since when
-        self._tried: float | None = None
-        self._problem: str | None = UNREADY_STARTING
+        self._checking_since: float | None = None
+        self._checked_at: float | None = None
+        self._problem: str | None = STARTING
         self.started = False
         self.stopping = False
 
     def problem(self) -> str | None:
-        """Return why no search works now, in words that give nothing of this machine away; None if one does.
+        """Return why searches do not work at the moment, without any detail of this machine, or None if they do.
 
-        One caller in `every` seconds waits for a small search; all others get what that one found.
+        Once in `every` seconds one caller waits for a small search; all others get the last result.
         """
-        if self.stopping or not self.started:
-            return UNREADY_STOPPING if self.stopping else UNREADY_STARTING
+        if self.stopping:
+            return STOPPING
+        if not self.started:
+            return STARTING
         now = time.monotonic()
         with self._lock:
-            if self._trying is not None:
-                return UNREADY_HUNG if now - self._trying > SLOW else self._problem
-            if self._tried is not None and now - self._tried < self._every:
+            if self._checking_since is not None:
+                return HUNG if now - self._checking_since > HUNG_AFTER else self._problem
+            if self._checked_at is not None and now - self._checked_at < self._every:
                 return self._problem
-            self._trying = now
-        found: str | None = UNREADY_SEARCH
+            self._checking_since = now
+        found: str | None = SEARCH_FAILED
         try:
-            found = self._try()
+            found = self._check()
         finally:
             with self._lock:
-                self._trying, self._tried, self._problem = None, time.monotonic(), found
+                self._checking_since, self._checked_at, self._problem = None, time.monotonic(), found
         return found
 
-    def _try(self) -> str | None:
+    def _check(self) -> str | None:
         try:
-            index = self._searcher.indexes.get()
-            features = self._searcher.embedder.feature_set(index, DEFAULT_FEATURES)
-            vector = features.embed([Image.new("RGB", (8, 8))])[0]
-            for engine in ENGINES:
-                try:
-                    rank(index, Combination(engine=engine), vector, 1)
-                except IndexInUse as error:  # ChromaDB's files have one owner; the exact scan needs none
-                    log.warning("health: no searches by %s: %s", engine, error)
+            self._search()
+        except ModelError as error:
+            log.error("health: %s", error)
+            return MODEL_UNUSABLE
+        except IndexingError as error:
+            log.error("health: %s", error)
+            return INDEX_UNUSABLE
         except RetrievalError as error:
             log.error("health: %s", error)
-            if isinstance(error, ModelError):
-                return UNREADY_MODEL
-            return UNREADY_INDEX if isinstance(error, IndexingError) else UNREADY_SEARCH
+            return SEARCH_FAILED
         except Exception:
             log.exception("health: unexpected error")
-            return UNREADY_SEARCH
+            return SEARCH_FAILED
         return None
 
-
-PATH = "/health"
+    def _search(self) -> None:
+        index = self._searcher.indexes.get()
+        features = self._searcher.embedder.feature_set(index, DEFAULT_FEATURES)
+        vector = features.embed([Image.new("RGB", (8, 8))])[0]
+        for engine in ENGINES:
+            try:
+                rank(index, Combination(engine=engine), vector, 1)
+            except IndexInUse as error:  # another process owns ChromaDB's files, but the exact scan still works
+                log.warning("health: no searches by %s: %s", engine, error)
 
 
 def health_route(health: Health) -> Route:
-    """Return the route that tells how a page is."""
+    """Return the route that reports the health of a page: 200 if searches work, else 503 with the reason."""
 
-    def tell(request: Request) -> JSONResponse:
+    def answer(request: Request) -> JSONResponse:
         problem = health.problem()
         status = {"status": "ready"} if problem is None else {"status": "unavailable", "reason": problem}
         return JSONResponse(status, 503 if problem else 200, {"cache-control": "no-store"})
 
-    return Route(PATH, tell, methods=["GET", "HEAD"])
+    return Route(PATH, answer, methods=["GET", "HEAD"])

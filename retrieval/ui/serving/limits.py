@@ -1,4 +1,4 @@
-"""How much visitors can ask of the server at once, how large a request may be, and how much less that is on a Space."""
+"""Limits on what visitors can ask of the server at once, and the lower ones for a public Space."""
 
 import math
 import time
@@ -10,44 +10,44 @@ from retrieval.pictures.loading import MAX_BYTES, MAX_PIXELS
 from retrieval.search.query import MAX_TOP_K
 from retrieval.settings import Settings
 
-# Of all events of a group together so many run at a time; without a group, gradio would let so many run of each.
+# The limit holds for all events of a group together; without a group, gradio would apply it to each event.
 SEARCHES: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
 LONG: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 2}  # sweeps and evaluations
-WAITING = 64  # events in the queue; beyond that visitors are told that the page is busy
-# Sessions that gradio keeps the state of, those used last: of each the whole page's configuration, 0.3 MB and 9 ms to
-# make. A call of the API that names no session is one. Who comes back to a forgotten one only finds the trail empty.
+WAITING = 64  # events in the queue; gradio tells further visitors that the page is busy
+# Sessions whose state gradio keeps, most recently used first. Each holds the page's whole configuration, and each API
+# call without a session is one. A visitor whose session was dropped only loses the recent queries.
 SESSIONS = 100
-ANSWERS = 200  # sessions whose answers gradio keeps until they are fetched; a long one takes 4 MB
+ANSWERS = 200  # sessions whose answers gradio keeps until they are fetched
 
-MAX_CALL = 12 * 2**20  # of a request that is no upload; in base64 that is a picture of 9 MB
-CALLS_BYTES = 256 * 2**20  # of all calls that are read at a time; those up to LOOKED_INTO are read even so
-MAX_VALUES = 100_000  # of a call: a list of nothing but lists takes 20 times its length in memory
-MAX_NAME = 1000  # of a call's own texts, such as its session, which are kept when it is over; a picture is not one
-LOOKED_INTO = 2**16  # bytes; a shorter call cannot break the two limits by much
+MAX_CALL = 12 * 2**20  # bytes of a request that is not an upload; an image of 9 MB in base64
+CALLS_BYTES = 256 * 2**20  # of all calls being read; calls up to LOOKED_INTO are read in any case
+MAX_VALUES = 100_000  # of a call; nested empty lists take 20 times their length in memory
+MAX_NAME = 1000  # characters of a call's own strings, such as its session, which gradio keeps after the call
+LOOKED_INTO = 2**16  # bytes; shorter calls are not checked for MAX_VALUES and MAX_NAME
 UPLOADS_BYTES = 2 * 2**30
 UPLOADS_FILES = 2000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may take; whoever runs the page for themselves knows what they ask for."""
+    """How much one request may take. The defaults are for owners who run the page for themselves."""
 
-    upload_bytes: int = MAX_BYTES  # of a picture
+    upload_bytes: int = MAX_BYTES  # of an image
     pixels: int = MAX_PIXELS
     top_k: int = MAX_TOP_K
-    sample: int = evaluation.SAMPLE  # queries of an evaluation
-    seconds: float = math.inf  # of a sweep or an evaluation, which ends after the step that it is at
+    sample: int = evaluation.SAMPLE  # queries per evaluation
+    seconds: float = math.inf  # per sweep or evaluation, which stops after its current step
 
     def deadline(self) -> float:
-        """Return when a long job that begins now must end, by `time.monotonic`."""
+        """Return when a long job that starts now must end, in seconds of `time.monotonic`."""
         return time.monotonic() + self.seconds
 
 
 OWN = Limits()
-# A Space has 2 cores for all: two long jobs fill both, so what waits behind them must not wait for long.
+# Two long jobs keep both cores of a Space busy, so those in the queue must not wait for long.
 SPACE = Limits(upload_bytes=20 * 2**20, pixels=50_000_000, top_k=1000, sample=500, seconds=60.0)
 
 
 def limits_of(settings: Settings) -> Limits:
-    """Return the limits of a page: those of a Space, whose visitors are strangers, or those of anybody's own."""
+    """Return the limits of a page: lower ones on a Space, whose visitors are strangers."""
     return SPACE if settings.space else OWN

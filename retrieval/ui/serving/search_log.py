@@ -8,12 +8,12 @@ log = logging.getLogger("search")
 
 
 def searched(kind: str, ranking: Ranking, top_k: int) -> None:
-    """Log that a visitor's search was answered: how it was made and how long it took, nothing of what was asked.
+    """Log how a visitor's search was made and how long it took, but nothing of the query.
 
     Args:
         kind: `search`, `compare` or `robustness`.
-        ranking: the answer, or of several the one that stands for them.
-        top_k: how many pictures were asked for.
+        ranking: the answer; if there are several, the one that represents them.
+        top_k: number of results that the visitor asked for.
     """
     timings = ranking.timings
     fields = {

@@ -1,4 +1,4 @@
-"""How the page is closed: no new search is taken, those that run are answered, then the server ends."""
+"""Graceful shutdown: the page refuses new searches, answers those under way, then the server stops."""
 
 import time
 
@@ -8,45 +8,42 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from retrieval.ui.serving.bodies import refuse
 
 STOPPING = "This page is shutting down. Try again in a minute."
-
-PATIENCE = 10.0  # seconds that searches under way have; a Space, Docker and systemd give 10 or more before they kill
-LOOK = 0.05
+PATIENCE = 10.0  # seconds for searches under way; a Space, Docker and systemd wait at least as long before they kill
+LOOK = 0.05  # seconds between two checks
 
 
 class Door:
-    """Counts the requests that wait for an answer; once it is shut, no request that asks for something new comes in."""
+    """Counts the requests under way; once shut, it lets no new ones in."""
 
     def __init__(self) -> None:
-        """Be open."""
         self.shut = False
-        self.waiting = 0  # of one event loop, so that nothing needs a lock
+        self.waiting = 0  # changed by one event loop only, so it needs no lock
 
     def wait_until_empty(self, page: gr.Blocks, patience: float = PATIENCE) -> bool:
-        """Shut, and wait until every search under way is answered; return whether all were.
+        """Shut, wait until every search under way is answered, and return whether all were.
 
         Args:
-            page: whose queue is looked at: a search may run before anybody waits for it.
-            patience: seconds.
+            page: its queue is checked as well, because a search may run before anybody waits for it.
+            patience: seconds to wait.
         """
         self.shut = True
         deadline = time.monotonic() + patience
         while self.waiting or any(page._queue.active_jobs):
             if time.monotonic() > deadline:
                 return False
-            time.sleep(LOOK)  # the server's threads work meanwhile
+            time.sleep(LOOK)  # the server runs in other threads
         return True
 
 
 class Doorkeeper:
-    """Stands before the app, and lets in what the door does."""
+    """ASGI middleware that answers 503 to new requests once its door is shut."""
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
-        """Take the app behind it."""
         self._app = app
         self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 503, or hand the request on."""
+        """Answer 503, or pass the request on."""
         if scope["type"] != "http" or _endless(scope):
             return await self._app(scope, receive, send)
         if self._door.shut and scope["method"] == "POST":
@@ -59,6 +56,6 @@ class Doorkeeper:
 
 
 def _endless(scope: Scope) -> bool:
-    """Whether a request is answered for as long as the page is open: its heartbeat, or what MCP clients listen to."""
+    """Whether a request lasts as long as the page is open: its heartbeat, or the stream of an MCP client."""
     path = scope["path"]
     return "/heartbeat/" in path or (scope["method"] == "GET" and "/mcp" in path)

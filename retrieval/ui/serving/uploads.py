@@ -1,4 +1,4 @@
-"""The folder for what visitors upload: of this process alone, and bounded."""
+"""The folder for uploads, which belongs to this process alone and is bounded in size."""
 
 import atexit
 import os
@@ -15,20 +15,20 @@ from filelock import FileLock, Timeout
 from retrieval.errors import RetrievalError
 from retrieval.ui.serving.limits import UPLOADS_BYTES, UPLOADS_FILES
 
-OWN = "lookalike-uploads-"  # how the folders begin that a later start deletes once their process has ended
-NEW = "lookalike-new-"  # until it is locked, so that no other process takes it for one whose process has ended
-EMPTY_SECONDS = 60  # that a folder must have been empty for; one just made is about to get its file
+OWN = "lookalike-uploads-"  # prefix of the folders that a later start deletes once their process has ended
+NEW = "lookalike-new-"  # prefix until it is locked, so that no other process takes it for abandoned
+EMPTY_SECONDS = 60  # for which a folder must have been empty; a new one is about to get its file
 
 
 @cache
 def own_folder() -> Path:
-    """Return this process's folder for uploads, which nobody else may read; it goes with the process.
+    """Return this process's folder for uploads, which only its user may read; it is deleted when the process ends.
 
-    It lies in `GRADIO_TEMP_DIR`, or in the system's folder for temporary files. Neither is used itself: all in them
-    that is not ours would count as an upload and be deleted. What a killed process left there is deleted.
+    It is a new folder in `GRADIO_TEMP_DIR` or in the system's folder for temporary files, because other files there
+    would count as uploads and be deleted. Folders of killed processes are deleted.
 
     Raises:
-        RetrievalError: no folder can be made there.
+        RetrievalError: the folder cannot be created.
     """
     parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     try:
@@ -37,23 +37,23 @@ def own_folder() -> Path:
         lock = FileLock(new / "lock", timeout=0)
         lock.acquire()
         own = new.rename(new.with_name(OWN + new.name.removeprefix(NEW)))
-        files = own / "files"  # apart from the lock, which is no upload
+        files = own / "files"  # apart from the lock, which is not an upload
         files.mkdir()
     except OSError as error:
         raise RetrievalError(
-            f"There is no place for uploads in {parent}: {error.strerror or error}. Make room or give access, or name "
-            "another folder by GRADIO_TEMP_DIR."
+            f"The folder for uploads cannot be created in `{parent}`: {error.strerror or error}. Free some space, "
+            "change the permissions, or set `GRADIO_TEMP_DIR` to another folder."
         ) from error
-    atexit.register(_leave, own, lock)
+    atexit.register(_delete, own, lock)
     for other in set(parent.glob(f"{OWN}*")) - {own}:
-        _delete_left(other, own)
+        _delete_abandoned(other, own)
     return files
 
 
 def make_room(folder: Path, needed: int = 0) -> bool:
-    """Delete the oldest files below a folder until it is within `UPLOADS_BYTES` and `UPLOADS_FILES`.
+    """Delete the oldest files until the folder is within its limits and `needed` bytes are free on the disk.
 
-    More of them go where the disk lacks `needed` bytes; returns whether it has those in the end.
+    Returns whether they are free in the end.
     """
     found = sorted(_files(folder))
     size = sum(each for _, each, _ in found)
@@ -68,11 +68,11 @@ def make_room(folder: Path, needed: int = 0) -> bool:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Find the files below a folder: when each was changed, its bytes, its path; what has long been empty goes.
+    """Yield the modification time, size in bytes and path of each file, and delete folders that have long been empty.
 
-    gradio makes a folder for each upload, and leaves it when it deletes the file after a day.
+    gradio makes a folder for each upload and leaves it there when it deletes the file.
     """
-    for name, folders, files in os.walk(folder):  # which goes on where a folder is gone meanwhile
+    for name, folders, files in os.walk(folder):  # continues if a folder disappears
         parent = Path(name)
         with suppress(OSError):
             if not folders and not files and parent != folder and time.time() - parent.lstat().st_mtime > EMPTY_SECONDS:
@@ -80,22 +80,22 @@ def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
         for path in map(parent.joinpath, files):
             try:
                 state = path.lstat()
-            except OSError:  # gone meanwhile
+            except OSError:  # deleted in the meantime
                 continue
             yield state.st_mtime, state.st_size, path
 
 
-def _leave(own: Path, lock: FileLock) -> None:
+def _delete(own: Path, lock: FileLock) -> None:
     shutil.rmtree(own, ignore_errors=True)
     lock.release()
 
 
-def _delete_left(other: Path, own: Path) -> None:
-    """Delete another folder for uploads, if it is of the same user and its process has ended."""
+def _delete_abandoned(other: Path, own: Path) -> None:
+    """Delete another folder for uploads if it belongs to the same user and its process has ended."""
     try:
         if other.is_symlink() or other.lstat().st_uid != own.lstat().st_uid:
             return
         with FileLock(other / "lock", timeout=0):
             shutil.rmtree(other)
-    except (Timeout, OSError):  # it is in use, or has just been deleted by another start
+    except (Timeout, OSError):  # in use, or just deleted by another start
         return

@@ -342,7 +342,7 @@ def on_page(text: str) -> str:
     if "python " in text:
         return text
     return re.sub(
-        r"--([a-z]+(?:-[a-z]+)?)",
+        r"`?--([a-z]+(?:-[a-z]+)?)`?",
         lambda m: f"“{FIELDS[key]}”" if (key := m[1].replace("-", "_")) in FIELDS else m[0],
         text,
     )

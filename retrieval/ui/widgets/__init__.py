@@ -1,1 +1,1 @@
-"""Components of our own."""
+"""Components with their own scripts and styles."""

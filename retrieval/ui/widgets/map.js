@@ -1,5 +1,5 @@
-// Draws a map on a canvas. MAP (its words and colours) is put before this file. `props.value` is the JSON of what is
-// drawn; names and labels in it come from strangers' data sets, so they only ever become text, never HTML.
+// Draws a map on a canvas. The constant MAP (its texts and colours) is defined before this file. `props.value` is the JSON
+// to draw; names and labels in it come from strangers' datasets, so they only ever become text, never HTML.
 const $ = (selector) => element.querySelector(selector);
 const canvas = $("canvas"), frame = $(".map-frame"), card = $(".map-card"), legend = $(".map-legend");
 const ink = canvas.getContext("2d");
@@ -62,11 +62,11 @@ const down = (item) => canvas.clientHeight / 2 - (item.y - view.y) * scale();
 function zoom(times, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) {
   const before = scale();
   view.zoom = Math.min(MAX_ZOOM, Math.max(1, view.zoom * times));
-  // What is under the pointer stays there.
+  // The point under the pointer stays in place.
   view.x += (x - canvas.clientWidth / 2) * (1 / before - 1 / scale());
   view.y -= (y - canvas.clientHeight / 2) * (1 / before - 1 / scale());
   if (view.zoom === 1) view = { zoom: 1, x: fit.x, y: fit.y };
-  canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y";  // a whole map lets a finger scroll the page
+  canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y";  // on an unzoomed map a finger scrolls the page
   show(found);
 }
 
@@ -177,7 +177,7 @@ function show(item, aloud = false) {
   picture.hidden = !known;
   if (known) picture.src = known;
   place();
-  // Asked for once the pointer rests, so that a sweep over the map does not ask for hundreds.
+  // Requested once the pointer rests, so that moving across the map does not request hundreds.
   if (known === undefined && item.position !== null) asking = setTimeout(async () => {
     const key = data.key;
     const answer = await server.thumbnail([data.gallery, data.build, item.position]);
@@ -204,8 +204,8 @@ function nearest(x, y, reach) {
   return best;
 }
 
-// The nearest point in the quarter of the plane that an arrow points into. Pictures at the very same place come one
-// after the other, so that each can be reached.
+// The nearest point in the quarter of the plane that an arrow key points to. Images at the same place follow one
+// another, so that each can be reached.
 function next(dx, dy) {
   const here = items.indexOf(found);
   let best = null, least = Infinity;
@@ -272,16 +272,16 @@ canvas.addEventListener("pointerup", (event) => {
   drag = null;
   if (!still) return;
   const under = nearest(event.offsetX, event.offsetY, REACH[event.pointerType] || REACH.mouse);
-  // A finger cannot point without touching: its first tap shows the picture, the second takes it.
+  // A finger cannot hover: the first tap shows the image, the second searches with it.
   if (event.pointerType === "touch" && under !== before) show(under, true);
   else choose(under);
 });
 canvas.addEventListener("pointercancel", () => { drag = null; });
-canvas.addEventListener("pointerleave", (event) => {  // a finger that is lifted leaves too, but what it tapped stays
+canvas.addEventListener("pointerleave", (event) => {  // lifting a finger triggers this too, but its point stays shown
   if (event.pointerType !== "touch" && !drag && document.activeElement !== canvas) show(null);
 });
 canvas.addEventListener("wheel", (event) => {
-  if (!event.ctrlKey && !event.metaKey) return;  // a plain wheel scrolls the page, as everywhere
+  if (!event.ctrlKey && !event.metaKey) return;  // a plain wheel scrolls the page
   event.preventDefault();
   zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
 }, { passive: false });

@@ -1,60 +1,61 @@
-"""The query picture's component: hands the file on as it came, so that `retrieval.pictures.loading` alone judges it."""
+"""The query image's component: passes the file on untouched, so that only `retrieval.pictures.loading` reads it."""
 
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.utils import get_upload_folder
+from typing_extensions import override
 
 from retrieval.errors import PictureError
 from retrieval.ui.errors import as_shown
 from retrieval.ui.widgets.thumbnails import Shown, Thumbnails
 
-NO_FILE = "That file was not uploaded here. Please upload it again."
+NOT_UPLOADED = "That file was not uploaded here. Please upload it again."
 
 
 class PictureInput(Shown, gr.Image):
-    """gr.Image whose function gets the path of the uploaded file, untouched, or of a picture that the page shows.
+    """A `gr.Image` that returns the path of the uploaded file, or of an image that the page shows.
 
-    The stock component decodes the file itself: it fails with a bare "Error" on a damaged one, drops alpha,
-    clips 16-bit pictures to white and skips EXIF orientation.
+    `gr.Image` itself decodes the file: it fails with a bare "Error" if the file is damaged, drops alpha, clips 16-bit
+    images to white and ignores the EXIF orientation.
     """
 
     def __init__(self, thumbnails: Thumbnails, value: str | None = None, **named: Any) -> None:
-        """Take what knows the names of pictures that are shown, and what gr.Image takes."""
         self._thumbnails = thumbnails
         super().__init__(value, **named)
 
+    @override
     def get_block_name(self) -> str:
-        """Return the stock frontend's name."""
-        return "image"
+        return "image"  # gradio's front end for it
 
-    def get_config(self, cls: Any = None) -> dict[str, Any]:
-        """Return the stock component's configuration: gradio takes what there is from the arguments of __init__."""
-        return super().get_config(gr.Image)
+    @override
+    def get_config(self, cls: type[Block] | None = None) -> dict[str, Any]:
+        return super().get_config(gr.Image)  # gradio reads the configuration off the arguments of __init__
 
+    @override
     def preprocess(self, payload: Any) -> str | None:
-        """Return the path of the file, or None."""
         if payload is None:
             return None
         with as_shown():
             return str(self._thumbnails.file(payload.path) or uploaded(payload.path))
 
+    @override
     def postprocess(self, value: Any) -> Any:
-        """Return what the frontend shows: a file by its name."""
         return super().postprocess(self._thumbnails.name(value) if isinstance(value, str) else value)
 
 
 def uploaded(name: object) -> Path:
-    """Return the path of a file that a visitor names, if it was uploaded here.
+    """Return the path of an uploaded file.
 
-    gradio checks a path only where the caller says that it is one; any other caller could name any file here.
+    gradio checks a path only if the caller marks it as one, so a caller could name any file of this server.
 
     Raises:
-        PictureError: it is any other file, or no name of one.
+        PictureError: the name is not that of an uploaded file.
     """
     if isinstance(name, str) and name and "\0" not in name:
         path = Path(name).resolve()
         if path.is_relative_to(Path(get_upload_folder()).resolve()):
             return path
-    raise PictureError(NO_FILE)
+    raise PictureError(NOT_UPLOADED)

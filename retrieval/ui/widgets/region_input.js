@@ -1,5 +1,5 @@
-/* Draws the box in which the query picture is searched: by mouse, by finger (after the button), or by arrow keys.
-   The box belongs to one picture, named by its file, so that it never applies to another one. */
+/* Draws the part of the query image to search with: by mouse, by finger (after the button), or with the arrow keys.
+   The box belongs to one image, identified by its file, so that it never applies to another one. */
 const STEP = 0.05, SMALLEST = 0.04, START = [0.2, 0.2, 0.8, 0.8], SETTLED = 350;
 const button = element.querySelector("button"), status = element.querySelector("[role=status]");
 const layer = document.createElement("div"), box = document.createElement("div");
@@ -18,7 +18,7 @@ const fileOf = shown => shown && shown.src.includes("file=") ? shown.src.split("
 
 function place() {
   const shown = picture();
-  if (fileOf(shown) !== file) {  // another picture: what was begun on the last one is over
+  if (fileOf(shown) !== file) {  // another image: discard what was begun on the last one
     file = fileOf(shown);
     began = null;
     clearTimeout(settling);
@@ -62,7 +62,7 @@ function search(next) {
   trigger("input");
 }
 
-/* While a key is held or a finger moves, the box follows; the search waits until it rests. */
+/* The box follows a key or a finger at once; the search waits until it rests. */
 function rest(next) {
   drawn = next;
   began = began || { rest: true };
@@ -87,7 +87,7 @@ function at(event) {
 }
 
 layer.addEventListener("pointerdown", event => {
-  if (event.button || (event.pointerType === "touch" && !drawn)) return;  // a finger scrolls, until there is a box
+  if (event.button || (event.pointerType === "touch" && !drawn)) return;  // a finger scrolls until there is a box
   event.preventDefault();
   layer.setPointerCapture(event.pointerId);
   const how = event.target.closest(".region-corner") ? "resize" : event.target === box ? "move" : "draw";
@@ -105,7 +105,7 @@ layer.addEventListener("pointerup", () => {
   const before = began.box;
   began = null;
   const small = !drawn || drawn[2] - drawn[0] < SMALLEST || drawn[3] - drawn[1] < SMALLEST;
-  if (small && !before) { drawn = null; show(); }  // a click, no box
+  if (small && !before) { drawn = null; show(); }  // a click, not a box
   else if (small) { drawn = before; show(); }
   else search(drawn);
 });
@@ -123,7 +123,7 @@ button.addEventListener("click", () => {
 const again = () => { place(); show(); };
 watch("value", again);
 
-/* The page's components arrive one by one; this one may be here before the picture is. */
+/* This component may be mounted before the image is. */
 function follow() {
   const query = document.getElementById("query");
   if (!query) return false;
