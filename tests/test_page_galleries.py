@@ -104,7 +104,7 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
     expect(page.locator("#build_cancel")).to_be_disabled()
     expect(row(page, "holiday")).to_contain_text(re.compile(r"40.*1.*mini.*\d{4}-\d\d.*MB", re.DOTALL))
     expect(page.locator("#skipped")).to_contain_text("broken.png")
-    expect(page.locator("#skipped")).to_contain_text("not a picture")
+    expect(page.locator("#skipped")).to_contain_text("not an image")
     open_tab(page, words.TAB_SEARCH)
     expect(timings(page)).to_contain_text(" 40 pictures ")
     expect(page.locator("#results .caption-label").first).to_contain_text(re.compile(r"1\. 004 · (1\.000|0\.99)"))
@@ -183,7 +183,7 @@ def test_a_second_build_is_refused_kindly(
     [
         ({"dataset": ""}, "Say which data set"),
         ({"dataset": "/no/such/folder"}, "no such file or folder"),
-        ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is an address"),
+        ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is a URL"),
         ({"dataset": "FOLDER", "limit": "0"}, "“Only the first”: must be a whole number from 1"),
         ({"dataset": "FOLDER", "gallery": "a/b"}, "“Name of the gallery”: 'a/b' cannot be the name of a folder"),
         ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Name of the gallery”, or replace it"),
