@@ -2,9 +2,9 @@
 
 The loss classifies images among all icons by learned prototypes (Wang et al., "NormFace", 2017), and contrasts the
 images of a batch with each other. In some batches, the feature statistics are mixed between images, as if between
-styles (Zhou et al., "Domain Generalization with MixStyle", 2021). Finally, the weights are interpolated between those before and
-after the training, so that photos, which the training does not see, do not get worse (Wortsman et al., "Robust
-fine-tuning of zero-shot models", 2022).
+styles (Zhou et al., "Domain Generalization with MixStyle", 2021). Finally, the weights are interpolated between those
+before and after the training, so that photos, which the training does not see, do not get worse (Wortsman et al.,
+"Robust fine-tuning of zero-shot models", 2022).
 """
 
 import copy
