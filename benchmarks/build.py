@@ -137,16 +137,16 @@ def _compare(
     _build(index, gallery, encoder, flags, lambda: pictures_done.append(time.perf_counter() - started))
     seconds, used = time.perf_counter() - started, _cpu_seconds() - used
     after = {name: _speeds(model, side, batch) for name, model in models.items()}
-    row: dict[str, object] = {"batch": batch, "builder pictures/s": flags.pictures / seconds}
+    row: dict[str, object] = {"batch": batch, "builder images/s": flags.pictures / seconds}
     for name in models:
         speeds = {way: statistics.mean((before[name][way], after[name][way])) for way in before[name]}
         way = max(speeds, key=lambda each: speeds[each])
         row |= {
-            f"{name} pictures/s": speeds[way],
+            f"{name} images/s": speeds[way],
             f"{name} by": way,
             f"{name} before, after": f"{before[name][way]:.1f}, {after[name][way]:.1f}",
             f"builder / {name}": flags.pictures / seconds / speeds[way],
-            f"before its closing steps / {name}": flags.pictures / pictures_done[0] / speeds[way],
+            f"without the closing steps / {name}": flags.pictures / pictures_done[0] / speeds[way],
         }
     spent = _stages(gallery, encoder, index / "pictures", flags)
     return row, {

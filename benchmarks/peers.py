@@ -95,7 +95,7 @@ def main() -> None:
     rows = [
         {
             "what": name,
-            "pictures/s": speed,
+            "images/s": speed,
             **{f"{each}, speed-up": speeds[each] / speed for each in ours},
             "smallest cosine": cosines[name],
         }

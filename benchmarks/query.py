@@ -132,12 +132,12 @@ def _spent(
     spent: dict[tuple[str, Metric, str], dict[str, list[float]]] = {}
     for combination in COMBINATIONS:
         features, metric, engine = combination
-        found = spent[combination] = {name: [] for name in (*cases, "k 12, new picture")}
+        found = spent[combination] = {name: [] for name in (*cases, "k 12, new image")}
         for picture, _ in itertools.product(pictures, range(rounds)):
             plain = Query(picture, features=features, metric=metric, engine=engine, top_k=SIZES[0])
             searcher.embedder.cache = VectorCache()
             forward.spent = 0.0
-            found["k 12, new picture"].append(searcher.search(plain).timings.total - forward.spent)
+            found["k 12, new image"].append(searcher.search(plain).timings.total - forward.spent)
             for name, values in cases.items():
                 timings = searcher.search(replace(plain, **values)).timings  # type: ignore[arg-type]  # fields of Query
                 assert timings.features == 0
