@@ -118,7 +118,9 @@ def main() -> None:
             again.close()
 
         def reopen_folder() -> tuple[Store, None]:
-            return load(FolderStore(root / "folder", DIMENSIONS)), None  # this process holds more than ChromaDB
+            return load(
+                FolderStore(root / "folder", DIMENSIONS)
+            ), None  # unknown, since this process also holds other data
 
         measure("folder", FolderStore(root / "folder", DIMENSIONS), reopen_folder)
         with ExitStack() as servers:
