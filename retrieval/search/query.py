@@ -16,7 +16,7 @@ KEEP_ALL = 1.0  # the similarity threshold that hides no near-duplicates
 
 @dataclass(frozen=True)
 class Combination:
-    """What is compared, how, and which engine proposes the candidates."""
+    """A feature type, a metric, and the engine that proposes the candidates."""
 
     features: str = DEFAULT_FEATURES
     metric: Metric = Metric.COSINE
@@ -61,7 +61,7 @@ class Query:
 
     @property
     def combination(self) -> Combination:
-        """The features, metric and engine."""
+        """The feature type, metric and engine."""
         return Combination(self.features, self.metric, self.engine)
 
     @property
@@ -121,7 +121,7 @@ class Ranking:
 
     @property
     def combination(self) -> Combination:
-        """The features, metric and engine."""
+        """The feature type, metric and engine."""
         return Combination(self.features, self.metric, self.engine)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,54 +1,36 @@
 """Validate values from users and turn them into the parts of a query."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import StrEnum
-from typing import TypeGuard, TypeVar
+from functools import partial
+from typing import Any, TypeGuard, TypeVar
 
-from retrieval.engines import DEFAULT_ENGINE, ENGINES
+from retrieval.engines import ENGINES
 from retrieval.errors import QueryError
-from retrieval.features import DEFAULT_FEATURES, FEATURES
+from retrieval.features import FEATURES
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import LIMITS, UNDISTORTED, Distortion
 from retrieval.pictures.loading import PictureSource, Region
-from retrieval.search.query import KEEP_ALL, MAX_TOP_K, Query
+from retrieval.search.query import MAX_TOP_K, Query
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
-def checked_query(
-    *,
-    picture: PictureSource | None,
-    text: object = "",
-    without: object = "",
-    balance: object = 0.5,
-    labels: object = (),
-    region: object = None,
-    alike: object = KEEP_ALL,
-    features: object = DEFAULT_FEATURES,
-    metric: object = Metric.COSINE,
-    engine: object = DEFAULT_ENGINE,
-    top_k: object = 10,
-    gallery: object = "",
-) -> Query:
-    """Return a query from unchecked values; see `Query` for their meaning.
+def checked_query(*, picture: PictureSource | None, **values: object) -> Query:
+    """Return a query from unchecked values.
+
+    Args:
+        picture: the query image.
+        values: fields of `Query` by name; missing ones have their default.
 
     Raises:
         QueryError: a value has the wrong type or is out of range.
+        TypeError: a name is not among `CHECKS`.
     """
-    return Query(
-        picture=picture,
-        text=checked_text(text, "text"),
-        without=checked_text(without, "without"),
-        balance=checked_balance(balance),
-        labels=checked_labels(labels),
-        region=checked_region(region),
-        alike=checked_alike(alike),
-        features=checked_features(features),
-        metric=one_of(Metric, metric),
-        engine=checked_engine(engine),
-        top_k=checked_top_k(top_k),
-        gallery=checked_text(gallery, "gallery"),
-    )
+    if unknown := values.keys() - CHECKS.keys():
+        raise TypeError(f"unknown fields of a query: {', '.join(sorted(unknown))}")
+    checked: dict[str, Any] = {name: check(values[name]) for name, check in CHECKS.items() if name in values}
+    return Query(picture=picture, **checked)
 
 
 def checked_text(value: object, name: str) -> str:
@@ -212,3 +194,19 @@ def checked_labels(value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
         raise QueryError(f"labels must be a list of texts, not {repr(value)[:40]}.")
     return tuple(value)
+
+
+CHECKS: dict[str, Callable[[object], object]] = {
+    "text": partial(checked_text, name="text"),
+    "without": partial(checked_text, name="without"),
+    "balance": checked_balance,
+    "labels": checked_labels,
+    "region": checked_region,
+    "alike": checked_alike,
+    "features": checked_features,
+    "metric": partial(one_of, Metric),
+    "engine": checked_engine,
+    "top_k": checked_top_k,
+    "gallery": partial(checked_text, name="gallery"),
+}
+"""The check of each field of a `Query` that users set, in the order in which errors are reported."""
