@@ -1,13 +1,14 @@
-"""How near the builder comes to the speed of the bare model, where the rest goes, and what memory it takes.
+"""Measure the builder: its speed relative to the model alone, the time of each stage, and its memory.
 
-    python benchmarks/build.py                4,000 pictures; ViT-B/32 and the bundled model, in float32 and bfloat16
+    python benchmarks/build.py                4,000 images; ViT-B/32 and the bundled model, in float32 and bfloat16
     python benchmarks/build.py --pictures 500 --dtype bfloat16 --model vit
-    python benchmarks/build.py --memory       peak memory of 2,000 and of 20,000 pictures
+    python benchmarks/build.py --memory       peak memory for 2,000 and for 20,000 images
 
-ViT-B/32 has random weights, which are as fast as any. The bare model is what transformers loads, on pictures that lie
-decoded and normalised in memory, in the builder's batches, in the faster of two ways: one stream on all cores, or one
-on each; before and after the build, so that a machine that changes its speed changes both. The lightened model is the
-builder's own, without what it does not need (`retrieval/features/folding.py`). Ratios are of pictures per second.
+ViT-B/32 has random weights, which are as fast as trained ones. The *bare* model is what transformers loads, run on
+decoded and normalised images in memory, in the builder's batches. It runs as one stream on all cores or as one stream
+per core; the faster of the two counts. It is measured before and after the build, so that a change in the machine's
+speed affects both. The *lightened* model is the builder's own (`retrieval/features/folding.py`). Ratios are of images
+per second.
 """
 
 import argparse
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import datasets  # as what follows: needs the lines above
+import datasets  # this import and those below need the lines above
 import torch
 from pictures import make_parquet, save_vit
 from report import report
@@ -70,13 +71,13 @@ from retrieval.storage.projection import Method
 from retrieval.storage.store import TOGETHER, FolderStore
 
 CORES = os.cpu_count() or 1
-BARE_PICTURES = 128  # in each of the measurements of a model alone
+BARE_PICTURES = 128  # images per measurement of a model alone
 STAGE_PICTURES = 4 * ROWS_AT_ONCE
-RUN = TOGETHER * ROWS_AT_ONCE  # rows that ChromaDB gets at once
+RUN = TOGETHER * ROWS_AT_ONCE  # rows that are inserted into ChromaDB at once
 
 
 def main() -> None:
-    """Measure what the flags say, and print."""
+    """Run the benchmark that the flags select and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=4000, metavar="N")
     parser.add_argument("--model", choices=["vit", "mini"], action="append", help="default: both")
@@ -84,8 +85,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: the model's own")
     parser.add_argument("--workers", type=int, default=min(8, CORES), metavar="N")
     parser.add_argument("--pixel-size", type=int, default=DEFAULT_PIXEL_SIZE, metavar="S")
-    parser.add_argument("--memory", action="store_true", help="measure memory instead, of 2,000 and 10 times as many")
-    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)  # one build; prints its peak memory
+    parser.add_argument("--memory", action="store_true", help="measure memory instead, for 2,000 and 20,000 images")
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)  # build once and print the peak memory
     flags = parser.parse_args()
     logging.disable(logging.WARNING)
     memory.keep_freed()  # as the builder does
@@ -118,13 +119,13 @@ def _speed(flags: argparse.Namespace, folder: Path) -> None:
         "pixel size": flags.pixel_size,
     }
     report("The builder against the bare model", ratios, **settings)
-    report("Core-milliseconds a picture by stage", stages, measured_on=STAGE_PICTURES)
+    report("Core-milliseconds per image by stage", stages, measured_on=STAGE_PICTURES)
 
 
 def _compare(
     gallery: Gallery, choice: ModelChoice, dtype: str, index: Path, flags: argparse.Namespace
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Return the row of speeds and the row of core-milliseconds of one model and dtype."""
+    """Return a row of speeds and a row of core-milliseconds for one model and dtype."""
     encoder = ClipEncoder(choice, dtype, "cpu")
     bare = AutoModel.from_pretrained(choice.folder, dtype=getattr(torch, dtype), local_files_only=True).eval()
     models = {"bare": bare.to(memory_format=torch.channels_last), "lightened": encoder._model}
@@ -136,21 +137,21 @@ def _compare(
     _build(index, gallery, encoder, flags, lambda: pictures_done.append(time.perf_counter() - started))
     seconds, used = time.perf_counter() - started, _cpu_seconds() - used
     after = {name: _speeds(model, side, batch) for name, model in models.items()}
-    row: dict[str, object] = {"batch": batch, "builder pictures/s": flags.pictures / seconds}
+    row: dict[str, object] = {"batch": batch, "builder images/s": flags.pictures / seconds}
     for name in models:
         speeds = {way: statistics.mean((before[name][way], after[name][way])) for way in before[name]}
         way = max(speeds, key=lambda each: speeds[each])
         row |= {
-            f"{name} pictures/s": speeds[way],
+            f"{name} images/s": speeds[way],
             f"{name} by": way,
             f"{name} before, after": f"{before[name][way]:.1f}, {after[name][way]:.1f}",
             f"builder / {name}": flags.pictures / seconds / speeds[way],
-            f"before its closing steps / {name}": flags.pictures / pictures_done[0] / speeds[way],
+            f"without the closing steps / {name}": flags.pictures / pictures_done[0] / speeds[way],
         }
     spent = _stages(gallery, encoder, index / "pictures", flags)
     return row, {
         **spent,
-        "builder in all": used / flags.pictures * 1e3,
+        "builder, total": used / flags.pictures * 1e3,
         "two cores' time": seconds * CORES / flags.pictures * 1e3,
     }
 
@@ -174,11 +175,11 @@ def _features(encoder: ClipEncoder, flags: argparse.Namespace) -> dict[str, Feat
 
 
 def _speeds(model: Any, side: int, batch: int) -> dict[str, float]:
-    """Return the pictures per second of a model alone, by way of using the cores."""
+    """Return the images per second of a model alone, for one stream on all cores and for one stream per core."""
     pixels = torch.randn(batch, 3, side, side).to(model.dtype)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     threads, found = torch.get_num_threads(), {}
-    for way, streams, each in (("one stream", 1, CORES), ("one a core", CORES, 1)):
+    for way, streams, each in (("one stream", 1, CORES), ("one per core", CORES, 1)):
         rounds = max(1, BARE_PICTURES // (batch * streams))
 
         def stream(each: int = each, rounds: int = rounds) -> None:
@@ -204,7 +205,7 @@ def _one_picture() -> Path:
 
 
 def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argparse.Namespace) -> dict[str, object]:
-    """Return the core-milliseconds a picture that each stage takes alone, on one thread."""
+    """Return the core-milliseconds per image of each stage, run alone on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     items = next(gallery.batches(min(STAGE_PICTURES, flags.pictures)))
@@ -231,7 +232,7 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
     }
     build = next(folder.glob("build-*"))
     with closing(FolderStore(build, ("pixels", "clip"))) as store:
-        # More rows for the full graph: what a picture costs at the end of the build. The first loads the graph.
+        # Rows cost most in the full graph. The first insertion also loads the graph, so the second one is reported.
         run = embed_all([items[:RUN]], _features(encoder, flags), batch_size=RUN, workers=1)
         last = next(run)
         run.close()
@@ -247,7 +248,7 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
 
 
 def _cpu_seconds() -> float:
-    """Return the seconds of all cores that this process and those it has ended have taken."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     return sum(
         used.ru_utime + used.ru_stime
         for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -258,15 +259,15 @@ def _memory(flags: argparse.Namespace) -> None:
     rows = []
     for count in (2000, 20_000):
         command = [sys.executable, __file__, "--peak", "--pictures", str(count), "--pixel-size", str(flags.pixel_size)]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        rows.append({"pictures": count, **json.loads(said.splitlines()[-1])})
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append({"pictures": count, **json.loads(output.splitlines()[-1])})
     growth = {name: rows[1][name] - rows[0][name] for name in rows[0]}
     report("Peak memory", [*rows, {**growth, "pictures": "growth"}], pixel_size=flags.pixel_size, model="bundled")
 
 
 def _peak(flags: argparse.Namespace, folder: Path) -> None:
-    """Build in this process and print the peaks of its memory and its writer's, looked at ten times a second."""
-    # In a process that ends, so that its memory does not count.
+    """Build in this process and print the peak memory of it and of its writer, sampled ten times a second."""
+    # The images are made in a child process, so that the memory this takes does not count.
     maker = multiprocessing.get_context("spawn").Process(
         target=make_parquet, args=(folder / "pictures.parquet", flags.pictures)
     )

@@ -1,10 +1,10 @@
-"""What the model's forward pass of one picture costs, by what torch offers to make it faster.
+"""Measure the forward pass of one image with the options that torch offers to speed it up.
 
     python benchmarks/forward.py                 the bundled model, and a ViT-B/32 with random weights
-    python benchmarks/forward.py --compile       also by torch.compile, which needs a C++ compiler and a minute
+    python benchmarks/forward.py --compile       also with torch.compile, which needs a C++ compiler and a minute
 
-All variants of a model take turns, so that what else the machine does falls on all alike. The cosine is between the
-vectors of a variant and those of the plain model in float32, of the bundled query pictures, the least of all.
+The variants of a model take turns, so that other load on the machine affects all of them. The cosine is the smallest
+one, over the bundled query images, between the vectors of a variant and those of the original model in float32.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # as what follows: needs the path above
+import torch  # this import and those below need the path above
 from PIL import Image
 from report import report
 from torch.nn.functional import cosine_similarity, interpolate
@@ -33,7 +33,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="passes of each variant (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
@@ -41,7 +41,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for name, make in (("bundled", _bundled), ("random ViT-B/32", _vit)):
         rows += [{"model": name} | row for row in _measured(make, flags.rounds, flags.compile)]
-    report("ms of the forward pass of one picture", rows, rounds=flags.rounds)
+    report("Forward pass of one image, ms", rows, rounds=flags.rounds)
 
 
 def _bundled() -> Any:
@@ -49,7 +49,7 @@ def _bundled() -> Any:
 
 
 def _vit() -> Any:
-    """Return a model of the size of OpenCLIP's, but for the text side, which takes no part."""
+    """Return a model with the vision tower's size of OpenCLIP's; the text tower is small, since it is not used."""
     torch.manual_seed(0)
     vision = {"hidden_size": 768, "intermediate_size": 3072, "patch_size": 32}
     text = CLIPTextConfig(num_hidden_layers=1)
@@ -62,7 +62,7 @@ def _measured(make: Callable[[], Any], rounds: int, compiled: bool) -> Iterator[
     opened = [Image.open(path).convert("RGB") for path in PICTURES]
     pictures = processor(images=opened, return_tensors="pt")["pixel_values"]
     plain = make()
-    side = getattr(plain.config.vision_config, "image_size", pictures.shape[-1])  # a ViT takes one size alone
+    side = getattr(plain.config.vision_config, "image_size", pictures.shape[-1])  # a ViT accepts a single size
     pictures = interpolate(pictures, (side, side), mode="bicubic", antialias=True)
     with torch.inference_mode():
         wanted = plain.get_image_features(pixel_values=pictures).pooler_output

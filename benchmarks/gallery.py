@@ -1,4 +1,4 @@
-"""A gallery of any number of pictures for measurements: the bundled icons, derived, and indexed by the real builder."""
+"""Make galleries of any size for measurements: variations of the bundled icons, indexed by the real builder."""
 
 import argparse
 import io
@@ -17,13 +17,13 @@ NAME = "derived"
 
 
 def add_flags(parser: argparse.ArgumentParser, pictures: int) -> None:
-    """Add `--work` and `--pictures`, with the number of pictures that is taken by default."""
-    parser.add_argument("--work", type=Path, required=True, help="folder kept between runs: pictures and index")
-    parser.add_argument("--pictures", type=int, default=pictures, help="in the gallery (default: %(default)s)")
+    """Add `--work` and `--pictures`; `pictures` is the default of the latter."""
+    parser.add_argument("--work", type=Path, required=True, help="folder for images and index, reused by later runs")
+    parser.add_argument("--pictures", type=int, default=pictures, help="images in the gallery (default: %(default)s)")
 
 
 def indexed(work: Path, pictures: int) -> Path:
-    """Return the index folder of a gallery of derived pictures; a build that was stopped goes on where it was."""
+    """Return the index folder of a gallery of derived images; build it, or resume its build, if needed."""
     data, index = work / f"derived-{pictures}.parquet", work / f"index-{pictures}"
     if not data.exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def indexed(work: Path, pictures: int) -> Path:
 
 
 def derived(icon: bytes, seed: int) -> bytes:
-    """Return an icon turned, mirrored, cut, and laid on a background of two colours, as a JPEG of its size."""
+    """Return a JPEG of an icon that is rotated, mirrored, cropped and put on a two-colour background at random."""
     chance = np.random.default_rng(seed)
     with Image.open(io.BytesIO(icon)) as image:
         picture = image.convert("RGB")
@@ -60,13 +60,13 @@ def derived(icon: bytes, seed: int) -> bytes:
 
 
 def queries(count: int) -> list[bytes]:
-    """Return pictures derived from the icons that are in no such gallery, all different."""
+    """Return different derived images that are in none of these galleries."""
     icons = pq.read_table(ICONS)["image"]
     return [derived(icons[37 * i % len(icons)].as_py()["bytes"], 2**32 + i) for i in range(count)]
 
 
 def _write(path: Path, pictures: int) -> None:
-    """Write the data set, row by row the icons in turn, each time derived anew."""
+    """Write the dataset, which repeats the icons in turn, each time with another random variation."""
     icons = pq.read_table(ICONS)
     rows = np.arange(pictures) % len(icons)
     originals = icons["image"].to_pylist()

@@ -1,12 +1,13 @@
-"""ChromaDB's HNSW: recall@10 against the exact scan, milliseconds, build time and size, over the graph's parameters.
+"""Measure ChromaDB's HNSW graphs by parameters: recall@10 against the exact scan, query time, build time and size.
 
-python index_builder.py --model mini                          the gallery whose embeddings and pixels are measured
-python benchmarks/hnsw.py build clustered 100 16 --n 100000   makes one graph and keeps it; minutes
-python benchmarks/hnsw.py ask                                 asks all graphs that are kept; seconds each
-python benchmarks/hnsw.py report                              prints all figures and draws benchmarks/hnsw.svg
-python benchmarks/hnsw.py all --n 2000                        the whole sweep, small enough to try
+python index_builder.py --model mini                          index the icons, whose vectors are used here
+python benchmarks/hnsw.py build clustered 100 16 --n 100000   build one graph and keep it; takes minutes
+python benchmarks/hnsw.py ask                                 query all built graphs; seconds each
+python benchmarks/hnsw.py report                              print all figures and draw benchmarks/hnsw.svg
+python benchmarks/hnsw.py all --n 2000                        the whole sweep on a small scale
 
-Every step adds its figures to a file of JSON lines, by default benchmarks/hnsw.jsonl, where later ones replace older.
+Each step appends its figures to a file of JSON lines, by default benchmarks/hnsw.jsonl. Later figures replace earlier
+ones.
 """
 
 import argparse
@@ -39,20 +40,20 @@ KINDS = ("clustered", "uniform", "pixels")
 SWEEP = tuple(itertools.product((100, 200), (16, 32, 48)))  # ef_construction, max_neighbors
 EF_SEARCH = (25, 50, 100, 200, 400)
 DIMENSIONS = 512
-ROWS = TOGETHER * ROWS_AT_ONCE  # inserted at once, as by the builder
+ROWS = TOGETHER * ROWS_AT_ONCE  # rows inserted at once, as in the builder
 QUERIES = 500
 K = 10
-ISOTROPIC = 0.1  # share of the noise that goes into all directions alike
+ISOTROPIC = 0.1  # share of the noise that is isotropic
 COLOURS = {"clustered": "#0d9488", "pixels": "#b45309", "uniform": "#8b5cf6"}  # legible on white and on black
 
 
 def to_unit(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:
-    """Return the vectors at length 1."""
+    """Return the vectors scaled to length 1."""
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def nearest_distances(queries: Vectors, gallery: Vectors, own: bool = False) -> npt.NDArray[np.float64]:
-    """Return the Euclidean distance of unit vectors to their nearest; with `own`, queries are the gallery itself."""
+    """Return the L2 distance of unit vectors to their nearest neighbour; `own`: the queries are the gallery."""
     dots = queries @ gallery.T
     if own:
         np.fill_diagonal(dots, -1)
@@ -60,12 +61,12 @@ def nearest_distances(queries: Vectors, gallery: Vectors, own: bool = False) -> 
 
 
 def clustered(real: Vectors, n: int) -> tuple[Vectors, Vectors]:
-    """Return n gallery vectors and QUERIES others like real embeddings, of length 1 in 512 dimensions.
+    """Return n gallery vectors and QUERIES query vectors that resemble real embeddings, unit length, 512 dimensions.
 
-    The real ones, shape (m, d), are lifted by a random orthonormal map. Each new vector is one of them plus normal
-    noise that has the covariance of all of them (and a tenth of it in all directions alike), as long as that one is
-    away from its own nearest neighbour, times a common factor. The factor is found by iteration: with it the queries
-    are, in the median, as far from their nearest neighbour as the real embeddings are from theirs.
+    The real embeddings, shape (m, d), are mapped to 512 dimensions by a random orthonormal map. Each new vector is one
+    of them plus normal noise. The noise has the covariance of the real embeddings (a tenth of it isotropic). Its length
+    is the distance of that embedding to its nearest neighbour, times a common factor. The factor is found by iteration,
+    so that the median distance of the queries to their nearest neighbour is that of the real embeddings.
     """
     chance = np.random.default_rng(0)
     rotation, _ = np.linalg.qr(chance.standard_normal((DIMENSIONS, real.shape[1])))
@@ -74,7 +75,7 @@ def clustered(real: Vectors, n: int) -> tuple[Vectors, Vectors]:
     covariance *= (1 - ISOTROPIC) / np.trace(covariance)
     root = np.linalg.cholesky(covariance + ISOTROPIC / DIMENSIONS * np.eye(DIMENSIONS)).astype(np.float32)
     wanted = nearest_distances(real, real, own=True)
-    radius = np.maximum(wanted, np.quantile(wanted, 0.05)).astype(np.float32)  # no copies of one vector
+    radius = np.maximum(wanted, np.quantile(wanted, 0.05)).astype(np.float32)  # otherwise duplicates remain duplicates
     centres = chance.integers(0, len(real), n + QUERIES)
     noise = chance.standard_normal((n + QUERIES, DIMENSIONS), np.float32) @ root.T
     factor = 1.0
@@ -82,16 +83,16 @@ def clustered(real: Vectors, n: int) -> tuple[Vectors, Vectors]:
         made = to_unit(lifted[centres] + factor * radius[centres, None] * noise)
         found = nearest_distances(made[n:], made[:n])
         factor *= float(np.median(wanted) / np.median(found))
-    for name, values in (("real embeddings", wanted), ("made like them", found)):
+    for name, values in (("real embeddings", wanted), ("generated vectors", found)):
         shown = ", ".join(f"{value:.3f}" for value in np.quantile(values, (0.1, 0.25, 0.5, 0.75, 0.9)))
         print(f"distance to the nearest neighbour, {name}: {shown} (10, 25, 50, 75, 90 %)")
     return made[:n], made[n:]
 
 
 def vectors_of(kind: str, n: int, index: Path) -> tuple[Vectors, Vectors]:
-    """Return the gallery and the queries of a kind; no query is in its gallery.
+    """Return the gallery vectors and query vectors of a kind; no query is in the gallery.
 
-    Pixels are those of the icons, every tenth a query, however many are asked for.
+    Pixels are those of the icons, with every tenth icon as a query, whatever `n` is.
     """
     build = index / "icons" / json.loads((index / "icons" / "manifest.json").read_text())["build"]
     if kind == "clustered":
@@ -105,7 +106,7 @@ def vectors_of(kind: str, n: int, index: Path) -> tuple[Vectors, Vectors]:
 
 
 def opened(folder: Path, space: str, construction: int, neighbours: int) -> Any:
-    """Return the collection in a folder, made as the product makes its own, and the client that holds it."""
+    """Return a client and its collection in a folder, configured like the product's collections."""
     client = chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
     graph = {**GRAPH, "space": space, "ef_construction": construction, "max_neighbors": neighbours, "ef_search": 100}
     configuration: Any = {"hnsw": graph}
@@ -113,7 +114,7 @@ def opened(folder: Path, space: str, construction: int, neighbours: int) -> Any:
 
 
 def build_graph(arguments: argparse.Namespace, kind: str, construction: int, neighbours: int) -> None:
-    """Make one graph in batches as the builder does, or go on with it, and write down seconds and bytes."""
+    """Build one graph in batches like the builder, or resume its build, and record seconds and bytes."""
     gallery, _ = vectors_of(kind, arguments.n, arguments.index)
     folder = arguments.work / f"{kind}-{len(gallery)}-{construction}-{neighbours}"
     client, collection = opened(folder, "l2" if kind == "pixels" else "ip", construction, neighbours)
@@ -138,12 +139,12 @@ def build_graph(arguments: argparse.Namespace, kind: str, construction: int, nei
 
 
 def ask_graph(arguments: argparse.Namespace, folder: Path) -> None:
-    """Ask a graph one query at a time by each ef_search, and write down recall and milliseconds."""
+    """Query a graph one vector at a time with each ef_search, and record recall and milliseconds."""
     kind, n, construction, neighbours = folder.name.split("-")
     gallery, queries = vectors_of(kind, int(n), arguments.index)
     squares = np.square(gallery).sum(axis=1)
     exact = []
-    for query in queries:  # the order by L2, which for length 1 is that by the inner product
+    for query in queries:  # the order by L2, which for unit vectors is that by the inner product
         near = squares - 2 * np.vecdot(gallery, query)
         exact.append({row_key(int(row)) for row in np.argpartition(near, K)[:K]})
     for ef in EF_SEARCH:
@@ -155,7 +156,7 @@ def ask_graph(arguments: argparse.Namespace, folder: Path) -> None:
         for round_, query in itertools.product(range(2), queries):
             started = time.perf_counter()
             answer = collection.query(query_embeddings=query[None], n_results=K, include=[])
-            if round_:  # the first is for caches
+            if round_:  # the first round only fills caches
                 spent.append((time.perf_counter() - started) * 1e3)
                 found.append(answer["ids"][0])
         client.close()
@@ -169,13 +170,13 @@ def ask_graph(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def write(arguments: argparse.Namespace, name: str, values: dict[str, float]) -> None:
-    """Add one line of figures."""
+    """Append one line of figures."""
     with arguments.figures.open("a", encoding="utf-8") as file:
         file.write(json.dumps({name: {key: round(value, 4) for key, value in values.items()}}) + "\n")
 
 
 def known_figures(path: Path) -> dict[str, dict[str, float]]:
-    """Return the latest figures of every graph, and of every graph with an ef_search."""
+    """Return the latest figures of each graph, and of each graph with each ef_search."""
     known: dict[str, dict[str, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         known |= json.loads(line)
@@ -183,7 +184,7 @@ def known_figures(path: Path) -> dict[str, dict[str, float]]:
 
 
 def figures_of(path: Path) -> list[dict[str, object]]:
-    """Return one row for each graph and ef_search that was asked."""
+    """Return one row for each graph and ef_search that was queried."""
     known = known_figures(path)
     rows: list[dict[str, object]] = []
     for name in sorted(known, key=lambda each: [int(part) if part.isdecimal() else part for part in each.split("-")]):
@@ -196,11 +197,11 @@ def figures_of(path: Path) -> list[dict[str, object]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw recall by milliseconds, one line for each graph; a gallery larger than the kind's first is named."""
+    """Plot recall over milliseconds, one line per graph; the label names the size of larger galleries."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 
-    rcParams.update({"svg.hashsalt": "hnsw", "svg.fonttype": "none"})  # the same figures give the same, small file
+    rcParams.update({"svg.hashsalt": "hnsw", "svg.fonttype": "none"})  # makes the file small and reproducible
     grey = "#808080"
     kinds = [kind for kind in KINDS if any(row["vectors"] == kind for row in rows)]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -221,7 +222,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             )
         axes.axhline(0.99, color=grey, linewidth=0.8)
         axes.set_title(f"{kind}, n = {n:,}", color=grey)
-        axes.set_xlabel("ms a query (median)", color=grey)
+        axes.set_xlabel("ms per query (median)", color=grey)
         axes.set_ylim(None, 1.005)
         axes.tick_params(colors=grey)
         axes.spines[:].set_color(grey)
@@ -234,16 +235,16 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Do one step, or all of them."""
+    """Run one step, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("build", "ask", "report", "all"))
-    parser.add_argument("graph", nargs="*", help="of build: the vectors' kind, ef_construction, max_neighbors")
-    parser.add_argument("--n", type=int, default=100_000, help="gallery vectors (default %(default)s)")
+    parser.add_argument("graph", nargs="*", help="for build: kind of vectors, ef_construction, max_neighbors")
+    parser.add_argument("--n", type=int, default=100_000, help="gallery vectors (default: %(default)s)")
     parser.add_argument("--index", type=Path, default=ROOT / "index", help="an index with the bundled icons")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "hnsw-graphs")
     parser.add_argument("--figures", type=Path, default=ROOT / "benchmarks" / "hnsw.jsonl")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="of building; the same command goes on then")
-    parser.add_argument("--keep", action="store_true", help="keep a graph that has been asked")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop building then; the same command resumes")
+    parser.add_argument("--keep", action="store_true", help="keep graphs after querying them")
     arguments = parser.parse_args()
     if arguments.step == "build":
         build_graph(arguments, arguments.graph[0], *(int(value) for value in arguments.graph[1:]))
@@ -253,7 +254,7 @@ def main() -> None:
     if arguments.step in ("ask", "all"):
         built = known_figures(arguments.figures)
         for folder in sorted(arguments.work.iterdir()):
-            if built.get(folder.name, {}).get("rows") == int(folder.name.split("-")[1]):  # not one half made
+            if built.get(folder.name, {}).get("rows") == int(folder.name.split("-")[1]):  # skip unfinished graphs
                 ask_graph(arguments, folder)
     if arguments.step in ("report", "all"):
         rows = figures_of(arguments.figures)

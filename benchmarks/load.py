@@ -1,10 +1,10 @@
-"""Many visitors at once on the running app: whether every search is answered, how fast, and what memory it takes.
+"""Load the running app with concurrent visitors: unanswered searches, response times and memory.
 
-    python benchmarks/load.py --work DIR                      8 visitors x 200 searches of 10,000 pictures
-    python benchmarks/load.py --work DIR --pictures 500 --searches 20     a small try
+    python benchmarks/load.py --work DIR                      8 visitors x 200 searches of 10,000 images
+    python benchmarks/load.py --work DIR --pictures 500 --searches 20     a quick trial
 
-Each visitor uploads pictures of their own, searches each some times with settings by chance (features, metric, engine,
-k, label, near-duplicates), and waits for each answer. Memory is the server's resident set (Linux).
+Each visitor uploads images, searches with each of them several times with random settings (features, metric, engine,
+k, label, near-duplicates), and waits for each result. Memory is the resident set of the server (Linux).
 """
 
 import argparse
@@ -24,15 +24,15 @@ from gallery import add_flags, indexed, queries
 from report import report
 from service import App, Visitor, running
 
-EACH = 10  # searches of a picture before the next one
-SETTLED = 50  # searches after which memory must be flat
-GOAL = 100  # MB that it may grow from there
+EACH = 10  # searches per uploaded image
+SETTLED = 50  # searches after which memory must stay nearly constant
+GOAL = 100  # MB by which it may still grow
 LABELS: tuple[list[str], ...] = ([], [], ["animals-nature"], ["objects", "symbols"])
 
 
 @dataclass
 class Log:
-    """What happened, as all visitors see it."""
+    """The results of all visitors."""
 
     app: App
     milliseconds: list[float] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Log:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, started: float, error: str = "") -> None:
-        """Note the end of a search."""
+        """Record the end of a search."""
         with self.lock:
             if error:
                 self.errors.append(error)
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser, 10_000)
     parser.add_argument("--visitors", type=int, default=8)
-    parser.add_argument("--searches", type=int, default=200, help="of each visitor (default: %(default)s)")
+    parser.add_argument("--searches", type=int, default=200, help="searches per visitor (default: %(default)s)")
     flags = parser.parse_args()
     root = indexed(flags.work, flags.pictures)
     each = -(-flags.searches // EACH)
@@ -82,7 +82,7 @@ def main() -> None:
         "most MB": max(settled),
     }
     report(
-        "visitors at once",
+        "Concurrent visitors",
         [{"what": name, "figure": value} for name, value in figures.items()],
         visitors=flags.visitors,
         pictures=flags.pictures,
@@ -91,11 +91,11 @@ def main() -> None:
         resident=[round(each) for each in log.resident[:: max(1, asked // 16)]],
     )
     if answered < asked:
-        sys.exit("\n".join(["Not every search was answered:", *log.errors[:5]]))
+        sys.exit("\n".join(["Some searches were not answered:", *log.errors[:5]]))
 
 
 def _visit(log: Log, seed: int, pictures: Sequence[bytes], searches: int) -> None:
-    """Search as one visitor does, from the first upload to the last answer."""
+    """Run the uploads and searches of one visitor."""
     chance = random.Random(seed)
     visitor = Visitor(log.app.address)
     for turn in range(searches):

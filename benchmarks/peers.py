@@ -1,13 +1,13 @@
-"""The builder's embedding against what people would use: Chroma's OpenCLIP function, open_clip, sentence-transformers.
+"""Compare the builder's embedding speed with Chroma's OpenCLIP function, open_clip and sentence-transformers.
 
-    pip install torch==2.13.0 && pip install -r benchmarks/requirements-peers.txt      in an environment of its own
-    python benchmarks/peers.py                   256 pictures
+    pip install torch==2.13.0 && pip install -r benchmarks/requirements-peers.txt      in a separate environment
+    python benchmarks/peers.py                   256 images
 
-All embed the same JPEGs, which lie encoded in memory, with one ViT-B/32 of random weights, on the same machine, in
-turn, and the vectors must be equal: the cosine with ours in float32 at least 0.9999, of bfloat16 0.99. (open_clip
-rounds where the middle of a picture begins, transformers cuts off: where that differs by a pixel, so do the vectors,
-with cosines of 0.9991 and more; those pictures are left out of the comparison.) Ours does more: it also makes the raw
-pixels' vectors and the thumbnails. Theirs embed only. Nobody writes to disk.
+All of them embed the same encoded JPEGs from memory with the same ViT-B/32 (random weights), taking turns on the same
+machine. Their vectors must match ours in float32: the cosine must be at least 0.9999 in float32 and 0.99 in bfloat16.
+Images for which the centre crop differs by a pixel are left out of this check, since open_clip rounds the offset and
+transformers truncates it (their cosines are 0.9991 and more). Our builder does more work: it also computes raw-pixel
+vectors and thumbnails. Nothing is written to disk.
 """
 
 import argparse
@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch  # as what follows: needs the lines above
+import torch  # this import and those below need the lines above
 
-# A torchvision built for CUDA cannot load its operators beside a torch without, and then fails at the import for want
-# of two names. open_clip uses its transforms alone.
+# A torchvision built for CUDA cannot load its operators with a CPU-only torch, and its import then fails because two
+# operators are undefined. open_clip needs only its transforms.
 try:
     import torchvision  # noqa: F401
 except RuntimeError:
@@ -56,18 +56,18 @@ from retrieval.indexing.embed import embed_all
 from retrieval.settings import DEFAULT_PIXEL_SIZE
 
 CORES = os.cpu_count() or 1
-SIDE = 224  # of the model's input
-RUN = 64  # rows that the builder writes at once
+SIDE = 224  # pixels; the model's input
+RUN = 64  # rows per batch of the builder
 ONE_BY_ONE = "OpenCLIPEmbeddingFunction, one by one, float32"
 
 Embedding = Callable[[], np.ndarray]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=256, metavar="N")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="of the peers; ours has its default")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="for the peers; ours uses its default")
     parser.add_argument("--repeat", type=int, default=3, metavar="N")
     flags = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -80,7 +80,7 @@ def main() -> None:
         same = _same_middle(folder)
         spent: dict[str, list[float]] = {name: [] for name in embeddings}
         cosines: dict[str, float] = {}
-        for _ in range(flags.repeat):  # in turn, so that a machine that changes its speed changes all
+        for _ in range(flags.repeat):  # taking turns, so that a change in the machine's speed affects all
             for name, embed in embeddings.items():
                 started = time.perf_counter()
                 vectors = embed()
@@ -89,19 +89,19 @@ def main() -> None:
                 cosines[name] = float((vectors * reference).sum(axis=1)[same].min())
                 assert cosines[name] >= (0.9999 if "float32" in name.split()[-1] else 0.99), (name, cosines[name])
     others = reference @ reference.T - np.eye(len(reference))
-    assert others.max() < 0.9999, "the pictures are too much alike to tell a wrong vector from a right one"
+    assert others.max() < 0.9999, "the images are too similar to tell wrong vectors from right ones"
     speeds = {name: flags.pictures / statistics.median(seconds) for name, seconds in spent.items()}
     ours = [name for name in speeds if name.startswith("Lookalike")]
     rows = [
         {
             "what": name,
-            "pictures/s": speed,
-            **{f"{each} is times as fast": speeds[each] / speed for each in ours},
-            "least cosine": cosines[name],
+            "images/s": speed,
+            **{f"{each}, speed-up": speeds[each] / speed for each in ours},
+            "smallest cosine": cosines[name],
         }
         for name, speed in speeds.items()
     ]
-    report("Embedding pictures", rows, pictures=flags.pictures, peers_batch=flags.batch_size, our_batch=MULTIPLIED)
+    report("Embedding images", rows, pictures=flags.pictures, peers_batch=flags.batch_size, our_batch=MULTIPLIED)
 
 
 def _pictures(folder: Path) -> tuple[Gallery, list[bytes]]:
@@ -110,14 +110,14 @@ def _pictures(folder: Path) -> tuple[Gallery, list[bytes]]:
 
 
 def _same_middle(folder: Path) -> np.ndarray:
-    """Return for each picture whether both ways of rounding put its middle in the same place."""
+    """Return for each image whether rounding and truncating give the same centre crop."""
     sizes = [_decoded(each).size for each in _pictures(folder)[1]]
     over = [int(SIDE * max(size) / min(size)) - SIDE for size in sizes]
     return np.array([round(each / 2) == each // 2 for each in over])
 
 
 def _embeddings(folder: Path, batch: int) -> dict[str, Embedding]:
-    """Return what is compared: each embeds all pictures and returns unit vectors of shape (n, 512)."""
+    """Return the functions to compare; each embeds all images and returns unit vectors of shape (n, 512)."""
     gallery, encoded = _pictures(folder)
     vit = choose_model(str(save_vit(folder / "vit")))
     found: dict[str, Embedding] = {}
@@ -140,7 +140,7 @@ def _embeddings(folder: Path, batch: int) -> dict[str, Embedding]:
     return found
 
 
-NAMES = (  # of transformers' CLIP -> of open_clip's
+NAMES = (  # parameter names of transformers' CLIP -> those of open_clip's
     ("vision_model.embeddings.patch_embedding", "visual.conv1"),
     ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
     ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
@@ -160,15 +160,15 @@ NAMES = (  # of transformers' CLIP -> of open_clip's
 
 
 def as_open_clip(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights of a `CLIPModel` of transformers as those of a `CLIP` of open_clip."""
+    """Convert the weights of transformers' `CLIPModel` to those of open_clip's `CLIP`."""
     found: dict[str, torch.Tensor] = {}
     for name, values in weights.items():
         there = name
         for ours, theirs in NAMES:
             there = there.replace(ours, theirs)
-        if "_projection" in name:  # multiplied from the other side
+        if "_projection" in name:  # stored transposed
             found["visual.proj" if "visual" in name else "text_projection"] = values.T
-        elif ".q_proj." in name:  # one matrix for query, key and value
+        elif ".q_proj." in name:  # open_clip has one matrix for query, key and value
             parts = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
             found[there.replace("q_proj.", "in_proj_")] = torch.cat(parts)
         elif not any(part in name for part in (".k_proj.", ".v_proj.")):

@@ -1,4 +1,4 @@
-"""What speed is measured on: photo-like JPEGs of about 400 x 300 around the bundled icons, and a CLIP ViT-B/32."""
+"""Test data for speed measurements: photo-like JPEGs of about 400 x 300 with bundled icons, and a CLIP ViT-B/32."""
 
 import io
 from pathlib import Path
@@ -13,11 +13,11 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPM
 ROOT = Path(__file__).resolve().parents[1]
 ICONS = ROOT / "assets" / "gallery" / "data"
 TEXTURES = 16
-QUALITY = 82  # about 30 KB a picture, as photos of this size have
+QUALITY = 82  # gives about 30 KB per image, like photos of this size
 
 
 def make_parquet(file: Path, count: int) -> float:
-    """Write so many pictures, always the same, as a data set in one parquet file; return their mean size in bytes."""
+    """Write `count` images, always the same ones, to a Parquet file; return their mean size in bytes."""
     icons = datasets.load_dataset("parquet", data_files=str(next(ICONS.glob("*.parquet"))), split="train")
     random = np.random.default_rng(0)
     textures = [_texture(random, 480, 640) for _ in range(TEXTURES)]
@@ -41,10 +41,10 @@ def make_parquet(file: Path, count: int) -> float:
 
 
 def _texture(random: np.random.Generator, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return noise whose amplitude falls with the frequency as that of photos does (Field 1987), as RGB."""
+    """Return RGB noise whose amplitude falls with the frequency like that of photos (Field, 1987)."""
     frequency = np.hypot(np.fft.rfftfreq(width)[None], np.fft.fftfreq(height)[:, None])
     amplitude = 1 / np.maximum(frequency, 1 / width) ** 1.25
-    shared = _noise(random, amplitude)  # what is bright is mostly so in all colours
+    shared = _noise(random, amplitude)  # the colour channels of photos are correlated
     layers = [0.8 * shared + 0.4 * _noise(random, amplitude) for _ in range(3)]
     return np.clip(128 + 50 * np.stack(layers, -1), 0, 255).astype(np.uint8)
 
@@ -56,14 +56,14 @@ def _noise(random: np.random.Generator, amplitude: npt.NDArray[np.float64]) -> n
 
 
 def save_vit(folder: Path) -> Path:
-    """Save a CLIP ViT-B/32 with random weights, which are as fast as any, as a model folder; return it.
+    """Save a CLIP ViT-B/32 with random weights to a folder and return the folder.
 
-    As OpenCLIP's of LAION-2B, it has GELU where OpenAI's has an approximation.
+    Like OpenCLIP's LAION-2B model, it uses GELU; OpenAI's model uses an approximation.
     """
     torch.manual_seed(0)
     gelu = {"hidden_act": "gelu"}
     CLIPModel(CLIPConfig(vision_config=gelu, text_config=gelu, projection_dim=512)).save_pretrained(folder)
-    # The words are those of the bundled model; only that there are some matters.
+    # Any tokenizer will do, so this is the bundled model's.
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "assets" / "mini-clip")
     CLIPProcessor(CLIPImageProcessorPil(), tokenizer).save_pretrained(folder)
     return folder

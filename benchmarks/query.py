@@ -1,12 +1,12 @@
-"""What a search costs beside the model, over every features x metric x engine, and whether its answer is right.
+"""Measure a search without the model's forward pass, for all combinations of features, metric and engine.
 
-    python benchmarks/query.py --work DIR                               10,000 pictures; the first run indexes them
-    python benchmarks/query.py --work DIR --pictures 500 --rounds 2     a small try
+    python benchmarks/query.py --work DIR                               10,000 images; the first run indexes them
+    python benchmarks/query.py --work DIR --pictures 500 --rounds 2     a quick trial
 
-Milliseconds are the server's total minus the model's forward pass: of pictures asked for before, with a label filter,
-without near-duplicates, and of pictures never seen, which are decoded and preprocessed too. By HTTP, it is what the
-client waits for beyond the server's total. The exact scan must find what the formulas in float64 find, computed here
-for each query; ChromaDB's recall is measured against the same.
+The milliseconds are the server's total minus the forward pass. They are measured for cached query images, with and
+without a label filter and hidden near-duplicates, and for new query images, which are also decoded and preprocessed.
+For HTTP, the overhead is the client's waiting time minus the server's total. The results of the exact scan must equal
+those of the formulas in float64, which are computed here for each query; they are the reference for ChromaDB's recall.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # as what follows: needs the path above
+import torch  # this import and those below need the path above
 from gallery import add_flags, indexed, queries
 from report import report
 from service import Visitor, running
@@ -48,18 +48,18 @@ COMBINATIONS = list(itertools.product(FEATURES, Metric, ENGINES))
 
 
 def main() -> None:
-    """Measure and print; end with an error if an answer is wrong."""
+    """Measure and print the figures; fail if a result is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser, 10_000)
-    parser.add_argument("--rounds", type=int, default=5, help="searches of each picture in each case")
-    parser.add_argument("--no-http", action="store_true", help="leave the app out")
+    parser.add_argument("--rounds", type=int, default=5, help="searches per image and case (default: %(default)s)")
+    parser.add_argument("--no-http", action="store_true", help="do not measure the HTTP API")
     flags = parser.parse_args()
     root, pictures = indexed(flags.work, flags.pictures), queries(QUERIES)
     settings = {"pictures": flags.pictures, "queries": QUERIES, "rounds": flags.rounds, "alike": ALIKE}
     settings["torch threads"] = torch.get_num_threads()
     searcher = Searcher(Indexes(root))
     searcher.warm()
-    report("recall of the exact scan's reference", _checked(searcher, pictures), **settings)
+    report("Recall against the formulas in float64", _checked(searcher, pictures), **settings)
     spent = _spent(searcher, pictures, flags.rounds)
     searcher.indexes.close()
     for name, share in (("median", 0.5), ("95th percentile", 0.95)):
@@ -68,16 +68,17 @@ def main() -> None:
             | {case: float(np.quantile(times, share)) for case, times in cases.items()}
             for (f, m, e), cases in spent.items()
         ]
-        report(f"ms of a search beside the forward pass, {name}", rows, **settings)
+        report(f"Search without the forward pass, ms, {name}", rows, **settings)
         if share == 0.5:
             slow = [value for row in rows for value in row.values() if isinstance(value, float) and value > GOAL]
-            print(f"\nover the goal of {GOAL:.0f} ms: {len(slow)} of {len(rows) * len(next(iter(spent.values())))}")
+            cases = len(rows) * len(next(iter(spent.values())))
+            print(f"\nslower than the goal of {GOAL:.0f} ms: {len(slow)} of {cases} cases")
     if not flags.no_http:
-        report("ms through the HTTP API", _by_http(root, pictures, flags.rounds), **settings)
+        report("HTTP API, ms", _by_http(root, pictures, flags.rounds), **settings)
 
 
 def _checked(searcher: Searcher, pictures: Sequence[bytes]) -> list[dict[str, object]]:
-    """Return the recall of both engines against the formulas; that of the exact scan must be 1, in order."""
+    """Return the recall of both engines against the formulas; assert that the exact scan has the same order."""
     index = searcher.indexes.get()
     rows: list[dict[str, object]] = []
     for features, metric in itertools.product(FEATURES, Metric):
@@ -100,7 +101,7 @@ def _checked(searcher: Searcher, pictures: Sequence[bytes]) -> list[dict[str, ob
 
 
 def _formula(metric: Metric, query: Vectors, gallery: Vectors) -> npt.NDArray[np.float64]:
-    """Return the metric between a query and every gallery vector, as it is written in a textbook."""
+    """Return the metric between a query and every gallery vector, by the textbook formula in float64."""
     a = query.astype(np.float64)
     scores = []
     for start in range(0, len(gallery), 1000):
@@ -120,7 +121,7 @@ def _formula(metric: Metric, query: Vectors, gallery: Vectors) -> npt.NDArray[np
 def _spent(
     searcher: Searcher, pictures: Sequence[bytes], rounds: int
 ) -> dict[tuple[str, Metric, str], dict[str, list[float]]]:
-    """Return milliseconds of searches beside the forward pass, by combination and case."""
+    """Return the milliseconds of searches without the forward pass, by combination and case."""
     index = searcher.indexes.get()
     forward = _Stopwatch(searcher, index)
     label = max(index.classes, key=index.labels.count)
@@ -131,12 +132,12 @@ def _spent(
     spent: dict[tuple[str, Metric, str], dict[str, list[float]]] = {}
     for combination in COMBINATIONS:
         features, metric, engine = combination
-        found = spent[combination] = {name: [] for name in (*cases, "k 12, new picture")}
+        found = spent[combination] = {name: [] for name in (*cases, "k 12, new image")}
         for picture, _ in itertools.product(pictures, range(rounds)):
             plain = Query(picture, features=features, metric=metric, engine=engine, top_k=SIZES[0])
             searcher.embedder.cache = VectorCache()
             forward.spent = 0.0
-            found["k 12, new picture"].append(searcher.search(plain).timings.total - forward.spent)
+            found["k 12, new image"].append(searcher.search(plain).timings.total - forward.spent)
             for name, values in cases.items():
                 timings = searcher.search(replace(plain, **values)).timings  # type: ignore[arg-type]  # fields of Query
                 assert timings.features == 0
@@ -145,14 +146,14 @@ def _spent(
 
 
 class _Stopwatch:
-    """Adds up the milliseconds that the model of an index is in its forward pass."""
+    """Replaces the forward pass of an index's model and adds up its milliseconds."""
 
     def __init__(self, searcher: Searcher, index: GalleryIndex) -> None:
         self.spent = 0.0
         encoder = searcher.embedder.feature_set(index, "clip")
         assert isinstance(encoder, ClipEncoder)
         self._forward = encoder.forward
-        encoder.forward = self  # type: ignore[assignment,method-assign]  # called as the method is
+        encoder.forward = self  # type: ignore[assignment,method-assign]  # is called like the method
 
     def __call__(self, pixels: torch.Tensor) -> Vectors:
         started = time.perf_counter()
@@ -162,7 +163,7 @@ class _Stopwatch:
 
 
 def _by_http(root: Path, pictures: Sequence[bytes], rounds: int) -> list[dict[str, object]]:
-    """Return what a client of the running app waits for, and how much of it is the server's search."""
+    """Return the waiting times of a client of the running app, and the server's share of them."""
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as cache, running(root, Path(cache)) as app:
         visitor = Visitor(app.address)
@@ -180,7 +181,7 @@ def _by_http(root: Path, pictures: Sequence[bytes], rounds: int) -> list[dict[st
             rows.append(
                 {"k": k, "client waits": statistics.median(waited), "server's total": statistics.median(server)}
             )
-            rows[-1] |= {"HTTP and gradio": float(np.median(added)), "p95 of that": float(np.quantile(added, 0.95))}
+            rows[-1] |= {"overhead": float(np.median(added)), "p95 of the overhead": float(np.quantile(added, 0.95))}
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark shares: repeated timing, and figures printed as a table for people and as JSON for programs."""
+"""Helpers of all benchmarks: repeated timing, and figures as a Markdown table and as JSON."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def median_ms(call: Callable[[], object], repeat: int = 7, warm: int = 1) -> float:
-    """Return the median of the milliseconds that a call takes, after some that do not count.
+    """Return the median duration of a call in milliseconds.
 
     Args:
-        call: what is measured.
-        repeat: how often it is.
-        warm: calls before that, for caches and first-time work.
+        call: the function to measure.
+        repeat: the number of measured calls.
+        warm: the number of calls before them that are not measured.
     """
     for _ in range(warm):
         call()
@@ -31,8 +31,8 @@ def report(title: str, rows: Sequence[Mapping[str, object]], **settings: object)
 
     Args:
         title: what was measured.
-        rows: one for each line of the table; all have the keys of the first.
-        settings: what the figures depend on, such as sizes and thread counts.
+        rows: the rows of the table; all have the keys of the first.
+        settings: conditions of the measurement, such as sizes and thread counts.
     """
     machine = {"cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
     print(json.dumps({"benchmark": title, "machine": machine, "settings": settings, "rows": rows}, default=str))

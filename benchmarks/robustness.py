@@ -1,4 +1,4 @@
-"""What each feature type withstands, over the bundled query pictures: overlap@10 by distortion, as a table and as JSON.
+"""Measure the robustness of each feature type: the mean overlap@10 by distortion over the bundled query images.
 
 python benchmarks/robustness.py --index index        needs an index of the bundled icons
 """
@@ -22,7 +22,7 @@ from retrieval.storage.catalog import Indexes
 
 
 def main() -> None:
-    """Sweep every query picture and print the means."""
+    """Sweep all query images and print the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, default=ROOT / "index")
     searcher = Searcher(Indexes(parser.parse_args().index))

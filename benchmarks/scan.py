@@ -1,13 +1,13 @@
-"""The exact scan against reading its matrix once, and evaluation by blocks against a loop over queries.
+"""Compare the exact scan with one read of its matrix, and evaluation in blocks with a loop over queries.
 
     python benchmarks/scan.py                        100,000 x 512 and 20,000 x 3,072; about three minutes on 2 cores
-    python benchmarks/scan.py --n 5000 --threads 1   small enough to try
+    python benchmarks/scan.py --n 5000 --threads 1   a quick trial
 
-A scan is all that `rank` does for one query: scores in float32, candidates, exact scores of those in float64. Matrices
-are mapped from a file that is in the page cache; pixels are those of made-up pictures, since L1 makes use of neighbours
-that are alike. Reading is their sum by torch in as many threads: one pass over
-memory with next to no arithmetic, within a tenth of the fastest of numpy's and torch's reductions. Before it is timed,
-every ranking is compared with scipy's in float64.
+A scan is all that `rank` does for one query: scores in float32, candidates, and the exact float64 scores of the
+candidates. The matrices are memory-mapped from files in the page cache. The pixels are those of synthetic images, since
+the L1 scan exploits that neighbouring pixels are similar. A read is the sum of the matrix by torch with the same number
+of threads: one pass over memory with almost no arithmetic, within a tenth of the fastest reduction of numpy and torch.
+Every ranking is compared with scipy's in float64 before it is timed.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SCIPY = {Metric.L1: "cityblock", Metric.L2: "euclidean", Metric.COSINE: "cosine"
 CLASSES = 10
 K = 12  # hits on a page
 CHECKED = 3  # queries whose ranking is compared with scipy's
-LOOPED = 40  # queries that the loop is timed on
+LOOPED = 40  # queries for which the loop is timed
 
 
 def unit(chance: np.random.Generator, n: int, d: int) -> Vectors:
@@ -55,7 +55,7 @@ def unit(chance: np.random.Generator, n: int, d: int) -> Vectors:
 
 
 def pictures(chance: np.random.Generator, n: int) -> Vectors:
-    """Return raw pixels of 32 x 32 pictures made of 64 patches of one colour each, and some noise."""
+    """Return raw pixels of 32 x 32 images that consist of 8 x 8 single-colour patches and some noise."""
     patches = chance.random((n, 8, 1, 8, 1, 3), np.float32)
     noise = chance.random((n, 8, 4, 8, 4, 3), np.float32)
     noise *= 0.2
@@ -65,7 +65,7 @@ def pictures(chance: np.random.Generator, n: int) -> Vectors:
 
 
 def index_of(folder: Path, pixels: Vectors, clip: Vectors) -> GalleryIndex:
-    """Return an index of given vectors on disk, without ChromaDB, in classes of random members."""
+    """Return an index of the given vectors on disk, with random classes and without ChromaDB."""
     build = folder / "build"
     build.mkdir(parents=True)
     rows = np.arange(len(clip))
@@ -83,14 +83,14 @@ def index_of(folder: Path, pixels: Vectors, clip: Vectors) -> GalleryIndex:
 
 
 def scanned(index: GalleryIndex, features: str, queries: Vectors, threads: list[int]) -> list[dict[str, object]]:
-    """Return how long one query takes by each metric and number of threads, and reading the matrix."""
+    """Return the duration of one query for each metric and number of threads, and of one read of the matrix."""
     vectors = index.vectors(features)
     for metric, query in ((metric, query) for metric in Metric for query in queries[:CHECKED]):
         found, _ = rank(index, Combination(features, metric), query, K)
         expected = cdist(query[None].astype(np.float64), vectors, SCIPY[metric])[0]
         assert (found == np.argsort(expected, kind="stable")[:K]).all(), (metric, found)
     rows: list[dict[str, object]] = []
-    matrix = torch.from_numpy(np.load(index.build / f"{features}.npy", mmap_mode="c"))  # torch takes none to read only
+    matrix = torch.from_numpy(np.load(index.build / f"{features}.npy", mmap_mode="c"))  # torch needs a writable array
     for count in threads:
         torch.set_num_threads(count)
         index._exact._scans[features] = Scan(vectors)
@@ -114,7 +114,7 @@ def scanned(index: GalleryIndex, features: str, queries: Vectors, threads: list[
 
 
 def evaluated(index: GalleryIndex) -> list[dict[str, object]]:
-    """Return how long mAP takes for each query by blocks, and by ranking the gallery for one query after another."""
+    """Return the duration of mAP per query, computed in blocks and by ranking the gallery for one query at a time."""
     queries, features = leave_one_out(index), "clip"
     codes = label_codes(index.labels, index.labels)
     vectors, rows = queries.vectors[features], list[dict[str, object]]()
@@ -136,8 +136,8 @@ def evaluated(index: GalleryIndex) -> list[dict[str, object]]:
             {
                 "metric": str(metric),
                 "queries": len(vectors),
-                "blocks, ms a query": by_blocks,
-                "loop, ms a query": by_loop,
+                "blocks, ms per query": by_blocks,
+                "loop, ms per query": by_loop,
                 "loop / blocks": by_loop / by_blocks,
             }
         )
@@ -145,9 +145,9 @@ def evaluated(index: GalleryIndex) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=100_000, help="vectors of 512; a fifth as many of 3,072")
+    parser.add_argument("--n", type=int, default=100_000, help="vectors of 512 numbers; a fifth as many of 3,072")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     chance, n = np.random.default_rng(0), arguments.n

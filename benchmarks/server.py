@@ -1,4 +1,4 @@
-"""What an index in a ChromaDB server costs: writing, bytes and memory by picture, a first copy, a search."""
+"""Measure an index on a ChromaDB server: writing, bytes and memory per image, the first copy, and a search."""
 
 import argparse
 import socket
@@ -32,13 +32,13 @@ from retrieval.storage.store import FolderStore, Store
 
 ROWS = 64
 DIMENSIONS = {"pixels": 3072, "clip": 512}
-THUMBNAIL = 8_000  # bytes; of photos they are about as large
-CENTRES = 200  # vectors cluster, as those of pictures do
+THUMBNAIL = 8_000  # bytes, about the size of a photo's thumbnail
+CENTRES = 200  # cluster centres, since the vectors of images form clusters
 
 
 @contextmanager
 def chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """`chroma run` on a free port of loopback; gives its address and process."""
+    """Run `chroma run` on a free loopback port; yield its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -50,7 +50,7 @@ def chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
                 connect(Server(f"http://127.0.0.1:{port}"))
                 break
             except IndexingError:
-                time.sleep(0.1)  # between two looks at another process
+                time.sleep(0.1)  # poll until the other process listens
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.kill()
@@ -58,13 +58,13 @@ def chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def size_of(folder: Path, *patterns: str) -> int:
-    """Return the bytes of the files below a folder whose names fit a pattern."""
+    """Return the total size of the files below a folder whose names match a pattern."""
     files = {file for pattern in patterns for file in folder.rglob(pattern) if file.is_file()}
     return sum(file.stat().st_size for file in files)
 
 
 def write(store: Store, rows: int) -> dict[str, Vectors]:
-    """Write so many made-up pictures as the builder does, and return the vectors of the last batch."""
+    """Write synthetic rows like the builder, and return the vectors of the last batch."""
     random = np.random.default_rng(0)
     centres = {features: random.standard_normal((CENTRES, d)) for features, d in DIMENSIONS.items()}
     vectors: dict[str, Vectors] = {}
@@ -82,7 +82,7 @@ def write(store: Store, rows: int) -> dict[str, Vectors]:
 
 
 def main() -> None:
-    """Measure a folder and a server of the same size, one after the other."""
+    """Measure a folder and a server of the same size, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=3000)
     count = parser.parse_args().pictures
@@ -108,17 +108,19 @@ def main() -> None:
             rows.append(
                 {
                     "index": kind,
-                    "write ms/picture": writing * 1e3 / count,
-                    "ChromaDB on disk kB/picture": size_of(root / kind, "chroma*", "*.bin", "*.pickle") / count / 1e3,
-                    "ChromaDB in memory kB/picture": "-" if memory is None else memory / count / 1e3,
-                    "files for readers ms/picture": copying * 1e3 / count,
+                    "write ms/image": writing * 1e3 / count,
+                    "ChromaDB on disk kB/image": size_of(root / kind, "chroma*", "*.bin", "*.pickle") / count / 1e3,
+                    "ChromaDB in memory kB/image": "-" if memory is None else memory / count / 1e3,
+                    "files for readers ms/image": copying * 1e3 / count,
                     "query ms": median_ms(nearest, 30, 3),
                 }
             )
             again.close()
 
         def reopen_folder() -> tuple[Store, None]:
-            return load(FolderStore(root / "folder", DIMENSIONS)), None  # this process holds more than ChromaDB
+            return load(
+                FolderStore(root / "folder", DIMENSIONS)
+            ), None  # unknown, since this process also holds other data
 
         measure("folder", FolderStore(root / "folder", DIMENSIONS), reopen_folder)
         with ExitStack() as servers:
@@ -135,11 +137,11 @@ def main() -> None:
 
             store = ServerStore(server, connect(server), "bench", root / "copy", make=True)
             measure("server", store, reopen_server)
-    report("An index in a ChromaDB server", rows, pictures=count, thumbnail_bytes=THUMBNAIL, **DIMENSIONS)
+    report("An index on a ChromaDB server", rows, pictures=count, thumbnail_bytes=THUMBNAIL, **DIMENSIONS)
 
 
 def load(store: Store) -> Store:
-    """Search every collection once, so that its graph is in memory."""
+    """Search every collection once, which loads its graph into memory."""
     collections = collections_of(store)
     for key in collections.by_key:
         collections.nearest(key, np.ones(DIMENSIONS[key[0]], np.float32), 10, None, ())

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub in bounded time, with worded answers: what a repository holds, or why it cannot be had."""
+"""Access the Hugging Face Hub in bounded time, with errors that say what to do."""
 
 import errno
 import logging
@@ -25,74 +25,79 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils._http import default_client_factory
+from typing_extensions import override
 
 from retrieval.errors import RetrievalError
 
-WAIT = 4.0  # seconds without an answer after which the Hub counts as unreachable
-STALL = 8.0  # seconds without a byte in the midst of a file; a line that lives may well pause
-PATIENCE = 12.0  # seconds without progress, over all tries of an address, after which it is tried no more
-PAUSE = 10.0  # seconds; huggingface_hub rests 1 to 8 s between two tries, and longer ago is another matter
+WAIT = 4.0  # seconds without a response after which the Hub counts as unreachable
+STALL = 8.0  # seconds without a byte within a file; a working connection may pause this long
+PATIENCE = 12.0  # seconds without progress, over all attempts at a URL, after which it is given up
+PAUSE = 10.0  # seconds between failures that count as separate; huggingface_hub waits 1 to 8 s between its attempts
 
-# Large files come by a client of its own (hf_xet), which would try a silent store for minutes.
-XET = {"HF_XET_CLIENT_READ_TIMEOUT": f"{STALL:.0f}s", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
-AGAIN = "Run the same command again; the files that came whole are kept."
+# hf_xet downloads large files with a client of its own, which by default retries a silent server for minutes.
+XET_ENVIRONMENT = {"HF_XET_CLIENT_READ_TIMEOUT": f"{STALL:.0f}s", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
+RESUME_HINT = "Run the same command again; files that are complete are not downloaded again."
 
 Kind = Literal["model", "dataset"]
 
 
 class HubError(RetrievalError):
-    """The Hub said no, or nothing; the message names the repository and what to do."""
+    """The Hub refused or did not answer; the message names the repository and what to do."""
 
 
 class HubUnreachable(HubError):
-    """Nothing came back: there is no network, or the Hub is down or silent."""
+    """The Hub cannot be reached, is down or does not respond."""
 
 
 class HubStalled(HubUnreachable):
-    """A file did not arrive, however often it was asked for."""
+    """A download made no progress over several attempts."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What the Hub told of a repository: the commit, and the files in it."""
+    """A repository on the Hub: its commit and the files in it."""
 
     commit: str
     files: tuple[str, ...]
-    configured: bool = False  # a data set whose card says which files are which split
+    configured: bool = False  # whether a dataset's card assigns files to splits
 
 
-_ended = threading.Event()
+_access_ended = threading.Event()
 
 
 def end_access() -> None:
-    """Let huggingface_hub, in this process and for good, ask nobody any more: every request fails at once.
+    """Make every further request of huggingface_hub in this process fail at once.
 
-    For a page whose visitors cannot build: no search of theirs may make this machine ask the Hub, which would be in
-    its owner's name and with the owner's token.
+    Used where visitors cannot build: their searches must not make the server contact the Hub with its owner's token.
     """
-    _ended.set()
+    _access_ended.set()
 
 
 def bound_access() -> None:
-    """Let no request of huggingface_hub (and so of datasets) wait without end, nor be tried again for minutes.
+    """Bound the time that huggingface_hub and datasets wait for a response or retry a request.
 
-    Left alone, an uncached load takes 23 to 46 s to fail offline, a file that stalls takes 51 s, and a silent server
-    hangs. A download that goes on, however slowly, is left alone.
+    By default, a load that is not cached takes 23 to 46 s to fail offline, a stalled file 51 s, and a server that does
+    not respond blocks forever. A download that makes progress, however slowly, is not interrupted.
     """
-    silences: dict[str, _Silence] = {}
-    hub.set_client_factory(lambda: _BoundedClient(silences))
-    for name, value in XET.items():
+    stalls: dict[str, _Stall] = {}
+    hub.set_client_factory(lambda: _BoundedClient(stalls))
+    for name, value in XET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
-    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own, and would tell all twice
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
+    logging.getLogger("huggingface_hub").propagate = False  # it has its own handler, so messages would appear twice
 
 
 @dataclass
-class _Silence:
-    """Tries of an address in a row of which none got farther than the first: since when, until when, how far.
+class _Stall:
+    """Consecutive attempts at a URL that got no farther than the first one.
 
-    Times are seconds of the clock, `reached` counts bytes of the file. A server that stalls in the same place gives
-    the bytes before it again and again, so not every byte is a sign of life.
+    A server that stalls at the same place sends the bytes before it with every attempt, so received bytes alone are
+    not progress.
+
+    Attributes:
+        since: `time.monotonic` at the start of the first attempt.
+        until: `time.monotonic` at the last failure.
+        reached: bytes of the file up to which the attempts got.
     """
 
     since: float
@@ -101,23 +106,23 @@ class _Silence:
 
 
 class _BoundedClient(httpx2.Client):
-    """Waits `WAIT` for an answer and `STALL` for more of it; gives an address up after `PATIENCE` without progress."""
+    """Waits `WAIT` for a response and `STALL` for its next bytes; gives up a URL after `PATIENCE` without progress."""
 
-    def __init__(self, silences: dict[str, _Silence]) -> None:
-        """Share `silences` with the client before, which huggingface_hub closes after some errors."""
-        # As huggingface_hub makes it for itself.
+    def __init__(self, stalls: dict[str, _Stall]) -> None:
+        # The same options as huggingface_hub's own client.
         super().__init__(event_hooks=default_client_factory().event_hooks, follow_redirects=True, timeout=None)
-        self._silences = silences
+        self._stalls = stalls  # shared by all clients, since huggingface_hub replaces its client after some errors
 
+    @override
     def send(self, request: httpx2.Request, *, stream: bool = False, **more: Any) -> httpx2.Response:
         """Send a request as `httpx2.Client` does.
 
         Raises:
-            HubStalled: there was no progress for `PATIENCE`; huggingface_hub tries all other failures again.
-            OfflineModeIsEnabled: nobody may be asked any more, see `end_access`.
+            HubStalled: no progress for `PATIENCE`; huggingface_hub retries all other failures.
+            OfflineModeIsEnabled: access was ended, see `end_access`.
         """
-        if _ended.is_set():
-            raise OfflineModeIsEnabled("this page has all that it needs, and asks the Hub for nothing more")
+        if _access_ended.is_set():
+            raise OfflineModeIsEnabled("this page makes no more requests to the Hub once it is ready")
         limits = request.extensions.setdefault("timeout", {})
         for phase in ("connect", "read", "write", "pool"):
             limits[phase] = min(limits.get(phase) or WAIT, WAIT)
@@ -128,7 +133,7 @@ class _BoundedClient(httpx2.Client):
             self.failed(request.url, 0, started, error)
             raise
         response.request.extensions["timeout"]["read"] = STALL
-        response.stream = _HeardStream(response, self)
+        response.stream = _WatchedStream(response, self)
         if not stream:
             try:
                 response.read()
@@ -137,28 +142,32 @@ class _BoundedClient(httpx2.Client):
         return response
 
     def reached(self, url: httpx2.URL, position: int) -> None:
-        """Note how far into a file a try got."""
-        if (silence := self._silences.get(str(url))) and position > silence.reached:
+        """Record that an attempt got to this position of a file."""
+        if (stall := self._stalls.get(str(url))) and position > stall.reached:
             self.finished(url)
 
     def finished(self, url: httpx2.URL) -> None:
-        """Note that an address gave all it was asked for."""
-        self._silences.pop(str(url), None)
+        """Record that a URL made progress, which resets its patience."""
+        self._stalls.pop(str(url), None)
 
     def failed(self, url: httpx2.URL, position: int, since: float, error: httpx2.TransportError) -> None:
-        """Note that a try failed after `since` without getting beyond `position`; raise if patience ends."""
+        """Record that an attempt, started at `since`, failed at a position of the file.
+
+        Raises:
+            HubStalled: the URL made no progress for `PATIENCE`.
+        """
         now = time.monotonic()
-        silence = self._silences.setdefault(str(url), _Silence(since, since, position))
-        if since - silence.until > PAUSE:
-            silence.since = since
-        silence.until = now
-        if now - silence.since >= PATIENCE:
-            self.finished(url)  # whoever asks anew has the whole patience
-            raise HubStalled(f"nothing more of {url.path} for {now - silence.since:.0f} s") from error
+        stall = self._stalls.setdefault(str(url), _Stall(since, since, position))
+        if since - stall.until > PAUSE:
+            stall.since = since
+        stall.until = now
+        if now - stall.since >= PATIENCE:
+            self.finished(url)  # a later request starts afresh
+            raise HubStalled(f"no progress with {url.path} for {now - stall.since:.0f} s") from error
 
 
-class _HeardStream(httpx2.SyncByteStream):
-    """The body of an answer, told to the client as it comes."""
+class _WatchedStream(httpx2.SyncByteStream):
+    """The body of a response; reports its progress to the client."""
 
     def __init__(self, response: httpx2.Response, client: _BoundedClient) -> None:
         self._stream: Any = response.stream
@@ -166,36 +175,38 @@ class _HeardStream(httpx2.SyncByteStream):
         part = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         self._position = int(part[1]) if part else 0
 
+    @override
     def __iter__(self) -> Iterator[bytes]:
-        heard = time.monotonic()
+        last_read = time.monotonic()
         try:
             for piece in self._stream:
                 self._position += len(piece)
                 self._client.reached(self._url, self._position)
                 yield piece
-                heard = time.monotonic()
+                last_read = time.monotonic()
         except httpx2.TransportError as error:
-            self._client.failed(self._url, self._position, heard, error)
+            self._client.failed(self._url, self._position, last_read, error)
             raise
         self._client.finished(self._url)
 
+    @override
     def close(self) -> None:
         self._stream.close()
 
 
 def describe(kind: Kind, name: str, revision: str | None = None) -> Repository:
-    """Ask the Hub, once and without a retry, for the commit and files of a repository.
+    """Return the commit and files of a repository; makes one request without retries.
 
     Raises:
-        HubUnreachable: no answer.
-        HubError: unknown, gated or private repository, unknown revision, or an answer that is an error.
+        HubUnreachable: the Hub does not respond, or responds with a server error.
+        HubError: the repository is unknown, gated or private, or the revision is unknown.
     """
     try:
         api = hub.HfApi()
         ask = api.model_info if kind == "model" else api.dataset_info
         info = ask(name, revision=revision, timeout=WAIT)
     except Exception as error:
-        raise worded(kind, name, revision, error) from error
+        raise explain_error(kind, name, revision, error) from error
     card = info.card_data
     return Repository(
         str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ()), bool(card and card.get("configs"))
@@ -203,36 +214,36 @@ def describe(kind: Kind, name: str, revision: str | None = None) -> Repository:
 
 
 def fetch(kind: Kind, name: str, revision: str | None, wanted: list[str] | None = None) -> Path:
-    """Download a repository, or the files that match `wanted`, and return its folder, which is named by the commit.
+    """Download a repository, or the files that match the patterns in `wanted`; cached files are not downloaded again.
 
-    What is cached is not downloaded again.
+    Returns the folder of the snapshot, whose name is the commit.
 
     Raises:
-        HubError: it did not arrive.
+        HubError: the download failed.
     """
     try:
-        # By branch, not by commit: so the cache knows which commit the branch is when the Hub is gone.
+        # Asking by branch, not by commit, stores in the cache which commit the branch points to, for offline use.
         return Path(hub.snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=wanted))
     except Exception as error:
-        raise worded(kind, name, revision, error) from error
+        raise explain_error(kind, name, revision, error) from error
 
 
 def cached(kind: Kind, name: str, revision: str | None) -> Path | None:
-    """Return the cached folder of what `fetch` downloaded, asking nobody; None if files of it are missing."""
+    """Return the cached folder of a repository without contacting the Hub; None if files are missing."""
     try:
         return Path(hub.snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
-    except (OSError, HFValidationError):  # what is not cached raises LocalEntryNotFoundError, an OSError
+    except (OSError, HFValidationError):  # LocalEntryNotFoundError, raised for missing files, is an OSError
         return None
 
 
 def remember(name: str, revision: str | None) -> None:
-    """Let the cache know which commit a data set's branch is now; datasets asks by commit, so it would not."""
+    """Store in the cache which commit a dataset's branch points to; datasets does not, since it asks by commit."""
     with suppress(EntryNotFoundError):
         hub.hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
 
 
 def cached_commit(kind: Kind, name: str, revision: str | None) -> str | None:
-    """Return the commit that a branch was when it was last asked for, asking nobody; None if it never was."""
+    """Return the commit of a branch according to the cache, without contacting the Hub; None if it is unknown."""
     folder = Path(hub.constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
     try:
         return (folder / "refs" / (revision or hub.constants.DEFAULT_REVISION)).read_text()
@@ -240,39 +251,43 @@ def cached_commit(kind: Kind, name: str, revision: str | None) -> str | None:
         return None
 
 
-def worded(kind: Kind, name: str, revision: str | None, error: Exception) -> RetrievalError:
-    """Return the worded form of what a call to the Hub raised; an error of another origin is raised again."""
-    what = f"{'Model' if kind == 'model' else 'Data set'} {name!r}"
+def explain_error(kind: Kind, name: str, revision: str | None, error: Exception) -> RetrievalError:
+    """Return an error that says what to do about an exception raised by a Hub call; re-raise any other exception."""
+    what = f"{'Model' if kind == 'model' else 'Dataset'} {name!r}"
     flag = "--model-revision" if kind == "model" else "--revision"
     if isinstance(error, HubStalled):
-        return HubStalled(f"{what} did not arrive, the Hub stopped sending ({error}). {AGAIN}")
+        return HubStalled(f"{what} could not be downloaded: the Hub stopped sending data ({error}). {RESUME_HINT}")
     if isinstance(error, HubError):
         return error
     if isinstance(error, HFValidationError):
-        return HubError(f"{what} is neither a folder here nor a Hub id (org/name). Check the spelling.")
+        return HubError(f"{what} is neither a local folder nor a Hub id (`org/name`). Check the spelling.")
     if isinstance(error, GatedRepoError):
         return HubError(f"{what} is gated: accept its terms on its Hub page and log in with `hf auth login`.")
     if isinstance(error, RevisionNotFoundError):
-        return HubError(f"{what} has no revision {revision!r} on the Hub. Check {flag}.")
+        return HubError(f"{what} has no revision {revision!r} on the Hub. Check `{flag}`.")
     if isinstance(error, RepositoryNotFoundError):
         return HubError(
-            f"{what} is neither a folder here nor on the Hub, or it is private and you are not logged in "
+            f"{what} is neither a local folder nor on the Hub, or it is private and you are not logged in "
             "(`hf auth login`). Check the spelling."
         )
     if isinstance(error, HfHubHTTPError):
-        return HubUnreachable(f"{what}: the Hub answered with an error ({first_line(error)}). Try again later.")
+        return HubUnreachable(f"{what}: the Hub returned an error ({first_line(error)}). Try again later.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
-        return HubError(f"{what} cannot be stored: {first_line(error)}. Make room, or set HF_HOME to another folder.")
-    if isinstance(error, (httpx2.RemoteProtocolError, RuntimeError)):  # a RuntimeError is hf_xet's
-        return HubStalled(f"{what} did not arrive, the Hub broke off ({first_line(error)}). {AGAIN}")
+        return HubError(
+            f"{what} cannot be stored: {first_line(error)}. Free some space, or set `HF_HOME` to another folder."
+        )
+    if isinstance(error, (httpx2.RemoteProtocolError, RuntimeError)):  # hf_xet raises RuntimeError
+        return HubStalled(
+            f"{what} could not be downloaded: the connection broke off ({first_line(error)}). {RESUME_HINT}"
+        )
     if isinstance(error, (OSError, httpx2.HTTPError)):
         return HubUnreachable(
-            f"{what} is not on this machine and the Hub cannot be reached ({first_line(error)}). Check the network."
+            f"{what} is not on this machine and the Hub is unreachable ({first_line(error)}). Check the network."
         )
     raise error
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, cut to a readable length."""
+    """Return the first line of an error's message, at most 300 characters."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The log of the app, for people or as JSON; what a visitor sends is in no line of it."""
+"""The log of the app, as text or JSON. It never contains what a visitor sends."""
 
 import json
 import logging
@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-# They tell of every request: of visitors with their addresses, or of the Hub with the names of repositories.
-TALKATIVE = ("httpx", "httpx2", "httpcore", "uvicorn.access", "urllib3")
-# Their messages repeat what a visitor sent: headers, names of tools, whole requests. mcp writes some in the name of the
-# root, in which nothing of ours is logged.
-REPEATING = ("mcp", "root")
+from typing_extensions import override
+
+# These loggers record every request, with visitors' addresses or the names of repositories on the Hub.
+REQUEST_LOGGERS = ("httpx", "httpx2", "httpcore", "uvicorn.access", "urllib3")
+# The messages of these loggers quote what a visitor sent: headers, tool names, whole requests. mcp also uses the root
+# logger; this project does not.
+QUOTING_LOGGERS = ("mcp", "root")
 
 log = logging.getLogger("search")
 
@@ -20,27 +22,26 @@ Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple
 
 
 class TextLines(logging.Formatter):
-    """A line for people: time, level, message, and the fields behind it."""
+    """A line of text: time (to the millisecond), level, message, and the fields as `name=value`."""
 
     def __init__(self) -> None:
-        """Write the time to the millisecond."""
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
+    @override
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line, see `logging.Formatter`."""
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
         return super().formatMessage(record) + fields
 
+    @override
     def formatException(self, ei: Raised) -> str:
-        """Return where something was raised, see `frames`."""
         return frames(ei[1])
 
 
 class JsonLines(logging.Formatter):
-    """A line of JSON: `time` (ISO, UTC), `level`, `logger`, `message`, the fields, and `error` where one was raised."""
+    """A line of JSON: `time` (ISO, UTC), `level`, `logger`, `message`, the fields, and `error` if there was one."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, see `logging.Formatter`."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -54,10 +55,9 @@ class JsonLines(logging.Formatter):
 
 
 def frames(error: BaseException | None) -> str:
-    """Return the kind of an error and the lines of code that it came through.
+    """Return the type of an error and its stack trace.
 
-    Not its message, which may hold what a visitor sent: a text, or the name of a file. Whoever looks for a fault on a
-    machine of their own sees it with `--log-level debug`.
+    The message is included only with `--log-level debug`, since it may contain a visitor's text or file name.
     """
     where = "".join(traceback.format_tb(error.__traceback__)) if error else ""
     text = f": {error}" if log.isEnabledFor(logging.DEBUG) else ""
@@ -65,32 +65,32 @@ def frames(error: BaseException | None) -> str:
 
 
 def start(level: str, form: str) -> None:
-    """Let everything that this process logs come out on stderr, from a level on.
+    """Send the log of this process to stderr.
 
     Args:
         level: one of `settings.LOG_LEVELS`.
         form: one of `settings.LOG_FORMATS`.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_withhold)
+    handler.addFilter(_hide_quotations)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for name in TALKATIVE:
+    for name in REQUEST_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def take_over(name: str) -> None:
-    """Let what a library logs with a handler of its own come out as all else does."""
+    """Send the log of a library that has its own handler through ours instead."""
     other = logging.getLogger(name)
     other.handlers.clear()
     other.propagate = True
 
 
-def _withhold(record: logging.LogRecord) -> bool:
-    """Let of what repeats a visitor's words errors alone pass, and of these the line of code alone."""
-    if record.name.partition(".")[0] in REPEATING:
-        record.msg, record.args = f"a fault, at {record.filename}:{record.lineno}", None
+def _hide_quotations(record: logging.LogRecord) -> bool:
+    """Reduce the records of `QUOTING_LOGGERS` to errors, and their messages to the line of code."""
+    if record.name.partition(".")[0] in QUOTING_LOGGERS:
+        record.msg, record.args = f"error at {record.filename}:{record.lineno}", None
         return record.levelno >= logging.ERROR
     return True
 

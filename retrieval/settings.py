@@ -1,8 +1,8 @@
-"""All settings in one frozen value; the only place that reads flags or the environment.
+"""All settings in one frozen value; the only module that reads flags and environment variables.
 
-Every flag has an environment variable of the same name behind `RETRIEVAL_`, in capitals: `--pixel-size 64` is
-`RETRIEVAL_PIXEL_SIZE=64`. A flag wins over the environment. What a ChromaDB server asks for has no flag, since
-everybody on a machine sees flags: RETRIEVAL_INDEX_TOKEN, and Chroma's own CHROMA_API_KEY, _TENANT and _DATABASE.
+Each flag has an environment variable with the prefix `RETRIEVAL_`: `--pixel-size 64` is `RETRIEVAL_PIXEL_SIZE=64`. A
+flag overrides its variable. The credentials of a ChromaDB server have no flag, since every user of a machine can see
+the flags of a process: RETRIEVAL_INDEX_TOKEN, and Chroma's own CHROMA_API_KEY, CHROMA_TENANT and CHROMA_DATABASE.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from retrieval.storage.server.address import CLOUD, Server, read_address
 from retrieval.storage.server.shard import Shard, read_shard
 
 PREFIX = "RETRIEVAL_"
-# A name alone says little to a model that was trained on sentences; the mean over some is steadier
+# CLIP was trained on sentences, so the mean over several prompts is more reliable than a single word
 # (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 3.1.4).
 TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -30,7 +30,7 @@ LOG_FORMATS = ("text", "json")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person chose, by flag or environment."""
+    """The settings of a program, from its flags and environment variables."""
 
     index: Path | Server
     dataset: str | None
@@ -61,17 +61,17 @@ class Settings:
 
     @property
     def data_asked(self) -> bool:
-        """Whether any flag says which data set is meant, or which of its rows or columns."""
+        """Whether any setting selects a dataset, or its rows or columns."""
         return self.source != GallerySource(str(BUNDLED_GALLERY), streaming=self.streaming) or self.dataset is not None
 
     @property
     def own_machine(self) -> bool:
-        """Whether whoever opens the page sits at this very machine, and so may have it read folders and fetch data.
+        """Whether only users of this machine can open the page, so that they may build galleries.
 
-        That is: it listens on loopback alone, has no public link, is no Space, and stands behind no proxy that is
-        known of. Read when asked, since gradio reads these variables at launch.
+        True if the app listens on loopback only, without a public link, a known proxy or a Space. The environment is
+        read with each call, since gradio reads these variables at launch.
         """
-        # As gradio does: the variable counts only where no host is named.
+        # As in gradio, the variable counts only if no host is given.
         host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1") if self.host is None else self.host
         link = os.environ.get("GRADIO_SHARE", "").lower() not in ("", "0", "false")
         proxy = os.environ.get("GRADIO_ROOT_PATH")
@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def space(self) -> bool:
-        """Whether this is a Hugging Face Space, which any stranger may open. Read when asked, as above."""
+        """Whether this is a Hugging Face Space, which is open to everyone."""
         return "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
 
     @property
@@ -89,7 +89,7 @@ class Settings:
 
     @property
     def source(self) -> GallerySource:
-        """The data set that is meant; without one the bundled gallery."""
+        """The chosen dataset, by default the bundled gallery."""
         return GallerySource(
             dataset=self.dataset or str(BUNDLED_GALLERY),
             config=self.config,
@@ -104,15 +104,15 @@ class Settings:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host's name or address is that of this machine for itself alone."""
+    """Return whether a host name or address is reachable from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers from `low` to `high`."""
+def _whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers from `low` to `high`."""
 
     def read(text: str) -> int:
         if not text.strip().isdecimal() or not low <= int(text) <= high:
@@ -122,7 +122,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def _name(text: str) -> str:
+def _folder_name(text: str) -> str:
     if not text or text.startswith(".") or len(text) > 200 or any(each in text for each in '/\\:*?"<>|\0'):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} cannot be the name of a folder; use letters, digits, - and _")
     return text
@@ -130,12 +130,12 @@ def _name(text: str) -> str:
 
 def _template(text: str) -> str:
     if "{}" not in text:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} has no {{}} where the words go")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} has no placeholder {{}} for the text")
     return text
 
 
-def _worded(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a reader whose errors are shown as they are worded, which argparse does with errors of its own alone."""
+def _argument_type(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return an argparse type from a function that raises `ValueError`; argparse would hide its message."""
 
     def reader(text: str) -> Any:
         try:
@@ -147,10 +147,10 @@ def _worded(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def add_index_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--index`, which every program has, and where copies of it are kept if it is on a server."""
+    """Add `--index` and `--cache`, which every program has."""
     parser.add_argument(
         "--index",
-        type=_worded(read_address),
+        type=_argument_type(read_address),
         default="index",
         metavar="DIR|URL",
         help=f"folder of the index, http(s)://host:port of a ChromaDB server, or {CLOUD} (default: %(default)s)",
@@ -160,7 +160,7 @@ def add_index_flag(parser: argparse.ArgumentParser) -> None:
         type=lambda text: Path(text).expanduser(),
         default=str(_user_cache() / "lookalike"),
         metavar="DIR",
-        help="where copies of finished galleries of a server are kept (default: %(default)s)",
+        help="folder for local copies of galleries on a server (default: %(default)s)",
     )
 
 
@@ -169,116 +169,120 @@ def _user_cache() -> Path:
 
 
 def add_shard_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--shard`, for workers that build one gallery into one server side by side."""
+    """Add `--shard`, for parallel workers that build one gallery on a server."""
     parser.add_argument(
         "--shard",
-        type=_worded(read_shard),
+        type=_argument_type(read_shard),
         metavar="I/N",
-        help="do only the I-th of N shares, beside workers that do the others; the last one to end publishes the "
-        "gallery. Needs a ChromaDB server as --index",
+        help="build only the I-th of N shares of the gallery, while other workers build the others; the last worker "
+        "to finish publishes the gallery. Requires a ChromaDB server as --index",
     )
 
 
 def add_gallery_flag(parser: argparse.ArgumentParser, text: str) -> None:
-    """Add `--gallery`."""
-    parser.add_argument("--gallery", type=_name, metavar="NAME", help=text)
+    """Add `--gallery` with a help text."""
+    parser.add_argument("--gallery", type=_folder_name, metavar="NAME", help=text)
 
 
 def add_template_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--template`, for every program that takes words."""
+    """Add `--template`, for every program that takes text queries."""
     parser.add_argument(
         "--template",
         dest="templates",
         action="append",
         type=_template,
         metavar="TEXT",
-        help="sentence that words are put into for CLIP, with {} for them; may be repeated, the mean counts "
+        help="prompt for text queries, with {} for the text; may be repeated, which uses the mean embedding "
         f"(default: {', '.join(map(repr, TEMPLATES))})",
     )
 
 
 def add_build_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what decides how a gallery is built: data set, columns, model, features."""
-    data = parser.add_argument_group("data set")
+    """Add the flags that determine how a gallery is built: dataset, features, and the work itself."""
+    data = parser.add_argument_group("dataset")
     data.add_argument(
-        "--dataset", metavar="ID", help="Hub id, folder of pictures or parquet file (default: the bundled icons)"
+        "--dataset", metavar="ID", help="Hub id, folder of images or Parquet file (default: the bundled icons)"
     )
-    data.add_argument("--config", help="configuration of the data set")
+    data.add_argument("--config", help="configuration of the dataset")
     data.add_argument("--split", help="split, or a slice such as train[:500] (default: train)")
-    data.add_argument("--revision", help="branch, tag or commit of the data set on the Hub")
-    data.add_argument("--image-column", metavar="NAME", help="column of the pictures (default: found by its type)")
-    data.add_argument("--label-column", metavar="NAME", help="column of the class (default: found by its type)")
-    data.add_argument("--caption-column", metavar="NAME", help="column of the text shown (default: found by its type)")
-    data.add_argument("--limit", type=_whole(1, 10**12), metavar="N", help="only the first N rows")
-    data.add_argument("--streaming", action="store_true", help="read row by row, without downloading all first")
+    data.add_argument("--revision", help="branch, tag or commit of the dataset on the Hub")
+    data.add_argument("--image-column", metavar="NAME", help="column of the images (default: detected by type)")
+    data.add_argument("--label-column", metavar="NAME", help="column of the labels (default: detected by type)")
+    data.add_argument("--caption-column", metavar="NAME", help="column of the captions (default: detected by type)")
+    data.add_argument("--limit", type=_whole_number(1, 10**12), metavar="N", help="use only the first N rows")
+    data.add_argument(
+        "--streaming", action="store_true", help="read row by row instead of downloading everything first"
+    )
     model = parser.add_argument_group("features")
     model.add_argument(
         "--model",
         default=AUTO,
         metavar="auto|mini|ID",
-        help="auto: OpenCLIP ViT-B/32 if it is cached or the Hub answers, else the bundled model; "
+        help="auto: OpenCLIP ViT-B/32 if it is cached or the Hub is reachable, otherwise the bundled model; "
         "mini: the bundled model; or a Hub id or folder (default: %(default)s)",
     )
     model.add_argument("--model-revision", metavar="REV", help="branch, tag or commit of the model on the Hub")
     model.add_argument(
-        "--dtype", choices=["auto", *DTYPES], default="auto", help="numbers of the model (default: what is fast here)"
+        "--dtype",
+        choices=["auto", *DTYPES],
+        default="auto",
+        help="data type of the model (default: the fastest one that this machine supports in hardware)",
     )
     model.add_argument(
         "--pixel-size",
-        type=_whole(1, 1024),
+        type=_whole_number(1, 1024),
         default=DEFAULT_PIXEL_SIZE,
         metavar="S",
-        help="raw pixels: S x S (default: %(default)s)",
+        help="size of the raw-pixel images, S x S (default: %(default)s)",
     )
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--batch-size", type=_whole(1, 4096), metavar="N", help="default: what is fastest for a model of its kind"
+        "--batch-size",
+        type=_whole_number(1, 4096),
+        metavar="N",
+        help="images per forward pass (default: the fastest size for this kind of model)",
     )
     work.add_argument(
         "--workers",
-        type=_whole(1, 256),
+        type=_whole_number(1, 256),
         default=min(8, os.cpu_count() or 1),
         metavar="N",
-        help="decoding threads (default: cores)",
+        help="decoding threads (default: number of cores, at most 8)",
     )
     work.add_argument(
         "--map",
         choices=list(Method),
         default=Method.PCA,
-        help="tsne: lay the gallery out by t-SNE too; minutes for 20,000 pictures (default: PCA alone)",
+        help="tsne: also compute a t-SNE map; takes minutes for 20,000 images (default: PCA only)",
     )
 
 
 def add_serve_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what only the app has: where it listens, and whether the link is public."""
+    """Add the flags of the web app: where it listens, who may build galleries, and the log."""
     serve = parser.add_argument_group("server")
     serve.add_argument("--host", help="address to listen on (default: this machine only)")
     serve.add_argument(
-        "--port", type=_whole(0, 65535), help="port to listen on (default: the first free one from 7860)"
+        "--port", type=_whole_number(0, 65535), help="port to listen on (default: the first free one from 7860)"
     )
     serve.add_argument("--share", action="store_true", help="also open a public link through gradio's tunnel")
     serve.add_argument(
         "--no-build",
         action="store_true",
-        help="no Galleries tab: for a page behind a proxy, so open to strangers",
+        help="hide the Galleries tab; use it when a proxy makes the page public",
     )
-    serve.add_argument(
-        "--log-level", choices=LOG_LEVELS, default="info", help="what is worth a line (default: %(default)s)"
-    )
-    serve.add_argument(
-        "--log-format", choices=LOG_FORMATS, default="text", help="lines for people, or JSON (default: %(default)s)"
-    )
+    serve.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="log level (default: %(default)s)")
+    serve.add_argument("--log-format", choices=LOG_FORMATS, default="text", help="log format (default: %(default)s)")
 
 
 def with_flags(base: Settings, given: Mapping[str, str]) -> Settings:
-    """Return settings with flags of a build given anew, read and checked as on the command line.
+    """Return a copy of the settings with some build flags replaced, parsed and checked as on the command line.
 
     Args:
-        base: the rest.
-        given: texts by the setting's name, such as `image_column`.
+        base: the settings to copy.
+        given: the name of a setting, such as `image_column` -> the text of its flag.
 
     Raises:
-        RetrievalError: a text that the flag does not take.
+        RetrievalError: a flag does not accept its text.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     add_gallery_flag(parser, "")
@@ -293,7 +297,7 @@ def with_flags(base: Settings, given: Mapping[str, str]) -> Settings:
 def parse(
     parser: argparse.ArgumentParser, arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ
 ) -> tuple[argparse.Namespace, Settings]:
-    """Return the parsed flags of a program, and the settings they and the environment amount to."""
+    """Return the parsed flags of a program, and the settings that result from them and from the environment."""
     _take_environment(parser, environment)
     flags = parser.parse_args(arguments)
     values: dict[str, Any] = {name: getattr(flags, name, None) for name in Settings.__dataclass_fields__}
@@ -320,7 +324,7 @@ def parse(
 
 
 def _take_environment(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
-    """Let environment variables stand in for the defaults of flags; argparse checks them like flags."""
+    """Use environment variables as the defaults of flags; argparse checks them like flags."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for sub in set(action.choices.values()):

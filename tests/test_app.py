@@ -187,7 +187,7 @@ def test_bad_argument_is_worded(client: Client, queries: Path, changed: dict[str
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("text", "not a picture"), ("empty", "is empty"), ("cut", "damaged or cut off")]
+    ("kind", "words"), [("text", "not an image"), ("empty", "is empty"), ("cut", "damaged or cut off")]
 )
 def test_bad_picture_is_worded_and_the_server_lives_on(
     client: Client, queries: Path, tmp_path: Path, kind: str, words: str
@@ -272,9 +272,9 @@ def test_first_start_builds_the_index_and_answers(tmp_path: Path, queries: Path)
     ("arguments", "words"),
     [
         (["--dataset", "no/such/folder"], "was not found"),
-        (["--dataset", "assets/mini-clip"], "holds neither pictures nor parquet files"),
+        (["--dataset", "assets/mini-clip"], "contains neither images nor Parquet files"),
         (["--dataset", "assets/gallery", "--split", "nowhere"], "has no split 'nowhere'"),
-        (["--dataset", "assets/gallery", "--image-column", "name"], "does not hold pictures"),
+        (["--dataset", "assets/gallery", "--image-column", "name"], "contains no images"),
         (["--model", "no/such/folder"], "There is no model folder"),
     ],
 )

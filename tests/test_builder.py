@@ -99,7 +99,7 @@ def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
     assert (len(index), index.manifest.skipped) == (9, 3)
     assert "empty" in reasons.pop("002.png")
     assert "damaged" in reasons.pop("005.png")
-    assert "not a picture" in reasons.pop("008.jpg")
+    assert "not an image" in reasons.pop("008.jpg")
     assert not reasons
     assert [index.entry(i).id for i in range(9)] == [f"{n:03}.png" for n in range(12) if n not in (2, 5, 8)]
     assert [index.vectors(features).shape[0] for features in FEATURES] == [9, 9]

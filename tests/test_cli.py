@@ -136,7 +136,7 @@ def test_templates_change_what_words_find_and_must_have_a_place_for_them(run, ca
     assert json.loads(two)["hits"] != plain
     with pytest.raises(SystemExit):
         run("search", "--text", "dog", "--template", "a photo")
-    assert "has no {} where the words go" in capsys.readouterr().err
+    assert "has no placeholder {} for the text" in capsys.readouterr().err
 
 
 def test_compare_takes_words_too(run):
@@ -248,7 +248,7 @@ def test_help_shows_examples(command):
 def test_a_file_that_is_no_picture(run, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.png").write_bytes(b"")
-    assert refused(run("search", tmp_path / "text.jpg"), "not a picture")
+    assert refused(run("search", tmp_path / "text.jpg"), "not an image")
     assert refused(run("search", tmp_path / "empty.png"), "empty")
     assert refused(run("search", tmp_path / "missing.png"), "cannot be read", "No such file")
     assert refused(run("search", tmp_path), "cannot be read")

@@ -166,10 +166,10 @@ def test_more_hits_than_pictures_are_all_pictures(icons_searcher):
 
 
 def test_the_baseline_must_be_compared(icons_searcher):
-    pixels = ("pixels", Metric.L2, "exact")
-    with pytest.raises(QueryError, match=r"baseline is pixels l2 exact, but words need CLIP"):
+    pixels = Combination("pixels", Metric.L2, "exact")
+    with pytest.raises(QueryError, match=r"baseline pixels l2 exact cannot .*: text search needs"):
         compare(icons_searcher, Query(text="cat"), pixels)
-    with pytest.raises(QueryError, match=r"baseline is clip cosine exact, but only chroma is asked"):
+    with pytest.raises(QueryError, match=r"baseline clip cosine exact cannot .*: only chroma is compared"):
         compare(icons_searcher, Query(position=1), engines=["chroma"])
 
 

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from retrieval.errors import QueryError
 from retrieval.features import FEATURES
 from retrieval.pictures import distortion
-from retrieval.pictures.distortion import LIMITS, LONGEST, UNDISTORTED, WORKING_PIXELS, Distortion, turned
+from retrieval.pictures.distortion import LIMITS, LONGEST, UNDISTORTED, WORKING_PIXELS, Distortion, rotated_size
 from retrieval.pictures.loading import load_picture
 from retrieval.search.query import Query
 from retrieval.search.validation import checked_distortion
@@ -58,7 +58,7 @@ def test_a_quarter_turn_moves_pixels_and_changes_none(degrees, quarters):
 def test_a_turned_picture_lies_whole_on_white():
     black = Image.new("RGB", (100, 60))
     tilted = pixels(Distortion(rotation=30).apply(black))
-    assert np.allclose(tilted.shape[1::-1], turned(100, 60, 30), atol=2)
+    assert np.allclose(tilted.shape[1::-1], rotated_size(100, 60, 30), atol=2)
     assert np.all(tilted[[0, 0, -1, -1], [0, -1, 0, -1]] == 255)
     assert np.count_nonzero(tilted[..., 0] < 128) == pytest.approx(100 * 60, rel=0.03)  # its area is kept
 
@@ -150,11 +150,11 @@ def test_shrinking_a_large_picture_first_changes_nothing_material(each, fox, mon
         ("rotation", 181, "rotation must be a number from -180 to 180 (degrees, counter-clockwise), not 181."),
         ("rotation", float("nan"), "not nan."),
         ("rotation", True, "not True."),
-        ("crop", 0.91, "crop must be a number from 0 to 0.9 (share cut away; 0 none), not 0.91."),
+        ("crop", 0.91, "crop must be a number from 0 to 0.9 (share removed; 0: none), not 0.91."),
         ("crop", -0.1, "not -0.1."),
-        ("blur", "0.05", "blur must be a number from 0 to 0.1 (share of the shorter side; 0 none), not '0.05'."),
+        ("blur", "0.05", "blur must be a number from 0 to 0.1 (share of the shorter side; 0: none), not '0.05'."),
         ("blur", float("inf"), "not inf."),
-        ("grey", None, "grey must be a number from 0 to 1 (share mixed in; 1 no colour left), not None."),
+        ("grey", None, "grey must be a number from 0 to 1 (share mixed in; 1: no colour left), not None."),
         ("quality", 0, "quality must be a whole number from 1 to 100"),
         ("quality", 20.5, "not 20.5."),
         ("quality", [20], "not [20]."),

@@ -151,7 +151,7 @@ def test_no_label_is_no_class():
 def test_a_gallery_without_shared_labels_says_what_to_do(tmp_path):
     pixels, clip = np.eye(3, 12, dtype=np.float32), np.eye(3, 8, dtype=np.float32)
     indexes = publish(tmp_path, pixels, clip, ["a", "b", ""])
-    with pytest.raises(GalleryError, match=r"no labels that two pictures share.*--queries"):
+    with pytest.raises(GalleryError, match=r"no label that two images share.*--queries"):
         leave_one_out(indexes.get())
 
 
@@ -204,7 +204,7 @@ def test_average_precision_is_over_the_whole_gallery_whatever_the_filter(index):
 @pytest.mark.parametrize(
     ("query", "label", "error", "said"),
     [
-        (Query(position=LABELS.index("alone")), "alone", QueryError, "No other picture has the label 'alone'"),
+        (Query(position=LABELS.index("alone")), "alone", QueryError, "No other image has the label 'alone'"),
         (Query(position=0), "ships", QueryError, "No picture has the label 'ships'. There are: alone, class 0"),
         (Query(position=0), "", QueryError, "No picture has the label ''"),
         (Query(position=10**6), "class 0", QueryError, "no item 1000000"),

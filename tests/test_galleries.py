@@ -149,16 +149,16 @@ def test_commands_in_errors_stay_commands() -> None:
 @pytest.mark.parametrize(
     ("dataset", "said"),
     [
-        ("http://127.0.0.1/pictures.parquet", "is an address"),
-        ("https://example.com/x/y", "is an address"),
-        ("hf://datasets/a/b", "is an address"),
-        ("file:///etc", "is an address"),
+        ("http://127.0.0.1/pictures.parquet", "is a URL"),
+        ("https://example.com/x/y", "is a URL"),
+        ("hf://datasets/a/b", "is a URL"),
+        ("file:///etc", "is a URL"),
         ("/no/such/folder", "no such file or folder"),
         ("~nobody-of-this-name/x", "no such file or folder"),
         ("/" + "x" * 5000, "no such file or folder"),
         ("/half \ud800 a character", "no such file or folder"),
-        (__file__, "is a file but no parquet"),
-        ("EMPTY", "holds neither pictures nor parquet files"),
+        (__file__, "is not a Parquet file"),
+        ("EMPTY", "contains neither images nor Parquet files"),
     ],
 )
 def test_data_set_that_cannot_be_is_told_at_once(tmp_path: Path, dataset: str, said: str) -> None:

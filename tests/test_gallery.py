@@ -222,7 +222,7 @@ def test_rows_without_a_picture_are_items_with_the_reason(tmp_path, streaming):
     pq.write_table(pa.table({"image": rows}), tmp_path / "holes.parquet")
     good, null, gone = read(tmp_path / "holes.parquet", streaming=streaming)
     assert shade(good) == 5
-    assert "no picture" in str(null.picture)
+    assert "no image" in str(null.picture)
     assert isinstance(gone.picture, PictureError)
     assert str(tmp_path) not in gone.id + str(gone.picture)
 
@@ -241,7 +241,7 @@ def test_rows_may_not_name_files_or_addresses_outside_the_data_set(tmp_path):
         pq.write_table(pa.table({"image": rows}), folder / "rows.parquet")
         *outside, inside = read(folder / "rows.parquet")
         assert not server.requests
-    assert all("outside the data set" in str(item.picture) for item in outside)
+    assert all("outside the dataset" in str(item.picture) for item in outside)
     assert shade(inside) == 7
 
 
@@ -267,7 +267,7 @@ def test_folders_without_pictures(tmp_path, monkeypatch):
     (tmp_path / "etc" / "passwd").write_text("root")
     monkeypatch.chdir(tmp_path / "a" / "b")
     for dataset in (tmp_path / "a" / "b", "../../etc"):
-        with pytest.raises(GalleryError, match="neither pictures nor parquet") as error:
+        with pytest.raises(GalleryError, match="neither images nor Parquet") as error:
             read(dataset)
         assert str(dataset) in str(error.value)
 
@@ -294,7 +294,7 @@ def test_damaged_parquet(forms, wreck, streaming):
 
 def test_a_file_that_is_no_parquet(tmp_path):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(GalleryError, match="no parquet"):
+    with pytest.raises(GalleryError, match="not a Parquet file"):
         read(tmp_path / "table.csv")
 
 

@@ -87,7 +87,7 @@ def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, t
     assert "nothing to do, 12 pictures" in again.out, again.err
     assert "8 pictures indexed" in other.out, other.err
     assert "because it is in the local cache" in other.out
-    assert "taking org/pictures from the cache" in again.err
+    assert "Using the cached copy of org/pictures" in again.err
     assert "8 pictures indexed" in configured.out, configured.err
     assert json.loads(search.out)["model"] == "org/clip"
     for choice in answers(client(hub.url, "-c", CHOICES, json.dumps(["org/clip", "org/old-clip"]))):
@@ -206,8 +206,8 @@ def test_every_picture_of_a_data_set_arrives_or_a_message_says_what_to_do(odd, h
         ("splits", {"split": "test"}, 4, ["bullet_train", "test_tube"]),
         ("splits", {"split": "test", "streaming": True}, 4, ["bullet_train", "test_tube"]),
         ("zipped", {}, None, "archive.*unpack the archive, and name the folder"),
-        ("no-rows", {}, None, "no rows.*Name another --split"),
-        ("no-rows", {"streaming": True}, None, "no rows.*Name another --split"),
+        ("no-rows", {}, None, "no rows.*Choose another `--split`"),
+        ("no-rows", {"streaming": True}, None, "no rows.*Choose another `--split`"),
         ("script", {}, None, "never run.*--revision"),
     ]
     wanted = [{"dataset": f"org/{name}", **more} for name, more, *_ in cases]

@@ -65,5 +65,5 @@ def test_a_silent_store_of_large_files_is_given_up(hub, client):
     hub.apart = {"org/slow/model.safetensors"}
     (found,) = client.fetch(hub.url, {"model": "org/slow"})
     print(f"{found.seconds:.1f} s")
-    assert re.search("'org/slow' did not arrive.*Run the same command again.*--model mini", found.error)
+    assert re.search("'org/slow' could not be downloaded.*Run the same command again.*--model mini", found.error)
     assert 2 <= sum("/store" in request for request in hub.requests) <= 4

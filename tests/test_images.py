@@ -204,7 +204,7 @@ def test_an_empty_file_is_refused(tmp_path):
 def test_a_text_by_the_name_of_a_picture_is_refused(tmp_path, text):
     file = tmp_path / "picture.png"
     file.write_text(text)
-    with pytest.raises(PictureError, match=f"not a picture.*({REMEDY})"):
+    with pytest.raises(PictureError, match=f"not an image.*({REMEDY})"):
         load_picture(file)
 
 

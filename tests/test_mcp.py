@@ -192,7 +192,7 @@ def test_a_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Pa
         (PICTURE_TOOL, {"image": ""}, "The argument image is missing."),
         (PICTURE_TOOL, {"image": "x", "features": "colour"}, "'colour' is not one of ['pixels', 'clip']"),
         (PICTURE_TOOL, {"image": "x", "top_k": 0}, "0 is less than the minimum of 1"),
-        (PICTURE_TOOL, {"image": data_uri(b"no picture")}, "not a picture this program can read"),
+        (PICTURE_TOOL, {"image": data_uri(b"no picture")}, "not an image this program can read"),
         (PICTURE_TOOL, {"image": "data:image/png;base64,"}, "is empty"),
         (WORDS_TOOL, {"text": "red", "gallery": "nowhere"}, "There is no gallery 'nowhere'. There are: icons."),
         ("run", {}, "Unknown tool"),

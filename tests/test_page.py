@@ -284,7 +284,7 @@ def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) ->
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("fake.png", b"this is no picture", "not a picture"),
+        ("fake.png", b"this is no picture", "not an image"),
         ("empty.png", b"", "empty"),
         ("cut.png", None, "damaged or cut off"),
     ],

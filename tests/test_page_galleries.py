@@ -106,7 +106,7 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
     expect(page.locator("#build_cancel")).to_be_disabled()
     expect(row(page, "holiday")).to_contain_text(re.compile(r"40.*1.*mini.*\d{4}-\d\d.*MB", re.DOTALL))
     expect(page.locator("#skipped")).to_contain_text("broken.png")
-    expect(page.locator("#skipped")).to_contain_text("not a picture")
+    expect(page.locator("#skipped")).to_contain_text("not an image")
     open_tab(page, SearchTab.title)
     expect(timings(page)).to_contain_text(" 40 images ")
     expect(page.locator("#results .caption-label").first).to_contain_text(re.compile(r"1\. 004 · (1\.000|0\.99)"))

@@ -129,7 +129,7 @@ def test_pairs_show_one_icon_in_two_styles(training):
 
 
 def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
-    import course
+    import training_loop
     import vision
     from features import Drawn
     from space import Space
@@ -154,10 +154,10 @@ def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         whole(self, loss)
 
-    whole = course.Course.learn
-    monkeypatch.setattr(course.Course, "learn", learn)
-    monkeypatch.setattr(course, "SAVE_EVERY", 0)
-    schedule = course.Schedule(steps=4, batch=4)
+    whole = training_loop.TrainingLoop.learn
+    monkeypatch.setattr(training_loop.TrainingLoop, "learn", learn)
+    monkeypatch.setattr(training_loop, "SAVE_EVERY", 0)
+    schedule = training_loop.Schedule(steps=4, batch=4)
     with pytest.raises(KeyboardInterrupt):
         vision.learn(top, drawn, prototypes, schedule, checkpoint, "these pictures")
     assert not torch.equal(top.projection.weight, before)
@@ -176,7 +176,7 @@ def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
 
 def test_a_text_tower_learns_to_be_like_its_teacher(training, tmp_path):
     import text_tower
-    from course import Schedule
+    from training_loop import Schedule
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ Usage (in an empty folder):
     for f in *.tgz; do mkdir -p ${f%.tgz} && tar xzf $f -C ${f%.tgz} --strip-components=1; done
     python build.py .
 
-Pictures: Fluent Emoji 3D (MIT, Microsoft). Query pictures: Noto Emoji (Apache-2.0, Google).
+Gallery images: Fluent Emoji 3D (MIT, Microsoft). Query images: Noto Emoji (Apache-2.0, Google).
 Names, groups and tags: emojibase-data (MIT; CLDR annotations, Unicode licence).
 """
 
@@ -43,7 +43,7 @@ QUERIES = [
 
 
 def on_white(path: Path, size: int) -> bytes:
-    """Return a picture of size x size pixels, laid on white, as WebP."""
+    """Return an image on white as WebP, size x size pixels."""
     picture = PILImage.open(path).convert("RGBA").resize((size, size), PILImage.Resampling.LANCZOS)
     canvas = PILImage.new("RGB", picture.size, "white")
     canvas.paste(picture, mask=picture.getchannel("A"))
@@ -53,7 +53,7 @@ def on_white(path: Path, size: int) -> bytes:
 
 
 def main(root: Path, out: Path) -> None:
-    """Read the unpacked packages below `root` and write the data set to `out`."""
+    """Read the unpacked packages below `root` and write the dataset to `out`."""
     fluent = root / "lobehub-fluent-emoji-3d-1.1.0" / "assets"
     noto = root / "emoji-datasource-google-16.0.0" / "img" / "google" / "64"
     meta = root / "emojibase-data-17.0.0"

@@ -1,6 +1,6 @@
-"""Take the pictures of the page that README shows: every tab in light, dark and phone width, of the real app.
+"""Take the screenshots for the README: each tab of the real app in light mode, dark mode and phone width.
 
-python assets/screens/make.py            all of them
+python assets/screens/make.py            all screenshots
 python assets/screens/make.py search     those of one tab
 
 Needs Chromium and requirements-dev.txt.
@@ -23,7 +23,7 @@ ROOT = HERE.parents[1]
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PATIENCE = 120_000  # ms
 LOOKS = {"light": ("light", 1280, 1000), "dark": ("dark", 1280, 1000), "phone": ("light", 390, 844)}
-# Pictures outside the window are loaded when one scrolls there.
+# Images outside the window are loaded only on scrolling.
 LOADED = """[...document.images].every(each => {
     const { top, left } = each.getBoundingClientRect();
     return each.complete || top > innerHeight || left > innerWidth;
@@ -63,7 +63,7 @@ def _listed(page: Page) -> None:
     expect(page.locator("#galleries").get_by_role("gridcell", name="icons", exact=True)).to_be_visible()
 
 
-# Name of the picture, tab, and what is done there before it is taken.
+# Name of the screenshot -> its tab, and what to do there before taking it.
 STATES: dict[str, tuple[str, Callable[[Page], None]]] = {
     "search": ("Search", _results),
     "pixels": ("Search", _pixels),
@@ -76,7 +76,7 @@ STATES: dict[str, tuple[str, Callable[[Page], None]]] = {
 
 
 def main(wanted: list[str]) -> None:
-    """Start the app on a free port, photograph it, stop it."""
+    """Start the app on a free port, take the screenshots, and stop it."""
     expect.set_options(timeout=PATIENCE)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "app.py", "--index", folder, "--model", "mini", "--map", "tsne"]

@@ -1,4 +1,4 @@
-"""How far two rankings agree: overlap, moves, Kendall's tau."""
+"""Measure how far two rankings agree: overlap, rank moves, Kendall's tau."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from retrieval.search.query import Ranking
 
 
 def positions(ranking: Ranking) -> list[int]:
-    """Return the positions of the hits in the gallery, closest first; they tell pictures apart, ids need not."""
+    """Return the gallery positions of the hits, closest first; unlike ids, positions are unique."""
     return [hit.position for hit in ranking.hits]
 
 
 def share_found(found: Sequence[int], wanted: Sequence[int]) -> float:
-    """Return the share of the wanted pictures that were found: overlap at k, or recall at k. 1 if none is wanted."""
+    """Return the share of `wanted` that is in `found`: overlap@k or recall@k; 1 if `wanted` is empty."""
     return len(set(found) & set(wanted)) / len(wanted) if wanted else 1.0
 
 
 def moves(here: Sequence[int], there: Sequence[int]) -> tuple[int | None, ...]:
-    """Return for each picture how many places higher it stands here than there; None if it is not there."""
+    """Return for each image by how many ranks it is higher in `here` than in `there`; None if it is not in `there`."""
     places = {picture: place for place, picture in enumerate(there)}
     return tuple(places[picture] - place if picture in places else None for place, picture in enumerate(here))
 
@@ -31,20 +31,19 @@ def move(places: int | None) -> str:
 
 
 def kendall_tau(a: Sequence[int], b: Sequence[int]) -> float:
-    """Return how far two top-k lists agree in order, from -1 to 1, over the pictures that are in either.
+    """Return Kendall's tau-b of two top-k lists, from -1 to 1, over all images in either list.
 
-    It is tau-b, (C - D) / sqrt((P - A) (P - B)), with C pairs of pictures in the same order in both lists, D in
-    opposite order, P all pairs, and A and B those tied in one list (Kendall, "The treatment of ties in ranking
-    problems", Biometrika 33, 1945). A picture absent from a list is farther than all in it, and absent ones are
-    tied with each other, since the list says no more about them: the place k + 1 of Fagin, Kumar and Sivakumar,
-    "Comparing top k lists", SIAM J. Discrete Math. 17, 2003, 3. So two lists with no picture in common are at
-    -2k / (3k - 1), about -0.67 and not -1: the order within either list is left open by the other.
+    It is (C - D) / sqrt((P - A) (P - B)), with C pairs of images in the same order in both lists, D pairs in opposite
+    order, P pairs in all, and A and B pairs tied in the one or the other list (Kendall, "The treatment of ties in
+    ranking problems", Biometrika 33, 1945). Images that are missing from a list are tied at rank k + 1 (Fagin, Kumar
+    and Sivakumar, "Comparing top k lists", SIAM J. Discrete Math. 17, 2003, section 3). Two lists without a common
+    image therefore have -2k / (3k - 1), about -0.67 and not -1, since neither list contradicts the order in the other.
 
-    Two equal lists agree by 1, even where the formula is 0 / 0; a list agrees with an empty one by 0.
+    The value is 1 for two equal lists, even where the formula is 0 / 0, and 0 if only one list is empty.
 
     Args:
-        a: pictures of one list by their positions in the gallery, closest first, none twice.
-        b: those of the other; the lists may differ in length.
+        a: gallery positions, closest first, without repetitions.
+        b: the other list; its length may differ.
     """
     if list(a) == list(b):
         return 1.0
@@ -53,7 +52,7 @@ def kendall_tau(a: Sequence[int], b: Sequence[int]) -> float:
     union = list(dict.fromkeys([*a, *b]))
     first, second = (_places(ranked, union) for ranked in (a, b))
     same = pairs_a = pairs_b = 0
-    for i in range(len(union)):  # row by row: all pairs at once would not fit in memory for thousands of hits
+    for i in range(len(union)):  # row by row, since all pairs of thousands of hits would not fit in memory
         signs_a, signs_b = (np.sign(places[i + 1 :] - places[i]) for places in (first, second))
         same += int((signs_a * signs_b).sum())
         pairs_a += int(np.count_nonzero(signs_a))

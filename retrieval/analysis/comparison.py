@@ -1,4 +1,4 @@
-"""One query by every features x metric x engine, side by side: what the choices change, and what they cannot."""
+"""Compare the rankings of one query for all combinations of feature type, metric and engine."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -22,10 +22,13 @@ BASELINE = Combination()
 class Cell:
     """The ranking of one combination, and how it differs from the baseline's.
 
-    `overlap` is the share of the baseline's hits that are here too, and `tau` the agreement of both orders, see
-    `kendall_tau`. `moves` has one entry for each hit: how many places higher it stands here than in the baseline
-    (below 0: lower), None if it is not in the baseline. `recall` is, for ChromaDB, the share of the hits of the
-    exact scan by the same features and metric that it found; None for the exact scan itself.
+    Attributes:
+        ranking: the ranking.
+        overlap: the share of the baseline's hits that are in this ranking too.
+        moves: for each hit, by how many ranks it is higher than in the baseline; None if it is not in the baseline.
+        tau: the agreement with the baseline's order, see `kendall_tau`.
+        recall: the share of the exact scan's hits, with the same features and metric, that ChromaDB found; None for
+            the exact scan itself.
     """
 
     ranking: Ranking
@@ -36,11 +39,11 @@ class Cell:
 
     @property
     def combination(self) -> Combination:
-        """The features, metric and engine."""
+        """The feature type, metric and engine."""
         return self.ranking.combination
 
     def to_json(self) -> dict[str, Any]:
-        """Return the public form: as of `search`, with what was compared; a move of null is a new picture."""
+        """Return the JSON form: that of a ranking, and the comparison; a hit whose move is null is new."""
         answer = self.ranking.to_json()
         hits = [hit | {"move": move} for hit, move in zip(answer["hits"], self.moves, strict=True)]
         same, _ = equal_by_mathematics(self.ranking.features, self.ranking.metric)
@@ -59,7 +62,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answers to one query; `cells` go by features, metric and engine, and `baseline` is one of them."""
+    """The rankings of one query; `cells` are in the order of feature type, metric and engine and include `baseline`."""
 
     query: Query
     baseline: Cell
@@ -69,12 +72,12 @@ class Comparison:
         """Return the cell of a combination.
 
         Raises:
-            KeyError: it was not compared.
+            KeyError: the combination was not compared.
         """
         return {cell.combination: cell for cell in self.cells}[combination]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the public form, the same for the HTTP API and `compare --json`."""
+        """Return the JSON form that the HTTP API and `compare --json` share."""
         base = self.baseline.combination
         return {
             "gallery": self.baseline.ranking.gallery,
@@ -92,17 +95,17 @@ def compare(
     baseline: Combination = BASELINE,
     engines: Collection[str] | None = None,
 ) -> Comparison:
-    """Answer a query by every features x metric x engine, or with words by those of CLIP features alone.
+    """Search with all combinations of feature type, metric and engine; a query with text needs CLIP features.
 
     Args:
         searcher: the galleries.
-        query: what is searched, where, and how many; its own features, metric and engine do not count.
+        query: what is searched; its own features, metric and engine are ignored.
         baseline: the combination that the others are compared with.
-        engines: which engines are asked; ChromaDB can be left out, since one process at a time can use it.
+        engines: the engines to use. ChromaDB can be left out, since only one process at a time can open its files.
 
     Raises:
-        QueryError: the baseline is not among the combinations compared.
-        RetrievalError: as of `Searcher.search`.
+        QueryError: the baseline is not one of the combinations.
+        RetrievalError: see `Searcher.search`.
     """
     index = searcher.indexes.get(query.gallery)
     with_text = bool(query.text.split() or query.without.split())
@@ -115,8 +118,8 @@ def compare(
     if baseline not in combinations:
         why = "text search needs features that support it" if with_text else f"only {', '.join(asked)} is compared"
         named = f"{baseline.features} {baseline.metric} {baseline.engine}"
-        raise QueryError(f"There is nothing to compare with: the baseline is {named}, but {why}.")
-    # A file is read once, so that all rankings are of the same image.
+        raise QueryError(f"The baseline {named} cannot be compared: {why}. Choose another baseline.")
+    # A file is read only once, so that all rankings are about the same image.
     picture = read_bytes(query.picture) if isinstance(query.picture, Path) else query.picture
     rankings = {
         each: searcher.search(
@@ -143,10 +146,10 @@ def _cell(ranking: Ranking, baseline: Ranking, exact: Ranking | None) -> Cell:
 
 
 def equal_by_mathematics(features: str, metric: Metric) -> tuple[tuple[Metric, ...], str]:
-    """Return the other metrics that must order any gallery as this one does, and why; none and "" for most.
+    """Return the other metrics that order every gallery like this one, and the reason; usually an empty tuple and "".
 
-    Equal up to rounding: vectors are stored in float32, so two pictures as close to each other as 1e-7 in cosine
-    can change places.
+    They are equal up to rounding: vectors are stored in float32, so two images whose cosines differ by about 1e-7 can
+    change places.
     """
     twins = {Metric.L2: Metric.COSINE, Metric.COSINE: Metric.L2}
     if not FEATURES[features].unit_length or metric not in twins:

@@ -1,8 +1,8 @@
-"""Precision at k and mean average precision by label: leave-one-out, with labelled queries, or of one query.
+"""Precision at k and mean average precision by label, leave-one-out, for labelled queries or for one query.
 
-Precision at k of a query is the share of the first k hits that have its label. Average precision is the mean,
-over all gallery pictures of its label, of the precision at the rank of each (Manning, Raghavan, Schütze,
-*Introduction to Information Retrieval*, 8.4); their mean over all queries is mAP.
+Precision at k is the share of the first k hits that have the query's label. Average precision is the mean, over all
+gallery images with that label, of the precision at the rank of each image (Manning, Raghavan, Schütze, *Introduction
+to Information Retrieval*, 8.4). mAP is its mean over all queries.
 """
 
 import csv
@@ -29,15 +29,15 @@ from retrieval.storage.reader import GalleryIndex
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 64 * 2**20  # score matrices are made block by block, so that memory does not grow with the gallery
-SAMPLE = 2_000  # leave-one-out queries by default; more change the figures by less than a percent point
+BLOCK_BYTES = 64 * 2**20  # score matrices are computed block by block, so that memory does not grow with the gallery
+SAMPLE = 2_000  # leave-one-out queries by default; more queries change the figures by less than a percentage point
 SEED = 0
 READ_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Query vectors with their labels; `positions` are their own places in the gallery, -1 where they are not in it."""
+    """Query vectors, their labels, and their own positions in the gallery (-1 for a query that is not in it)."""
 
     vectors: dict[str, Vectors]
     labels: npt.NDArray[np.int64]
@@ -46,9 +46,9 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one combination; `map` is None for an engine that ranks only the first hits.
+    """The figures of one combination of feature type, metric and engine.
 
-    Of a single query, `map` is its average precision.
+    `map` is None for an engine that does not rank the whole gallery. For a single query it is the average precision.
     """
 
     features: str
@@ -59,7 +59,7 @@ class Result:
     map: float | None
 
     def to_json(self) -> dict[str, str | float | None]:
-        """Return the public form."""
+        """Return the JSON form."""
         return {
             "features": str(self.features),
             "metric": str(self.metric),
@@ -71,24 +71,24 @@ class Result:
 
 
 def label_codes(names: Sequence[str], gallery_names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return labels as numbers by the gallery's set of names; -1 for no label or one the gallery has not."""
+    """Return labels as indices into the sorted labels of the gallery; -1 for an empty or unknown label."""
     codes = {name: code for code, name in enumerate(sorted(set(gallery_names) - {""}))}
     return np.array([codes.get(name, -1) for name in names], np.int64)
 
 
 def leave_one_out(index: GalleryIndex, sample: int | None = SAMPLE) -> Labelled:
-    """Return gallery items as queries: all that have a label shared by another, or an even random sample of them.
+    """Return gallery items as queries: all items that share their label with another one, or a random sample of them.
 
     Raises:
-        GalleryError: no two pictures share a label.
+        GalleryError: no two images share a label.
     """
     codes = label_codes(index.labels, index.labels)
     counts = np.bincount(codes[codes >= 0], minlength=1)
     positions = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
     if not len(positions):
         raise GalleryError(
-            f"The gallery {index.manifest.gallery!r} has no labels that two pictures share, so nothing can be "
-            "evaluated by label. Name a label column when building, or give --queries with class folders."
+            f"The gallery {index.manifest.gallery!r} has no label that two images share, so it cannot be evaluated by "
+            "label. Name a label column when building, or use `--queries` with class folders."
         )
     if sample is not None and len(positions) > sample:
         chosen = np.random.default_rng(SEED).choice(len(positions), sample, replace=False)
@@ -97,16 +97,16 @@ def leave_one_out(index: GalleryIndex, sample: int | None = SAMPLE) -> Labelled:
 
 
 def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> Labelled:
-    """Return the pictures of class folders as queries, embedded as the gallery was.
+    """Return the images of class folders as queries, embedded like the gallery.
 
     Raises:
-        GalleryError: no labelled pictures, or none whose label the gallery has.
+        GalleryError: there are no labelled images, or none with a label of the gallery.
     """
-    from retrieval.gallery.rows import Gallery  # with datasets, which the page starts without
+    from retrieval.gallery.rows import Gallery  # imports datasets, which would slow down the start of the page
 
     gallery = Gallery(GallerySource(folder))
     if gallery.columns.label is None:
-        raise GalleryError(f"{folder!r} has no labels. Put the query pictures into folders named like the classes.")
+        raise GalleryError(f"{folder!r} has no labels. Put the query images into folders named after the classes.")
     vectors: dict[str, list[Vectors]] = {name: [] for name in index.features}
     names: list[str] = []
     for items in gallery.batches(READ_AT_ONCE):
@@ -126,7 +126,7 @@ def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> La
     codes = label_codes(names, index.labels)
     if not (codes >= 0).any():
         raise GalleryError(
-            f"None of the labels in {folder!r} ({', '.join(sorted(set(names))[:5])}, ...) is one of the gallery "
+            f"None of the labels in {folder!r} ({', '.join(sorted(set(names))[:5])}, ...) occurs in the gallery "
             f"{index.manifest.gallery!r} ({', '.join(sorted(set(index.labels))[:5])}, ...)."
         )
     joined = {features: np.concatenate(parts) for features, parts in vectors.items()}
@@ -141,9 +141,9 @@ def relevance(
     labels: npt.NDArray[np.int64],
     gallery: npt.NDArray[np.int64],
 ) -> Iterator[npt.NDArray[np.bool_]]:
-    """Yield, block by block of queries, whether the hit at each rank is relevant, shape (m, n).
+    """Yield the relevance by rank of each block of queries, shape (m, n).
 
-    A query that is in the gallery itself comes last, where it cannot count as a hit.
+    A query that is in the gallery ranks last in its own results, where it does not count as a hit.
     """
     block = max(1, BLOCK_BYTES // (8 * max(1, len(gallery))))
     for start in range(0, len(queries), block):
@@ -158,12 +158,12 @@ def relevance(
 
 
 def answerable(index: GalleryIndex, queries: Labelled) -> int:
-    """Return how many of the queries have a label that a picture of the gallery has; the others do not count."""
+    """Return the number of queries whose label occurs in the gallery; the others are not evaluated."""
     return int((np.asarray(queries.labels) >= 0).sum())
 
 
 def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return the average precision of each row of relevance by rank, shape (m, n); NaN where nothing is relevant."""
+    """Return the average precision of each row of relevance by rank, shape (m, n); NaN for a row without a hit."""
     found = np.cumsum(hits, axis=1)
     precision = np.where(hits, found / np.arange(1, hits.shape[1] + 1), 0.0)
     with np.errstate(invalid="ignore"):
@@ -171,11 +171,11 @@ def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 
 
 def evaluate(index: GalleryIndex, queries: Labelled, engine: str = DEFAULT_ENGINE) -> Iterator[Result]:
-    """Yield P@1, P@5 and mAP of every combination of features and metric, each as it is ready.
+    """Yield P@1, P@5 and mAP of each combination of feature type and metric as soon as it is computed.
 
     Args:
         index: the gallery.
-        queries: vectors and labels; queries without a relevant picture in the gallery do not count.
+        queries: vectors and labels; queries without a relevant image in the gallery are not evaluated.
         engine: exact, or chroma, which ranks only the first hits and so has no mAP.
     """
     for features, metric in product(index.features, Metric):
@@ -206,34 +206,36 @@ def _first_hits(index: GalleryIndex, queries: Labelled, by: Combination) -> Resu
     ):
         positions, _ = rank(index, by, vector, 6)
         found = gallery[positions[positions != own][:5]] == label
-        # ChromaDB may come back with fewer; what is missing is no hit.
+        # ChromaDB may return fewer neighbours; missing ones count as misses.
         precision.append(np.pad(found, (0, min(5, len(index)) - len(found))))
     hits = np.array(precision)
     return Result(by.features, by.metric, by.engine, float(hits[:, 0].mean()), float(hits.mean()), None)
 
 
 def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Query, label: str) -> Iterator[Result]:
-    """Yield P@1, P@5 and average precision of one query by every features x metric, or with words by CLIP alone.
+    """Yield P@1, P@5 and average precision of one query for each feature type and metric; text needs CLIP features.
 
-    The whole gallery is ranked, by the exact scan and in the order that a search shows; a query that is an item of
-    the gallery is left out of it. The query's own metric, engine, labels and number of hits do not count.
+    The exact scan ranks the whole gallery, without the query's own gallery item, in the order that a search shows. The
+    query's metric, engine, labels and number of results are ignored.
 
     Args:
         index: the gallery.
         embedder: computes the query's vectors.
         query: what is searched.
-        label: what a picture must be labelled to be relevant.
+        label: the label of relevant images.
 
     Raises:
-        QueryError: no picture (other than the query itself) has the label.
-        RetrievalError: as of `QueryEmbedder.embed`.
+        QueryError: no image other than the query has the label.
+        RetrievalError: see `QueryEmbedder.embed`.
     """
     relevant = np.zeros(len(index), bool)
     relevant[index.with_labels([label])] = True
     if query.position is not None and 0 <= query.position < len(index):
         relevant[query.position] = False
     if not relevant.any():
-        raise QueryError(f"No other picture has the label {label[:40]!r}, so there is nothing to find for it.")
+        raise QueryError(
+            f"No other image has the label {label[:40]!r}, so there is nothing to find. Choose another label."
+        )
     with_text = bool(query.text.split() or query.without.split())
     for features in index.features:
         if with_text and not FEATURES[features].takes_text:
@@ -254,7 +256,7 @@ def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Qu
 
 
 def to_csv(results: Iterable[Result]) -> str:
-    """Return results as CSV text: a line of names, then one line each; empty where there is no mAP."""
+    """Return results as CSV text with a header; the field of a missing mAP is empty."""
     rows = [result.to_json() for result in results]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What a map of a gallery shows: its pictures as points with a label each, the query among them, and its hits."""
+"""The data of a gallery map: images as labelled points, the query and its hits."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ from retrieval.search.searcher import Searcher
 from retrieval.storage.projection import NEIGHBOURS, Method, Projection
 from retrieval.storage.reader import Entry, GalleryIndex
 
-COLOURED = 10  # labels that have a look of their own; more could not be told apart
-DRAWN = 5000  # points; more are slow on a phone and cover each other
+COLOURED = 10  # labels with their own colour and shape; more could not be told apart
+DRAWN = 5000  # points; more would be slow on a phone and cover each other
 HITS = 12
 
 # Five colours for a white and five for a slate page, each at least 3:1 against it (WCAG 2.2, 1.4.11), and apart for
@@ -31,9 +31,13 @@ OTHER_LABELS = "other labels"
 
 @dataclass(frozen=True)
 class Points:
-    """The points of a map, at most `DRAWN`: a picture, its x and y, and which of `labels` it has.
+    """The points of a map, at most `DRAWN`.
 
-    `labels` go from the most to the least frequent, each with its number of pictures in the whole gallery.
+    Attributes:
+        entries: the images.
+        coordinates: their x and y, shape (n, 2).
+        label_of: the index of each image's label in `labels`.
+        labels: the labels, most frequent first, with their number of images in the whole gallery.
     """
 
     entries: tuple[Entry, ...]
@@ -46,9 +50,13 @@ class Points:
 class Marks:
     """The query and its hits on a map.
 
-    `query` is where the query picture lies, shape (2,), or None for words alone: CLIP's vectors of words lie apart
-    from all pictures (Liang et al., "Mind the Gap", 2022), so their place on a plane of pictures would mean nothing.
-    `estimated` says that the picture was not there when the map was made, and was put between its neighbours.
+    Attributes:
+        query: the point of the query image, shape (2,). None for a text query: CLIP's text vectors lie apart from all
+            image vectors (Liang et al., "Mind the Gap", 2022), so a point on a map of images would mean nothing.
+        position: the gallery position of the query image, if it is in the gallery.
+        estimated: whether the point was estimated from the image's neighbours.
+        hits: the closest images.
+        coordinates: the points of the hits, shape (n, 2).
     """
 
     query: Vectors | None
@@ -59,7 +67,7 @@ class Marks:
 
 
 def points(index: GalleryIndex, features: str, method: Method) -> Points:
-    """Return the points to draw: all pictures, or of a large gallery a random sample, always the same.
+    """Return the points to draw: all images, or a fixed random sample of a large gallery.
 
     Raises:
         QueryError: the gallery has no such map.
@@ -76,16 +84,16 @@ def points(index: GalleryIndex, features: str, method: Method) -> Points:
 
 
 def ranked_labels(index: GalleryIndex) -> tuple[tuple[str, int], ...]:
-    """Return the labels and how many pictures have them, the most frequent first, pictures without one last."""
+    """Return the labels and their number of images, most frequent first; the empty label is last."""
     counted = Counter(index.labels)
     return tuple(sorted(counted.items(), key=lambda each: (each[0] == "", -each[1], each[0])))
 
 
 def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method) -> Marks:
-    """Search, and return where the query and its closest pictures lie on the map of the query's features.
+    """Search, and return the points of the query and its hits on the map of the query's features.
 
-    The metric is L2, whatever the query says, since distances on a plane are L2. With words beside the picture the
-    hits are those of both, and the mark is the picture's.
+    The metric is always L2, the distance on the map. For a query with image and text, the hits are those of both and
+    the point is that of the image.
 
     Raises:
         RetrievalError: see `Searcher.search` and `GalleryIndex.map`.
@@ -94,7 +102,7 @@ def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method)
     projection = index.map(query.features, method)
     hits = searcher.search(query, index).hits
     place, estimated = None, False
-    position = query.position if query.as_it_is else None
+    position = query.position if query.is_whole_picture else None
     if position is not None:
         place = projection.coordinates[position]
     elif query.has_picture:
@@ -104,7 +112,7 @@ def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method)
 
 
 def _place(index: GalleryIndex, projection: Projection, features: str, vector: Vectors) -> tuple[Vectors, bool]:
-    """Return the place of a picture that is not in the gallery, and whether it is an estimate."""
+    """Return the point of an image that is not in the gallery, and whether it is an estimate."""
     if (exact := projection.place(vector)) is not None:
         return exact, False
     nearest, _ = rank(index, Combination(features, Metric.L2), vector, NEIGHBOURS)
@@ -112,7 +120,7 @@ def _place(index: GalleryIndex, projection: Projection, features: str, vector: V
 
 
 def as_rows(index: GalleryIndex, features: str, method: Method) -> list[dict[str, Any]]:
-    """Return id, label, x and y of every picture of the gallery.
+    """Return id, label, x and y of every image of the gallery.
 
     Raises:
         QueryError: the gallery has no such map.
@@ -134,5 +142,5 @@ def map_title(index: GalleryIndex, features: str, method: Method) -> str:
 
 
 def short(value: float) -> float:
-    """Return a coordinate with the six digits that a float32 has."""
+    """Return a coordinate rounded to six significant digits, about the precision of float32."""
     return float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""What a distortion of the query image does to its ranking, for each feature type."""
+"""Robustness: compare the rankings of a query image before and after a distortion, for each feature type."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,7 +36,7 @@ SWEEP: Mapping[Kind, tuple[Distortion, ...]] = {
     Kind.GREY: tuple(Distortion(grey=share) for share in (0.5, 1)),
     Kind.QUALITY: tuple(Distortion(quality=quality) for quality in (50, 20, 5)),
 }
-"""What a sweep tries: each kind alone, weaker before stronger."""
+"""The distortions of a sweep: one kind at a time, weaker before stronger."""
 
 NAMES = {
     Kind.ROTATION: "Rotation",
@@ -53,12 +53,15 @@ STEPS = sum(map(len, SWEEP.values()))
 
 @dataclass(frozen=True)
 class Withstood:
-    """How the ranking by one feature type withstood a distortion.
+    """The rankings of one feature type before and after a distortion.
 
-    `overlap` is the share of the undistorted picture's hits that the distorted one still finds, `tau` the agreement
-    of both orders (see `agreement.kendall_tau`), and `moves` has for each hit of the distorted picture how many
-    places higher it stands than before, None if it is new. `cosine` is between the two query vectors, whatever
-    metric ranks; 0 if one of them is zero.
+    Attributes:
+        undistorted: the ranking of the original image.
+        distorted: the ranking of the distorted image.
+        overlap: the share of the original image's hits that the distorted image also finds.
+        tau: the agreement of the two orders, see `agreement.kendall_tau`.
+        moves: for each hit of the distorted image, by how many ranks it rose; None if it is new.
+        cosine: between the two query vectors, whatever the metric; 0 if one of them is zero.
     """
 
     undistorted: Ranking
@@ -69,7 +72,7 @@ class Withstood:
     cosine: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the public form; a move of null is a new picture."""
+        """Return the JSON form; a hit whose move is null is new."""
         hits = [hit.to_json() for hit in self.distorted.hits]
         return {
             "features": str(self.distorted.features),
@@ -83,13 +86,13 @@ class Withstood:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What one distortion did to a query's rankings, in the order of the gallery's feature types."""
+    """The effect of one distortion on a query's rankings, one entry per feature type of the gallery."""
 
     query: Query
     by_features: tuple[Withstood, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the public form, the same for the HTTP API and `robustness --json`."""
+        """Return the JSON form that the HTTP API and `robustness --json` share."""
         about = _about(self.query, self.by_features[0].undistorted)
         results = [each.to_json() for each in self.by_features]
         return about | {"distortion": asdict(self.query.distortion), "results": results}
@@ -97,7 +100,7 @@ class Robustness:
 
 @dataclass(frozen=True)
 class Step:
-    """What one distortion of a sweep did, for each feature type."""
+    """The effect of one distortion of a sweep, by feature type."""
 
     kind: Kind
     distortion: Distortion
@@ -105,15 +108,15 @@ class Step:
 
     @property
     def strength(self) -> float:
-        """The value of the distortion's one part that is not at its default."""
+        """The value of the distortion's attribute named by `kind`."""
         return float(getattr(self.distortion, self.kind))
 
     def overlap(self, features: str) -> float:
-        """Return the share of the undistorted picture's hits that is still found."""
+        """Return the overlap for a feature type."""
         return self.withstood[features].overlap
 
     def to_json(self) -> dict[str, Any]:
-        """Return the public form."""
+        """Return the JSON form."""
         figures = {
             str(features): {"overlap": each.overlap, "tau": each.tau, "cosine": each.cosine}
             for features, each in self.withstood.items()
@@ -122,14 +125,14 @@ class Step:
 
 
 def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Robustness:
-    """Compare the rankings of a query's picture without and with the query's distortion.
+    """Compare the rankings of a query image before and after the query's distortion, by the exact scan.
 
-    Exact scan; words do not count, nor do the query's own features and engine.
+    The query's text, feature type and engine are ignored.
 
     Args:
         searcher: the galleries.
-        query: picture, distortion, metric, how many, and where.
-        picture: the query's picture in its gallery, if it has been read already.
+        query: the image, distortion, metric, number of results and gallery.
+        picture: the query image with its cached vectors, if available.
 
     Raises:
         RetrievalError: as of `Searcher.search`.
@@ -141,14 +144,14 @@ def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = Non
 
 
 def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Iterator[Step]:
-    """Yield what each distortion of `SWEEP` does to a query's rankings; the query's own distortion does not count.
+    """Yield the effect of each distortion of `SWEEP` on a query's rankings; the query's own distortion is ignored.
 
-    The picture is decoded once, and each distorted picture embedded once, those of a kind together.
+    The image is decoded once. Each distorted image is embedded once, in one batch per kind of distortion.
 
     Args:
         searcher: the galleries.
-        query: picture, metric, how many, and where.
-        picture: the query's picture in its gallery, if it has been read already.
+        query: the image, metric, number of results and gallery.
+        picture: the query image with its cached vectors, if available.
 
     Raises:
         RetrievalError: as of `Searcher.search`.
@@ -165,13 +168,13 @@ def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None)
 
 
 def sweep_to_json(query: Query, steps: Sequence[Step]) -> dict[str, Any]:
-    """Return the public form of a sweep: `robustness --json` without a distortion."""
+    """Return the JSON form of a sweep, which is that of `robustness --json` without a distortion."""
     first = next(iter(steps[0].withstood.values()))
     return _about(query, first.undistorted) | {"steps": [step.to_json() for step in steps]}
 
 
 def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[str, float]]:
-    """Return the mean overlap over the strengths of each kind, for each feature type."""
+    """Return the mean overlap over the strengths of each kind of distortion, by feature type."""
     return {
         kind: {
             features: float(np.mean([step.overlap(features) for step in steps if step.kind is kind]))
@@ -182,7 +185,7 @@ def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[str, float]]:
 
 
 def _prepared(searcher: Searcher, query: Query, picture: QueryPicture | None) -> tuple[Query, QueryPicture]:
-    """Return the part of a query that counts, and its picture in its gallery."""
+    """Return the query without text and with the exact engine, and its image."""
     query = replace(query, text="", without="", engine=DEFAULT_ENGINE)
     return query, picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
 
@@ -194,14 +197,14 @@ def _withstood(
     vectors: Mapping[str, Vectors],
     distortions: Sequence[Distortion],
 ) -> list[dict[str, Withstood]]:
-    """Return the effect of each distortion, for each feature type.
+    """Return the effect of each distortion, by feature type.
 
     Args:
         searcher: the galleries.
-        index: the one asked.
-        query: what is asked of it.
-        vectors: for each feature type, of the undistorted picture first, then of each distorted one, (1 + n, d).
-        distortions: n of them.
+        index: the gallery to search.
+        query: the metric and number of results.
+        vectors: for each feature type, those of the original image and of each distorted one, shape (1 + n, d).
+        distortions: the n distortions.
     """
     found: list[dict[str, Withstood]] = [{} for _ in distortions]
     for features in index.features:

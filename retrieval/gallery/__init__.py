@@ -1,1 +1,1 @@
-"""Where a gallery's images come from."""
+"""Galleries: where images come from."""

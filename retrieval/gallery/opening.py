@@ -1,10 +1,11 @@
-"""Opens a Hugging Face data set by Hub id, folder, parquet file or saved copy: one split, in bounded time."""
+"""Open one split of a Hugging Face dataset, given as a Hub id, folder, Parquet file or `save_to_disk` copy."""
 
 import glob
 import hashlib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,81 +20,102 @@ from retrieval.gallery.source import GallerySource
 
 log = logging.getLogger(__name__)
 
-# What datasets says of some data sets, and what that means to whoever named one.
-UNCLEAR = {
-    "BatchSize must be greater than 0": "one of its parquet files has no rows. "
-    "Name another --split or --config, or download the data set and leave that file out.",
-    "Invalid string class label": "its class folders lie in an archive, which datasets cannot read. "
+# Unclear error messages of the datasets library, and what to tell the user instead.
+EXPLANATIONS = {
+    "BatchSize must be greater than 0": "one of its Parquet files has no rows. "
+    "Choose another `--split` or `--config`, or download the dataset and remove that file.",
+    "Invalid string class label": "its class folders are inside an archive, which datasets cannot read. "
     "Download it, unpack the archive, and name the folder.",
 }
 
-WHOLE_SPLIT = "Name a whole split with --split, and take its first rows with --limit."
+WHOLE_SPLIT_HINT = "Choose a whole split with `--split`, and limit its rows with `--limit`."
 SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
 def check_dataset(source: GallerySource) -> None:
-    """Say what can be said without opening the data set and without asking the Hub.
+    """Check what can be checked without opening the dataset or contacting the Hub.
 
     Raises:
-        GalleryError: an address, no such file or folder, a file of another kind, a folder with nothing to read.
+        GalleryError: the name is a URL or a missing path, the file is not Parquet, or the folder has nothing to read.
     """
     name, path = source.dataset, source.path
     if "://" in name and not path:
         raise GalleryError(
-            f"The data set {name!r} is an address, and there is no such file or folder. "
-            "Name a data set on the Hub as org/name, or download it and name the folder."
+            f"The dataset {name!r} is a URL, and there is no such file or folder. "
+            "Use a Hub id (`org/name`), or download the dataset and name the folder."
         )
     if not path and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name):
-        raise GalleryError(f"The data set {name!r} was not found: there is no such file or folder. Check the path.")
-    if path and not _saved(path):
+        raise GalleryError(f"The dataset {name!r} was not found: there is no such file or folder. Check the path.")
+    if path and not _is_saved_to_disk(path):
         _local_arguments(path, name)
 
 
 def open_dataset(source: GallerySource) -> tuple[Any, str]:
-    """Return the chosen split as a datasets object, and the version of its content.
+    """Return the chosen split as a `Dataset` or `IterableDataset`, and the version of its content.
 
     Raises:
-        GalleryError: it cannot be had; the message says why and what to do.
+        GalleryError: the dataset cannot be opened; the message says why and what to do.
     """
     if source.limit is not None and source.limit < 1:
-        raise GalleryError("--limit must be 1 or more.")
+        raise GalleryError("`--limit` must be 1 or more.")
     check_dataset(source)
-    name, path = source.dataset, source.path
-    where = f"The data set {name!r}"
+    path = source.path
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs is raised too, and worded below
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # or it reports every load, even of a local folder, to a server
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # whatever it logs is also raised, and explained below
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise every load, even of a local folder, is reported
     offline = datasets.config.HF_HUB_OFFLINE
     try:
-        if path and _saved(path):
-            return _from_disk(path, source), _stat_digest(path)
-        arguments, commit = (_local_arguments(path, name), "") if path else _hub_arguments(source)
-        arguments["name"] = source.config
-        builder = datasets.load_dataset_builder(**arguments)
-        splits = builder.info.splits or builder.config.data_files or ()
-        split = _choose_split(source, [str(s) for s in splits])
-        if source.streaming and "[" in split:
-            raise GalleryError(f"A slice such as {split!r} cannot be streamed. {WHOLE_SPLIT}")
-        if source.streaming:
-            builder.config.decode_num_threads = 0  # else datasets decodes pictures of a folder on the Hub ahead
-            data = builder.as_streaming_dataset(split)
-        else:
-            if hasattr(builder.config, "fragment_scan_options"):  # of parquet: read as needed, not all of a file ahead
-                builder.config.fragment_scan_options = pads.ParquetFragmentScanOptions(pre_buffer=False)
-            builder.download_and_prepare()
-            data = builder.as_dataset(split)
-            pa.default_memory_pool().release_unused()  # or arrow keeps what it read with for the life of the process
+        with _explained_errors(source):
+            data, version = _load(source, path)
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline  # the Hub may be reachable again for the next dataset
+    if data.features is None:  # a stream without declared features: its columns are known from the first row only
+        data = data._resolve_features()
+    return data, _stat_digest(path) if path else version
+
+
+def _load(source: GallerySource, path: Path | None) -> tuple[Any, str]:
+    """Return the chosen split, and the commit or hash of a dataset on the Hub."""
+    if path and _is_saved_to_disk(path):
+        return _from_disk(path, source), ""
+    arguments, commit = (_local_arguments(path, source.dataset), "") if path else _hub_arguments(source)
+    arguments["name"] = source.config
+    builder = datasets.load_dataset_builder(**arguments)
+    splits = builder.info.splits or builder.config.data_files or ()
+    split = _choose_split(source, [str(s) for s in splits])
+    if source.streaming:
+        if "[" in split:
+            raise GalleryError(f"A slice such as {split!r} cannot be streamed. {WHOLE_SPLIT_HINT}")
+        builder.config.decode_num_threads = 0  # otherwise datasets decodes images of a folder on the Hub in advance
+        data = builder.as_streaming_dataset(split)
+    else:
+        if hasattr(builder.config, "fragment_scan_options"):  # Parquet: do not read whole files ahead into memory
+            builder.config.fragment_scan_options = pads.ParquetFragmentScanOptions(pre_buffer=False)
+        builder.download_and_prepare()
+        data = builder.as_dataset(split)
+        pa.default_memory_pool().release_unused()  # otherwise arrow keeps its read buffers until the process ends
+        if len(data) == 0:
+            raise GalleryError(f"The dataset {source.dataset!r} has no rows in split {split!r}.")
+    return data, commit or str(builder.hash)
+
+
+@contextmanager
+def _explained_errors(source: GallerySource) -> Iterator[None]:
+    """Turn errors of datasets and of the Hub into a `GalleryError` that says what to do."""
+    where = f"The dataset {source.dataset!r}"
+    try:
+        yield
     except GalleryError:
         raise
     except (hub.HubError, httpx2.HTTPError) as error:
-        raise GalleryError(str(hub.worded("dataset", name, source.revision, error))) from error
+        raise GalleryError(str(hub.explain_error("dataset", source.dataset, source.revision, error))) from error
     except RuntimeError as error:
         if "scripts" not in str(error):
-            raise GalleryError(str(hub.worded("dataset", name, source.revision, error))) from error
+            raise GalleryError(str(hub.explain_error("dataset", source.dataset, source.revision, error))) from error
         raise GalleryError(
-            f"{where} cannot be used: {hub.first_line(error)}. Code from data sets is never run. "
-            "Of many the Hub keeps a copy in parquet: try --revision refs/convert/parquet."
+            f"{where} cannot be used: {hub.first_line(error)}. Code from datasets is never run. "
+            "The Hub has a Parquet copy of many datasets: try `--revision refs/convert/parquet`."
         ) from error
     except (
         OSError,
@@ -104,79 +126,71 @@ def open_dataset(source: GallerySource) -> tuple[Any, str]:
         datasets.exceptions.DatasetsError,
     ) as error:
         raise GalleryError(f"{where} cannot be read: {reason(error.__cause__ or error)}") from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline  # the next data set may find the Hub back
-    if not source.streaming and len(data) == 0:
-        raise GalleryError(f"{where} has no rows in split {split!r}.")
-    if data.features is None:  # a stream without declared features tells its columns with its first row
-        data = data._resolve_features()
-    return data, _stat_digest(path) if path else commit or str(builder.hash)
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line what an error of datasets means."""
-    said = " ".join(str(error).split())[:300] or type(error).__name__
-    return next((meaning for text, meaning in UNCLEAR.items() if text in said), said)
+    """Return a one-line explanation of an error raised by datasets."""
+    message = " ".join(str(error).split())[:300] or type(error).__name__
+    return next((explanation for text, explanation in EXPLANATIONS.items() if text in message), message)
 
 
-def _saved(path: Path) -> bool:
-    """Say whether a folder was written by `save_to_disk`."""
+def _is_saved_to_disk(path: Path) -> bool:
     return any((path / file).is_file() for file in ("state.json", "dataset_dict.json"))
 
 
 def _from_disk(path: Path, source: GallerySource) -> Any:
-    """Return the chosen split of what `save_to_disk` wrote: one data set, or one for each split."""
+    """Return the chosen split of a `Dataset` or `DatasetDict` that `save_to_disk` wrote."""
     found = datasets.load_from_disk(str(path))
     splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
     split = _choose_split(source, list(splits))
     if split not in splits:
-        raise GalleryError(f"What save_to_disk wrote cannot be sliced by {split!r}. {WHOLE_SPLIT}")
+        raise GalleryError(f"A dataset written by `save_to_disk` cannot be sliced by {split!r}. {WHOLE_SPLIT_HINT}")
     data = splits[split]
     if not len(data):
-        raise GalleryError(f"The data set {source.dataset!r} has no rows.")
+        raise GalleryError(f"The dataset {source.dataset!r} has no rows.")
     return data
 
 
 def _local_arguments(path: Path, name: str) -> dict[str, Any]:
-    """Return what `load_dataset` needs for a parquet file, a folder that is a data set, or a folder of pictures."""
+    """Return the arguments of `load_dataset` for a Parquet file, a folder of Parquet files or a folder of images."""
     if path.is_file():
         if path.suffix != ".parquet":
             raise GalleryError(
-                f"{name!r} is a file but no parquet. Name a folder of pictures, a parquet file or a Hub id."
+                f"The file {name!r} is not a Parquet file. Name a folder of images, a Parquet file or a Hub id."
             )
         return {"path": "parquet", "data_files": {"train": glob.escape(str(path))}}
     if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
         if glob.has_magic(str(path)):
             raise GalleryError(
-                f"The path {name!r} has one of the characters [ ] * ?, which datasets takes for a pattern. "
-                "Rename the folder, or name one parquet file in it."
+                f"The path {name!r} contains one of the characters [ ] * ?, which datasets reads as a pattern. "
+                "Rename the folder, or name one Parquet file in it."
             )
         return {"path": str(path)}
     if not _holds_pictures(path):
         raise GalleryError(
-            f"The folder {name!r} holds neither pictures nor parquet files. "
-            "Put pictures into it, one folder for each class, or name another --dataset."
+            f"The folder {name!r} contains neither images nor Parquet files. "
+            "Put images into it, one folder per class, or choose another `--dataset`."
         )
     files = [file.relative_to(path).as_posix() for file in path.rglob("*")]
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     loose = any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
     splits = _splits(files)
-    # datasets takes a single class folder for no class at all.
-    alone = len(folders) == 1 and not loose and splits == {"train": ""} and not list(path.rglob("metadata.*"))
-    return {**_folder_arguments(path, splits), "drop_labels": False if alone else None}
+    # datasets drops the labels of a folder that contains a single class folder.
+    single_class = len(folders) == 1 and not loose and splits == {"train": ""} and not list(path.rglob("metadata.*"))
+    return {**_folder_arguments(path, splits), "drop_labels": False if single_class else None}
 
 
 def _folder_arguments(path: Path, splits: dict[str, str]) -> dict[str, Any]:
-    """Return what `load_dataset` needs for a folder of pictures: split -> the folder in it."""
+    """Return the arguments of `load_dataset` for a folder of images, given split -> subfolder."""
     data_files = {split: f"{glob.escape(str(path / folder))}/**" for split, folder in splits.items()}
     return {"path": "imagefolder", "data_files": data_files}
 
 
 def _splits(files: Iterable[str]) -> dict[str, str]:
-    """Return split -> folder ("" for all) of a folder of pictures, given the relative paths in it.
+    """Return split -> subfolder ("" for the folder itself) of a folder of images, given the relative paths in it.
 
-    Left to itself datasets guesses splits from any part of a path, so that a class "bullet_train" becomes a split
-    and the other classes vanish. Here only folders that are named exactly like a split are splits.
+    By default datasets guesses splits from any part of a path: a class "bullet_train" becomes a split, and the other
+    classes disappear. Here, only a folder whose name is exactly that of a split is a split.
     """
     paths = [PurePosixPath(file) for file in files if _is_picture(file)]
     tops = {path.parts[0] if len(path.parts) > 1 else "" for path in paths if not path.parts[0].startswith(".")}
@@ -192,14 +206,14 @@ def _holds_pictures(folder: Path) -> bool:
 
 
 def _hub_arguments(source: GallerySource) -> tuple[dict[str, Any], str]:
-    """Return what `load_dataset` needs for a Hub id, and the commit if that does not tell it.
+    """Return the arguments of `load_dataset` for a Hub id, and the commit where the builder's hash is not it.
 
-    The commit is asked of the Hub; if it does not answer, the cached copy is taken.
+    The commit comes from the Hub. If the Hub is unreachable, the cached copy is used.
     """
     name, revision = source.dataset, source.revision
     try:
         found = hub.describe("dataset", name, revision)
-        # A repository of picture files, for which datasets would guess the splits.
+        # For a repository of image files, datasets would guess the splits.
         if not found.configured and 2 * sum(map(_is_picture, found.files)) > len(found.files):
             splits = _splits(found.files)
             if source.streaming:
@@ -212,14 +226,14 @@ def _hub_arguments(source: GallerySource) -> tuple[dict[str, Any], str]:
     except hub.HubUnreachable:
         if (known := _cached_arguments(source)) is None:
             raise
-        log.warning("The Hub cannot be reached; taking %s from the cache.", name)
+        log.warning("The Hub is unreachable. Using the cached copy of %s.", name)
         return known
 
 
 def _cached_arguments(source: GallerySource) -> tuple[dict[str, Any], str] | None:
-    """Return the same of what is cached; None if that revision is not."""
+    """Return what `_hub_arguments` returns, from the cache alone; None if the revision is not cached."""
     name = source.dataset
-    # datasets would try again for 23 s before it looks into its cache; told that it is offline, it does so at once.
+    # Online, datasets would retry for 23 s before it looks into its cache.
     datasets.config.HF_HUB_OFFLINE = True
     if (folder := hub.cached("dataset", name, source.revision)) and _holds_pictures(folder):
         files = [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
@@ -233,18 +247,18 @@ def _cached_arguments(source: GallerySource) -> tuple[dict[str, Any], str] | Non
 
 
 def _choose_split(source: GallerySource, splits: list[str]) -> str:
-    """Return the split that is meant: by default `train`, or the first one if there is no `train`."""
+    """Return the split to use: the requested one, otherwise `train`, or the first split if there is no `train`."""
     wanted = source.split
     if wanted is None:
         return "train" if "train" in splits or not splits else splits[0]
     base = re.split(r"[\[+]", wanted)[0]
     if splits and base not in splits and base != "all":
-        raise GalleryError(f"The data set {source.dataset!r} has no split {wanted!r}. It has: {', '.join(splits)}.")
+        raise GalleryError(f"The dataset {source.dataset!r} has no split {wanted!r}. It has: {', '.join(splits)}.")
     return wanted
 
 
 def _stat_digest(path: Path) -> str:
-    """Return a digest of every file's name, size and time of change below a path."""
+    """Return a digest of the names, sizes and modification times of all files below a path."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     total = hashlib.sha256()
     for file in files:

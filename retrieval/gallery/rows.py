@@ -1,4 +1,4 @@
-"""A Hugging Face data set (Hub id, folder, parquet) as a stream of items: pictures with id, label and caption."""
+"""Read a Hugging Face dataset (Hub id, folder, Parquet) as items: images with id, label and caption."""
 
 import hashlib
 import json
@@ -22,19 +22,18 @@ from retrieval.gallery.source import GallerySource, Item
 
 log = logging.getLogger(__name__)
 
-CAPTION_LENGTH = 200  # characters; longer captions are cut, since they are only shown
+CAPTION_LENGTH = 200  # characters; captions are only displayed, so longer ones are cut
 
+# Errors of the connection to the Hub. They stop the build, since the images of other rows would be missing too.
+CONNECTION_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
 
-# What the Hub's end of the line may raise; also the pictures of other rows would be missing.
-LINE_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
-
-# What a row that cannot be fetched or decoded by the data set itself may raise.
+# Errors of a single row that datasets cannot fetch or decode. The row is skipped.
 ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns in use, by meaning; None where the data set has none."""
+    """The names of the columns in use; None if the dataset has no such column."""
 
     image: str
     label: str | None
@@ -43,24 +42,24 @@ class Columns:
 
 
 class Gallery:
-    """An opened data set; `batches` streams its items in gallery order."""
+    """An opened dataset; `batches` streams its items in gallery order."""
 
     def __init__(self, source: GallerySource) -> None:
-        """Open the data set; pictures are not decoded yet.
+        """Open the dataset without decoding any image.
 
         Raises:
-            GalleryError: missing data set, split, revision or column, with what there is instead.
+            GalleryError: the dataset, split, revision or column does not exist; the message lists the alternatives.
         """
         self.source = source
-        self._root = source.path  # looked up once, not with every row
-        self._streamed = 0
+        self._root = source.path  # resolved once, since `_read` needs it for every row
+        self._rows_streamed = 0
         self._data, self.version = open_dataset(source)
         self.columns = _find_columns(self._data.features, source)
         self._names = _class_names(self._data.features, self.columns.label)
         try:
             self._data = self._data.cast_column(self.columns.image, datasets.Image(decode=False))
         except (ValueError, TypeError, pa.ArrowException) as error:
-            raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} does not hold pictures.") from error
+            raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} contains no images.") from error
         used = (self.columns.image, self.columns.label, self.columns.caption, self.columns.id)
         self._data = self._data.select_columns(list(dict.fromkeys(name for name in used if name)))
         if source.limit is not None:
@@ -68,32 +67,32 @@ class Gallery:
 
     @property
     def total(self) -> int | None:
-        """How many rows there are, or None while streaming."""
+        """The number of rows, or None if the dataset is streamed."""
         return None if self.source.streaming else len(self._data)
 
     @property
     def seen(self) -> int:
-        """How many rows there are; while streaming, how many the last call of `batches` came across."""
-        return self._streamed if self.total is None else self.total
+        """The number of rows; if the dataset is streamed, the number that the last call of `batches` has read."""
+        return self._rows_streamed if self.total is None else self.total
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything that decides which items the gallery holds."""
+        """A digest of everything that determines which items the gallery contains."""
         described = {**asdict(self.source), "dataset": self.source.identity[0], "version": self.version}
         described.pop("streaming")
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def batches(self, size: int, wanted: Callable[[int], bool] = lambda start: True) -> Iterator[list[Item]]:
-        """Yield items in runs of `size` rows that start at multiples of `size`; a run that is not wanted is not read.
+        """Yield batches of items; a batch starts at a multiple of `size`.
 
         Args:
-            size: rows in a batch; the last one may be shorter.
-            wanted: told the first row of a batch, says whether to yield it.
+            size: rows per batch; the last batch may be shorter.
+            wanted: takes the first row of a batch and returns whether to read and yield the batch.
         """
-        for start, rows in self._runs(size, wanted):
+        for start, rows in self._row_batches(size, wanted):
             yield [self._item(start + offset, row) for offset, row in enumerate(rows)]
 
-    def _runs(self, size: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    def _row_batches(self, size: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         if self.total is not None:
             for start in range(0, self.total, size):
                 if wanted(start):
@@ -102,26 +101,25 @@ class Gallery:
                     yield start, [{name: values[i] for name, values in columns.items()} for i in range(count)]
             return
         start, rows = 0, list[dict[str, Any]]()
-        self._streamed = 0
+        self._rows_streamed = 0
         try:
             for row in self._data:
                 rows.append(row)
-                self._streamed += 1
+                self._rows_streamed += 1
                 if len(rows) == size:
                     if wanted(start):
                         yield start, rows
                     start, rows = start + size, []
-        except (*LINE_ERRORS, *ROW_ERRORS, pa.ArrowException) as error:
-            raise self._stopped(start + len(rows), error) from error
+        except (*CONNECTION_ERRORS, *ROW_ERRORS, pa.ArrowException) as error:
+            raise self._read_error(start + len(rows), error) from error
         if rows and wanted(start):
             yield start, rows
 
     def _item(self, row: int, values: dict[str, Any]) -> Item:
         columns = self.columns
         image = values[columns.image]
-        path = (
-            ((image or {}).get("path") or "").split("::")[0].split("://")[-1]
-        )  # inside an archive, a stream, or as is
+        # datasets writes "zip://inner::archive.zip" for a file in an archive, and a URL for a streamed file.
+        path = ((image or {}).get("path") or "").split("::")[0].split("://")[-1]
         relative, name = self._relative(path), Path(path).name
         own_id = values.get(columns.id) if columns.id else None
         return Item(
@@ -132,31 +130,31 @@ class Gallery:
             picture=self._read(row, image),
         )
 
-    def _stopped(self, row: int, error: Exception) -> GalleryError:
-        again = " Run the same command again to go on from there." if isinstance(error, LINE_ERRORS) else ""
-        return GalleryError(f"Reading {self.source.dataset} stopped at row {row}: {reason(error).rstrip('.')}.{again}")
+    def _read_error(self, row: int, error: Exception) -> GalleryError:
+        resume = " Run the same command again to resume from there." if isinstance(error, CONNECTION_ERRORS) else ""
+        return GalleryError(f"Reading {self.source.dataset} stopped at row {row}: {reason(error).rstrip('.')}.{resume}")
 
     def _read(self, row: int, image: dict[str, Any] | None) -> bytes | PictureError:
-        """Return the encoded bytes of a row's picture, or why there are none."""
+        """Return the encoded bytes of a row's image, or the reason why it has none."""
         image = image or {}
         if image.get("bytes") is not None:
             return bytes(image["bytes"])
         if not (path := image.get("path")):
-            return PictureError("The row holds no picture.")
+            return PictureError("The row has no image.")
         if not self._may_read(path):
-            return PictureError("The row names a file or address outside the data set, which is not read.")
+            return PictureError("The row names a file or URL outside the dataset. Such files are not read.")
         try:
             with xopen(path, "rb") as file:
                 return bytes(file.read())
-        except LINE_ERRORS as error:
-            raise self._stopped(row, error) from error
+        except CONNECTION_ERRORS as error:
+            raise self._read_error(row, error) from error
         except ROW_ERRORS as error:
-            reason = error.strerror if isinstance(error, OSError) else None  # without the path
-            return PictureError(f"The picture file cannot be read: {reason or hub.first_line(error)}.")
+            reason = error.strerror if isinstance(error, OSError) else None  # unlike str(error), without the path
+            return PictureError(f"The image file cannot be read: {reason or hub.first_line(error)}.")
 
     def _may_read(self, path: str) -> bool:
-        """Say whether a path in a row lies in the data set: a row of a stranger's parquet may name any file."""
-        outer = path.split("::")[-1]  # of a file in an archive the archive
+        """Return whether a path in a row lies inside the dataset; an untrusted Parquet file may name any path."""
+        outer = path.split("::")[-1]  # for a file in an archive, the archive's own path
         if "://" in outer:
             return outer.startswith("hf://datasets/")
         root = self._root
@@ -169,12 +167,12 @@ class Gallery:
                 Path(datasets.config.HF_DATASETS_CACHE),
                 Path(datasets.config.DOWNLOADED_DATASETS_PATH),
             ]
-        # A link in the folder is its owner's will, so it may lead out; `..` in a row may not.
+        # The owner of the folder chose its symbolic links, so they may lead outside; a `..` in a row may not.
         lexical = Path(os.path.normpath(Path(outer).absolute()))
         return any(p.is_relative_to(folder) for p in (lexical, lexical.resolve()) for folder in folders)
 
     def _relative(self, path: str) -> str:
-        """Return a file's path below the data set's folder; empty if it does not lie there."""
+        """Return a file's path relative to the dataset's folder, or "" if it lies elsewhere."""
         root = self._root
         if root and Path(path).is_relative_to(root):
             return Path(path).relative_to(root).as_posix()
@@ -193,20 +191,20 @@ def _text(value: Any) -> str:
 
 
 def _find_columns(features: Any, source: GallerySource) -> Columns:
-    """Find the columns by name where one was given and by feature type where not."""
+    """Return the columns that the source names; find the others by their type and usual names."""
     for wanted in (source.image_column, source.label_column, source.caption_column):
         if wanted is not None and wanted not in features:
             raise GalleryError(
-                f"The data set {source.dataset!r} has no column {wanted!r}. It has: {', '.join(features)}."
+                f"The dataset {source.dataset!r} has no column {wanted!r}. It has: {', '.join(features)}."
             )
     image = source.image_column or _first(features, _is_image)
     if image is not None and _is_string(features[image]):
-        raise GalleryError(f"Column {image!r} of {source.dataset} does not hold pictures but text.")
+        raise GalleryError(f"Column {image!r} of {source.dataset} contains no images but text.")
     if image is None:
         raise GalleryError(
-            f"The data set {source.dataset!r} has no image column. "
+            f"The dataset {source.dataset!r} has no image column. "
             f"Its columns: {', '.join(f'{name} ({_type(feature)})' for name, feature in features.items())}. "
-            "If one of them holds encoded pictures, name it with --image-column."
+            "If one of them contains encoded images, name it with `--image-column`."
         )
     label = source.label_column
     if label is None and isinstance(features.get("label"), datasets.ClassLabel):
@@ -229,7 +227,7 @@ def _first(features: Any, test: Callable[[Any], bool]) -> str | None:
 def _is_image(feature: Any) -> bool:
     if isinstance(feature, datasets.Image):
         return True
-    # Parquet written without datasets keeps a picture as a struct of bytes and path.
+    # Parquet files that were not written by datasets store an image as a struct of bytes and path.
     return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 

@@ -1,4 +1,4 @@
-"""What a gallery is made from: the rows of a data set that are meant, and the meaning of its columns."""
+"""Which images a gallery is built from: the dataset, its rows and the meaning of its columns."""
 
 import re
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ BUNDLED_NAME = "icons"
 
 
 def local_path(name: str) -> Path | None:
-    """Return the file or folder that a name means on this machine, or None if there is none."""
+    """Return the existing local file or folder that a name refers to, or None."""
     try:
         path = Path(name).expanduser()
         return path.resolve() if path.exists() else None
-    except (OSError, RuntimeError):  # a name too long for a path; the home of somebody who is not here
+    except (OSError, RuntimeError):  # the name is too long for a path, or `~user` names an unknown user
         return None
 
 
 @dataclass(frozen=True)
 class GallerySource:
-    """Which rows of which data set make up a gallery, and which of its columns mean what."""
+    """A dataset, the selection of its rows, and the columns to use; None means the default or detection by type."""
 
     dataset: str
     config: str | None = None
@@ -40,12 +40,12 @@ class GallerySource:
 
     @property
     def identity(self) -> tuple[str, str | None, str | None]:
-        """What makes two sources the same data set, whatever the limit or the columns."""
+        """Dataset, config and split; sources that share them differ only in revision, limit or columns."""
         return (str(self.path or self.dataset), self.config, self.split)
 
     @property
     def slug(self) -> str:
-        """A name for the gallery, fit for a folder: `org--name` of a Hub id, the folder's own name else."""
+        """A gallery name that is safe as a folder name: `org--name` for a Hub id, otherwise the folder's own name."""
         path = self.path
         if path == BUNDLED_GALLERY:
             return BUNDLED_NAME
@@ -55,7 +55,7 @@ class GallerySource:
 
 @dataclass(frozen=True)
 class Item:
-    """One row of a gallery; `picture` holds the encoded bytes, or the reason why there are none."""
+    """One row of a gallery; `picture` holds the encoded bytes, or the error that explains why they are missing."""
 
     row: int
     id: str

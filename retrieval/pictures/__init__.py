@@ -1,1 +1,1 @@
-"""Encoded images become upright RGB pictures."""
+"""Images: decoding, regions, thumbnails and distortions."""

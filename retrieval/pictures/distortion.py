@@ -1,4 +1,4 @@
-"""What is done to a query picture to see which rankings withstand it."""
+"""Distortions of a query image, used to measure the robustness of rankings."""
 
 import io
 import math
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageFilter, ImageOps
 
-WHITE = (255, 255, 255)  # what transparency is laid on, too
-NOT_ENCODED = 100  # JPEG quality that leaves the picture as it is
+WHITE = (255, 255, 255)  # the background that `load_picture` puts behind transparency
+NOT_ENCODED = 100  # the JPEG quality that stands for "not encoded as JPEG"
 
 LIMITS: dict[str, tuple[float, float]] = {
     "rotation": (-180, 180),
@@ -16,24 +16,24 @@ LIMITS: dict[str, tuple[float, float]] = {
     "grey": (0, 1),
     "quality": (1, NOT_ENCODED),
 }
-"""The least and the largest value of each part of a `Distortion`."""
+"""The minimum and maximum of each attribute of a `Distortion`."""
 
-# A larger picture is shrunk first: turning and blurring 80 megapixels took 26 s, and 0.3 s with this. What is kept is
-# far more than any features look at, and a JPEG of one quality does the same harm to a photo of any camera.
+# Larger images are shrunk first: rotating and blurring 80 megapixels takes half a minute. No feature type looks at
+# more pixels than this, and a JPEG quality then has the same effect on the photos of any camera.
 WORKING_PIXELS = 2**20
-LONGEST = 65_500  # pixels of a side, the most that libjpeg encodes
+LONGEST = 65_500  # pixels; libjpeg encodes no longer side
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """How a picture is changed; the defaults change nothing. Values lie within `LIMITS`.
+    """A change to an image; the defaults change nothing. Values lie within `LIMITS`.
 
     Attributes:
-        rotation: degrees counter-clockwise; the picture is made larger to hold it, on white.
-        crop: share of width and height that is cut away, as much on either side.
-        blur: standard deviation of a Gaussian as a share of the shorter side.
-        grey: share of grey mixed in, up to 1 (no colour left); luma of ITU-R BT.601.
-        quality: of a JPEG it is saved as and read again; 100 leaves it as it is.
+        rotation: degrees counter-clockwise; the canvas grows to fit the rotated image, on white.
+        crop: share of width and height that is removed, half of it on each side.
+        blur: standard deviation of a Gaussian, as a share of the shorter side.
+        grey: share of grey mixed in, up to 1 (greyscale), with the luma of ITU-R BT.601.
+        quality: JPEG quality at which the image is encoded and decoded again; 100 skips this step.
     """
 
     rotation: float = 0.0
@@ -43,10 +43,10 @@ class Distortion:
     quality: int = NOT_ENCODED
 
     def apply(self, picture: Image.Image) -> Image.Image:
-        """Return a changed copy of an RGB picture, or the very picture where nothing is to be changed.
+        """Return a distorted copy of an RGB image, or the image itself if nothing changes.
 
-        It is cropped first, so that no white of the rotation counts as picture, then shrunk to at most about
-        `WORKING_PIXELS` once it is turned, and then changed in the order of the attributes.
+        The image is cropped first, so that the crop does not count the white corners of the rotation, then shrunk so
+        that it has about `WORKING_PIXELS` after the rotation, then changed in the order of the attributes.
         """
         if self == UNDISTORTED:
             return picture
@@ -68,8 +68,12 @@ class Distortion:
         x, y = (int(side * self.crop / 2) for side in picture.size)
         box = (x, y, picture.width - x, picture.height - y)
         width, height = box[2] - box[0], box[3] - box[1]
-        across, down = turned(width, height, self.rotation)
-        scale = min(1.0, math.sqrt(WORKING_PIXELS / (across * down)), LONGEST / max(across, down))
+        rotated_width, rotated_height = rotated_size(width, height, self.rotation)
+        scale = min(
+            1.0,
+            math.sqrt(WORKING_PIXELS / (rotated_width * rotated_height)),
+            LONGEST / max(rotated_width, rotated_height),
+        )
         if scale == 1:
             return picture.crop(box)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -79,7 +83,7 @@ class Distortion:
 UNDISTORTED = Distortion()
 
 
-def turned(width: float, height: float, degrees: float) -> tuple[float, float]:
-    """Return width and height of the upright rectangle that holds a turned one."""
+def rotated_size(width: float, height: float, degrees: float) -> tuple[float, float]:
+    """Return the width and height of the bounding box of a rotated rectangle."""
     c, s = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
     return width * c + height * s, width * s + height * c

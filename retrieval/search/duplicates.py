@@ -1,31 +1,29 @@
-"""Leave near-duplicates out of a ranking."""
+"""Hide near-duplicates in a ranking."""
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval.features.base import Vectors
 
-BLOCK = 256  # pictures compared with each other at once when near-duplicates are left out
-
-
-DISTINCT_MAX = 1000  # pictures shown without near-duplicates; each is compared with every candidate
+BLOCK = 256  # images compared with each other at once
+DISTINCT_MAX = 1000  # the maximum number of results without near-duplicates, since each is compared with all candidates
 
 
 def without_duplicates(vectors: Vectors, alike: float, enough: int) -> tuple[list[int], list[int], bool]:
-    """Return which of some ranked pictures are kept, and how many near-duplicates each of them stands for.
+    """Return the ranked images to keep, the number of near-duplicates of each, and whether the result is complete.
 
-    The third value says whether there were more to keep than `enough`; otherwise a longer ranking could add to both.
-
-    A picture is left out for the first kept one whose vector has a cosine of `alike` or more with its own.
+    An image is a near-duplicate of the first kept image whose vector has a cosine of at least `alike` with its own.
+    The result is complete if there are more images to keep than `enough`; otherwise a longer ranking could add
+    images and near-duplicates.
 
     Args:
-        vectors: CLIP vectors of unit length, shape (n, d), closest picture first.
-        alike: cosine, 0 to 1.
-        enough: how many pictures to keep at most; none is looked at beyond.
+        vectors: CLIP vectors of unit length, shape (n, d), closest image first.
+        alike: cosine from 0 to 1.
+        enough: the maximum number of images to keep.
     """
     kept: list[int] = []
     duplicates: list[int] = []
-    seen = np.empty((min(enough, len(vectors)), vectors.shape[1]), np.float32)  # vectors of those kept
+    seen = np.empty((min(enough, len(vectors)), vectors.shape[1]), np.float32)  # vectors of the kept images
     for start in range(0, len(vectors), BLOCK):
         block = vectors[start : start + BLOCK]
         before = len(kept)
@@ -33,7 +31,7 @@ def without_duplicates(vectors: Vectors, alike: float, enough: int) -> tuple[lis
         stands_for = near_kept.argmax(axis=1) if before else np.zeros(len(block), np.intp)
         left_out: npt.NDArray[np.bool_] = np.any(near_kept, axis=1)
         near: npt.NDArray[np.bool_] = np.greater_equal(block @ block.T, alike)
-        new: list[int] = []  # places in the block of those kept from it
+        new: list[int] = []  # indices within the block of the images kept from it
         for place in range(len(block)):
             if left_out[place]:
                 duplicates[stands_for[place]] += 1

@@ -89,7 +89,7 @@ class QueryEmbedder:
     def _picture(self, index: GalleryIndex, query: Query) -> Embedded:
         given = _given(index, query)
         vectors = index.vectors(query.features)
-        if query.position is not None and query.as_it_is:
+        if query.position is not None and query.is_whole_picture:
             return Embedded(vectors[query.position], 0.0, 0.0)
         started = time.perf_counter()
         digest, source = _digest(given)

@@ -1,4 +1,4 @@
-"""A query and its answer, as values: what is asked, what was found, and how long it took."""
+"""A query and its result: what is searched, the hits, and the timings."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,12 @@ from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.pictures.loading import PictureSource, Region
 
 MAX_TOP_K = 10_000
-KEEP_ALL = 1.0  # of near-duplicates
+KEEP_ALL = 1.0  # the similarity threshold that hides no near-duplicates
 
 
 @dataclass(frozen=True)
 class Combination:
-    """What is compared, how, and which engine proposes the candidates."""
+    """A feature type, a metric, and the engine that proposes the candidates."""
 
     features: str = DEFAULT_FEATURES
     metric: Metric = Metric.COSINE
@@ -25,13 +25,23 @@ class Combination:
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched, and how: a picture or an item of the gallery by its position, words, or both.
+    """A search by image, by text, or by both, and its settings.
 
-    `balance` is the share of the words where there are both, from 0 (picture alone) to 1 (words alone).
-    `without` is what to stay away from, in words. `labels` keeps only pictures of these classes; empty keeps all.
-    `region` is the part of the picture that counts, and `distortion` what is done to it first, to see what a ranking
-    withstands. Of pictures whose CLIP vectors have a cosine of `alike` or more only the closest is kept; above 1
-    would keep all, and so does 1 itself.
+    Attributes:
+        picture: the query image.
+        position: the position of a gallery item that is the query image, instead of `picture`.
+        text: the text query.
+        without: text whose meaning the results should avoid.
+        balance: image-text balance, from 0 (image only) to 1 (text only).
+        labels: classes to keep; empty keeps all.
+        region: the part of the image to search with.
+        distortion: a distortion applied to the image first, to measure robustness.
+        alike: of images whose CLIP vectors have at least this cosine, only the closest is shown; 1 hides none.
+        features: the feature type.
+        metric: the metric that ranks the results.
+        engine: what proposes the candidates.
+        top_k: the number of results.
+        gallery: the gallery's name; empty is the first one.
     """
 
     picture: PictureSource | None = None
@@ -51,25 +61,25 @@ class Query:
 
     @property
     def combination(self) -> Combination:
-        """The features, metric and engine."""
+        """The feature type, metric and engine."""
         return Combination(self.features, self.metric, self.engine)
 
     @property
     def has_picture(self) -> bool:
-        """Whether there is a picture to search with, given or of the gallery."""
+        """Whether the query has an image, either uploaded or from the gallery."""
         return self.picture is not None or self.position is not None
 
     @property
-    def as_it_is(self) -> bool:
-        """Whether the picture is searched whole and undistorted."""
+    def is_whole_picture(self) -> bool:
+        """Whether the image is used without a region or a distortion."""
         return self.region is None and self.distortion == UNDISTORTED
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture found; `score` is the metric's own value, and `position` its place in the gallery.
+    """One result. `score` is the metric's value, `position` the index in the gallery.
 
-    `duplicates` counts the near-duplicates that rank below it and were left out for it.
+    `duplicates` is the number of near-duplicates of this hit that were hidden; they rank below it.
     """
 
     rank: int
@@ -81,14 +91,14 @@ class Hit:
     duplicates: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the public form; duplicates are named only where some were left out."""
+        """Return the JSON form; it contains `duplicates` only if some were hidden."""
         found = {"rank": self.rank, "id": self.id, "label": self.label, "caption": self.caption, "score": self.score}
         return found | ({"duplicates": self.duplicates} if self.duplicates else {})
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds of each part of a search."""
+    """The duration of each part of a search in milliseconds."""
 
     decode: float
     features: float
@@ -98,7 +108,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The answer to a query: the closest pictures, closest first."""
+    """The result of a query: the closest images, closest first; `size` is the number of images in the gallery."""
 
     gallery: str
     features: str
@@ -111,11 +121,11 @@ class Ranking:
 
     @property
     def combination(self) -> Combination:
-        """The features, metric and engine."""
+        """The feature type, metric and engine."""
         return Combination(self.features, self.metric, self.engine)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the public form, the same for the HTTP API and `search --json`."""
+        """Return the JSON form that the HTTP API and `search --json` share."""
         return {
             "gallery": self.gallery,
             "features": str(self.features),

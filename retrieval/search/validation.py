@@ -1,61 +1,43 @@
-"""Values from outside become the parts of a query, or a clear error."""
+"""Validate values from users and turn them into the parts of a query."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import StrEnum
-from typing import TypeGuard, TypeVar
+from functools import partial
+from typing import Any, TypeGuard, TypeVar
 
-from retrieval.engines import DEFAULT_ENGINE, ENGINES
+from retrieval.engines import ENGINES
 from retrieval.errors import QueryError
-from retrieval.features import DEFAULT_FEATURES, FEATURES
+from retrieval.features import FEATURES
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import LIMITS, UNDISTORTED, Distortion
 from retrieval.pictures.loading import PictureSource, Region
-from retrieval.search.query import KEEP_ALL, MAX_TOP_K, Query
+from retrieval.search.query import MAX_TOP_K, Query
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
-def checked_query(
-    *,
-    picture: PictureSource | None,
-    text: object = "",
-    without: object = "",
-    balance: object = 0.5,
-    labels: object = (),
-    region: object = None,
-    alike: object = KEEP_ALL,
-    features: object = DEFAULT_FEATURES,
-    metric: object = Metric.COSINE,
-    engine: object = DEFAULT_ENGINE,
-    top_k: object = 10,
-    gallery: object = "",
-) -> Query:
-    """Return the query that values from outside mean; each is described at `Query`.
+def checked_query(*, picture: PictureSource | None, **values: object) -> Query:
+    """Return a query from unchecked values.
+
+    Args:
+        picture: the query image.
+        values: fields of `Query` by name; missing ones have their default.
 
     Raises:
-        QueryError: a value that means nothing.
+        QueryError: a value has the wrong type or is out of range.
+        TypeError: a name is not among `CHECKS`.
     """
-    return Query(
-        picture=picture,
-        text=checked_text(text, "text"),
-        without=checked_text(without, "without"),
-        balance=checked_balance(balance),
-        labels=checked_labels(labels),
-        region=checked_region(region),
-        alike=checked_alike(alike),
-        features=checked_features(features),
-        metric=one_of(Metric, metric),
-        engine=checked_engine(engine),
-        top_k=checked_top_k(top_k),
-        gallery=checked_text(gallery, "gallery"),
-    )
+    if unknown := values.keys() - CHECKS.keys():
+        raise TypeError(f"unknown fields of a query: {', '.join(sorted(unknown))}")
+    checked: dict[str, Any] = {name: check(values[name]) for name, check in CHECKS.items() if name in values}
+    return Query(picture=picture, **checked)
 
 
 def checked_text(value: object, name: str) -> str:
-    """Return a text; None means an empty one.
+    """Return a text; None counts as empty.
 
     Raises:
-        QueryError: something else.
+        QueryError: the value is not a string.
     """
     if value is not None and not isinstance(value, str):
         raise QueryError(f"{name} must be a text, not {repr(value)[:40]}.")
@@ -63,16 +45,16 @@ def checked_text(value: object, name: str) -> str:
 
 
 def one_of(kind: type[Choice], value: object) -> Choice:
-    """Return the member of a set of choices that a word means, or say which words there are.
+    """Return the member of an enumeration with this value, ignoring case and surrounding spaces.
 
     Raises:
-        QueryError: no such choice.
+        QueryError: there is no such member; the message lists them.
     """
     try:
         return kind(str(value).strip().lower())
     except ValueError:
-        words = ", ".join(kind)
-        raise QueryError(f"{kind.__name__} {str(value)[:40]!r} does not exist. Choose one of: {words}.") from None
+        choices = ", ".join(kind)
+        raise QueryError(f"{kind.__name__} {str(value)[:40]!r} does not exist. Choose one of: {choices}.") from None
 
 
 def checked_features(value: object) -> str:
@@ -101,7 +83,7 @@ def _known(kind: str, value: object, names: Collection[str]) -> str:
 
 
 def checked_top_k(value: object) -> int:
-    """Return how many pictures are asked for, as a number from 1 to `MAX_TOP_K`.
+    """Return the number of results, from 1 to `MAX_TOP_K`.
 
     Raises:
         QueryError: not a whole number, or out of range.
@@ -116,8 +98,8 @@ def checked_share(value: object, name: str, meaning: str = "") -> float:
     """Return a number from 0 to 1.
 
     Args:
-        value: what came from outside.
-        name: what it is called, for the message.
+        value: the unchecked value.
+        name: its name, for the message.
         meaning: what 0 and 1 mean, for the message.
 
     Raises:
@@ -129,31 +111,31 @@ def checked_share(value: object, name: str, meaning: str = "") -> float:
 
 
 def checked_balance(value: object) -> float:
-    """Return the share of the words beside the picture, as a number from 0 to 1.
+    """Return the image-text balance, from 0 to 1.
 
     Raises:
         QueryError: not a number, or out of range.
     """
-    return checked_share(value, "balance", "0 the picture, 1 the words")
+    return checked_share(value, "balance", "0: image only, 1: text only")
 
 
 def checked_alike(value: object) -> float:
-    """Return the cosine from which on two pictures are near-duplicates, as a number from 0 to 1; 1 keeps all.
+    """Return the cosine above which two images are near-duplicates, from 0 to 1.
 
     Raises:
         QueryError: not a number, or out of range.
     """
-    return checked_share(value, "alike", "the cosine of near-duplicates; 1 keeps all")
+    return checked_share(value, "alike", "hides images with at least this cosine; 1 hides none")
 
 
 def checked_region(value: object) -> Region | None:
-    """Return a part of a picture as shares of its width and height; None and an empty list mean all of it.
+    """Return a part of an image; None stands for the whole image, and so does an empty list.
 
     Args:
-        value: left, top, right and bottom, from 0 to 1.
+        value: left, top, right and bottom as shares of width and height, from 0 to 1.
 
     Raises:
-        QueryError: not four such numbers, or no area.
+        QueryError: not four such numbers, or the region is empty.
     """
     if value is None or (isinstance(value, (list, tuple)) and not value):
         return None
@@ -162,7 +144,7 @@ def checked_region(value: object) -> Region | None:
         if 0 <= left < right <= 1 and 0 <= top < bottom <= 1:
             return None if (left, top, right, bottom) == (0, 0, 1, 1) else (left, top, right, bottom)
     raise QueryError(
-        f"region must be four numbers from 0 to 1: left, top, right, bottom, as in 0.2, 0, 0.8, 0.5; "
+        f"region must be four numbers from 0 to 1 (left, top, right, bottom), such as 0.2, 0, 0.8, 0.5; "
         f"not {repr(value)[:60]}."
     )
 
@@ -174,22 +156,22 @@ def checked_distortion(
     grey: object = UNDISTORTED.grey,
     quality: object = UNDISTORTED.quality,
 ) -> Distortion:
-    """Return a distortion, each part a number within its `LIMITS`; the defaults change nothing.
+    """Return a distortion with all values within `LIMITS`; the defaults change nothing.
 
     Raises:
-        QueryError: not a number, out of range, or a JPEG quality that is not whole.
+        QueryError: not a number, out of range, or a JPEG quality that is not a whole number.
     """
     parts = {
-        "rotation": _within("rotation", rotation, "degrees, counter-clockwise"),
-        "crop": _within("crop", crop, "share cut away; 0 none"),
-        "blur": _within("blur", blur, "share of the shorter side; 0 none"),
-        "grey": _within("grey", grey, "share mixed in; 1 no colour left"),
+        "rotation": _within_limits("rotation", rotation, "degrees, counter-clockwise"),
+        "crop": _within_limits("crop", crop, "share removed; 0: none"),
+        "blur": _within_limits("blur", blur, "share of the shorter side; 0: none"),
+        "grey": _within_limits("grey", grey, "share mixed in; 1: no colour left"),
     }
-    encoded = _within("quality", quality, "of a JPEG; 100 leaves the picture as it is", whole=True)
+    encoded = _within_limits("quality", quality, "of JPEG; 100: unchanged", whole=True)
     return Distortion(**parts, quality=int(encoded))
 
 
-def _within(name: str, value: object, meaning: str, whole: bool = False) -> float:
+def _within_limits(name: str, value: object, meaning: str, whole: bool = False) -> float:
     low, high = LIMITS[name]
     if not _is_number(value) or not low <= value <= high or (whole and value != int(value)):
         kind = "a whole number" if whole else "a number"
@@ -202,7 +184,7 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def checked_labels(value: object) -> tuple[str, ...]:
-    """Return the labels to keep, as a tuple; None and an empty list keep all.
+    """Return the labels to keep; None and an empty list keep all.
 
     Raises:
         QueryError: not a list of texts.
@@ -212,3 +194,19 @@ def checked_labels(value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
         raise QueryError(f"labels must be a list of texts, not {repr(value)[:40]}.")
     return tuple(value)
+
+
+CHECKS: dict[str, Callable[[object], object]] = {
+    "text": partial(checked_text, name="text"),
+    "without": partial(checked_text, name="without"),
+    "balance": checked_balance,
+    "labels": checked_labels,
+    "region": checked_region,
+    "alike": checked_alike,
+    "features": checked_features,
+    "metric": partial(one_of, Metric),
+    "engine": checked_engine,
+    "top_k": checked_top_k,
+    "gallery": partial(checked_text, name="gallery"),
+}
+"""The check of each field of a `Query` that users set, in the order in which errors are reported."""

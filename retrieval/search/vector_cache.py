@@ -1,4 +1,4 @@
-"""The query vectors used last."""
+"""A cache of query vectors."""
 
 import threading
 from collections import OrderedDict
@@ -7,35 +7,38 @@ from concurrent.futures import Future
 
 from retrieval.features.base import Vectors
 
-VECTORS_KEPT = 256  # query vectors remembered, so that another metric or engine embeds nothing again
-
-
+VECTORS_KEPT = 256  # so that a search with another metric or engine does not embed the query again
 NUMBERS_KEPT = 16 * 2**20  # 64 MB of float32
 
 
 class VectorCache:
-    """The query vectors used last, by picture, features and model; holds no picture. None is computed twice at once."""
+    """A least-recently-used cache of query vectors; concurrent requests for the same key share one computation."""
 
     def __init__(self, size: int = VECTORS_KEPT, numbers: int = NUMBERS_KEPT) -> None:
-        """Remember up to `size` vectors, and fewer where they are so long that they hold more than `numbers`."""
+        """Create an empty cache.
+
+        Args:
+            size: the maximum number of vectors.
+            numbers: the maximum number of float32 values in all vectors together.
+        """
         self._size = size
         self._numbers = numbers
         self._futures: OrderedDict[Hashable, Future[Vectors]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __contains__(self, key: Hashable) -> bool:
-        """Return whether the vector of a key is remembered; one that is just being computed is not yet."""
         with self._lock:
             return key in self._futures and self._futures[key].done()
 
     def vectors(self, keys: Sequence[Hashable], compute: Callable[[Sequence[int]], Iterable[Vectors]]) -> list[Vectors]:
-        """Return the vectors of keys, forgetting those of other keys that are unused for longest.
+        """Return the vectors of the keys; evict the least recently used ones.
 
-        What another thread is computing is waited for; if it fails there, it fails here with the same error.
+        If another thread is computing a vector, wait for it, and raise its exception if it fails.
 
         Args:
-            keys: whose vectors are wanted.
-            compute: returns the vectors at places in `keys`; called with those that nobody has or computes, if any.
+            keys: the keys of the vectors, such as image, feature type and model.
+            compute: takes indices into `keys` and returns their vectors; called once, for those that are neither
+                cached nor being computed.
         """
         with self._lock:
             places = [i for i, key in enumerate(keys) if key not in self._futures and key not in keys[:i]]
@@ -44,7 +47,7 @@ class VectorCache:
             for key in keys:
                 self._futures.move_to_end(key)
         if places:
-            # Before anything is waited for, so that no two threads can wait for each other.
+            # Compute before waiting, so that two threads can never wait for each other.
             self._fill([keys[i] for i in places], [found[i] for i in places], lambda: compute(places))
         return [future.result() for future in found]
 

@@ -1,4 +1,4 @@
-"""Vision tower, text tower and projections as one model in transformers' own format, without code of its own."""
+"""Save vision tower, text tower and projections as one model in transformers' format, without custom code."""
 
 import shutil
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-SHARD = "9MB"  # under the 10 MB that a repository may hold without large-file storage
-LOGIT_SCALE = 3.4  # e to it is 30, as the text tower was taught
+SHARD = "9MB"  # less than 10 MB, from which on a file needs large-file storage
+LOGIT_SCALE = 3.4  # exp(3.4) is 30, the scale with which the text tower was trained
 MADE = ("*.safetensors", "*.json", "vocab.txt")
 
 
 def projection(space: Space) -> torch.Tensor:
-    """Return the map (d, 1408) of pooled features; what is subtracted before goes into the channel that is always 1."""
+    """Return the projection (d, 1408) of pooled features; the column of the constant channel subtracts the centre."""
     weight = torch.zeros(len(space.weight), CHANNELS)
     weight[:, :PUBLISHED] = space.weight
     weight[:, CONSTANT] = -space.weight @ space.centre
@@ -38,13 +38,14 @@ def save(
     pieces: Sequence[str],
     folder: Path,
 ) -> None:
-    """Write the model in float16 into a folder, in place of one that may be there."""
+    """Write the model to a folder in float16 and replace an existing one."""
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         vision.config, text.config, projection_dim=len(space.weight)
     )
     model = VisionTextDualEncoderModel(config=config, vision_model=vision, text_model=text)
     with torch.no_grad():
-        # Cosines stay; but no coordinate has more of the variance than others, so that L1 ranks much as L2 does.
+        # A random rotation keeps all cosines but spreads the variance evenly over the coordinates, so that L1 ranks
+        # almost like L2.
         turn, _ = torch.linalg.qr(torch.randn(2 * [len(space.weight)], generator=torch.Generator().manual_seed(0)))
         model.visual_projection.weight.copy_(turn @ projection(space))
         model.text_projection.weight.copy_(turn @ text_projection)

@@ -1,8 +1,9 @@
-"""EfficientNet-Lite2 of the package registry as transformers' `EfficientNetModel`, with channels to spare.
+"""Convert the published EfficientNet-Lite2 to transformers' `EfficientNetModel`.
 
-Lite has no squeeze-and-excitation, and its first and last stages and its stem do not grow. transformers always has the
-former (it is made the identity) and lets the top grow with the width: 1,408 channels instead of 1,280. Of the 128 that
-are left over the last is the constant 1, a bias for the projection, which has none of its own; the others are 0.
+Lite models have no squeeze-and-excitation, and their stem, first and last stages do not scale with the width.
+transformers always has squeeze-and-excitation, which is made the identity here. Its top layer scales with the width: it
+has 1,408 channels instead of 1,280. Of the 128 additional channels, the last one is the constant 1, which serves as the
+bias of the projection; the others are 0.
 """
 
 from pathlib import Path
@@ -13,28 +14,28 @@ from transformers import EfficientNetConfig, EfficientNetModel
 
 from retrieval.features.encoder import best_dtype
 
-PIXELS = 256  # trained at 260; at a multiple of 32 all paddings are as transformers has them
+PIXELS = 256  # the published model was trained at 260; only for multiples of 32 do transformers' paddings match
 PUBLISHED = 1280
 CHANNELS = 1408
 CONSTANT = CHANNELS - 1
-CUT = 15  # the blocks from here on, of 21, are trained further: those of 8 x 8
+CUT = 15  # the first of the 21 blocks that is trained further; from here on, maps are 8 x 8
 ALWAYS_ONE = 30.0  # a bias whose sigmoid is 1 in every floating-point type
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def dtype() -> torch.dtype:
-    """Return what this processor computes in fastest: bfloat16 where it has that in hardware, else float32."""
+    """Return this processor's fastest dtype: bfloat16 if it supports it in hardware, otherwise float32."""
     found: torch.dtype = getattr(torch, best_dtype("cpu"))
     return found
 
 
 def mixed() -> torch.autocast:
-    """Return a context in which layers compute in bfloat16 where the processor has it, and change nothing elsewhere."""
+    """Return a context that runs layers in bfloat16 if the processor supports it, and has no effect otherwise."""
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype() == torch.bfloat16)
 
 
 def settings() -> EfficientNetConfig:
-    """Return the settings of Lite2 in transformers' terms."""
+    """Return the configuration of Lite2 for transformers."""
     return EfficientNetConfig(
         width_coefficient=1.1,
         depth_coefficient=1.0,
@@ -54,7 +55,7 @@ def load(weights: Path) -> tuple[EfficientNetModel, torch.Tensor, torch.Tensor]:
     """Return the model in eval mode, and weight (1000, 1280) and bias (1000,) of the ImageNet classifier.
 
     Raises:
-        RuntimeError: the file does not hold the weights of EfficientNet-Lite2.
+        RuntimeError: the file does not contain the weights of EfficientNet-Lite2.
     """
     published = torch.load(weights, map_location="cpu", weights_only=True)
     model = EfficientNetModel(settings()).eval()
@@ -86,21 +87,21 @@ def load(weights: Path) -> tuple[EfficientNetModel, torch.Tensor, torch.Tensor]:
 
 
 def unfold(folded: nn.Conv2d, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Write a convolution with a bias as one without and a batch norm that adds it and does nothing else."""
+    """Convert a convolution with a bias to one without a bias and a batch norm that only adds the bias."""
     assert folded.bias is not None
     with torch.no_grad():
         convolution.weight.copy_(folded.weight)
         norm.running_mean.zero_()
-        norm.running_var.fill_(1.0 - norm.eps)  # rounds to less than a weight of sqrt(1 + eps) would, in float16
+        norm.running_var.fill_(1.0 - norm.eps)  # smaller rounding error in float16 than a weight of sqrt(1 + eps)
         norm.weight.fill_(1.0)
         norm.bias.copy_(folded.bias)
 
 
 def mean_of_photos(model: EfficientNetModel) -> torch.Tensor:
-    """Return the pooled published features, shape (1280,), of the average ImageNet photo, without any photo.
+    """Return the pooled features, shape (1280,), of the average ImageNet photo, estimated without any photo.
 
-    Before its activation a channel of the last batch norm has the mean `bias` and the deviation `weight` over all
-    training pictures; for a normal distribution the mean of min(max(x, 0), 6) follows.
+    Over all training images, a channel of the last batch norm has the mean `bias` and the standard deviation `weight`
+    before its activation. The mean of min(max(x, 0), 6) follows under the assumption of a normal distribution.
     """
     norm = model.encoder.top_bn
     mean, deviation = norm.bias[:PUBLISHED].detach().double(), norm.weight[:PUBLISHED].detach().abs().double() + 1e-9

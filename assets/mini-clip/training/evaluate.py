@@ -1,10 +1,10 @@
-"""Print every figure of the model card for a model: photos, words against photos, icons of another style, requests.
+"""Print all figures of the model card for a model: photos, text against photos, icons of another style, requests.
 
-    python assets/mini-clip/training/evaluate.py                          the bundled model, without data from outside
+    python assets/mini-clip/training/evaluate.py                          the bundled model, without external data
     python assets/mini-clip/training/evaluate.py --model FOLDER --photos PHOTOS --noto NOTO
 
-PHOTOS has the folders `train` (gallery) and `test` (queries) with a folder for each class; NOTO holds pictures named by
-code point, as npm's emoji-datasource-google has them in img/google/64. Similarity is the cosine throughout.
+PHOTOS contains the folders `train` (gallery) and `test` (queries) with one folder per class. NOTO contains images named
+by code point, like img/google/64 in npm's emoji-datasource-google. The metric is the cosine.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import torch  # as what follows: needs the path above
+import torch  # this import and those below need the path above
 from datasets import load_dataset
 from icons import spellings
 from PIL import Image
@@ -36,9 +36,9 @@ from retrieval.pictures.loading import load_picture
 REQUESTS = Path(__file__).with_name("requests.txt")
 BATCH = 32
 HARDEST = 5  # classes shown
-MARKS = ("figures", "requests", "hardest")  # of the parts of a card
+MARKS = ("figures", "requests", "hardest")  # comments in the model card that enclose its tables
 SIZED = {".safetensors", ".json", ".txt"}
-ALIASES = {"orange easy": "orange"}  # a folder of the photos that is not named like what it shows
+ALIASES = {"orange easy": "orange"}  # a folder of photos whose name is not that of its class
 
 Vectors = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.bool_]
@@ -57,7 +57,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Hard:
-    """A class of photos whose photos find few of their own: what they find instead, how often, of so many hits."""
+    """A class with a low precision: the most frequent wrong classes among its hits, and the number of hits."""
 
     name: str
     precision: float
@@ -67,7 +67,7 @@ class Hard:
 
 @dataclass(frozen=True)
 class Answer:
-    """The first five icons for a request, wrong ones in italics, and the share of right ones."""
+    """The first five icons for a request, wrong ones in italics, and the share of correct ones."""
 
     request: str
     precision: float
@@ -75,13 +75,13 @@ class Answer:
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
-    """Measure, print and return the figures."""
+    """Compute, print and return the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini", help="mini, a folder or a Hub id (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
     parser.add_argument("--photos", type=Path, help="folder with train/CLASS/ and test/CLASS/")
-    parser.add_argument("--noto", type=Path, help="folder of Noto Emoji pictures, CODE.png")
-    parser.add_argument("--card", type=Path, help="model card to write the figures into, between its marks")
+    parser.add_argument("--noto", type=Path, help="folder of Noto Emoji images, CODE.png")
+    parser.add_argument("--card", type=Path, help="model card to update between its marks")
     flags = parser.parse_args(arguments)
     if flags.card:
         check(flags.card)
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, object]]:
 
 
 def photos(encoder: ClipEncoder, folder: Path) -> tuple[list[dict[str, object]], list[Hard]]:
-    """Return precision and mAP of photos by photo and by the name of their class, and the hardest classes."""
+    """Return precision and mAP of photo queries and of class names as text queries, and the hardest classes."""
     (gallery, labels), (queries, wanted) = (_labelled(encoder, folder / part) for part in ("train", "test"))
     by_query = queries @ gallery.T, wanted[:, None] == labels
     others = ~np.eye(len(labels), dtype=bool)
@@ -131,7 +131,7 @@ def photos(encoder: ClipEncoder, folder: Path) -> tuple[list[dict[str, object]],
 
 
 def hardest_classes(scores: Vectors, labels: npt.NDArray[np.str_]) -> list[Hard]:
-    """Return the classes that photos find least, of scores (n, n) in which no photo finds itself."""
+    """Return the classes with the lowest P@5; the scores (n, n) must not let a photo find itself."""
     first = labels[np.argsort(-scores, axis=1, kind="stable")[:, :5]]
     found_of = []
     for name in np.unique(labels):
@@ -142,7 +142,7 @@ def hardest_classes(scores: Vectors, labels: npt.NDArray[np.str_]) -> list[Hard]
 
 
 def other_style(encoder: ClipEncoder, gallery: Gallery, folder: Path) -> list[dict[str, object]]:
-    """Return how often an icon of another style finds its own; the flags are the same drawings in both."""
+    """Return how often an icon of another style finds its gallery icon; flags have the same drawing in both styles."""
     files = {place: file for place, code in enumerate(gallery.codes) if (file := noto_file(folder, code))}
     vectors = _embedded(encoder, [load_picture(file) for file in files.values()])
     scores = vectors @ gallery.vectors.T
@@ -158,7 +158,7 @@ def other_style(encoder: ClipEncoder, gallery: Gallery, folder: Path) -> list[di
 
 
 def names(encoder: ClipEncoder, gallery: Gallery) -> list[dict[str, object]]:
-    """Return how often the name of an icon finds it."""
+    """Return how often the name of an icon finds the icon."""
     relevant = np.eye(len(gallery.names), dtype=bool)
     rows = []
     for form in ("{}", "an icon of {}"):
@@ -171,7 +171,7 @@ def names(encoder: ClipEncoder, gallery: Gallery) -> list[dict[str, object]]:
 
 
 def requests(encoder: ClipEncoder, gallery: Gallery) -> list[Answer]:
-    """Return what everyday requests find; an icon answers one by its subgroup, name or tags."""
+    """Return the results of everyday requests; an icon is correct by its subgroup, name or tags."""
     lines = [line for line in REQUESTS.read_text().splitlines() if line and not line.startswith("#")]
     asked = [line.split(":")[0] for line in lines]
     scores = _texts(encoder, asked) @ gallery.vectors.T
@@ -188,7 +188,7 @@ def requests(encoder: ClipEncoder, gallery: Gallery) -> list[Answer]:
 
 
 def cost(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
-    """Return the size on disk, and the time of one picture with two threads, as the app embeds it."""
+    """Return the size on disk, and the time to embed one image with two threads and the app's settings."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in SIZED)
     torch.set_num_threads(2)
     fast = ClipEncoder(encoder.choice)
@@ -196,15 +196,15 @@ def cost(encoder: ClipEncoder, folder: Path) -> list[dict[str, object]]:
     spent = median_ms(lambda: fast.embed_query([picture]), repeat=30, warm=5)
     return [
         {"figure": "size, MB", "of": 1, "value": round(size / 1e6, 1)},
-        {"figure": f"one picture, ms, {fast.dtype}", "of": 30, "value": round(spent, 1)},
+        {"figure": f"one image, ms, {fast.dtype}", "of": 30, "value": round(spent, 1)},
     ]
 
 
 def check(card: Path) -> None:
-    """See that figures can be written into a model card.
+    """Check that a model card has the marks between which figures are written.
 
     Raises:
-        ValueError: it has no place for them.
+        ValueError: a mark is missing.
     """
     text = card.read_text() if card.is_file() else ""
     for mark in MARKS:
@@ -213,18 +213,18 @@ def check(card: Path) -> None:
 
 
 def check_pictures(photos: Path | None, noto: Path | None) -> None:
-    """See that there are pictures to measure with.
+    """Check that the given folders contain images.
 
     Raises:
-        ValueError: a folder that was named has none.
+        ValueError: a folder has none.
     """
     for folder, pattern in ((photos, "train/*/*"), (photos, "test/*/*"), (noto, "*.png")):
         if folder and not any(folder.glob(pattern)):
-            raise ValueError(f"There is nothing like {folder / pattern} to measure with.")
+            raise ValueError(f"No file matches {folder / pattern}. Name another folder.")
 
 
 def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answer], hardest: Sequence[Hard]) -> None:
-    """Put figures, requests and the hardest classes into a model card, in place of what stands between the marks."""
+    """Replace the tables between the marks of a model card: figures, requests and the hardest classes."""
     figures = [
         "| figure | of | value |",
         "|---|---|---|",
@@ -239,29 +239,29 @@ def write(card: Path, rows: Sequence[dict[str, object]], answers: Sequence[Answe
     text = card.read_text()
     for mark, lines in zip(MARKS, (figures, asked, hard), strict=True):
         if lines is hard and not hardest:
-            continue  # no photos were given; what stands there stays
+            continue  # without photos, keep the existing table
         before, after = text.split(f"<!-- {mark} -->")[0], text.split(f"<!-- end of {mark} -->")[1]
         text = "\n".join([f"{before}<!-- {mark} -->", *lines, f"<!-- end of {mark} -->{after}"])
     card.write_text(text)
 
 
 def ranked(scores: Vectors, relevant: Matrix) -> Matrix:
-    """Return which pictures are relevant from the closest on, of scores and relevance (queries, gallery)."""
+    """Sort relevance (queries, gallery) by descending scores."""
     return np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
 
 
 def precision(scores: Vectors, relevant: Matrix, k: int) -> float:
-    """Return the mean share of relevant pictures among the first k."""
+    """Return the mean share of relevant images among the first k."""
     return float(ranked(scores, relevant)[:, :k].mean())
 
 
 def found(scores: Vectors, relevant: Matrix, k: int) -> float:
-    """Return the share of queries that have a relevant picture among the first k."""
+    """Return the share of queries with a relevant image among the first k."""
     return float(ranked(scores, relevant)[:, :k].any(axis=1).mean())
 
 
 def mean_average_precision(scores: Vectors, relevant: Matrix) -> float:
-    """Return the mean over queries of their average precision."""
+    """Return the mean average precision over all queries."""
     return float(average_precision(ranked(scores, relevant)).mean())
 
 
@@ -298,7 +298,7 @@ def _texts(encoder: ClipEncoder, texts: Sequence[str]) -> Vectors:
 
 
 def noto_file(folder: Path, code: str) -> Path | None:
-    """Return the picture of an icon in a folder of Noto Emoji, if there is one."""
+    """Return the file of an icon in a folder of Noto Emoji, or None."""
     return next((file for each in spellings(code) if (file := folder / f"{each}.png").exists()), None)
 
 

@@ -1,6 +1,6 @@
-"""Every icon in every style, as several pictures, once through the part of the vision tower that is not trained.
+"""Features of all icons in all styles and variants, from the part of the vision tower that is not trained.
 
-One file for each style; files that exist are not computed again.
+There is one file per style; existing files are not computed again.
 """
 
 import multiprocessing
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import backbone
+import checkpoints
 import icons
-import kept
 import numpy as np
 import sources
 import torch
@@ -26,16 +26,20 @@ from retrieval.memory import keep_freed
 LARGE, SMALL, VARIED = range(3)  # variants of each drawing
 PLAIN = (LARGE, SMALL)
 BATCH = 9
-WORKERS = 2  # each takes up to 3.5 GB
+WORKERS = 2  # each needs up to 3.5 GB
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures of icons: pooled features (n, 1280), and which icon, style and variant (n,) each is.
+    """Features of n images of icons.
 
-    Varied pictures have no pooled features (NaN).
-    `maps` has, for each style, what the trained part of the tower is given, (m, 16, 16, 120), and `rows` says where
-    in its style's maps (n,) a picture is. They stay on the disk until they are asked for.
+    Attributes:
+        pooled: pooled features (n, 1280); NaN for varied images.
+        icon: the icon of each image (n,).
+        style: the style of each image (n,).
+        variant: the variant of each image (n,).
+        rows: the row of each image in the maps of its style (n,).
+        maps: for each style, the input of the tower's trained part (m, 16, 16, 120), memory-mapped from its file.
     """
 
     pooled: torch.Tensor
@@ -46,20 +50,20 @@ class Drawn:
     maps: Sequence[torch.Tensor]
 
     def chosen(self, mask: torch.Tensor) -> "Drawn":
-        """Return some of the pictures, by a mask (n,)."""
+        """Return the images selected by a mask (n,)."""
         parts = (self.pooled, self.icon, self.style, self.variant, self.rows)
         return Drawn(*(part[mask] for part in parts), self.maps)
 
     def plain(self) -> "Drawn":
-        """Return the pictures on white that were not varied."""
+        """Return the images on white that are not varied."""
         return self.chosen(torch.isin(self.variant, torch.tensor(PLAIN)))
 
     def of_style(self, name: str) -> torch.Tensor:
-        """Return which of the pictures (n,) have a style."""
+        """Return a mask (n,) of the images in a style."""
         return self.style == icons.STYLES.index(name)
 
     def given(self, places: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """Return what the trained part is given of some pictures, (k, 120, 16, 16), float32."""
+        """Return the input of the trained part for k images, (k, 120, 16, 16), float32."""
         found = [self.maps[self.style[place]][self.rows[place]] for place in places]
         return torch.stack(found).permute(0, 3, 1, 2).float()
 
@@ -68,7 +72,7 @@ class Frozen:
     """The vision tower, as the app runs it."""
 
     def __init__(self, model: EfficientNetModel) -> None:
-        """Take the model of `backbone.load`; it is changed."""
+        """Prepare the model of `backbone.load`, which is modified."""
         from retrieval.features.folding import fold_batch_norms, remove_open_gates
 
         fold_batch_norms(model)
@@ -79,7 +83,7 @@ class Frozen:
         )
 
     def maps(self, batch: Sequence[Image.Image]) -> torch.Tensor:
-        """Return what the trained part is given, (n, 120, 16, 16), of RGB pictures of the right size."""
+        """Return the input of the trained part, (n, 120, 16, 16), for RGB images of the model's input size."""
         stack = np.stack([np.asarray(picture) for picture in batch])
         pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._deviation)
         with torch.inference_mode():
@@ -89,7 +93,7 @@ class Frozen:
         return states
 
     def pooled(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return the pooled features (n, 1280) that follow from them."""
+        """Return the pooled features (n, 1280) of maps."""
         states = maps
         with torch.inference_mode():
             for block in self._model.encoder.blocks[backbone.CUT :]:
@@ -99,10 +103,10 @@ class Frozen:
 
 
 def compute(inputs: Path, out: Path) -> None:
-    """Write the files that are missing, each by a process with one thread.
+    """Write the missing files, each in a process with one thread.
 
     Raises:
-        RuntimeError: one that is there was made from something else.
+        RuntimeError: an existing file was made from other inputs.
     """
     out.mkdir(parents=True, exist_ok=True)
     missing = [style for style in icons.STYLES if not _load(out, style)]
@@ -112,7 +116,7 @@ def compute(inputs: Path, out: Path) -> None:
 
 
 def read(folder: Path) -> Drawn:
-    """Return what was computed of all styles; the maps stay on the disk.
+    """Return the features of all styles; the maps are memory-mapped.
 
     Raises:
         FileNotFoundError: a style is missing.
@@ -120,7 +124,7 @@ def read(folder: Path) -> Drawn:
     loaded = []
     for style in icons.STYLES:
         if not (one := _load(folder, style)):
-            raise FileNotFoundError(f"{_file(folder, style)} is missing; `train.py` makes it.")
+            raise FileNotFoundError(f"{_file(folder, style)} is missing; run `train.py` to compute it.")
         loaded.append(one)
     icon, variant, pooled = (torch.cat([one[name] for one in loaded]) for name in ("icon", "variant", "pooled"))
     counts = torch.tensor([len(one["icon"]) for one in loaded])
@@ -162,7 +166,7 @@ def _write(inputs: Path, out: Path, style: str) -> tuple[str, int]:
             pass_on()
     if waiting:
         pass_on()
-    kept.save({name: torch.cat(parts) for name, parts in found.items()}, _file(out, style), _made_from(style))
+    checkpoints.save({name: torch.cat(parts) for name, parts in found.items()}, _file(out, style), _made_from(style))
     return style, sum(len(part) for part in found["icon"])
 
 
@@ -172,7 +176,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def _load(folder: Path, style: str) -> dict[str, torch.Tensor] | None:
-    return kept.load(_file(folder, style), _made_from(style), mmap=True)
+    return checkpoints.load(_file(folder, style), _made_from(style), mmap=True)
 
 
 def _file(folder: Path, style: str) -> Path:
@@ -180,4 +184,4 @@ def _file(folder: Path, style: str) -> Path:
 
 
 def _made_from(style: str) -> str:
-    return kept.mark(style, sources.WHEELS, sources.NPM, backbone.PIXELS, backbone.CUT)
+    return checkpoints.fingerprint(style, sources.WHEELS, sources.NPM, backbone.PIXELS, backbone.CUT)

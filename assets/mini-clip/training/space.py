@@ -1,8 +1,8 @@
-"""The joint space: one linear map of the frozen features, in closed form, from icons and ImageNet's classifier.
+"""The joint space: a linear map of the frozen features, computed in closed form from icons and ImageNet's classifier.
 
-A picture's features are taken about the mean photo. Directions in which the styles of one icon differ are shrunk
-(within-class covariance normalisation: Hatch, Kajarekar and Stolcke, 2006), the one in which drawings as a whole
-differ from photos is left out, and of what is left those directions are kept in which icons, or the rows of the
+The features of the mean photo are subtracted from those of an image. Directions in which the styles of one icon differ
+are shrunk (within-class covariance normalisation: Hatch, Kajarekar and Stolcke, 2006). The direction in which drawings
+differ from photos is removed. Of the others, the space keeps the directions in which icons, or the rows of the
 classifier, differ most.
 """
 
@@ -14,31 +14,31 @@ from torch import nn
 from torch.nn import functional
 
 DIMENSIONS = 512
-FLOOR = 0.2  # added to the variance within icons, in parts of its mean: the larger, the less is shrunk
-PHOTOS = 0.2  # weight of the classifier's rows, the rest is that of the icons
-STEPS, BATCH, RATE, SCALE = 120, 256, 1e-3, 15.0  # of the refinement; many more steps and the stamps suffer
-POWER = 0.15  # of the variance that a kept direction has, as its scale
+FLOOR = 0.2  # added to the variance within icons, relative to its mean; larger values shrink less
+PHOTOS = 0.2  # weight of the classifier's rows; the icons have the rest
+STEPS, BATCH, RATE, SCALE = 120, 256, 1e-3, 15.0  # of the refinement; with many more steps the stamps get worse
+POWER = 0.15  # the scale of a kept direction is its variance to this power
 
 
 class Space:
     """Features (n, 1280) -> vectors (n, d)."""
 
     def __init__(self, weight: torch.Tensor, centre: torch.Tensor) -> None:
-        """Take the map (d, 1280) and the mean photo (1280,)."""
+        """Create a space from the map (d, 1280) and the mean photo's features (1280,)."""
         self.weight, self.centre = weight, centre
 
     def __call__(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors."""
+        """Return the unit vectors (n, d) of features."""
         return functional.normalize((pooled.float() - self.centre) @ self.weight.T, dim=-1)
 
     def classes(self, classifier: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors (1000, d); their dot products with a photo's vector are nearest to the classifier's."""
+        """Return unit vectors (1000, d) whose dot products with a photo's vector best match the classifier's logits."""
         rows = classifier - classifier.mean(0)
         return functional.normalize(rows @ torch.linalg.pinv(self.weight), dim=-1)
 
 
 def learn(drawn: Drawn, classifier: torch.Tensor, centre: torch.Tensor) -> Space:
-    """Return the space of icons in several styles, the classifier (1000, 1280) and the mean photo (1280,)."""
+    """Compute the space from icons in several styles, the classifier (1000, 1280) and the mean photo (1280,)."""
     about = drawn.pooled.float() - centre
     count = torch.bincount(drawn.icon).float()
     means = torch.zeros(len(count), about.shape[1]).index_add_(0, drawn.icon, about) / count.clamp(min=1)[:, None]
@@ -56,7 +56,7 @@ def learn(drawn: Drawn, classifier: torch.Tensor, centre: torch.Tensor) -> Space
 
 
 def refined(space: Space, drawn: Drawn) -> Space:
-    """Return the space turned and stretched so that styles of one icon, of 256 at a time, find each other."""
+    """Refine the space by contrastive learning between the styles of an icon, in batches of 256 icons."""
     draw = np.random.default_rng(0)
     vectors = (drawn.pooled.float() - space.centre) @ space.weight.T
     places = [np.flatnonzero(drawn.icon.numpy() == icon) for icon in drawn.icon.unique().tolist()]
@@ -79,7 +79,7 @@ def refined(space: Space, drawn: Drawn) -> Space:
 
 
 def bank(space: Space, drawn: Drawn, count: int) -> torch.Tensor:
-    """Return a unit vector (count, d) for each icon: between the gallery's picture and the mean of all pictures."""
+    """Return a unit vector per icon (count, d), halfway between its gallery image and the mean of all its images."""
     vectors = space(drawn.pooled)
     every = torch.zeros(count, len(space.weight)).index_add_(0, drawn.icon, vectors)
     gallery = torch.zeros_like(every)

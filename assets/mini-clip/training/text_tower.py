@@ -1,8 +1,9 @@
-"""The text tower: three of MiniLM's layers, taught what each text means among the pictures of the icons and classes.
+"""The text tower: three of MiniLM's layers, trained to place a text near the images of what it means.
 
-A text's target is a distribution over the bank: all icons and, apart from them, all ImageNet classes. It is what the
-text is known to mean, mixed with what the teacher, MiniLM, finds near by the bank's captions. The tower learns to have
-the same distribution of cosines with the bank's vectors, which are pictures' vectors and stay as they are.
+The target of a text is a distribution over the bank, one over all icons and one over all ImageNet classes. It mixes the
+known meaning of the text with the similarity that the teacher, MiniLM, finds between the text and the bank's captions.
+The tower learns cosines with the bank's vectors that have the same distribution. These vectors are computed from images
+and do not change.
 """
 
 import random
@@ -13,31 +14,30 @@ from pathlib import Path
 
 import backbone
 import torch
-from course import Course, Schedule
 from torch import nn
 from torch.nn import functional
+from training_loop import Schedule, TrainingLoop
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
 LAYERS = (0, 2, 5)  # of MiniLM's six
 WIDTH = 384
 LENGTH = 40
 PIECES = 9000
-TEACHER_SCALE = 18.0  # what turns the teacher's cosines into its distribution
-KNOWN = 0.9  # how much of a target is what the text is known to mean
-MEANING_SCALE = 30.0  # what turns the tower's cosines into distributions
+TEACHER_SCALE = 18.0  # softmax scale of the teacher's cosines
+KNOWN = 0.9  # the share of the known meaning in a target
+MEANING_SCALE = 30.0  # softmax scale of the tower's cosines
 LIKENESS_SCALE = 20.0
 RIDGE = 10.0
-TOGETHER = 4  # batches whose texts are sorted by length
-PASS = 128  # texts in a pass without gradients
-PROJECTION_RATE = 3.0  # in parts of the tower's
+TOGETHER = 4  # batches whose texts are sorted by length together
+PASS = 128  # texts per forward pass without gradients
+PROJECTION_RATE = 3.0  # relative to the tower's learning rate
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class Teacher:
-    """MiniLM, whole: texts as unit vectors."""
+    """The complete MiniLM, which turns texts into unit vectors."""
 
     def __init__(self, folder: Path) -> None:
-        """Load it from the folder of its package."""
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder).eval()
 
@@ -63,7 +63,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Bank:
-    """What texts are near to: unit vectors of icons (n, d) and of classes (m, d), and the teacher's of captions."""
+    """Unit vectors of the icons (n, d) and of the classes (m, d), and the teacher's vectors of their captions."""
 
     icons: torch.Tensor
     classes: torch.Tensor
@@ -72,14 +72,20 @@ class Bank:
 
 
 class Targets:
-    """What each text means, as distributions over a part of the bank."""
+    """The target distributions of texts over the icons or the classes of the bank."""
 
     def __init__(self, meanings: Sequence[set[int]], texts: torch.Tensor, captions: torch.Tensor) -> None:
-        """Take the places that each text means, none if not known, and the teacher's vectors of texts and captions."""
+        """Prepare the targets.
+
+        Args:
+            meanings: for each text the indices in the bank that it means; empty if unknown.
+            texts: the teacher's vectors of the texts.
+            captions: the teacher's vectors of the captions.
+        """
         self._meanings, self._texts, self._captions = meanings, texts, captions.float()
 
     def __call__(self, places: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the distributions (n, bank) of texts, and which of the texts have a known meaning (n,)."""
+        """Return the target distributions of n texts (n, bank), and a mask of the texts with a known meaning (n,)."""
         near = (TEACHER_SCALE * self._texts[list(places)].float() @ self._captions.T).softmax(1)
         known = torch.zeros(len(places), dtype=torch.bool)
         for row, place in enumerate(places):
@@ -95,25 +101,23 @@ class Likeness:
     """First objective: vectors like the teacher's."""
 
     def __init__(self, vectors: torch.Tensor) -> None:
-        """Take the teacher's vectors of all texts."""
-        self._vectors = vectors
+        self._vectors = vectors  # the teacher's vectors of all texts
 
     def __call__(self, vectors: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-        """Return the loss of the vectors of texts: of the angle, and of being taken for another text of the batch."""
+        """Return the loss: the angle to the teacher's vector, and a contrastive loss within the batch."""
         wanted = self._vectors[list(places)].float()
         apart = functional.cross_entropy(LIKENESS_SCALE * vectors @ wanted.T, torch.arange(len(wanted)))
         return 5 * (1 - (vectors * wanted).sum(1)).mean() + apart
 
 
 class Meaning:
-    """Second objective: among icons, and among classes, texts are near what they mean."""
+    """Second objective: texts are near the icons and near the classes that they mean."""
 
     def __init__(self, bank: Bank, of_icons: Targets, of_classes: Targets) -> None:
-        """Take the bank, and the targets of all texts in both of its parts."""
         self._parts = ((bank.icons, of_icons), (bank.classes, of_classes))
 
     def __call__(self, vectors: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-        """Return the loss: KL divergence from the targets, and for known meanings the angle with what is meant."""
+        """Return the loss: the KL divergence from the targets, and for known meanings the angle to their vectors."""
         loss = torch.zeros(())
         for bank, targets in self._parts:
             target, known = targets(places)
@@ -125,7 +129,7 @@ class Meaning:
         return loss
 
     def fitted(self, states: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-        """Return the projection (d, width) that takes pooled states nearest to what they mean: ridge regression."""
+        """Return the projection (d, width) from pooled states to their meanings, by ridge regression."""
         wanted = sum(known[:, None] * (target @ bank) for bank, of in self._parts for target, known in [of(places)])
         assert isinstance(wanted, torch.Tensor)
         square = states.T @ states + RIDGE * torch.eye(states.shape[1])
@@ -143,35 +147,35 @@ def learn(
     checkpoint: Path,
     made_from: str,
 ) -> None:
-    """Train tower and projection in place, from the checkpoint where there is one.
+    """Train tower and projection in place; resume from the checkpoint if there is one.
 
     Args:
         tower: the text tower.
-        projection: from its width to that of what it is compared with.
-        tokenizer: of the tower.
+        projection: from the tower's width to that of the target vectors.
+        tokenizer: the tower's tokenizer.
         texts: all texts.
-        objective: the loss of the unit vectors of some of them.
-        groups: places of texts, and how often a text is drawn from among them.
-        schedule: how long.
-        checkpoint: file that holds the state every so many seconds.
-        made_from: mark of what all that was made from.
+        objective: the loss for the unit vectors of some texts.
+        groups: groups of texts, as indices, and the share of each group in a batch.
+        schedule: duration and learning rate.
+        checkpoint: the file in which the state is stored regularly.
+        made_from: fingerprint of the inputs.
     """
     parts = [(tower, 1.0), (projection, PROJECTION_RATE)]
-    course = Course(f"text, {type(objective).__name__.lower()}", parts, schedule, checkpoint, made_from)
-    batches = _batches(texts, groups, schedule.batch, random.Random(f"{schedule.seed} {course.step}"))
+    loop = TrainingLoop(f"text, {type(objective).__name__.lower()}", parts, schedule, checkpoint, made_from)
+    batches = _batches(texts, groups, schedule.batch, random.Random(f"{schedule.seed} {loop.step}"))
     tower.train()
-    for _ in course:
+    for _ in loop:
         places = next(batches)
         with backbone.mixed():
             vectors = embed(tower, projection, tokenizer, [texts[place] for place in places])
-        course.learn(objective(vectors, places))
+        loop.learn(objective(vectors, places))
     tower.eval()
 
 
 def _batches(
     texts: Sequence[str], groups: Sequence[tuple[Sequence[int], float]], batch: int, draw: random.Random
 ) -> Iterator[list[int]]:
-    """Yield places of texts of about the same length, so that little is padding, without end."""
+    """Yield batches of indices without end; texts of a batch have similar lengths, which reduces padding."""
     while True:
         chosen = [draw.choice(places) for places, share in groups for _ in range(round(TOGETHER * batch * share))]
         chosen.sort(key=lambda place: len(texts[place]))
@@ -181,7 +185,7 @@ def _batches(
 
 
 def pooled(tower: BertModel, tokenizer: BertTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
-    """Return what the projection is given of texts, shape (n, width)."""
+    """Return the input of the projection for n texts, shape (n, width)."""
     parts = []
     with torch.inference_mode():
         for start in range(0, len(texts), PASS):
@@ -198,7 +202,7 @@ def embed(tower: BertModel, projection: nn.Linear, tokenizer: BertTokenizerFast,
 
 
 def vocabulary(teacher: Teacher, texts: Sequence[str], extra: Sequence[str]) -> list[str]:
-    """Return word pieces of the teacher in its order: those of `texts`, and the most frequent of `extra`."""
+    """Return word pieces of the teacher, in its order: all of `texts`, and the most frequent ones of `extra`."""
     pieces = teacher.tokenizer.convert_ids_to_tokens(range(teacher.tokenizer.vocab_size))
     kept = {
         place
@@ -218,13 +222,13 @@ def vocabulary(teacher: Teacher, texts: Sequence[str], extra: Sequence[str]) -> 
 
 
 def tokenizer_of(pieces: Sequence[str]) -> BertTokenizerFast:
-    """Return a tokenizer of these word pieces."""
+    """Return a tokenizer for the given word pieces."""
     vocabulary = {piece: place for place, piece in enumerate(pieces)}
     return BertTokenizerFast(vocab=vocabulary, do_lower_case=True, model_max_length=LENGTH)
 
 
 def cut_down(teacher: Teacher, pieces: Sequence[str]) -> BertModel:
-    """Return some of the teacher's layers with some of its word pieces."""
+    """Return a model of the teacher's layers `LAYERS` with the embeddings of the given word pieces."""
     tower = BertModel(
         BertConfig(
             vocab_size=len(pieces),

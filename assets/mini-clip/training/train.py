@@ -1,11 +1,11 @@
-"""Make the bundled model: download, compute features, learn the joint space and the text tower, put together, measure.
+"""Train the bundled model: download, compute features, learn the joint space and the text tower, assemble, evaluate.
 
     pip install -r requirements.txt -r assets/mini-clip/training/requirements.txt
     python assets/mini-clip/training/train.py --work FOLDER --out assets/mini-clip
 
-Needs pip, npm, apt-get and dpkg-deb, two cores, 8 GB of memory and 6 GB below FOLDER. What is finished there is not
-done again, so the same command goes on where it was stopped. A file that was made from another one than is there now is
-refused; delete it to have it made anew.
+Needs pip, npm, apt-get and dpkg-deb, two cores, 8 GB of memory and 6 GB of disk in FOLDER. Finished steps are not
+repeated, so you can resume with the same command. An intermediate file whose inputs have changed is an error; delete
+the file to rebuild it.
 """
 
 import argparse
@@ -19,32 +19,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import assemble
 import backbone
+import checkpoints
 import evaluate
 import features
 import icons
-import kept
 import sources
 import space
 import text_tower
 import torch
 import vision
 import words
-from course import Schedule
 from text_tower import Bank, Targets, Teacher
 from torch import nn
+from training_loop import Schedule
 
 from retrieval.memory import keep_freed
 
 VISION = Schedule(steps=800, batch=64)
 TEXT = Schedule(steps=2400, batch=128, decay=0.01, longest=1.0)
-SHARES = {"icons": 0.55, "classes": 0.35, "others": 0.10}  # how often a text of each kind is drawn
-WAY = 0.4  # how far the vision tower and the projection go from what they began with to what they learned
-FITTED = 1500  # texts of icons, and of classes, that the projection starts from
+SHARES = {"icons": 0.55, "classes": 0.35, "others": 0.10}  # the share of each kind of text in a batch
+LEARNED_SHARE = 0.4  # interpolation between the initial (0) and the learned (1) weights of vision tower and projection
+FITTED = 1500  # texts of icons, and as many of classes, from which the projection is initialised
 
 
 @dataclass(frozen=True)
 class Texts:
-    """All texts, what they mean, and the teacher's vectors of them and of the bank's captions."""
+    """All texts with their meanings, and the teacher's vectors of the texts and of the bank's captions."""
 
     meanings: words.Meanings
     vectors: torch.Tensor
@@ -52,13 +52,15 @@ class Texts:
 
 
 def main() -> None:
-    """Make the model."""
+    """Train the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for downloads and what is computed")
+    parser.add_argument("--work", type=Path, required=True, help="folder for downloads and intermediate files")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--photos", type=Path, help="photos to measure with, see evaluate.py; then also into the card")
     parser.add_argument(
-        "--minutes", type=float, default=Schedule.minutes, help="for each stage of training, at most (%(default)s)"
+        "--photos", type=Path, help="photos for the evaluation (see evaluate.py); updates the model card"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=Schedule.minutes, help="maximum per training stage (default: %(default)s)"
     )
     flags = parser.parse_args()
     torch.manual_seed(0)
@@ -89,18 +91,18 @@ def main() -> None:
     text, projection, pieces = _text_tower(teacher, texts, bank, work, flags.minutes)
     top.put_into(vision_tower)
     assemble.save(vision_tower, top.space(), text, projection.weight.detach(), pieces, out)
-    # Measured as the app runs it: by a process that does not keep its memory as this one does.
+    # In a new process, since this one's allocator settings differ from the app's.
     subprocess.run([sys.executable, evaluate.__file__, "--model", str(out), *measured], check=True)
 
 
 def _start(work: Path, plain: features.Drawn, inputs: Path) -> space.Space:
-    """Return the space to begin with, which is made once: another processor would find another one as good."""
-    file, made_from = work / "space.pt", kept.mark(*features.files(work / "features"))
-    if not (state := kept.load(file, made_from)):
+    """Return the initial space; it is stored, since another processor would compute a different, equally good one."""
+    file, made_from = work / "space.pt", checkpoints.fingerprint(*features.files(work / "features"))
+    if not (state := checkpoints.load(file, made_from)):
         tower, classifier, _ = backbone.load(sources.vision_weights(inputs))
         made = space.refined(space.learn(plain, classifier, backbone.mean_of_photos(tower)), plain)
         state = {"weight": made.weight, "centre": made.centre}
-        kept.save(state, file, made_from)
+        checkpoints.save(state, file, made_from)
     return space.Space(state["weight"], state["centre"])
 
 
@@ -112,26 +114,26 @@ def trained(
     work: Path,
     minutes: float,
 ) -> vision.Top:
-    """Return the trained part of the vision tower, from all pictures, taken back part of the way."""
+    """Train the last part of the vision tower on all images, and return it with interpolated weights."""
     first, top = (vision.Top(backbone.load(sources.vision_weights(inputs))[0], start) for _ in range(2))
-    schedule, made_from = replace(VISION, minutes=minutes), kept.mark(work / "space.pt")
+    schedule, made_from = replace(VISION, minutes=minutes), checkpoints.fingerprint(work / "space.pt")
     vision.learn(top, drawn, prototypes, schedule, work / "vision.pt", made_from)
-    return top.between(first, WAY).eval()
+    return top.between(first, LEARNED_SHARE).eval()
 
 
 def _texts(file: Path, inputs: Path, wanted: list[icons.Icon], teacher: Teacher) -> Texts:
     meanings, captions = words.meanings(wanted, inputs, random.Random(0)), words.captions(wanted, inputs)
-    made_from = kept.mark(meanings.texts, captions)
-    if not (loaded := kept.load(file, made_from)):
+    made_from = checkpoints.fingerprint(meanings.texts, captions)
+    if not (loaded := checkpoints.load(file, made_from)):
         loaded = {"vectors": teacher(meanings.texts), "captions": teacher(captions)}
-        kept.save(loaded, file, made_from)
+        checkpoints.save(loaded, file, made_from)
     return Texts(meanings, loaded["vectors"], loaded["captions"])
 
 
 def _text_tower(
     teacher: Teacher, texts: Texts, bank: Bank, work: Path, minutes: float
 ) -> tuple[text_tower.BertModel, nn.Linear, list[str]]:
-    """Return tower, projection and word pieces: first taught to be like the teacher, then what texts mean."""
+    """Train and return tower, projection and word pieces: first to imitate the teacher, then on the texts' meanings."""
     written = texts.meanings.texts
     meant = [[of.get(text, set()) for text in written] for of in (texts.meanings.icons, texts.meanings.classes)]
     icon_texts, class_texts = ([place for place, one in enumerate(of) if one] for of in meant)
@@ -152,7 +154,7 @@ def _text_tower(
         [(every, 1.0)],
         replace(TEXT, minutes=minutes),
         work / "text-1.pt",
-        kept.mark(work / "texts.pt", pieces),
+        checkpoints.fingerprint(work / "texts.pt", pieces),
     )
     projection = nn.Linear(text_tower.WIDTH, bank.icons.shape[1], bias=False)
     meaning = text_tower.Meaning(
@@ -172,7 +174,7 @@ def _text_tower(
         groups,
         replace(TEXT, minutes=minutes),
         work / "text-2.pt",
-        kept.mark(work / "text-1.pt", work / "vision.pt", WAY),
+        checkpoints.fingerprint(work / "text-1.pt", work / "vision.pt", LEARNED_SHARE),
     )
     return tower, projection, pieces
 

@@ -1,4 +1,4 @@
-"""Drawings as pictures: as the gallery shows them, as small as emoji fonts have them, and varied at random."""
+"""Render drawings as images: as in the gallery, at the small size of emoji fonts, and with random variations."""
 
 import io
 import random
@@ -9,13 +9,13 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 SIZE = icons.PIXELS
 SMALL = 64
-GROUND_WHITE = 0.6  # share of varied pictures that keep the gallery's white ground
+GROUND_WHITE = 0.6  # the share of varied images that keep the gallery's white background
 OUTLINED = 0.25
 BLACK = (0, 0, 0)
 
 
 def on_white(drawing: Image.Image) -> Image.Image:
-    """Return a drawing as the gallery shows it: on white, filling the square."""
+    """Return a drawing like in the gallery: on white, filling the square."""
     drawing = drawing.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     picture = Image.new("RGB", drawing.size, "white")
     picture.paste(drawing, mask=drawing.getchannel("A"))
@@ -23,12 +23,12 @@ def on_white(drawing: Image.Image) -> Image.Image:
 
 
 def small_on_white(drawing: Image.Image) -> Image.Image:
-    """Return a drawing on white that was as small as emoji fonts have it."""
+    """Return a drawing on white, enlarged from the size of emoji fonts."""
     return on_white(drawing.resize((SMALL, SMALL), Image.Resampling.LANCZOS))
 
 
 def varied(drawing: Image.Image, draw: random.Random) -> Image.Image:
-    """Return a drawing as another hand might have it: other colours, outline, proportions, ground and sharpness."""
+    """Return a drawing with random colours, outline, proportions, background and sharpness."""
     drawing = drawing.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     colours, shape = _coloured(drawing.convert("RGB"), draw), drawing.getchannel("A")
     if draw.random() < OUTLINED:
@@ -51,15 +51,15 @@ def _coloured(picture: Image.Image, draw: random.Random) -> Image.Image:
         picture = ImageEnhance.Contrast(picture).enhance(draw.uniform(0.7, 1.35))
         picture = ImageEnhance.Color(picture).enhance(draw.uniform(0.3, 1.7))
     if draw.random() < 0.25:
-        turned = round(draw.uniform(-14, 14))  # of 256: 20 degrees
+        hue_shift = round(draw.uniform(-14, 14))  # of 256, up to 20 degrees
         hue, *others = picture.convert("HSV").split()
-        hue = hue.point(lambda value: (value + turned) % 256)
+        hue = hue.point(lambda value: (value + hue_shift) % 256)
         return Image.merge("HSV", (hue, *others)).convert("RGB")
     return picture.convert("L").convert("RGB") if draw.random() < 0.05 else picture
 
 
 def _placement(draw: random.Random) -> list[float]:
-    """Return an affine map, as PIL takes it, that turns, scales, slants and shifts a little about the middle."""
+    """Return a random affine map for PIL that slightly rotates, scales, shears and shifts around the centre."""
     angle = np.deg2rad(draw.gauss(0, 8))
     wide = draw.uniform(0.72, 1.12) * np.exp(draw.gauss(0, 0.06))
     high = wide * np.exp(draw.gauss(0, 0.08))

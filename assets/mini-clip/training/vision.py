@@ -1,10 +1,10 @@
-"""The last blocks of the vision tower and the projection, taught that one icon is the same in every style.
+"""Train the last blocks of the vision tower and the projection to recognise an icon in every style.
 
-Pictures are told apart among all icons by learned prototypes (Wang et al., "NormFace", 2017) and among those of a
-batch by each other. Some batches have the statistics of their maps mixed between pictures, as if between styles (Zhou
-et al., "Domain Generalization with MixStyle", 2021). What comes out is taken back part of the way to where it
-started, weight by weight, so that photos, of which it has seen none, do not suffer (Wortsman et al., "Robust
-fine-tuning of zero-shot models", 2022).
+The loss classifies images among all icons by learned prototypes (Wang et al., "NormFace", 2017), and contrasts the
+images of a batch with each other. In some batches, the feature statistics are mixed between images, as if between
+styles (Zhou et al., "Domain Generalization with MixStyle", 2021). Finally, the weights are interpolated between those
+before and after the training, so that photos, which the training does not see, do not get worse (Wortsman et al.,
+"Robust fine-tuning of zero-shot models", 2022).
 """
 
 import copy
@@ -16,29 +16,29 @@ import icons
 import numpy as np
 import torch
 from backbone import CUT, PUBLISHED
-from course import Course, Schedule
 from features import Drawn
 from space import Space
 from torch import nn
 from torch.nn import functional
+from training_loop import Schedule, TrainingLoop
 from transformers import EfficientNetModel
 
-SCALE = 24.0  # what turns cosines into distributions
+SCALE = 24.0  # softmax scale of cosines
 SMOOTHING = 0.02
-PAIRS = 0.5  # weight of the pairs' loss
-MIXED, BETA = 0.5, 0.2  # share of batches whose statistics are mixed, and how evenly
-ALIKE = 0.5  # share of batches drawn from icons that are near each other
-FAMILY, NEIGHBOURS = 8, 24  # icons of such a group, drawn from so many neighbours of one, itself among them
-GALLERY_SHARE = 0.4  # of pairs that have the gallery's style on one side for sure; others may have it too
-PROTOTYPES_RATE = 6.0  # in parts of the tower's
-PASS = 64  # pictures in a pass without gradients
+PAIRS = 0.5  # weight of the contrastive loss
+MIXED, BETA = 0.5, 0.2  # the share of batches with mixed statistics, and the parameter of the beta distribution
+ALIKE = 0.5  # the share of batches drawn from similar icons
+FAMILY, NEIGHBOURS = 8, 24  # icons of a group of similar icons, drawn from this many nearest neighbours of an icon
+GALLERY_SHARE = 0.4  # the share of pairs that certainly contain the gallery's style; others may contain it too
+PROTOTYPES_RATE = 6.0  # relative to the tower's learning rate
+PASS = 64  # images per forward pass without gradients
 
 
 class Top(nn.Module):
     """The trained part: maps (n, 120, 16, 16) to unit vectors (n, d)."""
 
     def __init__(self, model: EfficientNetModel, start: Space) -> None:
-        """Take the vision tower of `backbone.load`, which is changed, and the space to begin with."""
+        """Prepare the vision tower of `backbone.load`, which is modified, and the initial space."""
         from retrieval.features.folding import fold_batch_norms, remove_open_gates
 
         super().__init__()
@@ -67,20 +67,20 @@ class Top(nn.Module):
         return Space(weight, -torch.linalg.pinv(weight) @ bias)
 
     def between(self, start: "Top", share: float) -> "Top":
-        """Return what lies so far, from 0 to 1, on the way from `start` to this."""
+        """Interpolate the weights between `start` (share 0) and this module (share 1)."""
         mixed = copy.deepcopy(self)
         for part, first in zip(mixed.parameters(), start.parameters(), strict=True):
             part.data.lerp_(first.data, 1 - share)
         return mixed
 
     def features(self, drawn: Drawn) -> torch.Tensor:
-        """Return pooled features (n, 1280), bfloat16, of pictures."""
+        """Return pooled features (n, 1280), bfloat16."""
         places = range(len(drawn.icon))
         with torch.no_grad(), backbone.mixed():
             return torch.cat([self.pooled(drawn.given(places[at : at + PASS])).bfloat16() for at in places[::PASS]])
 
     def put_into(self, model: EfficientNetModel) -> None:
-        """Write the trained weights into a vision tower as `backbone.load` returns it."""
+        """Copy the trained weights into a vision tower of `backbone.load`."""
         for block, learned in zip(model.encoder.blocks[CUT:], self.blocks, strict=True):
             backbone.unfold(learned.expansion.expand_conv, block.expansion.expand_conv, block.expansion.expand_bn)
             depthwise, point = block.depthwise_conv, block.projection
@@ -90,10 +90,10 @@ class Top(nn.Module):
 
 
 class Batches:
-    """Pairs of pictures of one icon in two styles."""
+    """Random batches of pairs; a pair is one icon in two styles."""
 
     def __init__(self, drawn: Drawn, prototypes: torch.Tensor, seed: int) -> None:
-        """Take the pictures to draw from, and vectors of all icons (m, d) that say which are near each other."""
+        """Prepare the images to draw from; `prototypes` (m, d) are vectors that tell which icons are similar."""
         self._draw = np.random.default_rng(seed)
         self._of: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, (icon, style) in enumerate(zip(drawn.icon.tolist(), drawn.style.tolist(), strict=True)):
@@ -103,7 +103,7 @@ class Batches:
         self._gallery = icons.STYLES.index(icons.GALLERY_STYLE)
 
     def __call__(self, count: int) -> tuple[list[int], torch.Tensor]:
-        """Return places of pictures, first one of each pair and then the other ones, and the icons (2 * count,)."""
+        """Return indices of images, first one of each pair and then the other one, and their icons (2 * count,)."""
         if self._draw.random() < ALIKE:
             chosen = self._alike(count)
         else:
@@ -120,7 +120,7 @@ class Batches:
         return [*first, *second], torch.tensor([*chosen, *chosen])
 
     def mixed(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return maps, of some batches with the mean and deviation of channels mixed between pictures."""
+        """Return the maps; in a random share of batches, mix the mean and deviation of channels between images."""
         if self._draw.random() >= MIXED:
             return maps
         mean, deviation = maps.mean((2, 3), keepdim=True), (maps.var((2, 3), keepdim=True) + 1e-5).sqrt()
@@ -141,22 +141,22 @@ class Batches:
 def learn(
     top: Top, drawn: Drawn, prototypes: torch.Tensor, schedule: Schedule, checkpoint: Path, made_from: str
 ) -> None:
-    """Train in place, from the checkpoint where there is one.
+    """Train in place; resume from the checkpoint if there is one.
 
     Args:
         top: the trained part.
-        drawn: the pictures.
-        prototypes: unit vectors (m, d) of all icons to begin with; those that are learned are not kept.
-        schedule: how long, and how many icons in a batch, each in two pictures.
-        checkpoint: file that holds the state every so many seconds.
-        made_from: mark of what top and pictures were made from.
+        drawn: the images.
+        prototypes: initial unit vectors (m, d) of all icons; the learned ones are discarded.
+        schedule: duration and learning rate; `batch` is the number of icons, with two images each.
+        checkpoint: the file in which the state is stored regularly.
+        made_from: fingerprint of the inputs.
     """
     top.requires_grad_(True)
     learned = nn.ParameterList([nn.Parameter(prototypes.clone())])
-    course = Course("vision", [(top, 1.0), (learned, PROTOTYPES_RATE)], schedule, checkpoint, made_from)
-    batches = Batches(drawn, prototypes, schedule.seed + course.step)
+    loop = TrainingLoop("vision", [(top, 1.0), (learned, PROTOTYPES_RATE)], schedule, checkpoint, made_from)
+    batches = Batches(drawn, prototypes, schedule.seed + loop.step)
     own = torch.arange(schedule.batch)
-    for _ in course:
+    for _ in loop:
         places, wanted = batches(schedule.batch)
         with backbone.mixed():
             vectors = top(batches.mixed(drawn.given(places))).float()
@@ -164,4 +164,4 @@ def learn(
         pairs = SCALE * vectors[: schedule.batch] @ vectors[schedule.batch :].T
         loss = functional.cross_entropy(among, wanted, label_smoothing=SMOOTHING)
         loss = loss + PAIRS * (functional.cross_entropy(pairs, own) + functional.cross_entropy(pairs.T, own))
-        course.learn(loss)
+        loop.learn(loss)

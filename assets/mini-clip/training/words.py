@@ -1,7 +1,7 @@
-"""The texts that the text tower learns from, and which icons and ImageNet classes each of them means.
+"""The training texts of the text tower, and the icons and ImageNet classes that each of them means.
 
-A text means an icon by its name or tags, a class by its name, synonyms, gloss or hypernyms (WordNet), or nothing in
-particular: then the teacher alone says what is near.
+A text means an icon by its name or tags, and a class by its name, synonyms, gloss or hypernyms (WordNet). For a text
+without a known meaning, the target comes from the teacher alone.
 """
 
 import ast
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from icons import Icon
 
-TOO_GENERAL = 400  # a hypernym of more of the 1,000 classes says nothing
-LONGEST_GLOSS = 80
-FREQUENT = 3  # how often a word has a meaning in WordNet's tagged texts
+TOO_GENERAL = 400  # a hypernym of more than this many of the 1,000 classes is not used
+LONGEST_GLOSS = 80  # characters
+FREQUENT = 3  # the minimum count of a word sense in WordNet's tagged texts
 NOUN, VERB = "1", "2"  # the kinds of WordNet's sense keys that matter here
 CAPTIONS = ("{}", "an icon of {}", "a drawing of {}", "an emoji of {}", "{} icon")
 PHOTO_CAPTIONS = ("{}", "a photo of a {}", "a picture of a {}", "a {}", "the {}", "a close-up of a {}")
@@ -24,7 +24,7 @@ LOOSE = ("something about {}", "things like {}", "{}", "a {}", "some {}", "a pic
 
 @dataclass
 class Meanings:
-    """Texts with the places of the icons and classes that each means; empty where it means none in particular."""
+    """Texts with the indices of the icons and of the classes that they mean, and texts without a known meaning."""
 
     icons: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     classes: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -46,7 +46,7 @@ class Synset:
 
 
 def meanings(wanted: Sequence[Icon], inputs: Path, draw: random.Random) -> Meanings:
-    """Return all texts, and what they mean."""
+    """Return all texts and their meanings."""
     found = Meanings()
     of_icons(wanted, found, draw)
     nouns = synsets(inputs)
@@ -56,7 +56,7 @@ def meanings(wanted: Sequence[Icon], inputs: Path, draw: random.Random) -> Meani
 
 
 def captions(wanted: Sequence[Icon], inputs: Path) -> list[str]:
-    """Return one text for each icon and then for each class, by which the teacher finds what is near a text."""
+    """Return a caption for each icon and then for each class; the teacher compares texts with them."""
     nouns = synsets(inputs)
     found = [f"{icon.name}, {', '.join(icon.tags[:4])}" for icon in wanted]
     for name, offset in zip(class_names(inputs), class_synsets(inputs), strict=True):
@@ -66,7 +66,7 @@ def captions(wanted: Sequence[Icon], inputs: Path) -> list[str]:
 
 
 def of_icons(wanted: Sequence[Icon], found: Meanings, draw: random.Random) -> None:
-    """Add what icons are called and tagged."""
+    """Add texts from the names, tags and groups of icons."""
     tagged: dict[str, set[int]] = defaultdict(set)
     for place, icon in enumerate(wanted):
         name = icon.name.lower()
@@ -93,7 +93,7 @@ def of_icons(wanted: Sequence[Icon], found: Meanings, draw: random.Random) -> No
 
 
 def of_classes(names: Sequence[str], offsets: Sequence[str], nouns: dict[str, Synset], found: Meanings) -> None:
-    """Add what ImageNet's classes are called and are kinds of."""
+    """Add texts from the names, synonyms, glosses and hypernyms of ImageNet's classes."""
     kinds: dict[str, set[int]] = defaultdict(set)
     for place, (name, offset) in enumerate(zip(names, offsets, strict=True)):
         noun = nouns[offset]
@@ -108,12 +108,12 @@ def of_classes(names: Sequence[str], offsets: Sequence[str], nouns: dict[str, Sy
     for word, places in kinds.items():
         if len(places) <= TOO_GENERAL:
             for caption in ("{}", "a photo of a {}", "a {}"):
-                # A class's own name means that class, even where it is also a kind of others.
+                # The name of a class means that class, even if it is also a hypernym of others.
                 found.classes.setdefault(caption.format(word), set(places))
 
 
 def of_everyday(inputs: Path, found: Meanings, draw: random.Random) -> None:
-    """Add words that are frequent in WordNet's tagged texts, in phrases as people search with them."""
+    """Add frequent words of WordNet's tagged texts, in phrases that people search with."""
     for line in (inputs / "wordnet" / "usr" / "share" / "wordnet" / "cntlist.rev").read_text("latin1").splitlines():
         key, _number, count = line.split()
         word, kind = key.split("%")
@@ -129,7 +129,7 @@ def of_everyday(inputs: Path, found: Meanings, draw: random.Random) -> None:
 
 
 def class_names(inputs: Path) -> list[str]:
-    """Return the names of ImageNet's 1,000 classes as open_clip has them, read and not imported."""
+    """Return open_clip's names of ImageNet's 1,000 classes, parsed from its source without importing it."""
     source = ast.parse((inputs / "wheels" / "open_clip" / "zero_shot_metadata.py").read_text())
     for node in source.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "IMAGENET_CLASSNAMES":

@@ -1,9 +1,10 @@
-"""Measure what each share of the way in step 4 gives and costs, by pictures that the model is not trained on.
+"""Measure the weight interpolation of step 4 for several shares, on images that the model is not trained on.
 
-    python assets/mini-clip/training/ways.py --work FOLDER
+    python assets/mini-clip/training/interpolate.py --work FOLDER
 
-FOLDER is that of `train.py`, with step 4 done. Photos are stood for by stamps of Tux Paint: each is asked for others of
-its folder, and those with the name of an ImageNet class are asked for it. Drawings are half of Noto's icons.
+FOLDER is that of `train.py`, with step 4 done. Stamps of Tux Paint represent photos: each stamp should find others of
+its folder, and a stamp with the name of an ImageNet class should find that class. Half of Noto's icons represent
+drawings.
 """
 
 import argparse
@@ -28,30 +29,30 @@ import variants
 import vision
 import words
 from PIL import Image
-from report import report  # where it lies is known since `evaluate` was imported
+from report import report  # `evaluate` has added its folder to the path
 
 from retrieval.pictures.loading import load_picture
 
-WAYS = (0.0, 0.4, 0.5, 0.6, 0.75, 1.0)
-DRAWN = re.compile("cartoon|symbols|flags|roadsigns|seasonal")  # folders of drawings
-FEWEST = 5  # stamps in a folder
-HALF = 5  # seed of the half of Noto
+SHARES = (0.0, 0.4, 0.5, 0.6, 0.75, 1.0)
+DRAWN = re.compile("cartoon|symbols|flags|roadsigns|seasonal")  # folders of drawings, which are left out
+FEWEST = 5  # the minimum number of stamps in a folder
+HALF = 5  # the seed for choosing half of Noto
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the tower's end is given of pictures (n, 120, 16, 16), and what each is to find, (n,)."""
+    """The input of the tower's trained part for n images (n, 120, 16, 16), and what each image should find (n,)."""
 
     maps: torch.Tensor
     wanted: npt.NDArray[np.generic]
 
 
 def main() -> None:
-    """Print a row for each way."""
+    """Measure and print one row per share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of train.py, with step 4 done")
-    parser.add_argument("--ways", type=float, nargs="+", default=WAYS, help="shares from 0 to 1 (default: six)")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="from 0 to 1 (default: %(default)s)")
     flags = parser.parse_args()
     inputs = flags.work / "inputs"
     frozen = features.Frozen(backbone.load(sources.vision_weights(inputs))[0])
@@ -63,8 +64,8 @@ def main() -> None:
     _, classifier, _ = backbone.load(sources.vision_weights(inputs))
     rows = []
     first, last = _ends(flags.work)
-    for way in flags.ways:
-        top = last.between(first, way).eval()
+    for share in flags.shares:
+        top = last.between(first, share).eval()
         learned, others = top.space(), ~np.eye(len(stamps.wanted), dtype=bool)
         vectors = _vectors(top, learned, stamps)
         scores, same = vectors @ vectors.T, stamps.wanted[:, None] == stamps.wanted
@@ -74,7 +75,7 @@ def main() -> None:
         to_icon = _vectors(top, learned, half) @ _vectors(top, learned, gallery).T
         of_icon = half.wanted[:, None] == gallery.wanted
         row: dict[str, object] = {
-            "way": way,
+            "share": share,
             f"{len(stamps.wanted)} stamps, P@5": evaluate.precision(*alone, 5),
             "mAP": evaluate.mean_average_precision(*alone),
         }
@@ -83,13 +84,13 @@ def main() -> None:
         for k in (1, 5):
             row[f"half of Noto, top-{k}"] = evaluate.found(to_icon, of_icon, k)
         rows.append(row)
-    report("ways", [{key: round(float(str(value)), 3) for key, value in row.items()} for row in rows])
+    report("Weight interpolation", [{key: round(float(str(value)), 3) for key, value in row.items()} for row in rows])
 
 
 def _ends(work: Path) -> tuple[vision.Top, vision.Top]:
-    """Return the tower's end as it began and as it was learned."""
-    begun = torch.load(work / "space.pt", weights_only=True)
-    start = space.Space(begun["weight"], begun["centre"])
+    """Return the trained part of the tower before and after training."""
+    state = torch.load(work / "space.pt", weights_only=True)
+    start = space.Space(state["weight"], state["centre"])
     first, last = (vision.Top(backbone.load(sources.vision_weights(work / "inputs"))[0], start) for _ in range(2))
     last.load_state_dict(torch.load(work / "vision.pt", weights_only=True)["parts"][0])
     return first, last
@@ -103,7 +104,7 @@ def _vectors(top: vision.Top, learned: space.Space, asked: Asked) -> npt.NDArray
 
 
 def _stamps(frozen: features.Frozen, folder: Path, classes: list[str]) -> tuple[Asked, Asked]:
-    """Return all stamps with their folders, and those that have a class's name with its number."""
+    """Return all stamps with their folders, and the stamps named like a class with the number of that class."""
     files = [file for file in sorted(folder.rglob("*.png")) if not DRAWN.search(str(file.relative_to(folder)))]
     counted = Counter(file.parent for file in files)
     files = [file for file in files if counted[file.parent] >= FEWEST and not file.stem.endswith("_mirror")]
@@ -116,14 +117,14 @@ def _stamps(frozen: features.Frozen, folder: Path, classes: list[str]) -> tuple[
 
 
 def _name(stamp: Path) -> str:
-    """Return what a stamp shows, of a description like "A dog."."""
+    """Return what a stamp shows, from a description like "A dog."."""
     text = stamp.with_suffix(".txt")
     first = text.read_text(errors="replace").splitlines()[0] if text.exists() else ""
     return re.sub(r"^(a|an|the|some)\s+", "", first.strip().lower().rstrip(".!"))
 
 
 def _square(picture: Image.Image) -> Image.Image:
-    """Return a cut-out picture in the middle of a square that it fills."""
+    """Return a cut-out image centred in the smallest square that contains it."""
     picture = picture.convert("RGBA")
     picture = picture.crop(picture.getchannel("A").getbbox())
     side = max(picture.size)

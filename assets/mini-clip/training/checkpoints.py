@@ -1,4 +1,4 @@
-"""Files of what was computed, each with a word on what it was made from; they are there only when they are whole."""
+"""Files with intermediate results. Each stores a fingerprint of its inputs and becomes visible only when complete."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -8,28 +8,28 @@ import torch
 
 
 def save(state: dict[str, Any], file: Path, made_from: str) -> None:
-    """Write what torch can save, under a temporary name until it is whole."""
+    """Write a state that torch can save, under a temporary name until it is complete."""
     unfinished = file.with_suffix(".part")
     torch.save({**state, "made_from": made_from}, unfinished)
     unfinished.rename(file)
 
 
 def load(file: Path, made_from: str, *, mmap: bool = False) -> dict[str, Any] | None:
-    """Return what was written, None if there is no such file.
+    """Return the stored state, or None if the file does not exist.
 
     Raises:
-        RuntimeError: it was made from something else.
+        RuntimeError: the file was made from other inputs.
     """
     if not file.exists():
         return None
     state: dict[str, Any] = torch.load(file, weights_only=True, mmap=mmap)
     if state["made_from"] != made_from:
-        raise RuntimeError(f"{file} was made from other inputs or with other settings. Delete it to have it made anew.")
+        raise RuntimeError(f"{file} was made from other inputs or with other settings. Delete it to rebuild it.")
     return state
 
 
-def mark(*made_from: object) -> str:
-    """Return what stands for settings, texts, and files that were kept, which count by name, size and time."""
+def fingerprint(*made_from: object) -> str:
+    """Return a digest of settings, texts and files; a file is identified by name, size and modification time."""
     parts = [_of_file(part) if isinstance(part, Path) else part for part in made_from]
     return sha256(repr(parts).encode()).hexdigest()[:16]
 
