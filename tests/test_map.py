@@ -197,7 +197,7 @@ def test_tsne_says_that_it_takes_patience(tmp_path: Path, gallery: Path, caplog:
 
 def searcher_of(root: Path, pixels: Vectors, clip: Vectors, labels: list[str], methods: list[Method]) -> Searcher:
     indexes = publish(root, pixels, clip, labels)
-    assert list(write_projections(indexes.get().build, methods))
+    assert list(write_projections(indexes.get().build, FEATURES, methods))
     return Searcher(indexes)
 
 
