@@ -149,8 +149,8 @@ def test_compare_answers_as_the_command_line(client: Client, icons: Path, querie
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"features": "pixels", "text": "red"}, "Words need CLIP features"),
-        ({"text": "red " * 500}, "say it in 500 or fewer"),
+        ({"features": "pixels", "text": "red"}, "Text search needs CLIP features"),
+        ({"text": "red " * 500}, "Shorten it to 500 or fewer"),
         ({"text": "red", "balance": 2}, "balance must be a number from 0"),
         ({"text": "red", "labels": ["nothing"]}, "No picture has the label 'nothing'."),
         ({"text": "red", "labels": "flags"}, "labels must be a list"),
