@@ -215,7 +215,7 @@ def test_figures_go_between_their_marks(training, tmp_path):
     assert (text.count("before"), text.count("old")) == (3, 1)  # no photos, so the hardest classes stay
     evaluate.write(card, [], answers, [evaluate.Hard("barn_spider", 0.25, [("black_widow", 3)], 50)])
     assert "| barn spider | 0.25 | 50 | black widow (3) |" in card.read_text()
-    with pytest.raises(ValueError, match="to measure with"):
+    with pytest.raises(ValueError, match="No file matches"):
         evaluate.check_pictures(tmp_path, None)
 
 

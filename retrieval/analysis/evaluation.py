@@ -171,7 +171,7 @@ def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 
 
 def evaluate(index: GalleryIndex, queries: Labelled, engine: str = DEFAULT_ENGINE) -> Iterator[Result]:
-    """Yield P@1, P@5 and mAP of each combination of feature type and metric as soon as it is computed.
+    """Yield P@1, P@5 and mAP of each combination of feature type and metric, one at a time.
 
     Args:
         index: the gallery.
