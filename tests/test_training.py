@@ -9,7 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-TRAINING = Path(__file__).parents[1] / "assets" / "mini-clip" / "training"
+from tests.support.paths import ROOT
+
+pytestmark = [pytest.mark.endurance, pytest.mark.short]
+
+TRAINING = ROOT / "assets" / "mini-clip" / "training"
 
 
 @pytest.fixture

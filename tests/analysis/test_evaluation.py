@@ -8,7 +8,6 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
-from published import publish
 
 from retrieval.analysis.evaluation import (
     Labelled,
@@ -30,6 +29,7 @@ from retrieval.metrics import Metric, closeness, score_pairs
 from retrieval.search.embedding import QueryEmbedder
 from retrieval.search.query import Query
 from retrieval.ui.tabs.evaluate import best
+from tests.support.published import publish
 
 # Four classes, one picture that is alone in its class, and five without a label.
 LABELS = [f"class {i}" for i in np.random.default_rng(1).integers(0, 4, 40)] + ["alone"] + [""] * 5

@@ -14,7 +14,6 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from published import publish
 
 import app
 import index_builder
@@ -33,6 +32,7 @@ from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.tabs.map import MapTab, about_map, about_marks
 from retrieval.ui.tabs.tab import TabContext
 from retrieval.ui.widgets.thumbnails import Thumbnails
+from tests.support.published import publish
 
 
 def some_vectors(count: int, dimensions: int, seed: int = 0) -> Vectors:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from nearly import nearly
 from PIL import Image
 
 from retrieval.analysis import robustness
@@ -24,6 +23,7 @@ from retrieval.search import embedding
 from retrieval.search.embedding import QueryEmbedder, QueryPicture
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
+from tests.support.nearly import nearly
 
 TILTED = Distortion(rotation=30, quality=40)
 

@@ -10,10 +10,11 @@ import os
 import subprocess
 
 import pytest
-from conftest import ROOT
+
+from tests.support.paths import ROOT
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_vectors_are_those_of_the_peers():
     python = os.environ.get("PEERS_PYTHON")
     if not python:

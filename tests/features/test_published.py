@@ -10,10 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import OWN_HF_HOME, ROOT
 
 from retrieval.features.models import AUTO_MODEL
 from retrieval.storage.catalog import Indexes
+from tests.support.paths import OWN_HF_HOME, ROOT
 
 pytestmark = pytest.mark.hub
 

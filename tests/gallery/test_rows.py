@@ -7,14 +7,14 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
-from loopback_hub import LoopbackHub
 from PIL import Image
 
 from retrieval.errors import GalleryError, PictureError
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import BUNDLED_GALLERY, BUNDLED_NAME, GallerySource
 from retrieval.pictures.loading import load_picture
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.paths import ROOT
 
 CLASSES = ("bullet_train", "cat", "test")  # datasets alone would take the first and the last for splits
 LABELS = [name for name in CLASSES for _ in range(2)]

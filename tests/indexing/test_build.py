@@ -16,11 +16,7 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
-from builds import NAME, arguments, assert_same_contents, contents, draw, nearest, spoil
-from conftest import ROOT
 from PIL import Image
-from waiting import PATIENCE, until
-from warm import Builder
 
 import index_builder
 from retrieval.engines import ENGINES
@@ -40,6 +36,10 @@ from retrieval.storage import folder as locations
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.folder import sweep
 from retrieval.storage.manifest import FORMAT, read_manifest
+from tests.support.builds import NAME, arguments, assert_same_contents, contents, draw, nearest, spoil
+from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE, until
+from tests.support.warm import Builder
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def stop(command, index, number, so_far, writes=0):
     return process.returncode, said
 
 
-@pytest.mark.slow  # the same with the real program and its own sizes; tests/test_kills.py is quicker and stricter
+@pytest.mark.endurance  # the same with the real program and its own sizes; tests/test_kills.py is quicker and stricter
 def test_a_build_stopped_at_any_moment_ends_like_an_undisturbed_one(tmp_path, capsys):
     dataset = draw(tmp_path / NAME, 290)  # five batches of 64 rows, the last one short
     spoil(dataset, 3, 70, 285)
@@ -217,6 +217,8 @@ def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp
     indexes.close()
 
 
+@pytest.mark.endurance
+@pytest.mark.short
 def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
     """Four visitors search all the time; each answer is wholly of the one build or of the other."""
     index, other = tmp_path / "index", draw(tmp_path / NAME, 14)

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from builds import NAME, answers, arguments, assert_same_contents, contents
-from warm import Builder
 
 import index_builder
 from retrieval import cli
+from tests.support.builds import NAME, answers, arguments, assert_same_contents, contents
+from tests.support.warm import Builder
+
+pytestmark = pytest.mark.endurance
 
 NEWNS, NEWUSER = 0x00020000, 0x10000000  # of <sched.h>
 NO_MOUNTS = 77
@@ -113,10 +115,10 @@ def said_by(
 @pytest.mark.parametrize(
     ("room", "apart"),
     [
-        (2**16, False),
-        (2 * 2**20, True),
-        pytest.param(3 * 2**20, False, marks=pytest.mark.slow),
-        pytest.param(9 * 2**19, False, marks=pytest.mark.slow),
+        pytest.param(2**16, False, marks=pytest.mark.short),
+        pytest.param(2 * 2**20, True, marks=pytest.mark.short),
+        (3 * 2**20, False),
+        (9 * 2**19, False),
     ],
 )
 def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
@@ -132,6 +134,7 @@ def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
     assert "old index 0" in said
 
 
+@pytest.mark.short
 def test_a_file_that_cannot_grow_is_told_and_the_build_goes_on_when_it_can(
     undisturbed: SimpleNamespace,
     tmp_path: Path,
@@ -142,6 +145,7 @@ def test_a_file_that_cannot_grow_is_told_and_the_build_goes_on_when_it_can(
     assert "old index 0" in said
 
 
+@pytest.mark.short
 def test_a_read_only_index_is_searched_by_both_engines_and_not_built(
     undisturbed: SimpleNamespace,
     tmp_path: Path,

@@ -33,7 +33,7 @@ def items(queries, count):
 
 def test_embedding_in_workers_leaves_other_threads_their_cores(queries, monkeypatch):
     encoder = ClipEncoder(choose_model("mini"), "float32", "cpu")
-    share = max(1, os.cpu_count() // 2)
+    share, before = max(1, os.cpu_count() // 2), torch.get_num_threads()
     torch.set_num_threads(share + 2)
     forward, threads = encoder.forward, []
 
@@ -53,7 +53,7 @@ def test_embedding_in_workers_leaves_other_threads_their_cores(queries, monkeypa
         assert [torch.get_num_threads(), *seen] == [share + 2] * 2
         assert threads == [share] * 3
     finally:
-        torch.set_num_threads(torch.get_num_interop_threads())
+        torch.set_num_threads(before)
     assert [run.rows for run in found] == [4, 2]
     assert [item.row for run in found for item in run.items] == list(range(6))
     assert [run.vectors["pixels"].shape for run in found] == [(4, 48), (2, 48)]

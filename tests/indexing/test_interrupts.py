@@ -6,9 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from builds import answers, arguments, assert_same
-from test_kills import STAGES
-from warm import Builder, Moment
+
+from tests.support.builds import answers, arguments, assert_same
+from tests.support.stages import STAGES
+from tests.support.warm import Builder, Moment
+
+pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
 ASKED = (
     "the gallery is claimed",

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import random
 import threading
 import time
 import urllib.error
@@ -13,15 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from PIL import Image
-from test_app import post, running
-from waiting import PATIENCE
 
 import index_builder
 from retrieval import settings
 from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalError
-from retrieval.features.base import ModelChoice, Vectors
+from retrieval.features.base import ModelChoice
 from retrieval.features.encoder import CONVOLVED, ClipEncoder
 from retrieval.gallery.opening import check_dataset
 from retrieval.gallery.source import GallerySource
@@ -32,15 +27,10 @@ from retrieval.storage.catalog import Indexes
 from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
 from retrieval.ui.tabs.galleries import MODEL_SHOWN, building, on_page
-
-
-def draw(folder: Path, count: int) -> Path:
-    """Fill two class folders with pictures of random stripes; the same ones each time."""
-    for number in range(count):
-        picture = folder / ("even", "odd")[number % 2] / f"{number:03}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.frombytes("RGB", (5, 4), random.Random(number).randbytes(60)).resize((50, 40)).save(picture)
-    return folder
+from tests.support.builds import draw_classes
+from tests.support.held import Held
+from tests.support.serving import post, running
+from tests.support.waiting import PATIENCE
 
 
 def parsed(*arguments: str) -> Settings:
@@ -54,29 +44,6 @@ def parsed(*arguments: str) -> Settings:
 
 def asked(index: Path, dataset: Path | str, *more: str) -> Settings:
     return parsed("--index", str(index), "--dataset", str(dataset), "--model", "mini", *more)
-
-
-class Held:
-    """Loads the bundled model so that it does `free` forward passes and then waits until it is let go."""
-
-    def __init__(self, free: int) -> None:
-        self.free = free
-        self.go = threading.Event()
-        self.reached = threading.Event()
-
-    def load(self, choice: ModelChoice, dtype: str) -> ClipEncoder:
-        held, done = self, 0
-
-        class Encoder(ClipEncoder):
-            def forward(self, pixels: torch.Tensor) -> Vectors:
-                nonlocal done
-                if done > held.free:  # the first pass tells the number of dimensions
-                    held.reached.set()
-                    assert held.go.wait(PATIENCE)
-                done += 1
-                return super().forward(pixels)
-
-        return Encoder(choice, dtype)
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +158,7 @@ def test_rate_and_time_left_count_this_run_alone() -> None:
 
 
 def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
-    dataset, index = draw(tmp_path / "pictures", 200), tmp_path / "index"  # three batches of 64, and one of 8
+    dataset, index = draw_classes(tmp_path / "pictures", 200), tmp_path / "index"  # three batches of 64, and one of 8
     threads = set(threading.enumerate())
     held = Held(free=64 // CONVOLVED)
     builds = Builds(parsed("--index", str(index)), held.load)
@@ -226,7 +193,7 @@ def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
 def test_the_end_of_the_program_stops_a_build(tmp_path: Path) -> None:
     held = Held(free=1)
     builds = Builds(parsed("--index", str(tmp_path)), held.load)
-    build = builds.start(asked(tmp_path / "index", draw(tmp_path / "pictures", 70)))
+    build = builds.start(asked(tmp_path / "index", draw_classes(tmp_path / "pictures", 70)))
     assert held.reached.wait(PATIENCE)
     held.go.set()
     builds.close()
@@ -236,14 +203,14 @@ def test_the_end_of_the_program_stops_a_build(tmp_path: Path) -> None:
 
 
 def test_failures_are_handed_on_and_the_next_build_may_start(tmp_path: Path) -> None:
-    dataset, index = draw(tmp_path / "pictures", 4), tmp_path / "index"
+    dataset, index = draw_classes(tmp_path / "pictures", 4), tmp_path / "index"
     builds = Builds(parsed("--index", str(index)))
     with pytest.raises(GalleryError, match="no column 'nowhere'"):
         builds.start(asked(index, dataset, "--image-column", "nowhere")).outcome(PATIENCE)
     with pytest.raises(ModelError, match="There is no model folder"):
         builds.start(asked(index, dataset, "--model", "/no/model")).outcome(PATIENCE)
     assert builds.start(asked(index, dataset)).outcome(PATIENCE).manifest.pictures == 4
-    other = draw(tmp_path / "other", 2)
+    other = draw_classes(tmp_path / "other", 2)
     with pytest.raises(IndexingError, match="--gallery, or replace it with --rebuild"):
         builds.start(asked(index, other, "--gallery", "pictures")).outcome(PATIENCE)
     replaced = builds.start(asked(index, other, "--gallery", "pictures"), rebuild=True).outcome(PATIENCE)
@@ -254,7 +221,7 @@ def test_a_surprise_is_logged_and_shown_as_one(tmp_path: Path, caplog: pytest.Lo
     def fail(choice: ModelChoice, dtype: str) -> ClipEncoder:
         raise ZeroDivisionError("secret")
 
-    build = Builds(parsed(), fail).start(asked(tmp_path / "index", draw(tmp_path / "pictures", 1)))
+    build = Builds(parsed(), fail).start(asked(tmp_path / "index", draw_classes(tmp_path / "pictures", 1)))
     with pytest.raises(RetrievalError, match="Something went wrong") as error:
         build.outcome(PATIENCE)
     assert "secret" not in str(error.value)
@@ -266,9 +233,9 @@ def test_a_model_in_use_is_not_loaded_twice(tmp_path: Path) -> None:
     searcher = Searcher(Indexes(index))
     loaded = searcher.embedder.loaded
     builds = Builds(parsed("--index", str(index)), loaded.load)
-    manifest = builds.start(asked(index, draw(tmp_path / "one", 2))).outcome(PATIENCE).manifest
+    manifest = builds.start(asked(index, draw_classes(tmp_path / "one", 2))).outcome(PATIENCE).manifest
     built_with = loaded.get("clip", manifest.model)
-    builds.start(asked(index, draw(tmp_path / "two", 3))).outcome(PATIENCE)
+    builds.start(asked(index, draw_classes(tmp_path / "two", 3))).outcome(PATIENCE)
     assert loaded.get("clip", Indexes(index).get("two").manifest.model) is built_with
 
 
@@ -276,7 +243,7 @@ def test_a_model_in_use_is_not_loaded_twice(tmp_path: Path) -> None:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index with the gallery `first` of six pictures."""
     folder = tmp_path_factory.mktemp("small")
-    arguments = ["--dataset", str(draw(folder / "first", 6)), "--model", "mini"]
+    arguments = ["--dataset", str(draw_classes(folder / "first", 6)), "--model", "mini"]
     assert index_builder.main(["--index", str(folder / "index"), *arguments]) == 0
     return folder / "index"
 
@@ -297,7 +264,7 @@ def served(small: Path, tmp_path: Path, ordinary: None) -> Iterator[tuple[str, B
 
 
 def dependencies(address: str) -> list[dict[str, Any]]:
-    with urllib.request.urlopen(f"{address}/config", timeout=60) as reply:
+    with urllib.request.urlopen(f"{address}/config", timeout=PATIENCE) as reply:
         return list(json.load(reply)["dependencies"])
 
 
@@ -307,12 +274,12 @@ def call(address: str, name: str, data: list[Any], **headers: str) -> str:
     asking = {"Content-Type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
     try:
         with urllib.request.urlopen(
-            urllib.request.Request(url, json.dumps({"data": data}).encode(), asking), timeout=60
+            urllib.request.Request(url, json.dumps({"data": data}).encode(), asking), timeout=PATIENCE
         ) as reply:
             event = json.load(reply)["event_id"]
     except urllib.error.HTTPError as error:
         return f"refused: {error.code}"
-    with urllib.request.urlopen(f"{url}/{event}", timeout=60) as reply:
+    with urllib.request.urlopen(f"{url}/{event}", timeout=PATIENCE) as reply:
         return str(reply.read().decode())
 
 
@@ -340,7 +307,7 @@ def test_another_website_cannot_build(
     served: tuple[str, Builds], tmp_path: Path, small: Path, headers: dict[str, str]
 ) -> None:
     address, builds = served
-    answer = call(address, "start", fields(draw(tmp_path / "pictures", 2), "stolen"), **headers)
+    answer = call(address, "start", fields(draw_classes(tmp_path / "pictures", 2), "stolen"), **headers)
     assert "built from this page" in answer or "refused" in answer
     for name, data in (("cancel", []), ("check", [str(tmp_path)]), ("arrive", []), ("show_galleries", ["first"])):
         answer = call(address, name, data, **headers)
@@ -355,7 +322,7 @@ def test_the_page_itself_builds(served: tuple[str, Builds], tmp_path: Path, smal
     """What the refusals above are measured against."""
     address, builds = served
     headers = {"Origin": address} if named else {}
-    answer = call(address, "start", fields(draw(tmp_path / "pictures", 3), f"mine-{named}"), **headers)
+    answer = call(address, "start", fields(draw_classes(tmp_path / "pictures", 3), f"mine-{named}"), **headers)
     assert "event: complete" in answer
     build = builds.last
     assert build is not None
@@ -375,12 +342,18 @@ def test_junk_in_fields_builds_nothing(served: tuple[str, Builds], small: Path, 
     assert "event: complete" in call(address, "show_galleries", ["first"])
 
 
-@pytest.mark.parametrize("environment", [{"SPACE_ID": "somebody/lookalike"}, {"SYSTEM": "spaces"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SPACE_ID": "somebody/lookalike"},
+        pytest.param({"SYSTEM": "spaces"}, marks=[pytest.mark.endurance, pytest.mark.short]),
+    ],
+)
 def test_nothing_on_a_space_can_build(small: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    dataset = draw(tmp_path / "pictures", 2)
+    dataset = draw_classes(tmp_path / "pictures", 2)
     before = Indexes(small).names()
     with running(tmp_path / "app.log", "--index", str(small), **environment) as address:
-        with urllib.request.urlopen(f"{address}/config", timeout=60) as reply:
+        with urllib.request.urlopen(f"{address}/config", timeout=PATIENCE) as reply:
             components = json.load(reply)["components"]
         names = [str(each["props"].get("elem_id")) for each in components]
         assert "query" in names

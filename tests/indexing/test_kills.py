@@ -10,32 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from builds import NAME, answers, arguments, assert_same
-from warm import Builder, Moment
 
-STAGES = {
-    "the gallery is claimed": Moment("FolderLocation.begin", "call"),
-    "the store is open": Moment("FolderStore.__init__", "return"),
-    "thumbnails are written": Moment("write_thumbnails", "return"),
-    "some vectors of some batches are written": Moment("Collection.upsert", "return", 3),
-    "a batch is about to be kept": Moment("Batches.keep", "call"),
-    "ChromaDB is being written anew": Moment("Collection.upsert", "return", 2),
-    "a batch is written": Moment("FolderStore.write", "return"),
-    "every batch is written": Moment("FolderStore.write", "return"),
-    "ChromaDB has every batch": Moment("FolderStore.settle", "return"),
-    "one matrix is exported": Moment("_export", "return"),
-    "everything is exported": Moment("export", "return"),
-    "one map is made": Moment("project", "return"),
-    "the maps are made": Moment("_add_maps", "return"),
-    "the checksums are written": Moment("write_checksums", "return"),
-    "the manifest is about to be renamed": Moment("Path.replace", "call", of="manifest.json"),
-    "the manifest is renamed": Moment("publish_manifest", "return"),
-    "the old build is about to be swept away": Moment("sweep", "call"),
-    "the old build is half swept away": Moment("_rmtree_safe_fd", "return"),
-    "the old build is swept away": Moment("sweep", "return"),
-}
+from tests.support.builds import NAME, answers, arguments, assert_same
+from tests.support.stages import STAGES
+from tests.support.warm import Builder, Moment
+
+pytestmark = pytest.mark.endurance
 
 
+@pytest.mark.short
 def test_killed_at_every_stage_a_rebuild_ends_like_an_undisturbed_one(
     undisturbed: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -58,6 +41,7 @@ def test_killed_at_every_stage_a_rebuild_ends_like_an_undisturbed_one(
     assert_same(index, undisturbed.whole)
 
 
+@pytest.mark.short
 @pytest.mark.parametrize(
     ("torn", "number"),
     [
@@ -119,14 +103,8 @@ def killed_at_random(undisturbed: SimpleNamespace, folder: Path, kills: int, apa
     assert killed, "all of them ended before they were killed"
 
 
+@pytest.mark.parametrize(("kills", "apart"), [pytest.param(6, 3, marks=pytest.mark.short), (20, 5), (60, 2)])
 def test_killed_at_random_moments_a_rebuild_ends_like_an_undisturbed_one(
-    undisturbed: SimpleNamespace, tmp_path: Path
+    undisturbed: SimpleNamespace, tmp_path: Path, kills: int, apart: int
 ) -> None:
-    killed_at_random(undisturbed, tmp_path, 20, 5)
-
-
-@pytest.mark.slow
-def test_killed_at_many_random_moments_a_rebuild_ends_like_an_undisturbed_one(
-    undisturbed: SimpleNamespace, tmp_path: Path
-) -> None:
-    killed_at_random(undisturbed, tmp_path, 60, 2)
+    killed_at_random(undisturbed, tmp_path, kills, apart)

@@ -20,22 +20,10 @@ from retrieval.search.embedding import QueryPicture
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.search.vector_cache import VectorCache
+from tests.support.forwards import Forwards
+from tests.support.waiting import PATIENCE
 
 VISITORS = 6
-
-
-class Forwards:
-    """Counts the pictures that pass through the real model, and can hold a pass up."""
-
-    def __init__(self) -> None:
-        self.pictures: list[int] = []  # of each pass
-        self.open = threading.Event()
-        self.open.set()
-
-    def __call__(self, module: object, given: tuple[object, ...], named: dict[str, object]) -> None:
-        pixels = named.get("pixel_values", *given[:1])
-        self.pictures.append(len(pixels))  # type: ignore[arg-type]  # a tensor
-        assert self.open.wait(60)
 
 
 @pytest.fixture
@@ -91,9 +79,9 @@ def test_a_picture_asked_for_many_times_at_once_is_embedded_once(
     with ThreadPoolExecutor(VISITORS) as pool:
         asked = [pool.submit(searcher.search, replace(query, top_k=k)) for k in range(1, VISITORS + 1)]
         for _ in asked:
-            assert cache.asked.acquire(timeout=60)
+            assert cache.asked.acquire(timeout=PATIENCE)
         forwards.open.set()
-        hits = [each.result(60).hits for each in asked]
+        hits = [each.result(PATIENCE).hits for each in asked]
     assert forwards.pictures == [1]
     assert [len(each) for each in hits] == list(range(1, VISITORS + 1))
 
@@ -116,7 +104,7 @@ def test_who_waits_for_a_computation_that_fails_gets_its_error_and_the_next_trie
 
     def fail(places: Sequence[int]) -> list[Vectors]:
         begun.set()
-        assert go.wait(60)
+        assert go.wait(PATIENCE)
         raise PictureError("damaged")
 
     def succeed(places: Sequence[int]) -> list[Vectors]:
@@ -125,14 +113,14 @@ def test_who_waits_for_a_computation_that_fails_gets_its_error_and_the_next_trie
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.vectors, ["a", "b"], fail)
-        assert begun.wait(60)
+        assert begun.wait(PATIENCE)
         second = pool.submit(cache.vectors, ["c", "b", "c"], succeed)
-        assert others.wait(60), "c is computed before b is waited for"
+        assert others.wait(PATIENCE), "c is computed before b is waited for"
         assert "b" not in cache
         go.set()
         for waiting in (first, second):
             with pytest.raises(PictureError, match="damaged"):
-                waiting.result(60)
+                waiting.result(PATIENCE)
     assert [vector.item() for vector in cache.vectors(["a", "c", "b"], succeed)] == [0, 0, 2]
 
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from published import publish
 
 from retrieval.analysis.evaluation import evaluate, from_folder, leave_one_out
 from retrieval.engines import ENGINES
@@ -22,6 +21,7 @@ from retrieval.search.query import MAX_TOP_K, Combination, Query
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
 from retrieval.search.validation import checked_region, checked_top_k, one_of
+from tests.support.published import publish
 
 PICTURES = ("pizza", "cat", "soccer-ball", "castle", "red-apple")
 

@@ -12,13 +12,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_galleries import draw
-from warm import Builder
 
 import app
 from retrieval import cli
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
+from tests.support.builds import draw_classes
+from tests.support.warm import Builder
+
+pytestmark = pytest.mark.endurance
 
 NAME = "pictures"
 
@@ -149,7 +151,7 @@ def visit(arguments: list[str]) -> int:
 def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A labelled gallery and its index, of which ChromaDB has written graphs."""
     folder = tmp_path_factory.mktemp("built")
-    dataset = draw(folder / NAME, 24)
+    dataset = draw_classes(folder / NAME, 24)
     arguments = ["--index", str(folder / "index"), "--dataset", str(dataset), "--model", "mini"]
     builder = Builder(folder, *arguments)
     assert builder.end() == 0, builder.said
@@ -159,9 +161,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("pattern", "extent"),
     [
-        *((pattern, "few") for pattern in QUICK),
-        *(pytest.param(pattern, "few", marks=pytest.mark.slow) for pattern in FILES if pattern not in QUICK),
-        *(pytest.param(pattern, "all", marks=pytest.mark.slow) for pattern in FILES),
+        *(pytest.param(pattern, "few", marks=pytest.mark.short) for pattern in QUICK),
+        *((pattern, "few") for pattern in FILES if pattern not in QUICK),
+        *((pattern, "all") for pattern in FILES),
     ],
 )
 def test_a_damaged_file_is_told_or_does_no_harm(

@@ -23,12 +23,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from browsing import served, settings_of
-from builds import draw, nearest, spoil
-from conftest import ROOT
 from gradio_client import Client, handle_file
-from test_app import post
-from waiting import PATIENCE, until
 
 import index_builder
 from retrieval import cli
@@ -53,6 +48,13 @@ from retrieval.storage.server.connection import connect, failure, pack, unpack
 from retrieval.storage.server.location import PUBLISHED, Head, ServerLocation
 from retrieval.storage.server.store import ServerStore
 from retrieval.storage.store import Store
+from tests.support.browsing import served, settings_of
+from tests.support.builds import draw, nearest, spoil
+from tests.support.paths import ROOT
+from tests.support.serving import post
+from tests.support.waiting import PATIENCE, until
+
+pytestmark = pytest.mark.endurance
 
 NAME = "pictures"
 BAD = (3, 70, 195)

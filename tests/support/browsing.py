@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 import app
@@ -13,6 +16,8 @@ from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
 from retrieval.ui.serving.limits import limits_of
+from retrieval.ui.tabs.stopping import Stopped, ended
+from tests.support.waiting import until
 
 PATIENCE = 60_000  # ms; a slow machine is no failure
 expect.set_options(timeout=PATIENCE)
@@ -30,6 +35,36 @@ def served(searcher: Searcher, chosen: settings.Settings, queries: Path, builds:
 def settings_of(index: Path, *flags: str) -> settings.Settings:
     """The app's settings over an index, on loopback."""
     return settings.parse(app.parser(), ["--index", str(index), "--host", "127.0.0.1", *flags], {})[1]
+
+
+def arrived(page: Page) -> None:
+    """Wait until the page is complete: gradio mounts its components in waves, each of which may move the others."""
+    for part in ("#query", "#results", "#examples .thumbnail-item", "#timings", "#link"):
+        expect(page.locator(part).first).to_be_attached()
+    expect(timings(page)).not_to_be_empty()
+    expect(page.locator("#announcement")).to_be_attached()
+    settled(page)
+
+
+def settled(page: Page) -> None:
+    """Wait until no answer is on its way and nothing moves."""
+    expect(page.locator(".pending, .generating, .progress-text:visible")).to_have_count(0)
+    page.evaluate("document.fonts.ready.then(() => undefined)")
+    page.wait_for_function(
+        "document.getAnimations().every(each => each.playState !== 'running' || each.effect.getTiming().iterations > 9)"
+    )
+
+
+def hold_until_stopped(monkeypatch: pytest.MonkeyPatch, tab: ModuleType, steps: int) -> None:
+    """Let the next long job of a tab wait after some steps until its visitor stops it, however slow the visitor is."""
+    over, asked = tab.over, count()
+
+    def held(stopped: Stopped, began: float, deadline: float) -> str:
+        if next(asked) == steps:
+            until(lambda: ended(stopped, began))
+        return str(over(stopped, began, deadline))
+
+    monkeypatch.setattr(tab, "over", held)
 
 
 def captions(page: Page) -> list[str]:

@@ -33,6 +33,15 @@ def draw(folder: Path, count: int) -> Path:
     return folder
 
 
+def draw_classes(folder: Path, count: int) -> Path:
+    """Fill two class folders with pictures of random stripes; the same ones each time."""
+    for number in range(count):
+        picture = folder / ("even", "odd")[number % 2] / f"{number:03}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("RGB", (5, 4), random.Random(number).randbytes(60)).resize((50, 40)).save(picture)
+    return folder
+
+
 def spoil(folder: Path, *numbers: int) -> None:
     """Make three of a folder's pictures unreadable, each in its own way."""
     empty, cut, text = (folder / f"{number:03}.png" for number in numbers)

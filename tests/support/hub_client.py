@@ -8,12 +8,13 @@ import sys
 from types import SimpleNamespace
 
 import torch
-from conftest import ROOT
 from datasets import ClassLabel, Dataset
 from datasets import Features as Columns
 from datasets import Image as Picture
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from tests.support.paths import ROOT
 
 # Placed in the way of every connection of the processes below.
 GUARD = """

@@ -18,14 +18,14 @@ from types import FrameType
 from typing import Any
 
 import datasets
-from waiting import PATIENCE, until
 
 import index_builder
 import retrieval.features.encoder
 import retrieval.indexing.build  # with torch and ChromaDB
 from retrieval.engines.chroma_folder import GRAPH
+from tests.support.waiting import PATIENCE, until
 
-WARMED = "warmed"
+WARMED = "tests.support.warmed"
 ROWS_AT_ONCE = 4  # so that a few pictures make many batches
 # Likewise ChromaDB writes its graphs every few pictures, not every thousand.
 SYNC = {"sync_threshold": 8, "batch_size": 4}

@@ -5,10 +5,10 @@ import pytest  # noqa: F401  # which a forked process imports as its main module
 import scipy.io  # noqa: F401
 import sklearn.decomposition  # noqa: F401
 import torch
-import warm  # noqa: F401
 
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import BUNDLED, choose_model
+from tests.support import warm  # noqa: F401
 
 torch.set_num_threads(1)  # whoever is forked could not use this process's threads
 ENCODER = ClipEncoder(choose_model(BUNDLED))

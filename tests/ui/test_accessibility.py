@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import PATIENCE
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.support.browsing import PATIENCE, arrived, settled
 
 pytestmark = pytest.mark.browser
 
@@ -59,9 +60,7 @@ def opened(context: BrowserContext, address: str, theme: str = "light", width: i
     page.set_viewport_size({"width": width, "height": 900})
     page.on("filechooser", lambda _: None)  # asked for later, the browser may be told too late and open its own dialog
     page.goto(f"{address}?__theme={theme}")
-    expect(page.locator("#examples .thumbnail-item").first).to_be_visible()
-    expect(page.locator("#announcement")).to_be_attached()
-    settled(page)
+    arrived(page)
     return page
 
 
@@ -69,14 +68,6 @@ def with_results(page: Page, queries: Path) -> None:
     page.locator("#query input[type=file]").set_input_files(str(queries / "pizza.png"))
     expect(page.locator("#results .caption-label")).to_have_count(12)
     settled(page)
-
-
-def settled(page: Page) -> None:
-    """Wait until no answer is on its way and nothing moves."""
-    expect(page.locator(".pending, .generating, .progress-text:visible")).to_have_count(0)
-    page.wait_for_function(
-        "document.getAnimations().every(each => each.playState !== 'running' || each.effect.getTiming().iterations > 9)"
-    )
 
 
 def tabs(page: Page) -> list[str]:

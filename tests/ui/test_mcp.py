@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from retrieval.ui.arguments import NOT_BASE64
 from retrieval.ui.page import TITLE
 from retrieval.ui.serving.gradio_patches import NO_ADDRESS
 from retrieval.ui.widgets.picture_input import NOT_UPLOADED
+from tests.support.canary import Canary
+from tests.support.waiting import PATIENCE
 
 PICTURE_TOOL = "search"
 WORDS_TOOL = "query"
@@ -43,25 +45,6 @@ LATER = {  # what both tools take besides their query, and its default
 def searcher(page_searcher: Searcher) -> Searcher:
     """The very one that the page asks."""
     return page_searcher
-
-
-class Canary(BaseHTTPRequestHandler):
-    """Answers everything, /redirect with a redirect, and remembers that it was asked."""
-
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        self.send_response(302 if self.path == "/redirect" else 200)
-        if self.path == "/redirect":
-            self.send_header("Location", "/x.png")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_POST = do_GET
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture
@@ -238,7 +221,7 @@ def test_a_file_named_in_any_argument_is_refused(address: str, canary: str, argu
 def fetches(address: str, target: str) -> None:
     """Try each way by which gradio fetches an address for a visitor; only the canary tells what came of it."""
     for path in ("file=", "file/", "proxy="):
-        httpx.get(f"{address}/gradio_api/{path}{target}", timeout=60)
+        httpx.get(f"{address}/gradio_api/{path}{target}", timeout=PATIENCE)
     client = Client(address, verbose=False)
     for arguments in ({"image": handle_file(target)}, {"image": None, "features": handle_file(target)}):
         with pytest.raises(AppError):

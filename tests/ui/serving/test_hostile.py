@@ -4,20 +4,16 @@ One app of its own, as on a Space, takes all of it; every answer is searched for
 end it answers as at first and has hardly grown. No test names an address but of this machine.
 """
 
-import asyncio
 import base64
 import json
 import math
 import os
-import pickle
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import urllib.parse
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -25,28 +21,28 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
-from browsing import open_tab, served, settings_of
 from datasets import Dataset, Features, Image, Value
-from hostile_pictures import READ, files, small
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, expect
-from starlette.responses import PlainTextResponse
-from test_app import ROOT, running
-from test_mcp import Canary
-from waiting import PATIENCE, until
 
 import index_builder
 from retrieval import errors
-from retrieval.errors import PictureError, RetrievalError
-from retrieval.gallery.opening import check_dataset
-from retrieval.indexing.jobs import Builds
+from retrieval.errors import PictureError
 from retrieval.pictures.loading import MAX_BYTES, load_picture
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
-from retrieval.ui.serving import bodies, uploads
-from retrieval.ui.serving.bodies import FORM_BYTES, BodyLimit
+from retrieval.ui.serving import bodies
+from retrieval.ui.serving.bodies import FORM_BYTES
 from retrieval.ui.serving.limits import MAX_CALL, WAITING
+from tests.support.browsing import open_tab, served, settings_of
+from tests.support.canary import Canary
+from tests.support.fuzz import fuzz
+from tests.support.hostile_pictures import READ, files, small
+from tests.support.paths import ROOT
+from tests.support.serving import running
+from tests.support.waiting import PATIENCE, until
+
+pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
 Result = TypeVar("Result")
 
@@ -607,12 +603,6 @@ def test_uploads_that_are_broken_off_or_for_nobody_leave_nothing(site: Site) -> 
     until(lambda: not kept() - left, lambda: f"beside {left} there are {kept()}")
 
 
-def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run something asynchronous; in a thread, since the browser's tests leave a loop running in this one."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
-
-
 @pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])
 def test_a_call_of_two_kinds_is_a_call(site: Site, kinds: tuple[str, str]) -> None:
     """Whichever of the two is read further in."""
@@ -620,160 +610,6 @@ def test_a_call_of_two_kinds_is_a_call(site: Site, kinds: tuple[str, str]) -> No
     for body in (b'{"data": [' + b"[]," * 200_000 + b"[]]}", bytes(MAX_CALL + 1)):
         reply = site.client.post("/gradio_api/call/search", content=body, headers=headers)
         assert (reply.status_code, reply.json()) == (413, {"detail": bodies.TOO_LARGE})
-
-
-def ask(limited: BodyLimit, path: str, content: Any, headers: Any = None) -> httpx.Response:
-    """Post to what is behind the limits alone, without a server."""
-
-    async def posted() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(limited), base_url="http://page") as client:
-            return await client.post(path, content=content, headers=headers)
-
-    return run(posted())
-
-
-@pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])
-def test_an_upload_of_two_kinds_makes_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, str]
-) -> None:
-    (tmp_path / "old.png").write_bytes(bytes(100))
-    monkeypatch.setattr(uploads, "UPLOADS_FILES", 0)
-    headers = [("Content-Type", f"{kind}; boundary=x") for kind in kinds]
-    limited = BodyLimit(PlainTextResponse("taken"), tmp_path)
-    assert ask(limited, "/gradio_api/call/search", b"x", headers).text == "taken"
-    assert (tmp_path / "old.png").exists(), "a call that uploads nothing"
-    assert ask(limited, "/gradio_api/upload", b"x", headers).text == "taken"
-    assert not (tmp_path / "old.png").exists()
-
-
-def test_all_calls_together_take_no_more_memory_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as fill it, which never end; then a long one is told to wait, a short one is not."""
-    limited = BodyLimit(PlainTextResponse("taken"), tmp_path)
-    scope = {"type": "http", "method": "POST", "path": "/gradio_api/call/search", "headers": []}
-    long = b"A" * MAX_CALL
-
-    async def posted(body: bytes, more: bool) -> tuple[int, str]:
-        """Send a body, break it off when all are done if more of it was promised; return what is answered."""
-        pieces = [{"type": "http.request", "body": body, "more_body": more}]
-        sent: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            if not pieces:
-                waiting.release()
-                await done.wait()
-                return {"type": "http.disconnect"}
-            return pieces.pop()
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await limited(scope, receive, send)
-        return (sent[0]["status"], sent[1]["body"].decode()) if sent else (0, "")
-
-    async def crowd() -> None:
-        slow = [asyncio.create_task(posted(long, more=True)) for _ in range(3)]
-        for _ in slow:
-            await waiting.acquire()
-        assert await posted(long, more=False) == (503, json.dumps({"detail": bodies.CROWDED}))
-        assert await posted(b"{}", more=False) == (200, "taken")
-        done.set()
-        assert await asyncio.gather(*slow) == [(0, "")] * len(slow)
-        assert await posted(long, more=False) == (200, "taken"), "what they held is free again"
-
-    monkeypatch.setattr(bodies, "CALLS_BYTES", 3 * MAX_CALL)
-    waiting, done = asyncio.Semaphore(0), asyncio.Event()
-    run(crowd())
-
-
-OTHER_START = """
-import os, sys
-from retrieval.ui.serving.uploads import own_folder
-folder = own_folder()
-assert folder is own_folder()
-(folder / "picture.png").touch()
-print(folder, flush=True)
-sys.stdin.read()
-"""
-
-
-def test_uploads_have_a_folder_of_their_own_which_outlives_its_process_until_the_next_start(tmp_path: Path) -> None:
-    """Three starts in one GRADIO_TEMP_DIR, of which one is killed; what else lies there is left alone."""
-    for name in ("mine.txt", "lookalike-mine/mine.txt", "elsewhere/mine.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / f"{uploads.OWN}link").symlink_to(tmp_path / "elsewhere")
-    before = set(tmp_path.rglob("*"))
-    environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
-
-    def start() -> tuple[subprocess.Popen[str], Path]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", OTHER_START],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout
-        return process, Path(process.stdout.readline().strip())
-
-    running, in_use = start()
-    killed, left = start()
-    killed.kill()
-    killed.communicate()
-    assert in_use.parents[1] == left.parents[1] == tmp_path
-    assert in_use.parent.stat().st_mode & 0o077 == 0
-    assert (left / "picture.png").exists()
-    third, _ = start()
-    assert not left.parent.exists()
-    assert (in_use / "picture.png").exists()
-    for process in (running, third):
-        process.communicate()
-        assert process.returncode == 0
-    assert set(tmp_path.rglob("*")) == before
-
-
-def test_no_place_for_uploads_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
-    with pytest.raises(RetrievalError, match="another folder by GRADIO_TEMP_DIR"):
-        uploads.own_folder.__wrapped__()
-
-
-def test_the_oldest_uploads_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(10):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "x.png").write_bytes(bytes(100))
-        os.utime(tmp_path / str(number) / "x.png", (number, number))
-    (tmp_path / "stray").write_bytes(bytes(100))  # of an upload that was never used
-    os.utime(tmp_path / "stray", (3.5, 3.5))
-    monkeypatch.setattr(uploads, "UPLOADS_BYTES", 550)
-    uploads.make_room(tmp_path)
-    assert sorted(path.parent.name for path in tmp_path.glob("*/x.png")) == ["5", "6", "7", "8", "9"]
-    monkeypatch.setattr(uploads, "UPLOADS_FILES", 2)
-    uploads.make_room(tmp_path)
-    assert sorted(path.parent.name for path in tmp_path.glob("*/x.png")) == ["8", "9"]
-    assert not (tmp_path / "stray").exists()
-    assert uploads.make_room(tmp_path, needed=1)
-    assert len(list(tmp_path.glob("*/x.png"))) == 2
-    assert {path.name for path in tmp_path.iterdir()} == set("0123456789"), "may be about to get its file"
-    for folder in tmp_path.iterdir():
-        os.utime(folder, (0, 0))
-    uploads.make_room(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"8", "9"}
-
-
-def test_a_full_disk_takes_no_upload_and_says_so(tmp_path: Path) -> None:
-    # An upload that does not say how large it is may be the largest, for which no disk has room here.
-    limited = BodyLimit(lambda *_: pytest.fail("it was let through"), tmp_path, upload_bytes=10**18)
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield b"--x\r\n"
-
-    (tmp_path / "old.png").write_bytes(bytes(100))
-    answer = ask(limited, "/gradio_api/upload", pieces(), {"Content-Type": "multipart/form-data; boundary=x"})
-    assert (answer.status_code, answer.json()["detail"]) == (507, bodies.DISK_FULL)
-    assert not (tmp_path / "old.png").exists()  # which might have made room
 
 
 # Random
@@ -810,31 +646,12 @@ def answered(site: Site, endpoint: str, arguments: list[Any]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-@settings(max_examples=400, print_blob=True)
-@given(SPOILT)
-def test_any_bytes_are_a_picture_or_refused_in_words(spoilt: Any) -> None:
-    read_or_refused(spoilt)
+def test_any_bytes_are_a_picture_or_refused_in_words() -> None:
+    fuzz(SPOILT, read_or_refused)
 
 
-@settings(max_examples=60, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["search", "query"]), st.lists(ANY, min_size=6, max_size=12))
-def test_any_arguments_are_answered(site: Site, endpoint: str, arguments: list[Any]) -> None:
-    answered(site, endpoint, arguments)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-@settings(max_examples=100_000, print_blob=True)
-@given(SPOILT)
-def test_any_bytes_at_length(spoilt: Any) -> None:
-    read_or_refused(spoilt)
-
-
-@pytest.mark.slow
-@settings(max_examples=5_000, print_blob=True)
-@given(st.sampled_from(list(DEFAULTS)), st.lists(ANY, max_size=13))
-def test_any_arguments_at_length(site: Site, endpoint: str, arguments: list[Any]) -> None:
-    answered(site, endpoint, arguments)
+def test_any_arguments_are_answered(site: Site) -> None:
+    fuzz(st.tuples(st.sampled_from(list(DEFAULTS)), st.lists(ANY, max_size=13)), lambda call: answered(site, *call))
 
 
 # In a browser
@@ -882,50 +699,6 @@ def test_nothing_in_a_data_set_or_a_link_is_run_or_fetched_by_a_browser(
         context.close()
     searcher.indexes.close()
     assert not [url for url in asked if not url.startswith((address, "blob:", "data:"))]
-
-
-# What an owner is handed by a stranger: data sets and settings
-
-
-DATASETS = """
-    ../../etc ../../../../etc/passwd /dev/zero /proc/self/environ x/y/z x/.. -rf --help <script>/x {0}/x file:///etc/passwd
-    http://127.0.0.1:1/x.parquet s3://x/y hf://datasets/x/y zip://x::http://127.0.0.1:1/ \\\\127.0.0.1\\x
-"""
-
-
-@pytest.mark.parametrize("dataset", [*DATASETS.split(), "a\0b", "\ud800", "x" * 5000])
-def test_a_data_set_of_a_strange_name_is_refused_in_words(tmp_path: Path, dataset: str) -> None:
-    chosen = settings_of(tmp_path / "index", f"--dataset={dataset}", "--model", "mini")
-    with pytest.raises(RetrievalError) as error:
-        check_dataset(chosen.source)
-        Builds(chosen).start(chosen).outcome(PATIENCE)
-    assert str(error.value) not in ("", errors.SURPRISE)
-
-
-@pytest.mark.parametrize("gallery", [*["../x", "/x", ".", "..", "a/b", "a\\b", ".hidden", "<b>"], "a\0b", "x" * 300])
-def test_a_gallery_of_a_strange_name_is_refused(tmp_path: Path, gallery: str) -> None:
-    with pytest.raises((RetrievalError, SystemExit)):
-        settings_of(tmp_path, "--gallery", gallery)
-
-
-@pytest.mark.parametrize("which", ["auto_map", "config", "pickle"])
-def test_a_model_of_a_stranger_runs_no_code(tmp_path: Path, which: str) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    config: dict[str, Any] = {"model_type": "evil" if which == "config" else "clip"}
-    if which == "auto_map":
-        config = {"model_type": "evil", "auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"}}
-    (model / "config.json").write_text(json.dumps(config))
-    (model / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "CLIPImageProcessor"} | config))
-    command = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"
-    trap = type("Trap", (), {"__reduce__": lambda self: (exec, (command,))})()
-    (model / "pytorch_model.bin").write_bytes(pickle.dumps(trap))
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "x.png").write_bytes(small())
-    arguments = ["--index", str(tmp_path / "index"), "--dataset", str(tmp_path / "pictures"), "--model", str(model)]
-    assert index_builder.main(arguments) == 2
-    assert not (tmp_path / "ran").exists()
 
 
 # And after all of it

@@ -15,14 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ROOT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from hub_client import GUARD
-from loopback_hub import LoopbackHub
 from PIL import Image
-from test_app import address_in, post
-from waiting import until
 
 from retrieval import settings
 from retrieval.ui.serving.health import STOPPING as HEALTH_STOPPING
@@ -30,6 +25,11 @@ from retrieval.ui.serving.limits import SPACE, limits_of
 from retrieval.ui.serving.shutdown import STOPPING
 from retrieval.ui.tabs.evaluate import EvaluateTab
 from retrieval.ui.tabs.galleries import GalleriesTab
+from tests.support.hub_client import GUARD
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.paths import ROOT
+from tests.support.serving import address_in, post
+from tests.support.waiting import PATIENCE, until
 
 SECRET = "hf_canaryToken"
 CANARY = "zanzibar-7e1c"  # in all that a visitor sends
@@ -109,7 +109,7 @@ def client(space: Space) -> Client:
 
 def health(address: str) -> tuple[int, dict[str, str]]:
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=60) as reply:
+        with urllib.request.urlopen(f"{address}/health", timeout=PATIENCE) as reply:
             return reply.status, json.load(reply)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -130,22 +130,22 @@ def test_a_visit_asks_nobody_outside_and_leaves_no_trace_in_the_log(
         with pytest.raises(AppError):
             client.predict(api_name="/query", **({"text": ""} | bad))
     # What gradio itself refuses before any function of ours is called, as its own surprise.
-    config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=60))
+    config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=PATIENCE))
     tab = next(each for each in config["dependencies"] if each["api_name"] == "evaluate_gallery")
     assert "event: error" in post(space.address, tab["api_name"], CANARY, 50, None, 0, False)
     request = urllib.request.Request(
         f"{space.address}/?text={CANARY}", headers={"X-Forwarded-For": f"{CANARY}.example"}
     )
-    assert urllib.request.urlopen(request, timeout=60).status == 200
+    assert urllib.request.urlopen(request, timeout=PATIENCE).status == 200
     # What the MCP server refuses: of a wrong kind, for a method and for a tool that there are not.
     mcp = f"{space.address}/gradio_api/mcp/"
     either = {"Accept": "application/json, text/event-stream"}
     strange = either | {"Content-Type": f"text/{CANARY}", "Origin": f"http://{CANARY}", "Host": f"{CANARY}.example"}
-    assert httpx.post(mcp, content=b"{}", headers=strange, timeout=60).status_code == 400
+    assert httpx.post(mcp, content=b"{}", headers=strange, timeout=PATIENCE).status_code == 400
     for method, params in ((CANARY, {}), ("tools/call", {"name": CANARY, "arguments": {}})):
         message = {"jsonrpc": "2.0", "method": method, "params": params}
         for sent in (message | {"id": 1}, message, {"jsonrpc": "2.0", "id": CANARY, "result": {}}):
-            assert httpx.post(mcp, json=sent, headers=either, timeout=60).status_code in (200, 202)
+            assert httpx.post(mcp, json=sent, headers=either, timeout=PATIENCE).status_code in (200, 202)
 
     said = space.log.read_text()
     assert "outside of its function" in said, "gradio's own refusal was not provoked"
@@ -164,7 +164,7 @@ def test_a_visit_asks_nobody_outside_and_leaves_no_trace_in_the_log(
 def test_strangers_get_no_builds_and_smaller_limits(
     space: Space, client: Client, queries: Path, tmp_path: Path
 ) -> None:
-    with urllib.request.urlopen(f"{space.address}/config", timeout=60) as reply:
+    with urllib.request.urlopen(f"{space.address}/config", timeout=PATIENCE) as reply:
         page = reply.read().decode()
     assert EvaluateTab.title in page
     assert f'"{GalleriesTab.title}"' not in page
@@ -176,7 +176,7 @@ def test_strangers_get_no_builds_and_smaller_limits(
     request = urllib.request.Request(f"{space.address}/gradio_api/call/search", data=b"{}", method="POST")
     request.add_unredirected_header("Content-Length", str(SPACE.upload_bytes * 2))
     with pytest.raises(urllib.error.HTTPError, match="413"):
-        urllib.request.urlopen(request, timeout=60)
+        urllib.request.urlopen(request, timeout=PATIENCE)
 
 
 def test_the_limits_are_those_of_a_space_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,14 +221,14 @@ def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, cl
     picture = tmp_path / "large.png"
     Image.new("L", (6300, 6300), 90).save(picture)  # seconds of work
     [path] = json.loads(httpx.post(f"{space.address}/gradio_api/upload", files={"files": picture.read_bytes()}).text)
-    config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=60))
+    config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=PATIENCE))
     number = next(each["id"] for each in config["dependencies"] if each["api_name"] == "robustness")
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, 10, 0.1, 0.02, 0.5, 50, "cosine", 3, ""]
     body = json.dumps({"data": data, "fn_index": number, "session_hash": "visitor"}).encode()
     json_body = {"Content-Type": "application/json"}
     joined = urllib.request.Request(f"{space.address}/gradio_api/queue/join", body, json_body)
-    urllib.request.urlopen(joined, timeout=60).close()
-    stream = urllib.request.urlopen(f"{space.address}/gradio_api/queue/data?session_hash=visitor", timeout=120)
+    urllib.request.urlopen(joined, timeout=PATIENCE).close()
+    stream = urllib.request.urlopen(f"{space.address}/gradio_api/queue/data?session_hash=visitor", timeout=PATIENCE)
     messages = (json.loads(line[6:]) for line in map(bytes.decode, stream) if line.startswith("data: "))
     assert next(each for each in messages if each["msg"] == "process_starts")
     _signal_beside(space.process.pid, signal.SIGTERM)
@@ -242,5 +242,5 @@ def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, cl
     assert done["success"], done
     assert done["output"]["data"][0]["results"]
     stream.close()
-    assert space.process.wait(60) == 0
+    assert space.process.wait(PATIENCE) == 0
     assert "under way" not in space.log.read_text()

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE, open_tab, served, settings_of, timings, toggle, upload
 from playwright.sync_api import Browser, Locator, Page, expect
-from test_galleries import Held, draw
 
 import index_builder
 from retrieval.features.encoder import CONVOLVED
@@ -17,6 +15,9 @@ from retrieval.storage.catalog import Indexes
 from retrieval.ui.tabs.evaluate import EvaluateTab
 from retrieval.ui.tabs.galleries import GalleriesTab
 from retrieval.ui.tabs.search import SearchTab
+from tests.support.browsing import PATIENCE, open_tab, served, settings_of, timings, toggle, upload
+from tests.support.builds import draw_classes
+from tests.support.held import Held
 
 pytestmark = pytest.mark.browser
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.browser
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index with the gallery `first` of six pictures."""
     folder = tmp_path_factory.mktemp("small")
-    arguments = ["--dataset", str(draw(folder / "first", 6)), "--model", "mini"]
+    arguments = ["--dataset", str(draw_classes(folder / "first", 6)), "--model", "mini"]
     assert index_builder.main(["--index", str(folder / "index"), *arguments]) == 0
     return folder / "index"
 
@@ -87,7 +88,7 @@ def row(page: Page, gallery: str) -> Locator:
 
 
 def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small: Path) -> None:
-    folder = draw(tmp_path / "holiday", 40)
+    folder = draw_classes(tmp_path / "holiday", 40)
     (folder / "odd" / "broken.png").write_text("no picture")
     upload(page, folder / "even" / "004.png")
     open_tab(page, SearchTab.title)
@@ -126,7 +127,7 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
 def test_cancelled_and_taken_up_again_while_searches_go_on(
     page: Page, browser: Browser, address: str, held: Held, builds: Builds, tmp_path: Path
 ) -> None:
-    folder = draw(tmp_path / "long", 200)
+    folder = draw_classes(tmp_path / "long", 200)
     held.go.clear()
     fill(page, "dataset", str(folder))
     page.locator("#build_start").click()
@@ -168,10 +169,10 @@ def test_a_second_build_is_refused_kindly(
     context = browser.new_context()
     other = visit(context.new_page(), address)
     held.go.clear()
-    fill(page, "dataset", str(draw(tmp_path / "one", 70)))
+    fill(page, "dataset", str(draw_classes(tmp_path / "one", 70)))
     page.locator("#build_start").click()
     expect(state(page)).to_contain_text("one: 64 of 70")
-    fill(other, "dataset", str(draw(tmp_path / "two", 2)))
+    fill(other, "dataset", str(draw_classes(tmp_path / "two", 2)))
     other.locator("#build_start").click()
     expect(other.locator("[data-testid=toast-body]")).to_contain_text("'one' is being built just now")
     expect(state(other)).to_contain_text("one: 64 of 70")
@@ -192,7 +193,7 @@ def test_a_second_build_is_refused_kindly(
     ],
 )
 def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict[str, str], said: str) -> None:
-    folder = draw(tmp_path / "pictures", 1)
+    folder = draw_classes(tmp_path / "pictures", 1)
     for name, text in fields.items():
         fill(page, name, text.replace("FOLDER", str(folder)))
     page.locator("#build_start").click()
@@ -202,7 +203,7 @@ def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict
 
 def test_a_gallery_is_replaced_and_its_results_are_renewed(page: Page, tmp_path: Path, small: Path) -> None:
     for count in (3, 5):
-        folder = draw(tmp_path / f"{count}" / "changing", count)
+        folder = draw_classes(tmp_path / f"{count}" / "changing", count)
         fill(page, "dataset", str(folder))
         page.locator("#build_replace input").set_checked(count == 5)
         page.locator("#build_start").click()
@@ -225,7 +226,7 @@ def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path
     open_tab(page, GalleriesTab.title)
     expect(row(page, "first")).to_be_visible()
     page.locator("#build_dataset :is(input, textarea)").focus()
-    page.keyboard.type(str(draw(tmp_path / "keys", 2)))
+    page.keyboard.type(str(draw_classes(tmp_path / "keys", 2)))
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "build_start":
@@ -241,6 +242,7 @@ def test_without_builds_there_is_no_tab(browser: Browser, small: Path, queries: 
     with served(searcher, settings_of(small), queries) as address:
         context = browser.new_context()
         page = context.new_page()
+        page.set_default_timeout(PATIENCE)
         page.goto(address)
         expect(page.get_by_role("tab", name=EvaluateTab.title)).to_be_visible()
         expect(page.get_by_role("tab", name=GalleriesTab.title)).to_have_count(0)

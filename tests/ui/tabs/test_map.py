@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import PATIENCE, open_tab, served, settings_of, toggle, upload
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -19,6 +18,7 @@ from retrieval.storage.catalog import Indexes
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.tabs.map import MapTab
+from tests.support.browsing import PATIENCE, open_tab, served, settings_of, toggle, upload
 
 pytestmark = pytest.mark.browser
 
@@ -236,9 +236,10 @@ def test_names_and_labels_are_text_whatever_they_hold(hostile: Page) -> None:
 def test_phone_in_the_dark(browser: Browser, address: str, queries: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(f"{address}?__theme=dark")
     upload(page, queries / "castle.png")
-    expect(page.locator("#results .caption-label").first).to_be_visible(timeout=30_000)
+    expect(page.locator("#results .caption-label").first).to_be_visible()
     open_map(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     expect(page.locator("#map_note")).to_contain_text("◆ Your query")

@@ -5,12 +5,13 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin
 
 import pytest
-from browsing import captions, timings, toggle, upload
 from gradio.utils import get_upload_folder
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from retrieval.search.searcher import Searcher
+from tests.support.browsing import captions, timings, toggle, upload
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.browser
 
@@ -40,7 +41,7 @@ def test_results_are_files_of_the_index_and_a_search_encodes_nothing(
         assert str(index.build.parent) not in unquote(source), "tells where the index lies"
         path = index.thumbnails.joinpath(*source.rsplit("/", 2)[1:])
         assert index.at_thumbnail(path) is not None, source
-        with urllib.request.urlopen(source, timeout=60) as answer:
+        with urllib.request.urlopen(source, timeout=PATIENCE) as answer:
             assert answer.read() == path.read_bytes()
             assert "max-age=86400" in answer.headers["Cache-Control"]
     assert not encoded
