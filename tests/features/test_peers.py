@@ -3,7 +3,7 @@
 Their torchvision would change what transformers does here, so they are no requirement of the tests:
 
     pip install torch==2.13.0 && pip install -r benchmarks/requirements-peers.txt      in an environment of its own
-    PEERS_PYTHON=that/bin/python python -m pytest -m slow tests/test_peers.py
+    PEERS_PYTHON=that/bin/python python -m pytest -m endurance tests/features/test_peers.py
 """
 
 import os

@@ -1,6 +1,6 @@
 """The real weights against what the project's original notebook published, and against its vectors.
 
-python -m pytest -m hub tests/test_published.py      downloads 600 MB, once
+python -m pytest -m hub tests/features/test_published.py      downloads 600 MB, once
 """
 
 import json

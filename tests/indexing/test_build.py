@@ -128,7 +128,7 @@ def stop(command, index, number, so_far, writes=0):
     return process.returncode, said
 
 
-@pytest.mark.endurance  # the same with the real program and its own sizes; tests/test_kills.py is quicker and stricter
+@pytest.mark.endurance  # the real program with its own sizes; test_kills.py is quicker and stricter
 def test_a_build_stopped_at_any_moment_ends_like_an_undisturbed_one(tmp_path, capsys):
     dataset = draw(tmp_path / NAME, 290)  # five batches of 64 rows, the last one short
     spoil(dataset, 3, 70, 285)

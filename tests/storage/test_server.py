@@ -54,7 +54,7 @@ from tests.support.paths import ROOT
 from tests.support.serving import post
 from tests.support.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.endurance
+pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
 NAME = "pictures"
 BAD = (3, 70, 195)
