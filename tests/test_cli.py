@@ -51,12 +51,12 @@ def run(index, capsys):
     return run
 
 
-def refused(result, *words):
+def refused(result, *expected):
     """Whether a run ended with code 2 and one line that has these words, and no traceback."""
     lines = result.err.strip().splitlines()
     assert (result.code, result.out, len(lines)) == (2, "", 1), result.err
     assert lines[0].startswith("error: ")
-    for word in words:
+    for word in expected:
         assert str(word) in lines[0]
     return True
 

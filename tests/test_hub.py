@@ -128,12 +128,12 @@ def test_what_the_hub_refuses_is_told_with_the_remedy(hub, client, tmp_path):
         ([*pictures, "org/clip", "--model-revision", "v9"], ["'org/clip'", "'v9'", "--model-revision"]),
     ]
     results = answers(client(hub.url, "-c", RUNS, json.dumps([arguments for arguments, _ in cases])))
-    for (arguments, words), result in zip(cases, results, strict=True):
+    for (arguments, expected), result in zip(cases, results, strict=True):
         assert result.code == 2, arguments
         assert "Traceback" not in result.err
         message = [line for line in result.err.splitlines() if line.startswith("error: ")]
         assert len(message) == 1, result.err
-        for word in words:
+        for word in expected:
             assert word in message[0]
     assert not Indexes(tmp_path / "index").names()
 

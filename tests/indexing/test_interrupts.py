@@ -1,4 +1,4 @@
-"""A builder that is asked to stop ends soon, by its exit code and in words; of several on one index one builds."""
+"""A builder that is asked to stop ends soon and says so; of several builders on one index, one builds."""
 
 import shutil
 import signal

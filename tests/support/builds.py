@@ -120,7 +120,7 @@ def assert_same(index: Path, expected: SimpleNamespace) -> None:
 
 
 def answers(index: Path) -> str:
-    """Search what is published, by both engines' ways; return its build, empty if there is none."""
+    """Search what is published, with both engines; return its build, or an empty text if nothing is published."""
     indexes = Indexes(index)
     if not indexes.names():
         return ""

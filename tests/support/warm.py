@@ -27,7 +27,7 @@ from tests.support.waiting import PATIENCE, until
 
 WARMED = "tests.support.warmed"
 ROWS_AT_ONCE = 4  # so that a few pictures make many batches
-# Likewise ChromaDB writes its graphs every few pictures, not every thousand.
+# ChromaDB writes its graphs every few pictures, not every thousand.
 SYNC = {"sync_threshold": 8, "batch_size": 4}
 
 

@@ -106,7 +106,7 @@ class Site:
         return self.post("search", list((DEFAULTS["search"] | {"image": image} | changed).values()))
 
     def raw(self, sent: bytes) -> tuple[int, str]:
-        """Send bytes as they are; return the status, or 0 if there is none, and the rest of the answer."""
+        """Send bytes unchanged; return the status (0 without an answer) and the rest of the answer."""
         with socket.create_connection(("127.0.0.1", httpx.URL(self.address).port), timeout=PATIENCE) as line:
             line.sendall(sent)
             answer = line.makefile("rb").read().decode("utf-8", "replace")
