@@ -1,38 +1,41 @@
-"""What the tests share: real indexes, built once in a run by the real builder."""
+"""What the tests share: real indexes, made by the real builder, and a page that is really served."""
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core of its own; threads that wait for each other would make both slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
-SEED = ROOT.parent / "shared" / "seed-data"
+from tests.support.paths import ROOT, SEED
 
-sys.path.insert(0, str(ROOT))
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-OWN_HF_HOME = os.environ.get("HF_HOME")  # for the tests that ask for the real Hub
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")  # what this machine has cached changes no result
+HF_HOME = tempfile.TemporaryDirectory(prefix="hf-home-")  # what this machine has cached changes no result
+os.environ["HF_HOME"] = HF_HOME.name
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the network; those of the Hub start processes of their own
 
-pytest.register_assert_rewrite("builds")  # whose asserts are those of tests
-from browsing import PATIENCE, served, settings_of  # noqa: E402  # needs the path above
+pytest.register_assert_rewrite("tests.support.builds")  # whose asserts are those of tests
+from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 
-import index_builder  # noqa: E402
 from retrieval.indexing.jobs import Builds  # noqa: E402
 from retrieval.search.searcher import Searcher  # noqa: E402
 from retrieval.storage.catalog import Indexes  # noqa: E402
+from tests.support.browsing import PATIENCE, arrived, served, settings_of  # noqa: E402
+from tests.support.cache import copy_index  # noqa: E402
 
 # A busy machine is no failure, and no test is a matter of time.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+FEW = "train[527:559]+train[728:760]"  # animals and food, with fox, cat, lion and pizza, which are query pictures too
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
@@ -61,19 +64,20 @@ def seed() -> Path:
 
 @pytest.fixture(scope="session")
 def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index folder with the gallery `icons`: all bundled pictures, the bundled model."""
-    folder = tmp_path_factory.mktemp("icons")
-    assert index_builder.main(["--index", str(folder), "--model", "mini"]) == 0
-    return folder
+    """An index folder with the gallery `icons`: all bundled pictures, the bundled model. Tests only read it."""
+    return copy_index(tmp_path_factory.mktemp("icons"), "--model", "mini")
+
+
+@pytest.fixture(scope="session")
+def few_icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index folder with 64 of the icons, for tests in which the size does not matter. Tests only read it."""
+    return copy_index(tmp_path_factory.mktemp("few-icons"), "--model", "mini", "--split", FEW)
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Path:
-    """An index folder with the gallery `train`: the photos of the seed data, the bundled model."""
-    folder = tmp_path_factory.mktemp("photos")
-    arguments = ["--index", str(folder), "--model", "mini", "--dataset", str(seed / "train")]
-    assert index_builder.main(arguments) == 0
-    return folder
+    """An index folder with the gallery `train`: the photos of the seed data, the bundled model. Tests only read it."""
+    return copy_index(tmp_path_factory.mktemp("photos"), "--model", "mini", "--dataset", str(seed / "train"))
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +112,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def page_searcher(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searcher]:
     """What the served page searches with: a copy of the icons, since ChromaDB's files have one owner at a time."""
-    folder = tmp_path_factory.mktemp("served")
-    shutil.copytree(icons, folder, dirs_exist_ok=True)
+    folder = shutil.copytree(icons, tmp_path_factory.mktemp("served"), dirs_exist_ok=True)
     searcher = Searcher(Indexes(folder))
     searcher.warm()
     yield searcher
@@ -135,7 +138,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     asked: set[str] = set()
     page.on("request", lambda request: asked.add(request.url))
     page.goto(address)
-    expect(page.locator("#query")).to_be_visible()
+    arrived(page)
     yield page
     context.close()
     outside = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
@@ -146,8 +149,8 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A gallery, its index, built without a disturbance by the same process, and the seconds that took."""
     # With all that a builder needs, which other tests do without.
-    from builds import BAD, NAME, PICTURES, arguments, draw, spoil, whole
-    from warm import Builder
+    from tests.support.builds import BAD, NAME, PICTURES, arguments, draw, spoil, whole
+    from tests.support.warm import Builder
 
     folder = tmp_path_factory.mktemp("undisturbed")
     spoil(draw(folder / NAME, PICTURES), *BAD)

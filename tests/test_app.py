@@ -2,13 +2,9 @@
 
 import json
 import os
-import re
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,6 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from waiting import until
 
 from retrieval.analysis.comparison import compare
 from retrieval.cli import main as command_line
@@ -24,34 +19,9 @@ from retrieval.pictures.loading import load_picture
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@contextmanager
-def running(log: Path, *arguments: str, **environment: str) -> Iterator[str]:
-    """`python app.py` as a process of its own, from start to SIGTERM; gives its address."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RETRIEVAL_")}
-    command = [sys.executable, "app.py", "--host", "127.0.0.1", *arguments]
-    with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=inherited | environment, stdout=output, stderr=output)
-    try:
-        yield address_in(log, process)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def address_in(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """Wait until an app has written its address."""
-
-    def address() -> re.Match[str] | None:
-        assert process.poll() is None, log.read_text()
-        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-
-    found = until(address, log.read_text)
-    assert found
-    return found[0]
+from tests.support.paths import ROOT
+from tests.support.serving import post, running
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -200,18 +170,6 @@ def test_bad_picture_is_worded_and_the_server_lives_on(
     assert search(client, handle_file(str(queries / "fox.png")))["hits"]
 
 
-def post(address: str, name: str, *data: Any) -> str:
-    """Call an endpoint as any program can, without the client's own checks; return the events' text."""
-    body = json.dumps({"data": data}).encode()
-    url = f"{address}/gradio_api/call/{name}"
-    with urllib.request.urlopen(
-        urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=60
-    ) as reply:
-        event = json.load(reply)["event_id"]
-    with urllib.request.urlopen(f"{url}/{event}", timeout=60) as reply:
-        return reply.read().decode()
-
-
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}, {"meta": {"_type": "x"}}])
 @pytest.mark.parametrize("kind", ["picture", "missing", "/etc/hostname", "/dev/zero", "a\0b", "pipe"])
 def test_files_of_the_server_are_not_read_for_visitors(
@@ -236,7 +194,7 @@ def test_a_body_beyond_any_picture_is_refused_before_it_is_read(address: str) ->
     request = urllib.request.Request(f"{address}/gradio_api/call/search", data=b"{}", method="POST")
     request.add_unredirected_header("Content-Length", str(10**12))
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=60)
+        urllib.request.urlopen(request, timeout=PATIENCE)
     assert caught.value.code == 413
 
 
@@ -250,7 +208,7 @@ def test_index_files_are_not_served(address: str, icons: Path) -> None:
     for name in ("manifest.json", "chroma.sqlite3", "items.parquet"):
         secret = next(icons.rglob(name))
         with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(f"{address}/gradio_api/file={secret}", timeout=60)
+            urllib.request.urlopen(f"{address}/gradio_api/file={secret}", timeout=PATIENCE)
 
 
 def test_first_start_builds_the_index_and_answers(tmp_path: Path, queries: Path) -> None:

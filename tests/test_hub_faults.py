@@ -5,8 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
 import pytest
-from hub_client import Client, make_clip, make_pictures
-from loopback_hub import LoopbackHub
+
+from tests.support.hub_client import Client, make_clip, make_pictures
+from tests.support.loopback_hub import LoopbackHub
+
+pytestmark = pytest.mark.endurance
 
 # The patience is cut, to wait for a fault less long. It stays shorter than the slow file takes.
 BRISK = "from retrieval import hub; hub.WAIT, hub.STALL, hub.PATIENCE = 1.5, 1.5, 2\n"
@@ -27,7 +30,7 @@ def client(tmp_path):
     return Client(tmp_path)
 
 
-@pytest.mark.parametrize("before", [BRISK, pytest.param("", marks=pytest.mark.slow)], ids=["brisk", "as it is"])
+@pytest.mark.parametrize("before", [pytest.param(BRISK, marks=pytest.mark.short), ""], ids=["brisk", "patient"])
 def test_a_download_that_ends_in_its_midst_is_told_and_goes_on_with_the_next_run(hub, client, before):
     kinds = {"stalls": "stall", "drops": "drop", "slow": "drip"}
     for name, fault in kinds.items():
@@ -60,7 +63,6 @@ def test_a_download_that_ends_in_its_midst_is_told_and_goes_on_with_the_next_run
     ]
 
 
-@pytest.mark.slow  # half a minute
 def test_a_silent_store_of_large_files_is_given_up(hub, client):
     hub.apart = {"org/slow/model.safetensors"}
     (found,) = client.fetch(hub.url, {"model": "org/slow"})

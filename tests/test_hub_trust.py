@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_client import Client, answers, make_clip, make_pictures
-from loopback_hub import COMMIT, LoopbackHub
+
+from tests.support.hub_client import Client, answers, make_clip, make_pictures
+from tests.support.loopback_hub import COMMIT, LoopbackHub
 
 TOKEN = "hf_secret"
 LOADS = """

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.paths import ROOT
+
 STUB = ROOT / "retrieval" / "ui" / "widgets" / "picture_input.pyi"
 
 # Each takes a second or so to import, and is needed only to build a gallery, to evaluate, to draw, or to ask ChromaDB.

@@ -9,7 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-TRAINING = Path(__file__).parents[1] / "assets" / "mini-clip" / "training"
+from tests.support.paths import ROOT
+
+pytestmark = [pytest.mark.endurance, pytest.mark.short]
+
+TRAINING = ROOT / "assets" / "mini-clip" / "training"
 
 
 @pytest.fixture
@@ -79,7 +83,7 @@ def test_what_was_trained_is_the_same_inside_the_model(towers):
     torch.testing.assert_close(top.pooled(maps), after, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(before, after, rtol=0.05)
     torch.testing.assert_close(top(maps), top.space()(after), rtol=1e-3, atol=1e-4)
-    norm = whole.half().float().encoder.top_bn  # as it is stored; the rounding of 19 such layers would add up
+    norm = whole.half().float().encoder.top_bn  # the stored precision; the rounding of 19 such layers would add up
     torch.testing.assert_close(norm.weight / (norm.running_var + norm.eps).sqrt(), torch.ones(1408), rtol=1e-4, atol=0)
 
 

@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builds import NAME, arguments, draw
-from engines.signs import FILE, SignsEngine
 
 import index_builder
 from retrieval.analysis.comparison import BASELINE, compare
@@ -16,6 +14,8 @@ from retrieval.metrics import Metric
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
+from tests.engines.signs import FILE, SignsEngine
+from tests.support.builds import NAME, arguments, draw
 
 COUNT = 24
 

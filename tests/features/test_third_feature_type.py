@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builds import NAME, arguments
-from features.average import AverageFeatures
 from PIL import Image
 
 import index_builder
@@ -23,6 +21,8 @@ from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.projection import Method
+from tests.features.average import AverageFeatures
+from tests.support.builds import NAME, arguments
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 EACH = 6

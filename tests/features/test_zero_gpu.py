@@ -1,0 +1,50 @@
+"""A GPU that is lent by the call."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.analysis.evaluation import from_folder
+from retrieval.gallery.source import Item
+from retrieval.indexing.embed import embed_all
+from retrieval.pictures.loading import load_picture
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
+from retrieval.ui.serving.health import Health
+
+SPACES = """
+lent = []
+def GPU(duration):
+    return lambda function: lambda pixels: lent.append(function.__name__) or pixels.reshape(len(pixels), -1)
+"""
+
+
+def test_zero_gpu_lends_to_visitors_alone(
+    few_icons: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the package `spaces`, which notes what it would lend a GPU for."""
+    (tmp_path / "spaces.py").write_text(SPACES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    searcher = Searcher(Indexes(few_icons))
+    health = Health(searcher, 0)
+    health.started = True
+    data, index = (queries / "fox.png").read_bytes(), searcher.indexes.get()
+    folder = tmp_path / "queries" / index.labels[0]
+    folder.mkdir(parents=True)
+    (folder / "fox.png").write_bytes(data)
+    encoder = searcher.embedder.loaded.get("clip", index.manifest.model)
+    lent = importlib.import_module("spaces").lent
+    rows = [[Item(0, "fox", "", "", data)]]
+    (batch,) = embed_all(rows, {"clip": encoder}, batch_size=1, workers=1)
+    labelled = from_folder(index, searcher.embedder, str(folder.parent))
+    assert health.problem() is None
+    assert lent == []
+    assert np.array_equal(batch.vectors["clip"], labelled.vectors["clip"])
+    encoder.embed_query([load_picture(data)])
+    assert lent == ["_forward_on_gpu"]
+    sys.modules.pop("spaces")
+    searcher.indexes.close()

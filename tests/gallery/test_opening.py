@@ -1,0 +1,32 @@
+"""Data sets and galleries whose names come from a stranger."""
+
+from pathlib import Path
+
+import pytest
+
+from retrieval import errors
+from retrieval.errors import RetrievalError
+from retrieval.gallery.opening import check_dataset
+from retrieval.indexing.jobs import Builds
+from tests.support.browsing import settings_of
+from tests.support.waiting import PATIENCE
+
+DATASETS = """
+    ../../etc ../../../../etc/passwd /dev/zero /proc/self/environ x/y/z x/.. -rf --help <script>/x {0}/x file:///etc/passwd
+    http://127.0.0.1:1/x.parquet s3://x/y hf://datasets/x/y zip://x::http://127.0.0.1:1/ \\\\127.0.0.1\\x
+"""
+
+
+@pytest.mark.parametrize("dataset", [*DATASETS.split(), "a\0b", "\ud800", "x" * 5000])
+def test_a_data_set_of_a_strange_name_is_refused_in_words(tmp_path: Path, dataset: str) -> None:
+    chosen = settings_of(tmp_path / "index", f"--dataset={dataset}", "--model", "mini")
+    with pytest.raises(RetrievalError) as error:
+        check_dataset(chosen.source)
+        Builds(chosen).start(chosen).outcome(PATIENCE)
+    assert str(error.value) not in ("", errors.SURPRISE)
+
+
+@pytest.mark.parametrize("gallery", [*["../x", "/x", ".", "..", "a/b", "a\\b", ".hidden", "<b>"], "a\0b", "x" * 300])
+def test_a_gallery_of_a_strange_name_is_refused(tmp_path: Path, gallery: str) -> None:
+    with pytest.raises((RetrievalError, SystemExit)):
+        settings_of(tmp_path, "--gallery", gallery)

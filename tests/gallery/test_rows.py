@@ -1,0 +1,344 @@
+"""Every form of data set becomes the same items, and every one that cannot be read says why."""
+
+import io
+import shutil
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from retrieval.errors import GalleryError, PictureError
+from retrieval.gallery.rows import Gallery
+from retrieval.gallery.source import BUNDLED_GALLERY, BUNDLED_NAME, GallerySource
+from retrieval.pictures.loading import load_picture
+from tests.support.loopback_hub import LoopbackHub
+from tests.support.paths import ROOT
+
+CLASSES = ("bullet_train", "cat", "test")  # datasets alone would take the first and the last for splits
+LABELS = [name for name in CLASSES for _ in range(2)]
+NAMES = ["0", "1"] * 3
+SLICE = {"split": "train[1:3]"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def png(shade):
+    file = io.BytesIO()
+    Image.new("RGB", (12, 9), (shade, 255 - shade, 128)).save(file, "PNG")
+    return file.getvalue()
+
+
+def put(folder, **shades):
+    """Write pictures named like the keys into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shade in shades.items():
+        (folder / f"{name}.png").write_bytes(png(shade))
+    return folder
+
+
+def read(dataset, **chosen):
+    return [item for batch in Gallery(GallerySource(str(dataset), **chosen)).batches(4) for item in batch]
+
+
+def shade(item):
+    return load_picture(item.picture).getpixel((0, 0))[0]
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """A folder of three classes with two pictures each; file names repeat from class to class."""
+    for place, name in enumerate(CLASSES):
+        put(tmp_path / "classes" / name, **{"0": place * 20, "1": place * 20 + 1})
+    return tmp_path / "classes"
+
+
+@pytest.fixture
+def forms(classes, tmp_path):
+    """The same six pictures in every form, each with what must be chosen to read it."""
+    rows = datasets.load_dataset("imagefolder", data_files={"train": f"{classes}/**"}, split="train")
+    rows.to_parquet(tmp_path / "datasets.parquet")
+    rows.save_to_disk(tmp_path / "disk")
+    datasets.DatasetDict({"test": rows.take(1), "train": rows}).save_to_disk(tmp_path / "disks")
+    pictures = [file.read_bytes() for file in sorted(classes.rglob("*.png"))]
+    structs = [{"bytes": data, "path": f"/home/me/{name}.png"} for name, data in zip(NAMES, pictures, strict=True)]
+    pq.write_table(pa.table({"image": structs, "label": LABELS}), tmp_path / "pyarrow [1] *.parquet")
+    binary = pa.table({"n": range(6), "jpg": pictures, "kind": LABELS, "title": NAMES})
+    pq.write_table(binary, tmp_path / "binary.parquet")
+    return {
+        "folder": (classes, {}),
+        "datasets.parquet": (tmp_path / "datasets.parquet", {}),
+        "pyarrow.parquet": (tmp_path / "pyarrow [1] *.parquet", {}),
+        "binary.parquet": (tmp_path / "binary.parquet", {"image_column": "jpg", "label_column": "kind"}),
+        "save_to_disk": (tmp_path / "disk", {}),
+        "save_to_disk of splits": (tmp_path / "disks", {}),
+    }
+
+
+FORMS = ["folder", "datasets.parquet", "pyarrow.parquet", "binary.parquet", "save_to_disk", "save_to_disk of splits"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_items_mapped_streamed_and_limited(forms, form):
+    dataset, columns = forms[form]
+    items = read(dataset, **columns)
+    assert [item.row for item in items] == list(range(6))
+    assert [item.label for item in items] == LABELS
+    assert [item.caption for item in items] == NAMES
+    assert [shade(item) for item in items] == [0, 1, 20, 21, 40, 41]
+    assert len({item.id for item in items}) == 6
+    assert not any(item.id.startswith("/") or "home" in item.id for item in items)
+    assert read(dataset, streaming=True, **columns) == items
+    for streaming in (False, True):
+        assert read(dataset, limit=2, streaming=streaming, **columns) == items[:2]
+        assert read(dataset, limit=99, streaming=streaming, **columns) == items
+
+
+def test_ids_of_files_are_their_paths_below_the_folder(classes):
+    assert [item.id for item in read(classes)] == [f"{name}/{i}.png" for name in CLASSES for i in range(2)]
+
+
+def test_folders_named_like_splits_are_splits_and_the_first_is_train(tmp_path):
+    for split in ("test", "train"):
+        put(tmp_path / "two" / split / "cat", **{f"{split}-cat": 1})
+        put(tmp_path / "two" / split / "dog", **{f"{split}-dog": 2})
+    captions = {split: [item.caption for item in read(tmp_path / "two", split=split)] for split in ("train", "test")}
+    assert captions == {"train": ["train-cat", "train-dog"], "test": ["test-cat", "test-dog"]}
+    assert [item.label for item in read(tmp_path / "two")] == ["cat", "dog"]
+    assert [item.id for item in read(tmp_path / "two")] == ["train/cat/train-cat.png", "train/dog/train-dog.png"]
+    assert len(read(tmp_path / "two", split="train+test")) == 4
+
+
+def test_pictures_beside_a_folder_named_like_a_split_are_not_lost(tmp_path):
+    put(put(tmp_path / "pictures", loose=1) / "test", inside=2)
+    assert [item.id for item in read(tmp_path / "pictures")] == ["loose.png", "test/inside.png"]
+
+
+def test_flat_folder_has_no_labels(tmp_path):
+    items = read(put(tmp_path / "flat", a=1, b=2))
+    assert [(item.id, item.label, item.caption) for item in items] == [("a.png", "", "a"), ("b.png", "", "b")]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_with_characters_of_patterns(tmp_path, streaming):
+    folder = tmp_path / "my [pics] *"
+    put(folder / "one?", **{"[1] a*": 7})
+    put(folder / "two", **{"{b}": 8})
+    items = read(folder, streaming=streaming)
+    assert [(item.id, item.label, shade(item)) for item in items] == [
+        ("one?/[1] a*.png", "one?", 7),
+        ("two/{b}.png", "two", 8),
+    ]
+
+
+def test_metadata_gives_captions_and_labels(tmp_path):
+    folder = put(tmp_path / "captioned", a=1, b=2)
+    (folder / "metadata.csv").write_text(
+        "file_name,label,note,caption\na.png,red,n1,a  red\nb.png,blue,n2,the blue one\n"
+    )
+    assert [(item.label, item.caption) for item in read(folder)] == [
+        ("red", "a red"),
+        ("blue", "the blue one"),
+    ]
+    assert [item.caption for item in read(folder, caption_column="note")] == ["n1", "n2"]
+
+
+def test_slices_of_splits(classes):
+    everything = [item.id for item in read(classes)]
+    assert [item.id for item in read(classes, **SLICE)] == everything[1:3]
+    assert [item.id for item in read(classes, split="train[50%:]")] == everything[3:]
+    with pytest.raises(GalleryError, match="--limit"):
+        read(classes, streaming=True, **SLICE)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_batches_start_at_multiples_and_unwanted_ones_are_left_out(classes, streaming):
+    gallery = Gallery(GallerySource(str(classes), streaming=streaming))
+    batches = list(gallery.batches(4, wanted=lambda start: start == 4))
+    assert [[item.row for item in batch] for batch in batches] == [[4, 5]]
+    assert gallery.total == (None if streaming else 6)
+
+
+def test_fingerprint_follows_the_items_but_not_the_way_of_reading(classes):
+    def fingerprint(**chosen):
+        return Gallery(GallerySource(str(classes), **chosen)).fingerprint
+
+    first = fingerprint()
+    assert fingerprint(streaming=True) == first
+    assert len({first, fingerprint(limit=2), fingerprint(**SLICE)}) == 3
+    put(classes / "cat", added=99)
+    assert fingerprint() != first
+
+
+def test_bundled_gallery_is_an_ordinary_data_set(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = datasets.load_dataset("assets/gallery", split="train")
+    source = GallerySource("assets/gallery")
+    gallery = Gallery(source)
+    assert (source.path, source.slug) == (BUNDLED_GALLERY, BUNDLED_NAME)
+    assert gallery.total == len(rows) == len(set(rows["id"]))
+    items = next(gallery.batches(3))
+    assert [(item.id, item.caption) for item in items] == list(zip(rows[:3]["id"], rows[:3]["name"], strict=True))
+    assert items[0].label == rows.features["group"].names[rows[0]["group"]]
+    assert load_picture(items[0].picture).size == rows[0]["image"].size
+
+
+def spoilt(folder):
+    """Put a good, an empty, a cut and a text file that claims to be a picture into a folder."""
+    put(folder, good=1)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes(png(3)[:45])
+    (folder / "text.jpg").write_text("no picture")
+    return folder
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_spoilt_files_are_items_that_cannot_be_decoded(tmp_path, streaming):
+    items = {item.caption: item for item in read(spoilt(tmp_path / "spoilt"), streaming=streaming)}
+    assert set(items) == {"good", "empty", "cut", "text"}
+    assert shade(items.pop("good")) == 1
+    for item in items.values():
+        with pytest.raises(PictureError):
+            load_picture(item.picture)
+
+
+def test_a_file_that_vanished_is_an_item_with_the_reason_and_without_its_path(tmp_path):
+    gallery = Gallery(GallerySource(str(put(tmp_path / "pictures", a=1, b=2))))
+    (tmp_path / "pictures" / "a.png").unlink()
+    gone, there = next(gallery.batches(2))
+    assert isinstance(gone.picture, PictureError)
+    assert "No such file" in str(gone.picture)
+    assert str(tmp_path) not in str(gone.picture)
+    assert shade(there) == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_without_a_picture_are_items_with_the_reason(tmp_path, streaming):
+    rows = [{"bytes": png(5), "path": None}, None, {"bytes": None, "path": str(tmp_path / "gone.png")}]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "holes.parquet")
+    good, null, gone = read(tmp_path / "holes.parquet", streaming=streaming)
+    assert shade(good) == 5
+    assert "no image" in str(null.picture)
+    assert isinstance(gone.picture, PictureError)
+    assert str(tmp_path) not in gone.id + str(gone.picture)
+
+
+def test_rows_may_not_name_files_or_addresses_outside_the_data_set(tmp_path):
+    put(tmp_path, secret=6)
+    folder = put(tmp_path / "set", inside=7)
+    with LoopbackHub(tmp_path) as server:
+        paths = [
+            tmp_path / "secret.png",
+            folder / ".." / "secret.png",
+            f"{server.url}/secret.png",
+            folder / "inside.png",
+        ]
+        rows = [{"bytes": None, "path": str(path)} for path in paths]
+        pq.write_table(pa.table({"image": rows}), folder / "rows.parquet")
+        *outside, inside = read(folder / "rows.parquet")
+        assert not server.requests
+    assert all("outside the dataset" in str(item.picture) for item in outside)
+    assert shade(inside) == 7
+
+
+def test_links_in_a_folder_are_followed(tmp_path):
+    put(tmp_path / "elsewhere", far=6)
+    folder = put(tmp_path / "set", near=7)
+    (folder / "linked.png").symlink_to(tmp_path / "elsewhere" / "far.png")
+    assert [(item.id, shade(item)) for item in read(folder)] == [("linked.png", 6), ("near.png", 7)]
+
+
+@pytest.mark.parametrize("dataset", ["no/such/folder", "/no/folder", "~/no-folder", "../../etc", "http://127.0.0.1/x"])
+def test_missing_paths_and_addresses_are_not_found(tmp_path, monkeypatch, dataset):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    with pytest.raises(GalleryError, match="no such file or folder") as error:
+        read(dataset)
+    assert dataset in str(error.value)
+
+
+def test_folders_without_pictures(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "passwd").write_text("root")
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    for dataset in (tmp_path / "a" / "b", "../../etc"):
+        with pytest.raises(GalleryError, match="neither images nor Parquet") as error:
+            read(dataset)
+        assert str(dataset) in str(error.value)
+
+
+def damaged(parquet, wreck):
+    data = bytearray(parquet.read_bytes())
+    if wreck == "cut":
+        del data[len(data) // 2 :]
+    elif wreck == "pages":  # the footer still tells of rows that are not there
+        data[4:300] = b"\xff" * 296
+    else:
+        data = bytearray(b"just text")
+    parquet.write_bytes(data)
+    return parquet
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("wreck", ["cut", "pages", "text"])
+def test_damaged_parquet(forms, wreck, streaming):
+    dataset = damaged(forms["datasets.parquet"][0], wreck)
+    with pytest.raises(GalleryError, match=r"datasets\.parquet.*(cannot be read|stopped)"):
+        read(dataset, streaming=streaming)
+
+
+def test_a_file_that_is_no_parquet(tmp_path):
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(GalleryError, match="not a Parquet file"):
+        read(tmp_path / "table.csv")
+
+
+def test_a_saved_data_set_whose_data_is_gone(forms):
+    dataset, _ = forms["save_to_disk"]
+    next(dataset.glob("*.arrow")).unlink()
+    with pytest.raises(GalleryError, match="cannot be read"):
+        read(dataset)
+
+
+def test_no_image_column_lists_the_columns_and_the_flag(forms):
+    with pytest.raises(GalleryError, match=r"no image column.*jpg \(binary\).*--image-column"):
+        read(forms["binary.parquet"][0])
+
+
+@pytest.mark.parametrize("meaning", ["image_column", "label_column", "caption_column"])
+def test_unknown_column_lists_the_columns(forms, meaning):
+    with pytest.raises(GalleryError, match=r"no column 'colour'.*label"):
+        read(forms["datasets.parquet"][0], **{meaning: "colour"})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_of_numbers_holds_no_pictures(forms, streaming):
+    with pytest.raises(GalleryError, match=r"binary\.parquet"):
+        read(forms["binary.parquet"][0], image_column="n", streaming=streaming)
+
+
+@pytest.mark.parametrize("form", ["folder", "datasets.parquet", "save_to_disk", "save_to_disk of splits"])
+def test_unknown_split_lists_the_splits(forms, form):
+    with pytest.raises(GalleryError, match=r"no split 'validation'.*train"):
+        read(forms[form][0], split="validation")
+
+
+@pytest.mark.parametrize("split", ["train[5:3]", "train[x", "train+nothing"])
+def test_senseless_slices(classes, split):
+    with pytest.raises(GalleryError, match="classes"):
+        read(classes, split=split)
+
+
+def test_folder_of_parquet_files_with_splits(forms, tmp_path):
+    folder = tmp_path / "retrained"
+    (folder / "data").mkdir(parents=True)
+    for split in ("train", "test"):
+        shutil.copy(forms["pyarrow.parquet"][0], folder / "data" / f"{split}-00000-of-00001.parquet")
+    assert len(read(folder)) == len(read(folder, split="test")) == 6
+    with pytest.raises(GalleryError, match="Rename"):
+        read(folder.rename(tmp_path / "odd [1]"))

@@ -1,0 +1,420 @@
+"""The builder: stopped anywhere, run twice, beside another, on damaged indexes, on bad galleries."""
+
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+import index_builder
+from retrieval.engines import ENGINES
+from retrieval.errors import IndexingError
+from retrieval.features import FEATURES
+from retrieval.features.base import FeatureOptions
+from retrieval.features.models import BUNDLED, BUNDLED_FOLDER
+from retrieval.gallery.rows import Gallery
+from retrieval.gallery.source import GallerySource
+from retrieval.indexing.build import BuildPlan, build_index
+from retrieval.indexing.progress import BuildCallbacks
+from retrieval.metrics import Metric
+from retrieval.search.query import Combination, Query
+from retrieval.search.ranking import rank
+from retrieval.search.searcher import Searcher
+from retrieval.storage import folder as locations
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.folder import sweep
+from retrieval.storage.manifest import FORMAT, read_manifest
+from tests.support.builds import NAME, arguments, assert_same_contents, contents, draw, nearest, spoil
+from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE, until
+from tests.support.warm import Builder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def build(index, dataset, *more):
+    return index_builder.main(arguments(index, dataset, *more))
+
+
+def files(folder):
+    """Every file below a folder with its size and time of change."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def only_build(index):
+    """The folder of the one build of the gallery, or None before it exists."""
+    builds = list((index / NAME).glob("build-*"))
+    assert len(builds) <= 1
+    return builds[0] if builds else None
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """A gallery of six pictures and its index."""
+    folder = tmp_path_factory.mktemp("six")
+    draw(folder / NAME, 6)
+    assert build(folder / "index", folder / NAME) == 0
+    return SimpleNamespace(dataset=folder / NAME, index=folder / "index")
+
+
+@pytest.fixture
+def copied(six, tmp_path):
+    """A copy of the index of six pictures, to be damaged."""
+    shutil.copytree(six.index, tmp_path / "index")
+    return SimpleNamespace(dataset=six.dataset, index=tmp_path / "index")
+
+
+def test_second_run_has_nothing_to_do_and_touches_nothing(six, capsys):
+    before = files(six.index)
+    assert build(six.index, six.dataset) == 0
+    assert "nothing to do, 6 pictures" in capsys.readouterr().out
+    assert build(six.index, six.dataset, "--streaming", "--batch-size", "2") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert files(six.index) == before
+
+
+def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
+    spoil(draw(tmp_path / NAME, 12), 2, 5, 8)
+    assert build(tmp_path / "index", tmp_path / NAME) == 0
+    printed = capsys.readouterr().out
+    assert "9 pictures indexed" in printed
+    assert "skipped:  3" in printed
+    index = Indexes(tmp_path / "index").get()
+    reasons = {each.id: each.reason for each in index.manifest.skipped_pictures}
+    assert (len(index), index.manifest.skipped) == (9, 3)
+    assert "empty" in reasons.pop("002.png")
+    assert "damaged" in reasons.pop("005.png")
+    assert "not an image" in reasons.pop("008.jpg")
+    assert not reasons
+    assert [index.entry(i).id for i in range(9)] == [f"{n:03}.png" for n in range(12) if n not in (2, 5, 8)]
+    assert [index.vectors(features).shape[0] for features in FEATURES] == [9, 9]
+    assert all(Image.open(index.thumbnail(i)).size == (50, 40) for i in range(9))
+
+
+def thumbnails(index):
+    build = only_build(index)
+    return len(list(build.glob("thumbnails/*/*.jpg"))) if build else 0
+
+
+def written(index):
+    """When ChromaDB wrote last; one collection's part of a batch takes two writes."""
+    return (only_build(index) / "chroma" / "chroma.sqlite3").stat().st_mtime_ns
+
+
+def stop(command, index, number, so_far, writes=0):
+    """Start the builder, signal it after so many thumbnails and then writes; return its exit code and last words."""
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: thumbnails(index) >= so_far or process.poll() is not None)
+    for _ in range(writes):
+        before = written(index)
+        until(lambda before=before: written(index) != before or process.poll() is not None)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=PATIENCE)
+    return process.returncode, said
+
+
+@pytest.mark.endurance  # the real program with its own sizes; test_kills.py is quicker and stricter
+def test_a_build_stopped_at_any_moment_ends_like_an_undisturbed_one(tmp_path, capsys):
+    dataset = draw(tmp_path / NAME, 290)  # five batches of 64 rows, the last one short
+    spoil(dataset, 3, 70, 285)
+    assert build(tmp_path / "undisturbed", dataset) == 0
+    index = tmp_path / "index"
+    command = [sys.executable, str(ROOT / "index_builder.py"), *arguments(index, dataset)]
+
+    # Each stop comes one batch later than the one before; a batch writes thumbnails first, vectors last.
+    assert stop(command, index, signal.SIGKILL, 1)[0] == -signal.SIGKILL
+    for number, so_far in ((signal.SIGTERM, 65), (signal.SIGINT, 130)):
+        code, said = stop(command, index, number, so_far)
+        assert code == 130
+        assert "Run the same command again" in said
+        assert "Traceback" not in said
+    assert stop(command, index, signal.SIGKILL, 195, writes=5)[0] == -signal.SIGKILL  # between two collections
+    assert read_manifest(index / NAME) is None
+    assert not Indexes(index).names()
+
+    capsys.readouterr()
+    assert build(index, dataset) == 0
+    assert ", 0 before)" not in capsys.readouterr().out  # it went on, and did not start anew
+    whole, resumed = contents(tmp_path / "undisturbed"), contents(index)
+    assert len(whole.items) == len(whole.thumbnails) == 287
+    assert_same_contents(resumed, whole)
+
+
+class Callbacks(BuildCallbacks):
+    """Calls a function after every batch."""
+
+    def __init__(self, progress):
+        self.progress = progress
+
+
+def plan(index, gallery, options=FeatureOptions(model=BUNDLED), rebuild=False):  # noqa: B008  # frozen
+    features = {name: kind.load(options, kind.choose(options)) for name, kind in FEATURES.items()}
+    return BuildPlan(index, NAME, gallery, features, batch_size=16, workers=1, rebuild=rebuild)
+
+
+def test_a_second_builder_is_refused_while_one_works(tmp_path, capsys):
+    dataset, index = draw(tmp_path / NAME, 5), tmp_path / "index"
+    answers = []
+
+    def meanwhile(done, total):
+        if not answers:
+            answers.append(build(index, dataset))
+
+    gallery = Gallery(GallerySource(str(dataset)))
+    build_index(plan(index, gallery), Callbacks(meanwhile))
+    assert answers == [2]
+    assert "in use by another process" in capsys.readouterr().err
+    assert build(index, dataset) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["pixel size", "model", "data set", "--rebuild"])
+def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp_path, change):
+    dataset = tmp_path / NAME
+    if change == "data set":
+        shutil.copytree(copied.dataset, dataset)
+        assert build(copied.index, dataset, "--rebuild") == 0
+        shutil.copy(dataset / "000.png", dataset / "006.png")
+    else:
+        dataset = copied.dataset
+    indexes = Indexes(copied.index)
+    old = indexes.get(NAME)
+    assert len(nearest(old, "clip", Metric.COSINE, old.vectors("clip")[0], 6)) == 6
+    seen = []
+    options = FeatureOptions(
+        model=str(BUNDLED_FOLDER) if change == "model" else BUNDLED, pixel_size=8 if change == "pixel size" else 32
+    )
+    build_index(
+        plan(copied.index, Gallery(GallerySource(str(dataset))), options, rebuild=change == "--rebuild"),
+        Callbacks(lambda done, total: seen.append(indexes.get(NAME) is old and old.thumbnail(0).exists())),
+    )
+    assert seen
+    assert all(seen)
+    before, old = old.build, None
+    new = indexes.get(NAME)
+    assert new.build != before
+    assert new.vectors("pixels").shape[1] == (8 * 8 * 3 if change == "pixel size" else 32 * 32 * 3)
+    assert len(new) == (7 if change == "data set" else 6)
+    assert len(nearest(new, "clip", Metric.COSINE, new.vectors("clip")[0], 6)) == 6
+    assert indexes.get(NAME) is new
+    sweep(copied.index / NAME)
+    assert only_build(copied.index) == new.build  # the old one went when its reader had left it
+    indexes.close()
+
+
+@pytest.mark.endurance
+@pytest.mark.short
+def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
+    """Four visitors search all the time; each answer is wholly of the one build or of the other."""
+    index, other = tmp_path / "index", draw(tmp_path / NAME, 14)
+    shutil.copytree(undisturbed.index, index)
+    ways = list(itertools.product(FEATURES, (Metric.L2, Metric.CORRELATION), ENGINES))
+
+    def ask(searcher, features, metric, engine):
+        found = searcher.search(Query(position=5, features=features, metric=metric, engine=engine, top_k=50))
+        return found.size, [(hit.id, hit.score) for hit in found.hits]
+
+    def asked_alone():
+        searcher = Searcher(Indexes(index))
+        found = [ask(searcher, *way) for way in ways]
+        searcher.indexes.close()
+        return found
+
+    def visit():
+        seen = [[] for _ in ways]
+        while not over.is_set():
+            for answers, way in zip(seen, ways, strict=True):
+                if (answer := ask(searcher, *way)) not in answers[-1:]:
+                    answers.append(answer)
+        return seen
+
+    expected = [asked_alone()]
+    searcher, over = Searcher(Indexes(index)), threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            visits = [pool.submit(visit) for _ in range(4)]
+            for dataset in (other, undisturbed.dataset, other):
+                builder = Builder(tmp_path, *arguments(index, dataset, "--rebuild"), apart=True)
+                assert builder.end() == 0, builder.said
+        finally:
+            over.set()
+    expected.append([ask(searcher, *way) for way in ways])
+    searcher.indexes.close()
+    assert expected[1] == asked_alone()
+    for visited in visits:
+        for answers, (before, after) in zip(visited.result(), zip(*expected, strict=True), strict=True):
+            assert answers[0] == before
+            assert all(answer in (before, after) for answer in answers)
+            assert len(answers) <= 4, "an old build came back"
+
+
+def test_another_data_set_under_a_taken_name_is_refused(copied, tmp_path, capsys):
+    other = draw(tmp_path / "other" / NAME, 2)
+    before = files(copied.index)
+    assert build(copied.index, other) == 2
+    said = capsys.readouterr().err
+    assert "--gallery" in said
+    assert "--rebuild" in said
+    assert str(copied.dataset) in said
+    assert files(copied.index) == before
+    assert build(copied.index, other, "--rebuild") == 0
+    assert len(Indexes(copied.index).get(NAME)) == 2
+
+
+BAD_MANIFESTS = {
+    "cut": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "another kind of JSON": lambda text: "[]",
+    "without fields": lambda text: json.dumps({"format": FORMAT}),
+    "of a later format": lambda text: json.dumps({**json.loads(text), "format": 99}),
+    "binary": lambda text: b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MANIFESTS)
+def test_a_bad_manifest_is_told_with_the_remedy(copied, capsys, kind):
+    file = copied.index / NAME / "manifest.json"
+    bad = BAD_MANIFESTS[kind](file.read_text())
+    file.write_bytes(bad if isinstance(bad, bytes) else bad.encode())
+    dataset = copied.dataset if kind == "of a later format" else "..."  # where the manifest still tells
+    remedy = f"--index {copied.index} --gallery {NAME} --dataset {dataset} --rebuild"
+    with pytest.raises(IndexingError) as error:
+        Indexes(copied.index).get(NAME)
+    assert remedy in str(error.value)
+    assert ("format 99" in str(error.value)) == (kind == "of a later format")
+    assert build(copied.index, copied.dataset) == 2
+    assert remedy in capsys.readouterr().err
+    if kind in ("cut", "of a later format"):
+        assert build(copied.index, copied.dataset, "--rebuild") == 0
+        assert len(Indexes(copied.index).get(NAME)) == 6
+
+
+class Halt(Exception):
+    pass
+
+
+def test_a_rebuild_leaves_a_build_alone_whose_manifest_cannot_be_read(copied, monkeypatch):
+    published = only_build(copied.index)
+    before = files(published)
+    manifest = copied.index / NAME / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text("{")  # perhaps for a moment only
+
+    def halt(*_):
+        raise Halt
+
+    monkeypatch.setattr(locations, "publish_manifest", halt)
+    with pytest.raises(Halt):
+        build(copied.index, copied.dataset, "--rebuild")
+    manifest.write_text(text)
+    assert files(published) == before
+    index = Indexes(copied.index).get(NAME)
+    assert nearest(index, "clip", Metric.L2, index.vectors("clip")[2], 1)[0] == 2
+
+
+def age(index):
+    """Turn an index of six pictures into one of format 2: no checksums, its build without a number."""
+    build = only_build(index)
+    (build / "checksums.json").unlink()
+    old = build.rename(build.with_name(build.name.rpartition("-")[0]))
+    file = index / NAME / "manifest.json"
+    values = {**json.loads(file.read_text()), "format": 2, "build": old.name}
+    del values["checksum"]
+    file.write_text(json.dumps(values))
+    return old
+
+
+def test_an_index_of_an_older_format_is_told_and_the_command_it_names_replaces_it(copied, capsys):
+    old = age(copied.index)
+    assert build(copied.index, copied.dataset) == 2
+    said = capsys.readouterr().err
+    assert f"format 2, this program reads {FORMAT}" in said
+    command = re.search(r"python index_builder\.py (--index .*--rebuild)", said)[1]
+    assert index_builder.main([*shlex.split(command), "--model", BUNDLED]) == 0
+    index = Indexes(copied.index).get(NAME)
+    assert [nearest(index, each, Metric.L2, index.vectors(each)[3], 1)[0] for each in FEATURES] == [3, 3]
+    assert only_build(copied.index) != old
+
+
+def wreck_chroma(build):
+    file = build / "chroma" / "chroma.sqlite3"
+    file.write_bytes(os.urandom(4096) + file.read_bytes()[4096:])
+
+
+DAMAGES = {
+    "items gone": lambda build: (build / "items.parquet").unlink(),
+    "items cut": lambda build: (build / "items.parquet").write_bytes(b"PAR1"),
+    "pixels gone": lambda build: (build / "pixels.npy").unlink(),
+    "clip empty": lambda build: (build / "clip.npy").write_bytes(b""),
+    "clip of another shape": lambda build: np.save(build / "clip.npy", np.zeros((6, 3), np.float32)),
+    "clip cut": lambda build: (build / "clip.npy").write_bytes((build / "clip.npy").read_bytes()[:-100]),
+    "build gone": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_index_is_reported_with_the_remedy(copied, damage):
+    DAMAGES[damage](only_build(copied.index))
+    indexes = Indexes(copied.index)
+    with pytest.raises(IndexingError, match=r"index_builder\.py.*--rebuild"):
+        index = indexes.get(NAME)
+        nearest(index, "clip", Metric.COSINE, index.vectors("clip")[0], 3)
+    indexes.close()
+    assert build(copied.index, copied.dataset, "--rebuild") == 0
+    index = Indexes(copied.index).get(NAME)
+    assert len(nearest(index, "clip", Metric.COSINE, index.vectors("clip")[0], 3)) == 3
+    index.close()
+
+
+def test_damaged_chroma_files_are_rebuilt_from_the_vectors(copied, caplog):
+    index = Indexes(copied.index).get(NAME)
+    expected = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in FEATURES for metric in Metric]
+    index.close()
+    wreck_chroma(only_build(copied.index))
+    index = Indexes(copied.index).get(NAME)
+    query = index.vectors("clip")[2]
+    assert list(rank(index, Combination("clip"), query, 1)[0]) == [2]  # the exact scan does not need ChromaDB
+    assert "Rebuilding ChromaDB" not in caplog.text
+    found = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in FEATURES for metric in Metric]
+    assert "Rebuilding ChromaDB" in caplog.text
+    np.testing.assert_array_equal(found, expected)
+    index.close()
+
+
+def test_a_gallery_without_one_good_picture_publishes_nothing(tmp_path, capsys):
+    spoil(draw(tmp_path / NAME, 3), 0, 1, 2)
+    assert build(tmp_path / "index", tmp_path / NAME) == 2
+    said = capsys.readouterr().err
+    assert "None of the 3 pictures could be used" in said
+    assert "empty" in said
+    assert not Indexes(tmp_path / "index").names()
+
+
+def test_a_gallery_of_one_picture(tmp_path):
+    assert build(tmp_path / "index", draw(tmp_path / NAME, 1)) == 0
+    index = Indexes(tmp_path / "index").get()
+    vector = index.vectors("clip")[0]
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    assert list(nearest(index, "clip", Metric.COSINE, vector, 5)) == [0]
+    index.close()
+
+
+def test_an_index_that_cannot_be_written(six, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert build(tmp_path / "file" / "index", six.dataset) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+"""A disk that is full or read-only: worded, nothing lost, and what can answer answers."""
+
+import ctypes
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import index_builder
+from retrieval import cli
+from tests.support.builds import NAME, answers, arguments, assert_same_contents, contents
+from tests.support.warm import Builder
+
+pytestmark = pytest.mark.endurance
+
+NEWNS, NEWUSER = 0x00020000, 0x10000000  # of <sched.h>
+NO_MOUNTS = 77
+
+
+def may_mount() -> bool:
+    """Take this process into a name space in which it may mount file systems that nobody else sees."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+    if user and libc.unshare(NEWUSER | NEWNS) == 0:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        return True
+    if user or libc.unshare(NEWNS):
+        return False
+    return subprocess.run(["mount", "--make-rprivate", "/"], check=False).returncode == 0
+
+
+def mount(folder: Path, *options: str) -> None:
+    subprocess.run(["mount", *options, str(folder)], check=True)
+
+
+def full_disk(given: list[str]) -> int:
+    """Rebuild on a disk that gets full, and again when there is room; the body of a process."""
+    if not may_mount():
+        return NO_MOUNTS
+    source, dataset, disk, room = Path(given[0]), given[1], Path(given[2]), int(given[3])
+    size = sum(path.stat().st_blocks * 512 for path in source.rglob("*"))
+    mount(disk, "-t", "tmpfs", "-o", f"size={2 * size + 2**24}", "none")
+    shutil.copytree(source, disk / "index")
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
+    return recovers(disk / "index", source, dataset, given[4], (disk / "ballast").unlink)
+
+
+def small_files(given: list[str]) -> int:
+    """Rebuild where no file may grow beyond some bytes, and again without that; needs no right to mount anything."""
+    source, dataset, folder, most = Path(given[0]), given[1], Path(given[2]), int(given[3])
+    shutil.copytree(source, folder / "index")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    return recovers(
+        folder / "index", source, dataset, given[4], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    )
+
+
+def recovers(index: Path, source: Path, dataset: str, picture: str, mend: Callable[[], object]) -> int:
+    """Rebuild in vain, `mend`, and rebuild; the old index answers until then, the new one is equal to the source."""
+    before = (index / NAME / "manifest.json").read_text()
+    command = arguments(index, dataset, "--rebuild")
+    assert index_builder.main(command) == 2
+    assert (index / NAME / "manifest.json").read_text() == before
+    print("old index", cli.main(["search", picture, "--features", "pixels", "--index", str(index)]))
+    mend()
+    assert answers(index)
+    assert index_builder.main(command) == 0
+    assert (index / NAME / "manifest.json").read_text() != before
+    assert_same_contents(contents(index), contents(source))
+    assert answers(index)
+    return 0
+
+
+def read_only(given: list[str]) -> int:
+    """Search and build on a disk that is read-only; the body of a process."""
+    if not may_mount():
+        return NO_MOUNTS
+    source, dataset, disk, picture = Path(given[0]), given[1], Path(given[2]), given[3]
+    mount(disk, "-t", "tmpfs", "none")
+    shutil.copytree(source, disk / "index")
+    mount(disk, "-o", "remount,ro")
+    assert answers(disk / "index")
+    for engine in ("exact", "chroma"):
+        command = ["search", picture, "--features", "pixels", "--engine", engine, "--index", str(disk / "index")]
+        assert cli.main(command) == 0
+    assert index_builder.main(arguments(disk / "index", dataset)) == 2
+    assert index_builder.main(arguments(disk / "index", dataset, "--rebuild")) == 2
+    return 0
+
+
+def said_by(
+    program: Callable[[list[str]], int], undisturbed: SimpleNamespace, *given: object, apart: bool = False
+) -> str:
+    """Run the body of a process, and return what it said."""
+    picture = undisturbed.dataset / "005.png"
+    passed = map(str, (undisturbed.index, undisturbed.dataset, *given, picture))
+    process = Builder(undisturbed.folder, *passed, program=program, apart=apart)
+    code = process.end()
+    if code == NO_MOUNTS:
+        pytest.skip("this machine lets nobody mount a small file system in a name space of its own")
+    assert code == 0, process.said
+    assert "Traceback" not in process.said
+    return process.said
+
+
+# Bytes of room: none to begin with, in the midst of ChromaDB's writing, of the export, at the very end.
+@pytest.mark.parametrize(
+    ("room", "apart"),
+    [
+        pytest.param(2**16, False, marks=pytest.mark.short),
+        pytest.param(2 * 2**20, True, marks=pytest.mark.short),
+        (3 * 2**20, False),
+        (9 * 2**19, False),
+    ],
+)
+def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
+    undisturbed: SimpleNamespace,
+    tmp_path: Path,
+    room: int,
+    apart: bool,
+) -> None:
+    said = said_by(full_disk, undisturbed, tmp_path, room, apart=apart)
+    assert said.count("cannot be written: No space left on device") == 1, said.splitlines()
+    assert f"The index in {tmp_path}" in said
+    assert "Make room" in said
+    assert "old index 0" in said
+
+
+@pytest.mark.short
+def test_a_file_that_cannot_grow_is_told_and_the_build_goes_on_when_it_can(
+    undisturbed: SimpleNamespace,
+    tmp_path: Path,
+) -> None:
+    said = said_by(small_files, undisturbed, tmp_path, 2**20, apart=True)
+    assert f"{tmp_path / 'index' / NAME}" in said
+    assert "error: " in said
+    assert "old index 0" in said
+
+
+@pytest.mark.short
+def test_a_read_only_index_is_searched_by_both_engines_and_not_built(
+    undisturbed: SimpleNamespace,
+    tmp_path: Path,
+) -> None:
+    said = said_by(read_only, undisturbed, tmp_path)
+    assert said.count("cannot be written: Read-only file system. Make room or give access") == 2
+    assert "ChromaDB works on a copy" in said

@@ -1,0 +1,368 @@
+"""Building from the page: who may, one at a time, stopped and taken up again, and worded when it cannot be."""
+
+import argparse
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import index_builder
+from retrieval import settings
+from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalError
+from retrieval.features.base import ModelChoice
+from retrieval.features.encoder import CONVOLVED, ClipEncoder
+from retrieval.gallery.opening import check_dataset
+from retrieval.gallery.source import GallerySource
+from retrieval.indexing.jobs import BuildRunning, Builds, BuildStopped, Phase, Stage
+from retrieval.search.searcher import Searcher
+from retrieval.settings import Settings, with_flags
+from retrieval.storage.catalog import Indexes
+from retrieval.ui.page import build_page, launch
+from retrieval.ui.serving.health import Health
+from retrieval.ui.tabs.galleries import MODEL_SHOWN, building, on_page
+from tests.support.builds import draw_classes
+from tests.support.held import Held
+from tests.support.serving import post, running
+from tests.support.waiting import PATIENCE
+
+
+def parsed(*arguments: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    settings.add_index_flag(parser)
+    settings.add_gallery_flag(parser, "")
+    settings.add_build_flags(parser)
+    settings.add_serve_flags(parser)
+    return settings.parse(parser, list(arguments), {})[1]
+
+
+def asked(index: Path, dataset: Path | str, *more: str) -> Settings:
+    return parsed("--index", str(index), "--dataset", str(dataset), "--model", "mini", *more)
+
+
+@pytest.fixture(autouse=True)
+def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPACE_ID", "SYSTEM", "GRADIO_SERVER_NAME", "GRADIO_SHARE", "GRADIO_ROOT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "own"),
+    [
+        ([], {}, True),
+        (["--host", "127.0.0.1"], {}, True),
+        (["--host", "localhost"], {}, True),
+        (["--host", "::1"], {}, True),
+        (["--host", "127.0.0.1"], {"GRADIO_SERVER_NAME": "0.0.0.0"}, True),  # gradio takes the flag
+        ([], {"GRADIO_SERVER_NAME": "localhost", "GRADIO_SHARE": "False", "SYSTEM": "linux"}, True),
+        (["--host", "0.0.0.0"], {}, False),
+        (["--host", "::"], {}, False),
+        (["--host", ""], {}, False),
+        (["--host", "192.168.0.2"], {}, False),
+        (["--host", "localhost.example.com"], {}, False),
+        ([], {"GRADIO_SERVER_NAME": "0.0.0.0"}, False),
+        ([], {"GRADIO_SERVER_NAME": ""}, False),  # which gradio takes for all interfaces
+        (["--share"], {}, False),
+        ([], {"GRADIO_SHARE": "True"}, False),
+        ([], {"GRADIO_ROOT_PATH": "/lookalike"}, False),
+        ([], {"SPACE_ID": "somebody/lookalike"}, False),
+        ([], {"SPACE_ID": ""}, False),
+        (["--host", "127.0.0.1"], {"SYSTEM": "spaces"}, False),
+    ],
+)
+def test_own_machine_is_loopback_without_link_space_or_proxy(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], environment: dict[str, str], own: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert parsed(*flags).own_machine is own
+
+
+def test_fields_are_read_as_flags_are() -> None:
+    base = parsed("--index", "somewhere", "--pixel-size", "16")
+    given = {"dataset": "~/pictures", "limit": "20", "image_column": "-x", "gallery": "mine", "model": "mini"}
+    flags = [f"--{name.replace('_', '-')}={text}" for name, text in given.items()]
+    assert with_flags(base, given) == parsed("--index", "somewhere", "--pixel-size", "16", *flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("limit", "0", "“Limit”: must be a whole number from 1 to 1,000,000,000,000, not '0'."),
+        ("limit", "1.5", "must be a whole number"),
+        ("limit", "many", "must be a whole number"),
+        ("gallery", "../outside", "“Gallery name”: '../outside' cannot be the name of a folder"),
+        ("gallery", ".hidden", "cannot be the name of a folder"),
+    ],
+)
+def test_bad_field_is_worded_like_the_flag(name: str, text: str, said: str) -> None:
+    with pytest.raises(RetrievalError) as error:
+        with_flags(parsed(), {name: text})
+    assert said in on_page(str(error.value))
+
+
+def test_commands_in_errors_stay_commands() -> None:
+    command = "Build it again: python index_builder.py --gallery x --rebuild"
+    assert on_page(command) == command
+    assert on_page("Choose another name with --gallery.") == "Choose another name with “Gallery name”."
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ("http://127.0.0.1/pictures.parquet", "is a URL"),
+        ("https://example.com/x/y", "is a URL"),
+        ("hf://datasets/a/b", "is a URL"),
+        ("file:///etc", "is a URL"),
+        ("/no/such/folder", "no such file or folder"),
+        ("~nobody-of-this-name/x", "no such file or folder"),
+        ("/" + "x" * 5000, "no such file or folder"),
+        ("/half \ud800 a character", "no such file or folder"),
+        (__file__, "is not a Parquet file"),
+        ("EMPTY", "contains neither images nor Parquet files"),
+    ],
+)
+def test_data_set_that_cannot_be_is_told_at_once(tmp_path: Path, dataset: str, said: str) -> None:
+    with pytest.raises(GalleryError, match=said):
+        check_dataset(GallerySource(str(tmp_path) if dataset == "EMPTY" else dataset))
+
+
+def test_code_of_a_data_set_is_not_run(tmp_path: Path) -> None:
+    folder = tmp_path / "scripted"
+    folder.mkdir()
+    (folder / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (folder / "x.parquet").write_bytes(b"no parquet")
+    builds = Builds(parsed("--index", str(tmp_path / "index")))
+    with pytest.raises(GalleryError):
+        builds.start(asked(tmp_path / "index", folder)).outcome(PATIENCE)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_rate_and_time_left_count_this_run_alone() -> None:
+    stage = Stage(Phase.PICTURES, since=100.0, before=64, done=128, total=256, at=104.0)
+    assert (stage.rate, stage.left) == (16.0, 8.0)
+    assert building("x", stage, 106.0, False) == (
+        "x: 128 of 256 images · 64 from an earlier run · 16.0 images/s · 6 s left"
+    )
+    unknown = Stage(Phase.PICTURES, since=100.0, done=128, at=104.0)
+    assert unknown.left is None
+    assert building("x", unknown, 106.0, False) == "x: 128 images · 32.0 images/s"
+    assert building("x", Stage(Phase.OPENING, since=100.0), 175.0, False).endswith("1 min 15 s")
+    assert "stopping" in building("x", stage, 106.0, True)
+
+
+def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
+    dataset, index = draw_classes(tmp_path / "pictures", 200), tmp_path / "index"  # three batches of 64, and one of 8
+    threads = set(threading.enumerate())
+    held = Held(free=64 // CONVOLVED)
+    builds = Builds(parsed("--index", str(index)), held.load)
+    build = builds.start(asked(index, dataset))
+    assert held.reached.wait(PATIENCE)
+    while build.stage.done < 64 and build.running:  # written by another thread than those that are held
+        time.sleep(0.01)  # polling another thread
+    assert (build.stage.done, build.stage.total) == (64, 200)
+    assert builds.running is build
+
+    with pytest.raises(BuildRunning, match=r"'pictures' is being built just now.*one is built at a time"):
+        builds.start(asked(index, dataset, "--gallery", "another"))
+    build.stop()
+    assert build.stopping
+    held.go.set()
+    with pytest.raises(BuildStopped):
+        build.outcome(PATIENCE)
+    assert builds.running is None
+    assert build.stage.done == 128, "it did not stop at the next batch"
+    assert not Indexes(index).names()
+    left = {thread for thread in threading.enumerate() if thread.name.startswith(("embed", "build"))}
+    assert left <= threads, "threads of the stopped build live on"
+
+    outcome = builds.start(asked(index, dataset)).outcome(PATIENCE)
+    assert (outcome.resumed_from, outcome.added, outcome.manifest.pictures) == (128, 72, 200)
+    assert Indexes(index).get("pictures").classes == ["even", "odd"]
+
+    assert index_builder.main(["--index", str(index), "--dataset", str(dataset), "--model", "mini"]) == 0
+    assert builds.start(asked(index, dataset)).outcome(PATIENCE).already_done
+
+
+def test_the_end_of_the_program_stops_a_build(tmp_path: Path) -> None:
+    held = Held(free=1)
+    builds = Builds(parsed("--index", str(tmp_path)), held.load)
+    build = builds.start(asked(tmp_path / "index", draw_classes(tmp_path / "pictures", 70)))
+    assert held.reached.wait(PATIENCE)
+    held.go.set()
+    builds.close()
+    assert not build.running
+    with pytest.raises(BuildStopped):
+        build.outcome()
+
+
+def test_failures_are_handed_on_and_the_next_build_may_start(tmp_path: Path) -> None:
+    dataset, index = draw_classes(tmp_path / "pictures", 4), tmp_path / "index"
+    builds = Builds(parsed("--index", str(index)))
+    with pytest.raises(GalleryError, match="no column 'nowhere'"):
+        builds.start(asked(index, dataset, "--image-column", "nowhere")).outcome(PATIENCE)
+    with pytest.raises(ModelError, match="There is no model folder"):
+        builds.start(asked(index, dataset, "--model", "/no/model")).outcome(PATIENCE)
+    assert builds.start(asked(index, dataset)).outcome(PATIENCE).manifest.pictures == 4
+    other = draw_classes(tmp_path / "other", 2)
+    with pytest.raises(IndexingError, match="--gallery, or replace it with --rebuild"):
+        builds.start(asked(index, other, "--gallery", "pictures")).outcome(PATIENCE)
+    replaced = builds.start(asked(index, other, "--gallery", "pictures"), rebuild=True).outcome(PATIENCE)
+    assert replaced.manifest.pictures == 2
+
+
+def test_a_surprise_is_logged_and_shown_as_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(choice: ModelChoice, dtype: str) -> ClipEncoder:
+        raise ZeroDivisionError("secret")
+
+    build = Builds(parsed(), fail).start(asked(tmp_path / "index", draw_classes(tmp_path / "pictures", 1)))
+    with pytest.raises(RetrievalError, match="Something went wrong") as error:
+        build.outcome(PATIENCE)
+    assert "secret" not in str(error.value)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_model_in_use_is_not_loaded_twice(tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    searcher = Searcher(Indexes(index))
+    loaded = searcher.embedder.loaded
+    builds = Builds(parsed("--index", str(index)), loaded.load)
+    manifest = builds.start(asked(index, draw_classes(tmp_path / "one", 2))).outcome(PATIENCE).manifest
+    built_with = loaded.get("clip", manifest.model)
+    builds.start(asked(index, draw_classes(tmp_path / "two", 3))).outcome(PATIENCE)
+    assert loaded.get("clip", Indexes(index).get("two").manifest.model) is built_with
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index with the gallery `first` of six pictures."""
+    folder = tmp_path_factory.mktemp("small")
+    arguments = ["--dataset", str(draw_classes(folder / "first", 6)), "--model", "mini"]
+    assert index_builder.main(["--index", str(folder / "index"), *arguments]) == 0
+    return folder / "index"
+
+
+@pytest.fixture
+def served(small: Path, tmp_path: Path, ordinary: None) -> Iterator[tuple[str, Builds]]:
+    """A served page that can build, and what it builds with."""
+    chosen = parsed("--index", str(small), "--host", "127.0.0.1")
+    assert chosen.own_machine
+    searcher = Searcher(Indexes(small))
+    builds = Builds(chosen, searcher.embedder.loaded.load)
+    page = build_page(searcher, [], "about", builds)
+    launch(page, chosen, Health(searcher))
+    yield str(page.local_url).rstrip("/"), builds
+    builds.close()
+    page.close()
+    searcher.indexes.close()
+
+
+def dependencies(address: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"{address}/config", timeout=PATIENCE) as reply:
+        return list(json.load(reply)["dependencies"])
+
+
+def call(address: str, name: str, data: list[Any], **headers: str) -> str:
+    """Call an endpoint with headers of one's own; return the events' text, or the refusal."""
+    url = f"{address}/gradio_api/call/{name}"
+    asking = {"Content-Type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, json.dumps({"data": data}).encode(), asking), timeout=PATIENCE
+        ) as reply:
+            event = json.load(reply)["event_id"]
+    except urllib.error.HTTPError as error:
+        return f"refused: {error.code}"
+    with urllib.request.urlopen(f"{url}/{event}", timeout=PATIENCE) as reply:
+        return str(reply.read().decode())
+
+
+def fields(dataset: Path, gallery: str) -> list[Any]:
+    return ["first", False, False, str(dataset), gallery, "", MODEL_SHOWN, *[""] * 6]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://evil.example", "Content_Type": "text/plain"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},  # another program's page on this machine
+        {"Origin": "http://["},
+        {"Host": "evil.example", "Origin": "http://evil.example"},  # its name was pointed at this machine
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:7860"},
+        {"Host": "["},
+        {"X_Forwarded_For": "203.0.113.5"},
+        {"Forwarded": "for=203.0.113.5"},
+    ],
+)
+def test_another_website_cannot_build(
+    served: tuple[str, Builds], tmp_path: Path, small: Path, headers: dict[str, str]
+) -> None:
+    address, builds = served
+    answer = call(address, "start", fields(draw_classes(tmp_path / "pictures", 2), "stolen"), **headers)
+    assert "built from this page" in answer or "refused" in answer
+    for name, data in (("cancel", []), ("check", [str(tmp_path)]), ("arrive", []), ("show_galleries", ["first"])):
+        answer = call(address, name, data, **headers)
+        assert str(tmp_path) not in answer
+        assert str(small.parent) not in answer
+    assert builds.last is None
+    assert Indexes(small).names() == ["first"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_page_itself_builds(served: tuple[str, Builds], tmp_path: Path, small: Path, named: bool) -> None:
+    """What the refusals above are measured against."""
+    address, builds = served
+    headers = {"Origin": address} if named else {}
+    answer = call(address, "start", fields(draw_classes(tmp_path / "pictures", 3), f"mine-{named}"), **headers)
+    assert "event: complete" in answer
+    build = builds.last
+    assert build is not None
+    assert build.outcome(PATIENCE).manifest.pictures == 3
+    assert build.outcome().manifest.model == Indexes(small).get("first").manifest.model
+    assert str(tmp_path / "pictures") in call(address, "show_galleries", ["first"], **headers)
+
+
+@pytest.mark.parametrize("junk", [None, 5, ["x"], {"path": "/etc"}, "\ud800", "a\0b", "<img src=x>"])
+def test_junk_in_fields_builds_nothing(served: tuple[str, Builds], small: Path, junk: Any) -> None:
+    address, builds = served
+    call(address, "start", ["first", False, False, junk, junk, junk, MODEL_SHOWN, *[junk] * 6])
+    if builds.last:
+        with pytest.raises(RetrievalError):
+            builds.last.outcome(PATIENCE)
+    assert "first" in Indexes(small).names()
+    assert "event: complete" in call(address, "show_galleries", ["first"])
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SPACE_ID": "somebody/lookalike"},
+        pytest.param({"SYSTEM": "spaces"}, marks=[pytest.mark.endurance, pytest.mark.short]),
+    ],
+)
+def test_nothing_on_a_space_can_build(small: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    dataset = draw_classes(tmp_path / "pictures", 2)
+    before = Indexes(small).names()
+    with running(tmp_path / "app.log", "--index", str(small), **environment) as address:
+        with urllib.request.urlopen(f"{address}/config", timeout=PATIENCE) as reply:
+            components = json.load(reply)["components"]
+        names = [str(each["props"].get("elem_id")) for each in components]
+        assert "query" in names
+        assert not [name for name in names if name.startswith("build_")]
+        found = dependencies(address)
+        assert not {each["api_name"] for each in found} & {"start", "check", "tick", "arrive", "show_galleries"}
+        for each in found:
+            if each["api_name"]:
+                post(address, each["api_name"], *[str(dataset)] * len(each["inputs"]))
+        assert "refused" in call(address, "start", fields(dataset, "stolen"))
+    assert Indexes(small).names() == before
+    assert not os.path.lexists(small / "pictures")

@@ -1,0 +1,138 @@
+"""What tests of the builder share: galleries to build, and everything that an index holds, to be compared."""
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from retrieval.engines.chroma_folder import ChromaFolder, keys_of
+from retrieval.features import FEATURES
+from retrieval.features.models import BUNDLED
+from retrieval.metrics import Metric
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.manifest import read_manifest
+from retrieval.storage.projection import Method
+from retrieval.storage.reader import GalleryIndex
+
+NAME = "pictures"
+PICTURES = 22  # six batches, the last one short
+BAD = (3, 9, 21)
+OF_THE_RUN = ("build", "created", "seconds", "bytes", "checksum")  # differ between builds of the same
+
+
+def draw(folder: Path, count: int) -> Path:
+    """Fill a folder with pictures of random stripes; the same ones each time."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        colours = random.Random(number).randbytes(5 * 4 * 3)
+        Image.frombytes("RGB", (5, 4), colours).resize((50, 40)).save(folder / f"{number:03}.png")
+    return folder
+
+
+def draw_classes(folder: Path, count: int) -> Path:
+    """Fill two class folders with pictures of random stripes; the same ones each time."""
+    for number in range(count):
+        picture = folder / ("even", "odd")[number % 2] / f"{number:03}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("RGB", (5, 4), random.Random(number).randbytes(60)).resize((50, 40)).save(picture)
+    return folder
+
+
+def spoil(folder: Path, *numbers: int) -> None:
+    """Make three of a folder's pictures unreadable, each in its own way."""
+    empty, cut, text = (folder / f"{number:03}.png" for number in numbers)
+    empty.write_bytes(b"")
+    cut.write_bytes(cut.read_bytes()[:70])
+    text.unlink()
+    text.with_suffix(".jpg").write_text("no picture at all")
+
+
+def arguments(index: Path | str, dataset: Path | str, *more: str) -> list[str]:
+    """The flags of a builder with the bundled model."""
+    return ["--index", str(index), "--dataset", str(dataset), "--gallery", NAME, "--model", BUNDLED, *more]
+
+
+def contents(index: Path) -> SimpleNamespace:
+    """Everything that a build holds: items, skipped pictures, every collection, matrices and thumbnails."""
+    manifest = read_manifest(index / NAME)
+    build = index / NAME / manifest.build
+    chroma = ChromaFolder(build, reading=True)
+    collections = {}
+    for key, collection in chroma.open(FEATURES).by_key.items():
+        found = collection.get(include=["embeddings", "metadatas"])
+        order = np.argsort(found["ids"])
+        collections[key] = (
+            [(found["ids"][i], found["metadatas"][i]) for i in order],
+            np.asarray(found["embeddings"])[order],
+        )
+    chroma.close()
+    return SimpleNamespace(
+        items=pq.read_table(build / "items.parquet").to_pylist(),
+        counts=(manifest.pictures, manifest.skipped, manifest.skipped_pictures),
+        collections=collections,
+        matrices={features: np.load(build / f"{features}.npy") for features in FEATURES},
+        thumbnails={path.name: path.read_bytes() for path in (build / "thumbnails").rglob("*.jpg")},
+    )
+
+
+def assert_same_contents(found: SimpleNamespace, expected: SimpleNamespace) -> None:
+    """See that two builds hold the same, vectors bit for bit."""
+    assert found.items == expected.items
+    assert found.counts == expected.counts
+    assert found.thumbnails == expected.thumbnails
+    for key in keys_of(FEATURES):
+        assert found.collections[key][0] == expected.collections[key][0]
+        np.testing.assert_array_equal(found.collections[key][1], expected.collections[key][1], str(key))
+    for features in FEATURES:
+        np.testing.assert_array_equal(found.matrices[features], expected.matrices[features])
+
+
+def names(index: Path, build: str) -> set[str]:
+    """Every file and folder of an index but ChromaDB's own; its build by the same name whatever its number."""
+    found = {path.relative_to(index).as_posix() for path in index.rglob("*")}
+    return {path.replace(build, "build") for path in found if "/chroma/" not in path}
+
+
+def whole(index: Path) -> SimpleNamespace:
+    """Everything that an index holds."""
+    manifest = read_manifest(index / NAME)
+    assert manifest is not None
+    maps = Indexes(index).get(NAME)
+    return SimpleNamespace(
+        manifest={key: value for key, value in asdict(manifest).items() if key not in OF_THE_RUN},
+        names=names(index, manifest.build),
+        maps={features: maps.map(features, Method.PCA).coordinates for features in FEATURES},
+        contents=contents(index),
+    )
+
+
+def assert_same(index: Path, expected: SimpleNamespace) -> None:
+    found = whole(index)
+    assert found.manifest == expected.manifest
+    assert found.names == expected.names, "something is left over"
+    assert_same_contents(found.contents, expected.contents)
+    for features in FEATURES:
+        np.testing.assert_array_equal(found.maps[features], expected.maps[features])
+
+
+def answers(index: Path) -> str:
+    """Search what is published, with both engines; return its build, or an empty text if nothing is published."""
+    indexes = Indexes(index)
+    if not indexes.names():
+        return ""
+    found = indexes.get(NAME)
+    for features in FEATURES:
+        vector = found.vectors(features)[5]
+        assert nearest(found, features, Metric.L2, vector, 3)[0] == 5
+    indexes.close()
+    return str(found.manifest.build)
+
+
+def nearest(index: GalleryIndex, features: str, metric: Metric, vector: np.ndarray, count: int) -> np.ndarray:
+    """The positions that ChromaDB finds."""
+    [found] = index.engine("chroma").candidates(features, metric, vector[None], count)
+    return found

@@ -1,0 +1,23 @@
+"""A server on loopback that must not be asked."""
+
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+
+class Canary(BaseHTTPRequestHandler):
+    """Answers everything, /redirect with a redirect, and remembers that it was asked."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(302 if self.path == "/redirect" else 200)
+        if self.path == "/redirect":
+            self.send_header("Location", "/x.png")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass

@@ -1,0 +1,15 @@
+"""The documents name tests that exist."""
+
+import re
+
+import pytest
+
+from tests.support.paths import ROOT
+
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_tests_that_a_document_names_exist(document):
+    named = set(re.findall(r"\btests/[\w/]+\.py", document.read_text(encoding="utf-8")))
+    assert sorted(each for each in named if not (ROOT / each).is_file()) == []

@@ -1,0 +1,41 @@
+"""The packages that are installed are those that the project pins."""
+
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions, version
+
+from tests.support.paths import ROOT
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_installed_packages_have_the_pinned_versions() -> None:
+    different = {name: version(name) for name, pin in pinned().items() if version(name).partition("+")[0] != pin}
+    assert different == {}
+    front = (ROOT / "README.md").read_text(encoding="utf-8").split("---")[1]
+    assert f"sdk_version: {pinned()['gradio']}\n" in front
+
+
+def test_every_package_that_the_app_imports_is_pinned() -> None:
+    imported = set()
+    for file in (ROOT / "app.py", ROOT / "index_builder.py", *(ROOT / "retrieval").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {each.name.partition(".")[0] for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).partition(".")[0])
+    packages = packages_distributions()
+    # A Space with ZeroGPU installs `spaces` by itself.
+    foreign = imported - sys.stdlib_module_names - {"retrieval", "index_builder", "spaces"}
+    assert "PIL" in foreign
+    pins = {normal(each) for each in pinned()}
+    assert [each for each in sorted(foreign) if not {normal(name) for name in packages.get(each, ())} & pins] == []
+
+
+def normal(name: str) -> str:
+    """Return a package's name as the index of packages compares it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,89 @@
+"""Where uploads are kept, and when they go."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retrieval.errors import RetrievalError
+from retrieval.ui.serving import uploads
+from tests.support.paths import ROOT
+
+OTHER_START = """
+import os, sys
+from retrieval.ui.serving.uploads import own_folder
+folder = own_folder()
+assert folder is own_folder()
+(folder / "picture.png").touch()
+print(folder, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_uploads_have_a_folder_of_their_own_which_outlives_its_process_until_the_next_start(tmp_path: Path) -> None:
+    """Three starts in one GRADIO_TEMP_DIR, of which one is killed; what else lies there is left alone."""
+    for name in ("mine.txt", "lookalike-mine/mine.txt", "elsewhere/mine.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / f"{uploads.OWN}link").symlink_to(tmp_path / "elsewhere")
+    before = set(tmp_path.rglob("*"))
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
+
+    def start() -> tuple[subprocess.Popen[str], Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", OTHER_START],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout
+        return process, Path(process.stdout.readline().strip())
+
+    running, in_use = start()
+    killed, left = start()
+    killed.kill()
+    killed.communicate()
+    assert in_use.parents[1] == left.parents[1] == tmp_path
+    assert in_use.parent.stat().st_mode & 0o077 == 0
+    assert (left / "picture.png").exists()
+    third, _ = start()
+    assert not left.parent.exists()
+    assert (in_use / "picture.png").exists()
+    for process in (running, third):
+        process.communicate()
+        assert process.returncode == 0
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_no_place_for_uploads_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
+    with pytest.raises(RetrievalError, match="another folder by GRADIO_TEMP_DIR"):
+        uploads.own_folder.__wrapped__()
+
+
+def test_the_oldest_uploads_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "x.png").write_bytes(bytes(100))
+        os.utime(tmp_path / str(number) / "x.png", (number, number))
+    (tmp_path / "stray").write_bytes(bytes(100))  # of an upload that was never used
+    os.utime(tmp_path / "stray", (3.5, 3.5))
+    monkeypatch.setattr(uploads, "UPLOADS_BYTES", 550)
+    uploads.make_room(tmp_path)
+    assert sorted(path.parent.name for path in tmp_path.glob("*/x.png")) == ["5", "6", "7", "8", "9"]
+    monkeypatch.setattr(uploads, "UPLOADS_FILES", 2)
+    uploads.make_room(tmp_path)
+    assert sorted(path.parent.name for path in tmp_path.glob("*/x.png")) == ["8", "9"]
+    assert not (tmp_path / "stray").exists()
+    assert uploads.make_room(tmp_path, needed=1)
+    assert len(list(tmp_path.glob("*/x.png"))) == 2
+    assert {path.name for path in tmp_path.iterdir()} == set("0123456789"), "may be about to get its file"
+    for folder in tmp_path.iterdir():
+        os.utime(folder, (0, 0))
+    uploads.make_room(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"8", "9"}

@@ -1,0 +1,250 @@
+"""The Galleries tab in a real browser: build, search in what was built, cancel and go on, and kind refusals."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+import index_builder
+from retrieval.features.encoder import CONVOLVED
+from retrieval.indexing.jobs import Builds
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
+from retrieval.ui.tabs.evaluate import EvaluateTab
+from retrieval.ui.tabs.galleries import GalleriesTab
+from retrieval.ui.tabs.search import SearchTab
+from tests.support.browsing import PATIENCE, open_tab, served, settings_of, timings, toggle, upload
+from tests.support.builds import draw_classes
+from tests.support.held import Held
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index with the gallery `first` of six pictures."""
+    folder = tmp_path_factory.mktemp("small")
+    arguments = ["--dataset", str(draw_classes(folder / "first", 6)), "--model", "mini"]
+    assert index_builder.main(["--index", str(folder / "index"), *arguments]) == 0
+    return folder / "index"
+
+
+@pytest.fixture(scope="module")
+def held() -> Held:
+    """Holds each build after its first batch of 64 pictures."""
+    return Held(free=64 // CONVOLVED)
+
+
+@pytest.fixture(scope="module")
+def builds(small: Path, held: Held) -> Builds:
+    return Builds(settings_of(small), held.load)
+
+
+@pytest.fixture(scope="module")
+def address(small: Path, builds: Builds, held: Held, queries: Path) -> Iterator[str]:
+    """A served page that can build; ends with the module."""
+    searcher = Searcher(Indexes(small))
+    searcher.warm()
+    with served(searcher, builds.base, queries, builds) as address:
+        yield address
+        held.go.set()
+        builds.close()
+    searcher.indexes.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str, held: Held) -> Iterator[Page]:
+    """A fresh visitor on the tab; nothing is held unless the test says so."""
+    held.go.set()
+    context = browser.new_context()
+    yield visit(context.new_page(), address)
+    context.close()
+
+
+def visit(page: Page, address: str) -> Page:
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    expect(page.locator("#query")).to_be_visible()
+    open_tab(page, GalleriesTab.title)
+    expect(row(page, "first")).to_be_visible()
+    return page
+
+
+def fill(page: Page, name: str, text: str) -> None:
+    page.locator(f"#build_{name} :is(input, textarea)").fill(text)
+
+
+def state(page: Page) -> Locator:
+    return page.locator("#build_state")
+
+
+def row(page: Page, gallery: str) -> Locator:
+    """The row of a gallery; rows before it that gradio only measures by have no gridcells."""
+    return (
+        page.locator("#galleries").get_by_role("row").filter(has=page.get_by_role("gridcell", name=gallery, exact=True))
+    )
+
+
+def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small: Path) -> None:
+    folder = draw_classes(tmp_path / "holiday", 40)
+    (folder / "odd" / "broken.png").write_text("no picture")
+    upload(page, folder / "even" / "004.png")
+    open_tab(page, SearchTab.title)
+    expect(timings(page)).to_contain_text(" 6 images ")
+    open_tab(page, GalleriesTab.title)
+    fill(page, "dataset", str(folder))
+    page.keyboard.press("Tab")
+    expect(page.locator("#build_found")).to_contain_text("Found.")
+    expect(page.locator("#build_gallery :is(input, textarea)")).to_have_attribute("placeholder", "holiday")
+    page.locator("#build_start").click()
+    expect(state(page).locator("progress")).to_be_visible()
+    expect(page.locator("#build_start")).to_be_disabled()
+    expect(state(page)).to_contain_text("holiday is ready: 40 images, 1 skipped.")
+    expect(page.locator("#gallery input")).to_have_value("holiday")
+    expect(page.locator("#build_start")).to_be_enabled()
+    expect(page.locator("#build_cancel")).to_be_disabled()
+    expect(row(page, "holiday")).to_contain_text(re.compile(r"40.*1.*mini.*\d{4}-\d\d.*MB", re.DOTALL))
+    expect(page.locator("#skipped")).to_contain_text("broken.png")
+    expect(page.locator("#skipped")).to_contain_text("not an image")
+    open_tab(page, SearchTab.title)
+    expect(timings(page)).to_contain_text(" 40 images ")
+    expect(page.locator("#results .caption-label").first).to_contain_text(re.compile(r"1\. 004 · (1\.000|0\.99)"))
+    toggle(page, "engine", "chroma")
+    expect(timings(page)).to_contain_text("ChromaDB")
+    page.locator("#more button").first.click()
+    page.locator("#labels input").click()
+    page.get_by_role("option", name="odd").click()
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    expect(page.locator("#results .caption-label").first).not_to_contain_text("004")
+    open_tab(page, GalleriesTab.title)
+    row(page, "first").get_by_role("gridcell").nth(1).click()
+    expect(page.locator("#skipped_note")).to_contain_text("first: no images were skipped")
+    expect(page.locator("#skipped")).to_be_hidden()
+
+
+def test_cancelled_and_taken_up_again_while_searches_go_on(
+    page: Page, browser: Browser, address: str, held: Held, builds: Builds, tmp_path: Path
+) -> None:
+    folder = draw_classes(tmp_path / "long", 200)
+    held.go.clear()
+    fill(page, "dataset", str(folder))
+    page.locator("#build_start").click()
+    expect(state(page)).to_contain_text(re.compile(r"long: 64 of 200 images · .* images/s · .* left"))
+    expect(state(page).locator("progress")).to_have_attribute("value", "64")
+
+    open_tab(page, SearchTab.title)  # the page answers meanwhile
+    upload(page, folder / "even" / "002.png")
+    expect(page.locator("#results .caption-label").first).to_contain_text("1. 002")
+
+    context = browser.new_context()  # somebody else, who is told, and sees how far it is
+    other = visit(context.new_page(), address)
+    expect(state(other)).to_contain_text("long: 64 of 200 images")
+    expect(other.locator("#build_start")).to_be_disabled()
+
+    page.reload()  # the build outlives the page
+    open_tab(page, GalleriesTab.title)
+    expect(state(page)).to_contain_text("long: 64 of 200 images")
+    page.locator("#build_cancel").click()
+    expect(state(page)).to_contain_text("stopping")
+    held.go.set()
+    for each in (page, other):
+        expect(state(each)).to_contain_text("Stopped after 128 images. Start the same build again to resume it")
+        expect(each.locator("#build_start")).to_be_enabled()
+    context.close()
+
+    fill(page, "dataset", str(folder))
+    page.locator("#build_start").click()
+    expect(state(page)).to_contain_text("long is ready: 200 images.")
+    assert builds.last is not None
+    assert builds.last.outcome().resumed_from == 128
+    expect(page.locator("#gallery input")).to_have_value("long")
+
+
+def test_a_second_build_is_refused_kindly(
+    page: Page, browser: Browser, address: str, held: Held, builds: Builds, tmp_path: Path
+) -> None:
+    """By a page that was opened before the first build began, and so still offers the button."""
+    context = browser.new_context()
+    other = visit(context.new_page(), address)
+    held.go.clear()
+    fill(page, "dataset", str(draw_classes(tmp_path / "one", 70)))
+    page.locator("#build_start").click()
+    expect(state(page)).to_contain_text("one: 64 of 70")
+    fill(other, "dataset", str(draw_classes(tmp_path / "two", 2)))
+    other.locator("#build_start").click()
+    expect(other.locator("[data-testid=toast-body]")).to_contain_text("'one' is being built just now")
+    expect(state(other)).to_contain_text("one: 64 of 70")
+    held.go.set()
+    expect(state(page)).to_contain_text("one is ready")
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"dataset": ""}, "Enter a dataset"),
+        ({"dataset": "/no/such/folder"}, "no such file or folder"),
+        ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is an address"),
+        ({"dataset": "FOLDER", "limit": "0"}, "“Limit”: must be a whole number from 1"),
+        ({"dataset": "FOLDER", "gallery": "a/b"}, "“Gallery name”: 'a/b' cannot be the name of a folder"),
+        ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Gallery name”, or replace it"),
+    ],
+)
+def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict[str, str], said: str) -> None:
+    folder = draw_classes(tmp_path / "pictures", 1)
+    for name, text in fields.items():
+        fill(page, name, text.replace("FOLDER", str(folder)))
+    page.locator("#build_start").click()
+    expect(state(page).locator("[role=alert]")).to_contain_text(said)
+    expect(page.locator("#build_start")).to_be_enabled()
+
+
+def test_a_gallery_is_replaced_and_its_results_are_renewed(page: Page, tmp_path: Path, small: Path) -> None:
+    for count in (3, 5):
+        folder = draw_classes(tmp_path / f"{count}" / "changing", count)
+        fill(page, "dataset", str(folder))
+        page.locator("#build_replace input").set_checked(count == 5)
+        page.locator("#build_start").click()
+        expect(state(page)).to_contain_text(f"changing is ready: {count} images.")
+        if count == 3:
+            upload(page, folder / "even" / "000.png")
+        open_tab(page, SearchTab.title)
+        expect(page.locator("#results .caption-label")).to_have_count(count)
+        first = page.locator("#results img").first
+        assert first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 50
+        open_tab(page, GalleriesTab.title)
+
+
+def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path: Path) -> None:
+    held.go.set()
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{address}?__theme=dark")
+    open_tab(page, GalleriesTab.title)
+    expect(row(page, "first")).to_be_visible()
+    page.locator("#build_dataset :is(input, textarea)").focus()
+    page.keyboard.type(str(draw_classes(tmp_path / "keys", 2)))
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "build_start":
+            break
+    page.keyboard.press("Enter")
+    expect(state(page)).to_contain_text("keys is ready: 2 images.")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+def test_without_builds_there_is_no_tab(browser: Browser, small: Path, queries: Path) -> None:
+    searcher = Searcher(Indexes(small))
+    with served(searcher, settings_of(small), queries) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        expect(page.get_by_role("tab", name=EvaluateTab.title)).to_be_visible()
+        expect(page.get_by_role("tab", name=GalleriesTab.title)).to_have_count(0)
+        context.close()
+    searcher.indexes.close()

@@ -1,0 +1,186 @@
+"""The Robustness tab in a real browser."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from retrieval.analysis.robustness import STEPS
+from retrieval.ui.tabs import robustness
+from tests.support.browsing import PATIENCE, hold_until_stopped, open_tab, upload
+
+pytestmark = pytest.mark.browser
+
+UNCHANGED = re.compile(r"overlap@10 1\.00 · τ 1\.00 · cosine 1\.00")
+
+
+@pytest.fixture
+def opened(page: Page, queries: Path) -> Page:
+    """The tab with a cat that is not distorted yet."""
+    upload(page, queries / "cat.png")
+    open_tab(page, "Robustness")
+    expect(captions(page, "distorted_pixels")).to_have_count(10)
+    return page
+
+
+def captions(page: Page, strip: str) -> Locator:
+    return page.locator(f"#{strip} .caption-label")
+
+
+def done(page: Page, words: str | re.Pattern[str]) -> None:
+    """Wait until the picture that is searched is one to which this was done."""
+    expect(page.locator("#distorted img")).to_have_attribute("alt", words)
+
+
+def distort(page: Page, kind: str, value: str) -> None:
+    page.locator(f"#distort_{kind} input[type=number]").fill(value)
+    page.locator(f"#distort_{kind} input[type=number]").blur()
+
+
+def test_undistorted_both_strips_and_all_figures_agree(opened: Page) -> None:
+    expect(opened.locator("#robustness_note")).to_contain_text("Nothing is distorted yet")
+    done(opened, "The query image, undistorted")
+    for features in ("clip", "pixels"):
+        expect(opened.locator(f"#withstood_{features}").first).to_contain_text(UNCHANGED)
+        before = captions(opened, f"undistorted_{features}").all_inner_texts()
+        assert captions(opened, f"distorted_{features}").all_inner_texts() == before
+
+
+def test_a_slider_changes_picture_strips_and_figures_and_reset_takes_it_back(opened: Page) -> None:
+    before = captions(opened, "distorted_pixels").all_inner_texts()
+    picture = opened.locator("#distorted img").get_attribute("src")
+    slider = opened.locator("#distort_rotation input[type=range]")
+    box = slider.bounding_box()
+    assert box
+    opened.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
+    done(opened, re.compile(r"^The query image, rotated by (8|9|10)\d?°$"))
+    expect(opened.locator("#robustness_note")).to_contain_text("Overlap: share of")
+    expect(opened.locator("#withstood_pixels").first).not_to_contain_text(UNCHANGED)
+    assert opened.locator("#distorted img").get_attribute("src") != picture
+    assert captions(opened, "undistorted_pixels").all_inner_texts() == before
+    moved = captions(opened, "distorted_pixels").all_inner_texts()
+    assert moved != before
+    shown = float(re.search(r"overlap@10 ([\d.]+)", opened.locator("#withstood_pixels").first.inner_text())[1])
+    assert sum(text.endswith("new") for text in moved) == round(10 * (1 - shown))
+    distort(opened, "grey", "100")
+    done(opened, re.compile("°, 100 % grey$"))
+    opened.locator("#reset").click()
+    done(opened, "The query image, undistorted")
+    expect(opened.locator("#withstood_pixels").first).to_contain_text(UNCHANGED)
+    assert captions(opened, "distorted_pixels").all_inner_texts() == before
+    for kind, none in (("rotation", "0"), ("grey", "0"), ("quality", "100")):
+        expect(opened.locator(f"#distort_{kind} input[type=number]")).to_have_value(none)
+
+
+def test_keyboard_alone_moves_a_slider_and_starts_the_sweep(opened: Page) -> None:
+    opened.locator("#distort_rotation input[type=range]").focus()
+    opened.keyboard.press("ArrowRight")
+    done(opened, "The query image, rotated by 1°")
+    opened.keyboard.press("End")
+    done(opened, "The query image, rotated by 180°")
+    number = opened.locator("#distort_blur input[type=number]")
+    number.fill("2.5")
+    number.press("Enter")
+    done(opened, re.compile("blurred by 2.5 % of its shorter side"))
+    opened.locator("#reset").focus()
+    opened.keyboard.press("Enter")
+    done(opened, "The query image, undistorted")
+    opened.locator("#sweep").focus()
+    opened.keyboard.press("Enter")
+    expect(opened.locator("#sweep_plot img")).to_be_visible()
+
+
+def test_sweep_fills_table_and_plot_and_says_what_it_found(opened: Page) -> None:
+    opened.locator("#sweep").click()
+    expect(opened.locator("#sweep_plot img")).to_be_visible()
+    expect(opened.locator("#sweep_state")).to_contain_text("Mean overlap@10 for this image:")
+    sentence = opened.locator("#sweep_state p").inner_text()
+    expect(opened.locator("#sweep_plot img")).to_have_attribute("alt", sentence)
+    expect(opened.locator("#sweep_table .virtual-row")).to_have_count(STEPS)
+    rows = [row.split() for row in opened.locator("#sweep_table .virtual-row").all_inner_texts()]
+    assert all(re.fullmatch(r"[01]\.\d\d", figure) for row in rows for figure in row[-2:])
+    shares = [[float(figure) for figure in row[-2:]] for row in rows if row[0] == "Blur"]
+    means = [f"{sum(column) / len(column):.2f}" for column in zip(*shares, strict=True)]
+    assert all(mean in sentence for mean in means), (means, sentence)
+    expect(opened.locator("#sweep_cancel")).to_be_disabled()
+
+
+def test_cancel_ends_a_sweep_and_another_can_follow(opened: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold_until_stopped(monkeypatch, robustness, 3)
+    opened.locator("#sweep").click()
+    opened.locator("#sweep_cancel:enabled").click()
+    expect(opened.locator("#sweep_state")).to_have_text("Stopped.")
+    expect(opened.locator("#sweep_cancel")).to_be_disabled()
+    expect(opened.locator("#sweep_table")).to_contain_text("…")  # what was not tried stays open
+    expect(opened.locator("#sweep_plot img")).to_have_count(0)
+    opened.locator("#sweep").click()
+    expect(opened.locator("#sweep_plot img")).to_be_visible()
+    expect(opened.locator("#sweep_table")).not_to_contain_text("…")
+
+
+def test_another_picture_or_metric_is_ranked_at_once_and_the_old_sweep_goes(opened: Page, queries: Path) -> None:
+    opened.locator("#sweep").click()
+    expect(opened.locator("#sweep_plot img")).to_be_visible()
+    opened.locator("#examples .thumbnail-item").nth(17).click()
+    expect(captions(opened, "undistorted_clip").first).to_contain_text("1. soccer ball")
+    expect(opened.locator("#sweep_plot img")).to_have_count(0)
+    expect(opened.locator("#sweep_state p")).to_have_count(0)
+    before = captions(opened, "undistorted_pixels").all_inner_texts()
+    opened.locator("#robustness_metric input").click()
+    opened.get_by_role("option", name="L1").click()
+    expect(captions(opened, "undistorted_pixels").first).not_to_have_text(before[0])
+    opened.locator("#robustness_top_k input[type=number]").fill("3")
+    opened.locator("#robustness_top_k input[type=number]").blur()
+    expect(captions(opened, "distorted_clip")).to_have_count(3)
+    expect(opened.locator("#withstood_clip").first).to_contain_text("overlap@3 1.00")
+
+
+def test_words_alone_are_told_that_a_picture_is_needed(page: Page, queries: Path) -> None:
+    open_tab(page, "Robustness")
+    expect(page.locator("#robustness_note")).to_contain_text("Choose an image to start")
+    page.locator("#text input, #text textarea").fill("red fruit")
+    page.keyboard.press("Enter")
+    expect(page.locator("#robustness_note")).to_contain_text("a text cannot be rotated or blurred")
+    page.locator("#sweep").click()
+    expect(page.locator("#sweep_state")).to_contain_text("a text cannot be rotated or blurred")
+    expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
+    upload(page, queries / "red-apple.png")
+    expect(page.locator("#robustness_note")).to_contain_text("Only the image counts here, not the text.")
+    expect(captions(page, "distorted_clip")).to_have_count(10)
+
+
+def test_a_bad_picture_is_worded_and_the_tab_lives_on(opened: Page, queries: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "cut.png"
+    bad.write_bytes((queries / "cat.png").read_bytes()[:2000])
+    opened.locator("#query button[aria-label='Remove Image']").click()
+    expect(opened.locator("#robustness_note")).to_contain_text("Choose an image to start")
+    expect(captions(opened, "distorted_clip")).to_have_count(0)
+    upload(opened, bad)
+    expect(opened.locator("#robustness_note")).to_contain_text("damaged or cut off")
+    opened.locator("#query button[aria-label='Remove Image']").click()
+    upload(opened, queries / "fox.png")
+    expect(captions(opened, "distorted_clip").first).to_contain_text("1. fox")
+
+
+def test_every_picture_of_the_tab_has_alt_text(opened: Page) -> None:
+    for picture in opened.locator("img").all():
+        assert picture.get_attribute("alt"), picture.evaluate("image => image.outerHTML")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_on_a_phone_nothing_scrolls_sideways(browser: Browser, address: str, queries: Path, theme: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{address}?__theme={theme}")
+    upload(page, queries / "castle.png")
+    open_tab(page, "Robustness")
+    expect(captions(page, "distorted_pixels")).to_have_count(10)
+    page.locator("#sweep").click()
+    expect(page.locator("#sweep_plot img")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    table = page.locator("#sweep_table").bounding_box()
+    assert table
+    assert table["x"] + table["width"] <= 390
+    context.close()

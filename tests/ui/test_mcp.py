@@ -1,0 +1,260 @@
+"""The page as an MCP server, asked by the `mcp` package's own client; and that no visitor makes it fetch an address."""
+
+import asyncio
+import base64
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import safehttpx
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from mcp.types import CallToolResult, InitializeResult, Tool
+
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
+from retrieval.ui.arguments import NOT_BASE64
+from retrieval.ui.page import TITLE
+from retrieval.ui.serving.gradio_patches import NO_ADDRESS
+from retrieval.ui.widgets.picture_input import NOT_UPLOADED
+from tests.support.canary import Canary
+from tests.support.waiting import PATIENCE
+
+PICTURE_TOOL = "search"
+WORDS_TOOL = "query"
+
+LATER = {  # what both tools take besides their query, and its default
+    "features": "clip",
+    "metric": "cosine",
+    "engine": "exact",
+    "top_k": 10,
+    "gallery": "",
+}
+
+
+@pytest.fixture(scope="module")
+def searcher(page_searcher: Searcher) -> Searcher:
+    """The very one that the page asks."""
+    return page_searcher
+
+
+@pytest.fixture
+def canary() -> Iterator[str]:
+    """The address of a server on loopback that must not be asked."""
+    handler = type("Handler", (Canary,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+    assert handler.asked == []
+
+
+def in_session(address: str, ask: Any) -> Any:
+    async def run() -> Any:
+        async with (
+            streamable_http_client(f"{address}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            return await ask(session, await session.initialize())
+
+    with ThreadPoolExecutor(1) as thread:  # of its own, since the browser tests have a loop running in this one
+        return thread.submit(asyncio.run, run()).result()
+
+
+def call(address: str, tool: str, **arguments: Any) -> CallToolResult:
+    async def ask(session: ClientSession, _: InitializeResult) -> CallToolResult:
+        return await session.call_tool(tool, arguments)
+
+    return in_session(address, ask)
+
+
+def answer(address: str, tool: str, **arguments: Any) -> dict[str, Any]:
+    result = call(address, tool, **arguments)
+    assert not result.isError, result.content
+    (text,) = result.content
+    return json.loads(text.text)
+
+
+def error(address: str, tool: str, **arguments: Any) -> str:
+    result = call(address, tool, **arguments)
+    assert result.isError, result.content
+    (text,) = result.content
+    assert "Traceback" not in text.text
+    return text.text
+
+
+def data_uri(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+@pytest.fixture(scope="module")
+def tools(address: str) -> dict[str, Tool]:
+    async def ask(session: ClientSession, hello: InitializeResult) -> list[Tool]:
+        assert hello.serverInfo.name == TITLE
+        assert (await session.list_resources()).resources == []
+        assert (await session.list_prompts()).prompts == []
+        return (await session.list_tools()).tools
+
+    return {tool.name: tool for tool in in_session(address, ask)}
+
+
+def test_the_tools_are_the_endpoints_and_no_event_of_the_page(tools: dict[str, Tool]) -> None:
+    assert set(tools) == {PICTURE_TOOL, WORDS_TOOL, "compare", "robustness"}
+
+
+@pytest.mark.parametrize("name", [PICTURE_TOOL, WORDS_TOOL])
+def test_a_model_is_told_of_every_argument(tools: dict[str, Tool], name: str) -> None:
+    tool = tools[name]
+    schema = tool.inputSchema
+    assert tool.description.startswith("Find the images of a gallery")
+    assert "Returns: JSON" in tool.description
+    properties = schema["properties"]
+    assert all(len(each["description"]) > 20 for each in properties.values())
+    assert {key: properties[key]["default"] for key in LATER} == LATER
+    assert properties["features"]["enum"] == ["pixels", "clip"]
+    assert properties["metric"]["enum"] == ["l1", "l2", "cosine", "correlation"]
+    assert properties["engine"]["enum"] == ["exact", "chroma"]
+    assert (properties["top_k"]["type"], properties["top_k"]["maximum"]) == ("integer", 10_000)
+    assert properties["image"]["oneOf"] == [{"type": "string"}, {"type": "null"}]
+    assert "base64" in properties["image"]["description"]
+    assert "url" not in json.dumps(schema).lower(), "would invite addresses"
+
+
+def test_only_the_picture_of_a_search_by_picture_is_required(tools: dict[str, Tool]) -> None:
+    assert tools[PICTURE_TOOL].inputSchema["required"] == ["image"]
+    assert "required" not in tools[WORDS_TOOL].inputSchema
+    assert tools[WORDS_TOOL].inputSchema["properties"]["labels"]["items"] == {"type": "string"}
+
+
+@pytest.mark.parametrize("prefix", ["data:image/png;base64,", ""])
+def test_search_by_base64_is_that_of_the_searcher(address: str, searcher: Searcher, queries: Path, prefix: str) -> None:
+    picture = (queries / "pizza.png").read_bytes()
+    found = answer(address, PICTURE_TOOL, image=prefix + base64.b64encode(picture).decode(), top_k=7)
+    wanted = searcher.search(Query(picture=picture, top_k=7)).to_json()
+    assert found | {"timings_ms": None} == wanted | {"timings_ms": None}
+    assert found["hits"][0]["caption"] == "pizza"
+
+
+def test_search_by_words_is_that_of_the_searcher(address: str, searcher: Searcher) -> None:
+    asked: dict[str, Any] = {"text": "red fruit", "without": "apple", "labels": ["food-drink"]}
+    found = answer(address, WORDS_TOOL, **asked, top_k=3)
+    wanted = searcher.search(Query(text="red fruit", without="apple", labels=("food-drink",), top_k=3)).to_json()
+    assert found | {"timings_ms": None} == wanted | {"timings_ms": None}
+
+
+def test_words_beside_a_picture(address: str, searcher: Searcher, queries: Path) -> None:
+    picture = (queries / "cat.png").read_bytes()
+    found = answer(address, WORDS_TOOL, text="blue", image=data_uri(picture), balance=0.7)
+    assert found["hits"] == searcher.search(Query(picture=picture, text="blue", balance=0.7)).to_json()["hits"]
+
+
+def test_a_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Path) -> None:
+    with (queries / "fox.png").open("rb") as file:  # what `gradio upload-mcp` does
+        uploaded = httpx.post(f"{address}/gradio_api/upload", files={"files": file}).raise_for_status().json()[0]
+    found = answer(address, PICTURE_TOOL, image=f"{address}/gradio_api/file={uploaded}", top_k=1)
+    assert len(found["hits"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        (WORDS_TOOL, {"text": "red", "features": "pixels"}, "Text search needs CLIP features"),
+        (WORDS_TOOL, {"text": "red", "labels": ["nothing"]}, "No picture has the label 'nothing'."),
+        (WORDS_TOOL, {"text": "red", "labels": "flags"}, "'flags' is not of type 'array'"),
+        (WORDS_TOOL, {}, "The argument image is missing."),
+        (PICTURE_TOOL, {}, "'image' is a required property"),
+        (PICTURE_TOOL, {"image": ""}, "The argument image is missing."),
+        (PICTURE_TOOL, {"image": "x", "features": "colour"}, "'colour' is not one of ['pixels', 'clip']"),
+        (PICTURE_TOOL, {"image": "x", "top_k": 0}, "0 is less than the minimum of 1"),
+        (PICTURE_TOOL, {"image": data_uri(b"no picture")}, "not an image this program can read"),
+        (PICTURE_TOOL, {"image": "data:image/png;base64,"}, "is empty"),
+        (WORDS_TOOL, {"text": "red", "gallery": "nowhere"}, "There is no gallery 'nowhere'. There are: icons."),
+        ("run", {}, "Unknown tool"),
+    ],
+)
+def test_errors_are_worded(address: str, tool: str, arguments: dict[str, Any], said: str) -> None:
+    assert said in error(address, tool, **arguments)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "CANARY/x.png",
+        "CANARY/redirect",
+        "CANARY/gradio_api/file=/etc/hostname",
+        "CANARY/gradio_api/file=CANARY/x.png",
+        "ADDRESS/gradio_api/file=CANARY/x.png",
+        "ADDRESS/gradio_api/file=/etc/hostname",
+        "file:///etc/hostname",
+        "/etc/hostname",
+        "PICTURE",
+        "data:CANARY/x.png",
+        "data:image/png;base64,CANARY/x.png",
+    ],
+)
+def test_an_address_or_a_path_is_no_picture(address: str, canary: str, queries: Path, image: str) -> None:
+    unserved = str(queries.parents[1] / "screens" / "search-clip.png")
+    image = image.replace("CANARY", canary).replace("ADDRESS", address).replace("PICTURE", unserved)
+    for tool in (PICTURE_TOOL, WORDS_TOOL):
+        assert error(address, tool, image=image) in (NOT_BASE64, NOT_UPLOADED)
+
+
+@pytest.mark.parametrize("argument", ["image", "text", "labels", "gallery", "unknown"])
+@pytest.mark.parametrize("path", ["/etc/hostname", "/dev/zero", "CANARY/x.png"])
+def test_a_file_named_in_any_argument_is_refused(address: str, canary: str, argument: str, path: str) -> None:
+    """gradio's MCP server would read it by a client of its own, which runs on the server."""
+    file = {"path": path.replace("CANARY", canary), "meta": {"_type": "gradio.FileData"}}
+    arguments: dict[str, Any] = {"text": "red"} | {argument: [file] if argument == "labels" else file}
+    said = error(address, WORDS_TOOL, **arguments)
+    assert "is not of type 'string'" in said or "is not valid under any" in said or "`unknown` is not a valid" in said
+
+
+def fetches(address: str, target: str) -> None:
+    """Try each way by which gradio fetches an address for a visitor; only the canary tells what came of it."""
+    for path in ("file=", "file/", "proxy="):
+        httpx.get(f"{address}/gradio_api/{path}{target}", timeout=PATIENCE)
+    client = Client(address, verbose=False)
+    for arguments in ({"image": handle_file(target)}, {"image": None, "features": handle_file(target)}):
+        with pytest.raises(AppError):
+            client.predict(**arguments, api_name=f"/{PICTURE_TOOL}")
+
+
+def open_the_doors(monkeypatch: pytest.MonkeyPatch, *, fetching: bool) -> None:
+    """Let loopback pass for a public address; with `fetching`, undo what the page forbids, as if it did not."""
+    spec = importlib.util.find_spec("safehttpx")
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    fresh.is_public_ip = lambda _: True
+    monkeypatch.setattr(safehttpx, "is_public_ip", fresh.is_public_ip)
+    if fetching:
+        for door in ("get", "async_validate_url"):
+            monkeypatch.setattr(safehttpx, door, getattr(fresh, door))
+
+
+@pytest.mark.parametrize("path", ["x.png", "redirect"])
+def test_nothing_fetches_an_address(address: str, canary: str, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    open_the_doors(monkeypatch, fetching=False)
+    fetches(address, f"{canary}/{path}")
+    with pytest.raises(AppError, match=NO_ADDRESS):
+        Client(address, verbose=False).predict(handle_file(f"{canary}/{path}"), api_name=f"/{PICTURE_TOOL}")
+
+
+def test_the_canary_would_have_sung(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: where the page does not forbid it, gradio fetches by each of the ways tried."""
+    open_the_doors(monkeypatch, fetching=True)
+    handler = type("Handler", (Canary,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        fetches(address, f"http://127.0.0.1:{server.server_port}/redirect")
+        server.shutdown()
+    assert handler.asked.count("/redirect") >= 3
+    assert handler.asked.count("/x.png") >= 3

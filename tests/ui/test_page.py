@@ -1,0 +1,503 @@
+"""The page in a real browser: what a visitor does, and what the visitor then reads."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+
+from retrieval.search.query import Query
+from retrieval.search.searcher import Searcher
+from retrieval.ui.tabs import evaluate
+from tests.support.browsing import PATIENCE, captions, hold_until_stopped, open_tab, timings, toggle, upload
+
+pytestmark = pytest.mark.browser
+
+
+def test_without_a_picture_the_page_gives_a_hint_and_no_error(page: Page) -> None:
+    expect(timings(page)).to_contain_text("Choose an image to start")
+    page.locator("#search").click()
+    expect(timings(page)).to_contain_text("Choose an image to start")
+    expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
+
+
+def test_upload_toggles_captions_and_a_click_on_a_result(page: Page, queries: Path) -> None:
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    assert len(captions(page)) == 12
+    assert captions(page)[0].startswith("1. pizza · 0.")
+    seen = {tuple(captions(page))}
+    for features in ("pixels", "clip"):
+        toggle(page, "features", features)
+        for metric in ("l1", "l2", "cosine", "correlation"):
+            toggle(page, "metric", metric)
+            for engine, name in (("chroma", "ChromaDB"), ("exact", "Exact scan")):
+                toggle(page, "engine", engine)
+                expect(timings(page)).to_contain_text(name)
+                title = {"l1": "L1", "l2": "L2"}.get(metric, metric.capitalize())
+                expect(page.locator("#explanation")).to_contain_text(f"Score: {title} =")
+                model = "mini" if features == "clip" else "no model"
+                expect(timings(page)).to_contain_text(model)
+                expect(page.locator("#results .caption-label")).to_have_count(12)
+                found = captions(page)
+                scores = [float(text.rsplit("· ", 1)[1]) for text in found]
+                assert scores == sorted(scores, reverse=metric in ("cosine", "correlation"))
+                seen.add(tuple(found))
+    # By CLIP features cosine and correlation may be the same to three decimals.
+    assert len(seen) >= 7, "the toggles changed nothing"
+
+    name = re.match(r"2\. (.+) · ", captions(page)[1])[1]
+    page.locator("#results .thumbnail-item").nth(1).click()
+    expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name} · 1.000")
+    expect(timings(page)).to_contain_text("decode 0.0 ms · features 0.0 ms")
+
+
+def test_timings_name_every_part(page: Page, queries: Path) -> None:
+    upload(page, queries / "fox.png")
+    pattern = r"decode [\d.]+ ms · features [\d.]+ ms · search [\d.]+ ms · total [\d.]+ ms · 1,852 images · "
+    expect(timings(page)).to_have_text(re.compile(pattern + r"Exact scan · mini \(\w+\)"))
+
+
+def test_nothing_moves_when_results_come(page: Page, queries: Path) -> None:
+    before = timings(page).bounding_box()
+    upload(page, queries / "fox.png")
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    assert timings(page).bounding_box()["y"] == before["y"]
+
+
+def test_example_is_searched_at_a_click(page: Page) -> None:
+    page.locator("#examples .thumbnail-item").first.click()
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+
+
+def test_how_many(page: Page, queries: Path) -> None:
+    upload(page, queries / "lion.png")
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    page.locator("#top_k input[type=number]").fill("3")
+    page.locator("#top_k input[type=number]").blur()
+    expect(page.locator("#results .caption-label")).to_have_count(3)
+
+
+def test_pasted_picture_is_searched(page: Page, queries: Path) -> None:
+    png = (queries / "pizza.png").read_bytes()
+    page.evaluate(
+        """async bytes => navigator.clipboard.write([new ClipboardItem(
+            {'image/png': new Blob([new Uint8Array(bytes)], {type: 'image/png'})})])""",
+        list(png),
+    )
+    page.locator("#query button[aria-label='Paste from clipboard']").click()
+    expect(page.locator("#results .caption-label").first).to_contain_text("1. pizza")
+
+
+def test_webcam_picture_is_searched(page: Page) -> None:
+    page.locator("#query button[aria-label='Capture from camera']").click()
+    page.locator("#query").get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#query video')?.readyState >= 3")
+    page.locator("#query button[aria-label='capture photo']").click()
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+
+
+def test_words_alone_and_words_beside_a_picture(page: Page, queries: Path) -> None:
+    page.locator("#text input, #text textarea").fill("something to drink")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    drinks = captions(page)
+    assert any("mate" in each or "beer" in each or "cup" in each for each in drinks[:3]), drinks
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#results .caption-label").first).not_to_have_text(drinks[0])
+    assert captions(page) != drinks
+
+
+def test_words_are_off_for_raw_pixels_and_say_why(page: Page, queries: Path) -> None:
+    toggle(page, "features", "pixels")
+    expect(page.locator("#text input, #text textarea")).to_be_disabled()
+    expect(page.locator("#text")).to_contain_text("Text search needs CLIP features")
+    toggle(page, "features", "clip")
+    expect(page.locator("#text input, #text textarea")).to_be_enabled()
+
+
+def test_way_back_through_the_last_pictures(page: Page) -> None:
+    for example in (0, 1):
+        page.locator("#examples .thumbnail-item").nth(example).click()
+        expect(page.locator("#results .caption-label").first).to_be_visible()
+    expect(page.locator("#trail .thumbnail-item")).to_have_count(2)
+    second = captions(page)
+    page.locator("#trail .thumbnail-item").first.click()
+    expect(page.locator("#results .caption-label").first).not_to_have_text(second[0])
+
+
+def test_chroma_shows_its_recall_for_this_query(page: Page, queries: Path) -> None:
+    upload(page, queries / "guitar.png")
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    toggle(page, "engine", "chroma")
+    expect(timings(page)).to_contain_text(re.compile(r"recall@12 [01]\.\d\d \(exact scan: [\d.]+ ms\)"))
+
+
+def test_filter_by_class(page: Page, queries: Path) -> None:
+    upload(page, queries / "fox.png")
+    expect(page.locator("#results .caption-label").first).to_contain_text("fox")
+    page.locator("#more button").first.click()
+    page.locator("#labels input").click()
+    page.get_by_role("option", name="food-drink").click()
+    expect(page.locator("#results .caption-label").first).not_to_contain_text("fox")
+
+
+def test_a_score_no_better_than_chance_is_said_so(page: Page, tmp_path: Path) -> None:
+    noise = tmp_path / "noise.png"
+    Image.effect_noise((200, 200), 200).save(noise)
+    upload(page, noise)
+    expect(page.locator("#explanation")).to_contain_text("No convincing match:")
+
+
+def draw(page: Page, left: float, top: float, right: float, bottom: float) -> None:
+    """Draw a box on the query picture with the mouse; shares of the picture."""
+    area = page.locator(".region-layer").bounding_box()
+    page.mouse.move(area["x"] + left * area["width"], area["y"] + top * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + right * area["width"], area["y"] + bottom * area["height"], steps=5)
+    page.mouse.up()
+
+
+def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, page_searcher: Searcher, queries: Path) -> None:
+    upload(page, queries / "castle.png")
+    expect(page.locator("#results .caption-label").first).to_contain_text("castle")
+    whole = captions(page)
+    draw(page, 0.1, 0.5, 0.6, 0.9)
+    expect(page.locator("#region")).to_contain_text("Searched: 10 % to 60 % across, 50 % to 90 % down.")
+    expect(page.locator("#results .caption-label").first).not_to_have_text(whole[0])
+    query = Query(queries / "castle.png", region=(0.1, 0.5, 0.6, 0.9), top_k=12)
+    hits = page_searcher.search(query).hits
+    assert [caption.rsplit(" · ", 1)[0] for caption in captions(page)] == [f"{hit.rank}. {hit.caption}" for hit in hits]
+    page.get_by_role("button", name="Search the whole image").click()
+    expect(page.locator("#results .caption-label").first).to_have_text(whole[0])
+    assert captions(page) == whole
+
+
+def test_the_box_is_there_when_the_pictures_component_comes_late(browser: Browser, address: str, queries: Path) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    late: list[str] = []
+
+    def delayed(route: Route) -> None:
+        late.append(route.request.url)
+        page.wait_for_timeout(1000)
+        route.continue_()
+
+    page.route(re.compile(r"/ImagePreview-.*\.js"), delayed)
+    page.goto(address)
+    upload(page, queries / "castle.png")
+    expect(page.locator(".region-layer")).to_be_visible()
+    assert late
+    page.close()
+
+
+def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(
+    page: Page, page_searcher: Searcher, queries: Path
+) -> None:
+    upload(page, queries / "castle.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    page.get_by_role("button", name="Search part of the image").press("Enter")
+    expect(page.locator(".region-box")).to_be_focused()
+    for key in ("ArrowLeft", "ArrowDown", "Shift+ArrowRight", "Shift+ArrowUp"):
+        page.keyboard.press(key)
+    status = page.locator("#region [role=status]")
+    expect(status).to_have_text("Searched: 15 % to 80 % across, 25 % to 80 % down.")
+    # The search follows when the keys rest.
+    query = Query(queries / "castle.png", region=(0.15, 0.25, 0.8, 0.8), top_k=12)
+    found = [re.compile(rf"^{hit.rank}\. {re.escape(hit.caption)} · ") for hit in page_searcher.search(query).hits]
+    expect(page.locator("#results .caption-label")).to_have_text(found)
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    expect(status).to_have_text("Searched: 35 % to 100 % across, 25 % to 80 % down.")
+    upload(page, queries / "fox.png")  # another picture is searched whole
+    expect(page.locator("#results .caption-label").first).to_contain_text("1. fox")
+    expect(status).to_have_text("")
+    page.get_by_role("button", name="Search part of the image").click()
+    page.keyboard.press("Escape")
+    expect(status).to_have_text("")
+    expect(page.get_by_role("button", name="Search part of the image")).to_be_focused()
+
+
+def test_near_duplicates_are_shown_once_with_their_count(page: Page, queries: Path) -> None:
+    upload(page, queries / "fox.png")
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    assert not any("alike" in each for each in captions(page))
+    page.locator("#more button").first.click()
+    page.locator("#alike input[type=number]").fill("0.6")
+    page.locator("#alike input[type=number]").blur()
+    expect(page.locator("#results", has_text="alike")).to_be_visible()
+    expect(page.locator("#results .caption-label")).to_have_count(12)
+    assert any(re.search(r" · \+\d+ alike$", each) for each in captions(page))
+
+
+def test_the_address_opens_the_same_page_for_another_visitor(page: Page, browser: Browser, queries: Path) -> None:
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#link")).to_contain_text("The link does not include your uploaded image.")
+    assert "id=" not in page.url
+    page.locator("#results .thumbnail-item").nth(1).click()
+    expect(timings(page)).to_contain_text("decode 0.0 ms")
+    expect(page.locator("#link [role=status]")).to_have_text("")
+    page.get_by_role("button", name="Search part of the image").click()
+    toggle(page, "metric", "l1")
+    page.locator("#text input, #text textarea").fill("red & round")
+    page.keyboard.press("Enter")
+    expect(page.locator("#explanation")).to_contain_text("Score: L1 =")
+    expect(page).to_have_url(re.compile("text=red"))
+    found = captions(page)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.locator("#link [role=status]")).to_have_text("Copied.")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.url
+    context = browser.new_context()
+    other = context.new_page()
+    other.set_default_timeout(PATIENCE)
+    other.goto(copied)
+    expect(other.locator("#results .caption-label").first).to_have_text(found[0])
+    assert captions(other) == found
+    expect(other.locator("#text input, #text textarea")).to_have_value("red & round")
+    expect(other.locator("#metric input[value=l1]")).to_be_checked()
+    expect(other.locator("#region [role=status]")).to_have_text("Searched: 20 % to 80 % across, 20 % to 80 % down.")
+    assert other.url == copied
+    context.close()
+
+
+def test_a_broken_address_is_worded_and_opens_what_it_can(page: Page, address: str) -> None:
+    page.goto(f"{address}?text=red+fruit&k=5&metric=<b>magic</b>&id=nothing")
+    expect(page.locator("#results .caption-label")).to_have_count(5)
+    toast = page.locator("[data-testid=toast-body]")
+    expect(toast).to_contain_text("has no picture 'nothing'")
+    expect(toast).to_contain_text("'<b>magic</b>'")
+    expect(page.locator("#metric input[value=cosine]")).to_be_checked()
+
+
+def test_an_address_at_the_limits_of_the_page_leaves_it_usable(page: Page, address: str, queries: Path) -> None:
+    page.goto(f"{address}?text=cat&alike=0.3&k=9999&balance=0")
+    expect(page.locator("#results .caption-label")).to_have_count(60)
+    expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#results .caption-label").first).to_contain_text("pizza")
+
+
+def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) -> None:
+    upload(page, queries / "fox.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    page.locator("#query button[aria-label='Remove Image']").click()
+    expect(timings(page)).to_contain_text("Choose an image to start")
+    expect(page.locator("#results .caption-label")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("fake.png", b"this is no picture", "not an image"),
+        ("empty.png", b"", "empty"),
+        ("cut.png", None, "damaged or cut off"),
+    ],
+)
+def test_bad_upload_is_worded_and_the_page_lives_on(
+    page: Page, queries: Path, tmp_path: Path, name: str, data: bytes | None, words: str
+) -> None:
+    whole = (queries / "fox.png").read_bytes()
+    bad = tmp_path / name
+    bad.write_bytes(whole[: len(whole) // 2] if data is None else data)
+    upload(page, bad)
+    expect(page.locator("[data-testid=toast-body]").first).to_contain_text(words)
+    page.locator("#query button[aria-label='Remove Image']").click()
+    upload(page, queries / "fox.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+
+
+def test_every_picture_is_there_and_has_alt_text(page: Page, queries: Path) -> None:
+    upload(page, queries / "turtle.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    for picture in page.locator("img").all():
+        assert picture.get_attribute("alt"), picture.evaluate("image => image.outerHTML")
+    first = page.locator("#results img").first
+    assert first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+
+
+def test_phone_and_dark(browser: Browser, address: str, queries: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{address}?__theme=dark")
+    upload(page, queries / "castle.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible(timeout=PATIENCE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    open_tab(page, "Compare")
+    expect(page.locator(".hits .caption-label").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(int(part) for part in re.findall(r"\d+", background)[:3]) < 150, background
+    context.close()
+
+
+def test_keyboard_alone_gets_from_example_to_result_to_search(page: Page) -> None:
+    page.locator("#examples .thumbnail-item").nth(3).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    page.locator("#metric input[value=cosine]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator("#explanation")).to_contain_text("Score: Correlation")
+    page.locator("#results .thumbnail-item").nth(2).focus()
+    page.keyboard.press("Enter")
+    expect(timings(page)).to_contain_text("decode 0.0 ms")
+
+
+def test_results_of_two_visitors_do_not_mix(browser: Browser, address: str, queries: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        visitors = []
+        for name in ("fox", "pizza"):
+            context = browser.new_context()
+            stack.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(PATIENCE)
+            page.goto(address)
+            upload(page, queries / f"{name}.png")
+            visitors.append((name, page))
+        for name, page in visitors:
+            expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name}")
+
+
+def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: Path) -> None:
+    open_tab(page, "Compare")
+    expect(page.locator("#compare_note")).to_contain_text("Choose an image to start")
+    upload(page, queries / "pizza.png")
+    expect(page.locator(".comparison .hits")).to_have_count(8)
+    expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
+    rows = page.locator(".comparison").all_inner_texts()
+    assert sum("gives the same order, always" in row for row in rows) == 2
+    assert sum("baseline" in row for row in rows) == 1
+    assert all(re.search(r"ChromaDB: recall@6 [01]\.\d\d", row) for row in rows)
+    same = page.locator(".comparison", has_text="CLIP features · L2")
+    expect(same).to_contain_text("overlap@6 1.00 · τ 1.00")
+    # ChromaDB's own hits: compared with the same baseline, which is then none of those shown.
+    toggle(page, "compare_engine", "chroma")
+    expect(page.locator(".comparison", has_text="CLIP features · Cosine")).to_contain_text("overlap@6 1.00 · τ 1.00")
+    expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
+
+
+def compared(page: Page, row: str) -> Locator:
+    """The captions of a combination's hits on the Compare tab."""
+    return page.locator(".comparison", has_text=row).locator(".caption-label")
+
+
+def test_compare_follows_the_query_while_it_is_open_and_waits_while_it_is_not(page: Page, queries: Path) -> None:
+    upload(page, queries / "fox.png")
+    open_tab(page, "Compare")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. fox")
+    page.locator("#query button[aria-label='Remove Image']").click()
+    expect(page.locator("#compare_note")).to_contain_text("Choose an image to start")
+    expect(page.locator(".comparison .caption-label")).to_have_count(0)
+    upload(page, queries / "pizza.png")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. pizza")
+    before = compared(page, "CLIP features · Cosine").all_text_contents()
+    open_tab(page, "Search")
+    page.locator("#examples .thumbnail-item").nth(17).click()
+    expect(page.locator("#results .caption-label").first).to_contain_text("1. soccer ball")
+    assert compared(page, "CLIP features · Cosine").all_text_contents() == before
+    open_tab(page, "Compare")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. soccer ball")
+    page.locator("#more button").first.click()
+    page.locator("#labels input").click()
+    page.get_by_role("option", name="animals-nature").click()
+    expect(compared(page, "CLIP features · Cosine").first).not_to_contain_text("soccer ball")
+
+
+def test_compare_by_keyboard_shows_as_many_hits_as_the_slider_says(page: Page, queries: Path) -> None:
+    upload(page, queries / "fox.png")
+    open_tab(page, "Compare")
+    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 6)
+    page.locator("#compare_top_k input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 7)
+    page.keyboard.press("Home")
+    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 1)
+
+
+def test_compare_words_a_bad_picture_and_lives_on(page: Page, queries: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "cut.png"
+    bad.write_bytes((queries / "fox.png").read_bytes()[:2000])
+    open_tab(page, "Compare")
+    upload(page, bad)
+    expect(page.locator("#compare_note")).to_contain_text("damaged or cut off")
+    expect(page.locator(".error:visible")).to_have_count(0)
+    page.locator("#query button[aria-label='Remove Image']").click()
+    upload(page, queries / "fox.png")
+    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. fox")
+
+
+def test_compare_with_words_leaves_raw_pixels_out(page: Page) -> None:
+    page.locator("#text input, #text textarea").fill("red fruit")
+    open_tab(page, "Compare")
+    expect(page.locator(".hits .caption-label")).to_have_count(4 * 6)
+    expect(page.locator(".comparison", has_text="Raw pixels · L1")).to_contain_text("Text search needs CLIP features")
+
+
+def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
+    open_tab(page, "Evaluate")
+    page.locator("#sample input[type=number]").fill("50")
+    page.locator("#sample input[type=number]").blur()
+    page.locator("#evaluate").click()
+    expect(page.locator("#evaluate_state")).to_contain_text("leave-one-out over 50 of 1,852 images, exact scan.")
+    expect(page.locator("#figures_plot img")).to_be_visible()
+    expect(page.locator("#figures tbody tr").last).to_contain_text("Correlation")
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert len(lines) == 9
+    assert lines[0] == "features,metric,engine,p@1,p@5,map"
+    said = str(page.locator("#figures_plot img").get_attribute("alt"))
+    assert said.startswith(f"Highest mAP: {max(float(line.split(',')[-1]) for line in lines[1:]):.3f} by CLIP features")
+    expect(page.locator("#evaluate_state")).to_contain_text(said)
+    expect(page.locator("#cancel")).to_be_disabled()
+
+
+def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold_until_stopped(monkeypatch, evaluate, 2)
+    open_tab(page, "Evaluate")
+    page.locator("#sample input[type=number]").fill("2000")
+    page.locator("#sample input[type=number]").blur()
+    page.locator("#evaluate").click()
+    expect(page.locator("#evaluate_state")).to_contain_text(re.compile("[1-7] of 8 combinations"))
+    page.locator("#cancel").click()
+    expect(page.locator("#evaluate_state")).to_have_text("Stopped.")
+    expect(page.locator("#cancel")).to_be_disabled()
+    rows = page.locator("#figures .virtual-row")
+    assert 1 <= rows.count() < 8
+    expect(page.locator("#figures_plot img")).to_have_count(0)
+    page.locator("#evaluate_query").click()  # an answer of the run that was stopped would come before this one's
+    expect(page.locator("#evaluate_state")).to_contain_text("whose label is known")
+
+
+def test_evaluate_cancelled_and_started_again_at_once_ends_with_all_figures(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_until_stopped(monkeypatch, evaluate, 1)
+    open_tab(page, "Evaluate")
+    page.locator("#evaluate").click()
+    page.locator("#cancel:enabled").click()
+    page.locator("#evaluate").click()
+    expect(page.locator("#figures_plot img")).to_be_visible()
+    expect(page.locator("#figures .virtual-row")).to_have_count(8)
+    expect(page.locator("#evaluate_state")).to_contain_text("Highest mAP")
+    expect(page.locator(".error:visible")).to_have_count(0)
+    expect(page.locator("#cancel")).to_be_disabled()
+
+
+def test_evaluate_query_needs_a_picture_whose_label_is_known(page: Page, queries: Path) -> None:
+    upload(page, queries / "fox.png")
+    expect(page.locator("#results .caption-label").first).to_be_visible()
+    open_tab(page, "Evaluate")
+    page.locator("#evaluate_query").click()
+    expect(page.locator("#evaluate_state")).to_contain_text("whose label is known")
+    open_tab(page, "Search")
+    page.locator("#results .thumbnail-item").first.click()
+    expect(timings(page)).to_contain_text("decode 0.0 ms")
+    open_tab(page, "Evaluate")
+    page.locator("#evaluate_query").click()
+    expect(page.locator("#evaluate_state")).to_contain_text("label animals-nature")
+    expect(page.locator("#figures_plot img")).to_be_visible()

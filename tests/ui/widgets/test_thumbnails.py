@@ -1,0 +1,48 @@
+"""Thumbnails reach the page as the files that the builder made."""
+
+import urllib.request
+from pathlib import Path
+from urllib.parse import unquote, urljoin
+
+import pytest
+from gradio.utils import get_upload_folder
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from retrieval.search.searcher import Searcher
+from tests.support.browsing import captions, timings, toggle, upload
+from tests.support.waiting import PATIENCE
+
+pytestmark = pytest.mark.browser
+
+
+def cached() -> set[Path]:
+    return {path for path in Path(get_upload_folder()).rglob("*") if path.is_file()}
+
+
+def test_results_are_files_of_the_index_and_a_search_encodes_nothing(
+    page: Page, address: str, page_searcher: Searcher, queries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, save, before = [], Image.Image.save, cached()
+    monkeypatch.setattr(
+        Image.Image, "save", lambda self, *args, **named: encoded.append(args) or save(self, *args, **named)
+    )
+    upload(page, queries / "pizza.png")
+    expect(page.locator("#results img")).to_have_count(12)
+    first = captions(page)
+    toggle(page, "metric", "l1")
+    toggle(page, "engine", "chroma")
+    toggle(page, "features", "pixels")
+    expect(timings(page)).to_contain_text("no model")
+    assert captions(page) != first
+    index = page_searcher.indexes.get()
+    for image in page.locator("#results img").all():
+        source = urljoin(address, image.get_attribute("src"))
+        assert str(index.build.parent) not in unquote(source), "tells where the index lies"
+        path = index.thumbnails.joinpath(*source.rsplit("/", 2)[1:])
+        assert index.at_thumbnail(path) is not None, source
+        with urllib.request.urlopen(source, timeout=PATIENCE) as answer:
+            assert answer.read() == path.read_bytes()
+            assert "max-age=86400" in answer.headers["Cache-Control"]
+    assert not encoded
+    assert {path.name for path in cached() - before} <= {"pizza.png"}, "only the upload is stored"
