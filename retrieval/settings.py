@@ -33,26 +33,26 @@ class Settings:
     """The settings of a program, from its flags and environment variables."""
 
     index: Path | Server
-    dataset: str | None
-    config: str | None
-    split: str | None
-    revision: str | None
-    image_column: str | None
-    label_column: str | None
-    caption_column: str | None
-    limit: int | None
-    streaming: bool
-    gallery: str | None
-    model: str
-    model_revision: str | None
-    dtype: str
-    pixel_size: int
-    batch_size: int | None
-    workers: int
-    map: str
-    host: str | None
-    port: int | None
-    share: bool
+    dataset: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    caption_column: str | None = None
+    limit: int | None = None
+    streaming: bool = False
+    gallery: str | None = None
+    model: str = AUTO
+    model_revision: str | None = None
+    dtype: str = AUTO
+    pixel_size: int = DEFAULT_PIXEL_SIZE
+    batch_size: int | None = None
+    workers: int = 1
+    map: str = Method.PCA
+    host: str | None = None
+    port: int | None = None
+    share: bool = False
     no_build: bool = False
     log_level: str = "info"
     log_format: str = "text"
@@ -90,17 +90,8 @@ class Settings:
     @property
     def source(self) -> GallerySource:
         """The chosen dataset, by default the bundled gallery."""
-        return GallerySource(
-            dataset=self.dataset or str(BUNDLED_GALLERY),
-            config=self.config,
-            split=self.split,
-            revision=self.revision,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            caption_column=self.caption_column,
-            limit=self.limit,
-            streaming=self.streaming,
-        )
+        given = {name: getattr(self, name) for name in GallerySource.__dataclass_fields__}
+        return GallerySource(**given | {"dataset": self.dataset or str(BUNDLED_GALLERY)})
 
 
 def is_loopback(host: str) -> bool:
@@ -158,14 +149,10 @@ def add_index_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         type=lambda text: Path(text).expanduser(),
-        default=str(_user_cache() / "lookalike"),
+        default=str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lookalike"),
         metavar="DIR",
         help="folder for local copies of galleries on a server (default: %(default)s)",
     )
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
 def add_shard_flag(parser: argparse.ArgumentParser) -> None:
@@ -265,11 +252,8 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         "--port", type=_whole_number(0, 65535), help="port to listen on (default: the first free one from 7860)"
     )
     serve.add_argument("--share", action="store_true", help="also open a public link through gradio's tunnel")
-    serve.add_argument(
-        "--no-build",
-        action="store_true",
-        help="hide the Galleries tab; use it when a proxy makes the page public",
-    )
+    hide = "hide the Galleries tab; use it when a proxy makes the page public"
+    serve.add_argument("--no-build", action="store_true", help=hide)
     serve.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="log level (default: %(default)s)")
     serve.add_argument("--log-format", choices=LOG_FORMATS, default="text", help="log format (default: %(default)s)")
 
@@ -300,20 +284,10 @@ def parse(
     """Return the parsed flags of a program, and the settings that result from them and from the environment."""
     _take_environment(parser, environment)
     flags = parser.parse_args(arguments)
-    values: dict[str, Any] = {name: getattr(flags, name, None) for name in Settings.__dataclass_fields__}
-    defaults = {
-        "log_level": "info",
-        "log_format": "text",
-        "model": AUTO,
-        "dtype": "auto",
-        "pixel_size": DEFAULT_PIXEL_SIZE,
-        "workers": 1,
-        "map": Method.PCA,
-    }
-    values.update({name: default for name, default in defaults.items() if values[name] is None})
-    for name in ("streaming", "share", "no_build"):
-        values[name] = bool(values[name])
-    values["templates"] = tuple(values["templates"] or TEMPLATES)
+    given = {name: getattr(flags, name, None) for name in Settings.__dataclass_fields__}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if "templates" in values:
+        values["templates"] = tuple(values["templates"])
     if isinstance(server := values["index"], Server):
         token = environment.get("CHROMA_API_KEY" if server.cloud else f"{PREFIX}INDEX_TOKEN", "")
         tenant, database = environment.get("CHROMA_TENANT"), environment.get("CHROMA_DATABASE")

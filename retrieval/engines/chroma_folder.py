@@ -41,12 +41,12 @@ Key = tuple[str, View]
 
 
 def views_of(features: str) -> tuple[View, ...]:
-    """Return the views of a feature type that have a collection; unit vectors need none of their own."""
+    """Return the views of a feature type that have a collection: unit vectors are their own unit view."""
     return (View.PLAIN, View.CENTRED) if FEATURES[features].unit_length else tuple(View)
 
 
 def keys_of(features: Collection[str]) -> list[Key]:
-    """Return the keys of all collections of some feature types."""
+    """Return the keys of the collections of some feature types."""
     return [(each, view) for each in features for view in views_of(each)]
 
 
@@ -56,7 +56,7 @@ def key_of(features: str, view: View) -> Key:
 
 
 def configuration_of(view: View) -> Any:
-    """Return the configuration with which the collection of a view is created."""
+    """Return the configuration of the collection of a view."""
     return {"hnsw": {"space": "l2" if view is View.PLAIN else "ip", **GRAPH}}
 
 
@@ -84,29 +84,19 @@ def chroma_errors(explain: Callable[[object], Exception]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Collections:
-    """The collections of one build, in a folder or on a server.
-
-    Attributes:
-        by_key: a collection for each feature type and view.
-        explain: returns the exception to raise for an error of ChromaDB.
-        named_max: rows that a query lists one by one at most.
-        results_max: neighbours that one query returns at most; None: no limit.
-    """
+    """The collections of one build, in a folder or on a server."""
 
     by_key: Mapping[Key, chromadb.Collection]
     explain: Callable[[object], Exception]
-    named_max: int = NAMED_MAX
-    results_max: int | None = None
+    named_max: int = NAMED_MAX  # rows that one query lists at most
+    results_max: int | None = None  # neighbours that one query returns at most
 
     def insert(
         self, rows: Sequence[int], metadata: Sequence[Mapping[str, str]], vectors: Mapping[str, Vectors]
     ) -> None:
-        """Insert or replace n rows.
+        """Insert or replace n rows, given their plain vectors by feature type, shape (n, d).
 
-        Args:
-            rows: their numbers.
-            metadata: of each row; the collections of plain vectors keep all of it, the others the label only.
-            vectors: by feature type, plain, shape (n, d).
+        The collections of plain vectors keep all metadata, the others the label only.
         """
         ids = [row_key(row) for row in rows]
         whole: list[Any] = [dict(each) for each in metadata]
@@ -122,14 +112,8 @@ class Collections:
     ) -> npt.NDArray[np.int64]:
         """Return the rows of about `count` nearest neighbours, closest first by ChromaDB's own float32 distances.
 
-        HNSW is approximate: it may miss some, and returns fewer where its graph ends.
-
-        Args:
-            key: feature type and view.
-            vector: the query's plain vector, shape (d,).
-            count: number of neighbours wanted.
-            rows: the only rows allowed; None allows all.
-            labels: the labels of those rows, used as the filter if there are too many rows to list.
+        HNSW is approximate: it may miss some, and returns fewer where its graph ends. `rows` are the only ones allowed
+        (None: all); their `labels` are the filter if there are too many of them to list.
         """
         viewed = view_of(key[1], vector.astype(np.float64)[None]).astype(np.float32)
         allowed: dict[str, Any] = {}
@@ -175,10 +159,8 @@ class ChromaFolder:
     def __init__(self, build: Path, *, reading: bool, explain: Callable[[object], Exception] | None = None) -> None:
         """Take the folder for this process; ChromaDB is not opened yet.
 
-        Args:
-            build: the folder of the build.
-            reading: nothing is created in it, and if it is read-only a copy is used.
-            explain: returns the exception to raise for an error of ChromaDB.
+        With `reading`, nothing is created in it, and if it is read-only a copy is used. `explain` returns the
+        exception to raise for an error of ChromaDB.
 
         Raises:
             IndexingError: another process owns it, or it cannot be used.

@@ -35,12 +35,7 @@ class Scan:
     """
 
     def __init__(self, vectors: Vectors, *, side: int | None = None) -> None:
-        """Read every vector once.
-
-        Args:
-            vectors: of a gallery, shape (n, d), float32.
-            side: of the square images whose pixels the vectors are; None if they are something else.
-        """
+        """Read every vector, shape (n, d), once; `side` is that of the square images whose pixels they are, if any."""
         self.vectors = np.ascontiguousarray(vectors)  # without the slow slices of a memory-mapped file
         self.squares, self.centred_norms, self.sums, self.absolute_sums = np.empty((4, len(vectors)), np.float32)
         self._side = side or 0
@@ -64,12 +59,8 @@ class Scan:
     def scores(self, metric: Metric, queries: Vectors, rows: Positions | None = None) -> Scores:
         """Return the metric between each of m queries, shape (m, d), and n gallery vectors: shape (m, n).
 
-        L1 and L2 are differences of larger numbers, so a small distance has the rounding error of those.
-
-        Args:
-            metric: the metric.
-            queries: plain vectors.
-            rows: the gallery vectors to compare, shape (n,); None compares all.
+        L1 and L2 are differences of larger numbers, so a small distance has the rounding error of those. `rows` are
+        the gallery vectors to compare; None compares all.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         at: slice | Positions = slice(None) if rows is None else rows
@@ -131,12 +122,6 @@ class Scan:
         """Return every position that can be among the k closest, given the rounding errors of float32.
 
         All ties at the k-th place are included, so that the exact scores can decide among them.
-
-        Args:
-            metric: the metric.
-            query: one plain vector, shape (d,).
-            k: number of results wanted, 1 or more.
-            among: the only positions allowed; None allows all.
         """
         among = np.arange(len(self.vectors)) if among is None else among
         if k >= len(among):
