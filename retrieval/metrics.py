@@ -5,6 +5,7 @@ view. In its view every metric but L1 is native to an index of nearest neighbour
 cosine and correlation as an inner product.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +19,12 @@ Scores = npt.NDArray[np.float32]
 REFINE_BYTES = 2**18  # of one block in float64; a few such blocks fit in a core's cache
 
 
+Vectors = npt.NDArray[np.floating]
+
+ZERO_AT_BEST = "0 is an identical image"
+ONE_AT_BEST = "1 is the same direction, 0 unrelated, -1 opposite"
+
+
 class Metric(StrEnum):
     """L1 (Manhattan distance), L2 (Euclidean distance), cosine similarity, correlation (Pearson's r)."""
 
@@ -28,7 +35,7 @@ class Metric(StrEnum):
 
 
 class View(StrEnum):
-    """How a vector is looked at before two are compared."""
+    """What is done to a vector before it is compared: nothing, unit length, or centring and unit length."""
 
     PLAIN = "plain"
     UNIT = "unit"
@@ -37,20 +44,58 @@ class View(StrEnum):
 
 @dataclass(frozen=True)
 class Definition:
-    """What a metric means: its formula in words, its view, and which way its scores point."""
+    """A metric.
+
+    Attributes:
+        title: its name on the page.
+        formula: shown on the page.
+        scale: what its extreme values mean, shown on the page.
+        view: of the vectors that it compares.
+        smaller_is_closer: the direction of its scores.
+        score: returns the scores of rows a and b, in the view, shapes (n, d) or (1, d), as shape (n,).
+        neighbours: the metric whose nearest neighbours an approximate engine proposes; None for its own.
+    """
 
     title: str
     formula: str
+    scale: str
     view: View
     smaller_is_closer: bool
+    score: Callable[[Vectors, Vectors], Vectors]
+    neighbours: Metric | None = None
+
+
+def _dot(a: Vectors, b: Vectors) -> Vectors:
+    products: Vectors = np.clip((b * a).sum(axis=1), -1.0, 1.0)
+    return products
 
 
 DEFINITIONS = {
-    Metric.L1: Definition("L1", "sum of |a - b|", View.PLAIN, True),
-    Metric.L2: Definition("L2", "square root of the sum of (a - b)²", View.PLAIN, True),
-    Metric.COSINE: Definition("Cosine", "a·b / (|a| |b|)", View.UNIT, False),
+    Metric.L1: Definition(
+        "L1",
+        "sum of |a - b|",
+        ZERO_AT_BEST,
+        View.PLAIN,
+        True,
+        lambda a, b: np.abs(b - a).sum(axis=1),
+        neighbours=Metric.L2,
+    ),
+    Metric.L2: Definition(
+        "L2",
+        "square root of the sum of (a - b)²",
+        ZERO_AT_BEST,
+        View.PLAIN,
+        True,
+        lambda a, b: np.sqrt(np.square(b - a).sum(axis=1)),
+    ),
+    Metric.COSINE: Definition("Cosine", "a·b / (|a| |b|)", ONE_AT_BEST, View.UNIT, False, _dot),
     Metric.CORRELATION: Definition(
-        "Correlation", "Pearson's r, the cosine of a - mean(a) and b - mean(b)", View.CENTRED, False
+        "Correlation",
+        "Pearson's r, the cosine of a - mean(a) and b - mean(b)",
+        ONE_AT_BEST,
+        View.CENTRED,
+        False,
+        _dot,
     ),
 }
 
@@ -88,13 +133,7 @@ def score_pairs(
         rows = slice(start, start + block)
         a = view_of(definition.view, np.asarray(query[rows], np.float64)) if one is None else one
         b = view_of(definition.view, np.asarray(gallery[start : start + block], np.float64))
-        if metric is Metric.L1:
-            part = np.abs(b - a).sum(axis=1)
-        elif metric is Metric.L2:
-            part = np.sqrt(np.square(b - a).sum(axis=1))
-        else:
-            part = np.clip((b * a).sum(axis=1), -1.0, 1.0)
-        scores[start : start + block] = part
+        scores[start : start + block] = definition.score(a, b)
     return scores
 
 

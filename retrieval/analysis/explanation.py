@@ -11,10 +11,6 @@ from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.search.query import Hit, Query, Ranking
 from retrieval.storage.reader import Entry, GalleryIndex
 
-ZERO_AT_BEST = "0 is an identical image"
-ONE_AT_BEST = "1 is the same direction, 0 unrelated, -1 opposite"
-SCALES = {Metric.L1: ZERO_AT_BEST, Metric.L2: ZERO_AT_BEST, Metric.COSINE: ONE_AT_BEST, Metric.CORRELATION: ONE_AT_BEST}
-
 # Best hits that were right lay above it (60 photos among 595: 98.7 % at least; 20 icons among 1,852: 19 of them);
 # best hits of photos among icons, where nothing is right, lay below it.
 CONVINCING = 0.985
@@ -50,7 +46,7 @@ def explain(query: Query) -> str:
     """Return what the score of a query is, which way it points, and which choices give the same order."""
     definition, used = DEFINITIONS[query.metric], FEATURES[query.features]
     direction = "smaller is closer" if definition.smaller_is_closer else "larger is closer"
-    parts = [f"Score: {definition.title} = {definition.formula}; {direction}, {SCALES[query.metric]}."]
+    parts = [f"Score: {definition.title} = {definition.formula}; {direction}, {definition.scale}."]
     if query.text and not query.has_picture:
         parts.append(
             f"{used.title} of texts and images lie apart, so text queries have low scores: compare their order, "

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 256  # rows per insert when the collections are filled from the gallery's vectors
 SURPLUS = 16  # neighbours requested beyond k, so that ties at the end are seen
-L1_SHORTLIST = 100  # ChromaDB has no L1: at least this many neighbours by L2 are ordered by L1
-L1_FACTOR = 8  # and at least this many times k, which finds 99 % of the closest by raw pixels
+SHORTLIST = 100  # ChromaDB has no L1: at least this many neighbours by L2 are ordered by L1
+FACTOR = 8  # and at least this many times k, which finds 99 % of the closest by raw pixels
 
 
 class ChromaEngine(Engine):
@@ -31,9 +31,12 @@ class ChromaEngine(Engine):
     @override
     def about(self, metric: Metric) -> str:
         about = super().about(metric)
-        if metric is not Metric.L1:
+        if (native := DEFINITIONS[metric].neighbours) is None:
             return about
-        return f"{self.title} does not support L1: it finds candidates by L2, which are then sorted by L1. {about}"
+        name, other = DEFINITIONS[metric].title, DEFINITIONS[native].title
+        return (
+            f"{self.title} does not support {name}: it finds candidates by {other}, which are sorted by {name}. {about}"
+        )
 
     @override
     def build(self, gallery: GalleryVectors, folder: Path) -> None:
@@ -96,10 +99,10 @@ class OpenChroma(OpenEngine):
         features, metric = by
         vectors = self._gallery.vectors(features)
         available = len(vectors) if among is None else len(among)
-        native = Metric.L2 if metric is Metric.L1 else metric
-        count = max(L1_SHORTLIST, L1_FACTOR * k) if metric is Metric.L1 else k + SURPLUS
+        native = DEFINITIONS[metric].neighbours or metric
+        count = k + SURPLUS if native is metric else max(SHORTLIST, FACTOR * k)
         while True:
-            found = self._nearest((features, DEFINITIONS[metric].view), vector, min(count, available), among)
+            found = self._nearest((features, DEFINITIONS[native].view), vector, min(count, available), among)
             best, _ = closest(metric, vector, vectors, found, k)
             if len(found) < count or count >= available:
                 return best

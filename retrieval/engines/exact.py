@@ -11,8 +11,9 @@ from typing_extensions import override
 from retrieval.engines.base import Engine, GalleryVectors, OpenEngine, Positions
 from retrieval.features import FEATURES
 from retrieval.features.base import Vectors
-from retrieval.metrics import DEFINITIONS, REFINE_BYTES, Metric, Scores, View, closeness, closest, view_of
+from retrieval.metrics import DEFINITIONS, REFINE_BYTES, Metric, Scores, View, closeness, closest, score_pairs, view_of
 
+FAST = (Metric.L1, Metric.L2, Metric.COSINE, Metric.CORRELATION)  # others are scored exactly, which takes longer
 ROUNDING = 2.0**-24  # of one float32 operation, relative
 LANES = 4  # a dot product of contiguous vectors is summed in at least this many lanes
 SCALED = 64  # operations on a score besides its sum: norms, quotients, roots
@@ -63,6 +64,9 @@ class Scan:
         the gallery vectors to compare; None compares all.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if metric not in FAST:
+            vectors = self.vectors if rows is None else self.vectors[rows]
+            return np.array([score_pairs(metric, query, vectors) for query in queries], np.float32)
         at: slice | Positions = slice(None) if rows is None else rows
         if metric is Metric.L1:
             scores = self._smaller(queries, rows)
@@ -124,7 +128,7 @@ class Scan:
         All ties at the k-th place are included, so that the exact scores can decide among them.
         """
         among = np.arange(len(self.vectors)) if among is None else among
-        if k >= len(among):
+        if k >= len(among) or metric not in FAST:
             return among
         # If many results are wanted, measuring the first ones would be most of the scan.
         if metric is Metric.L1 and self._patches is not None and k * FIRST * FEW < len(among):
