@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.support.paths import ROOT
 
 LINES, PARAMETERS = 60, 6
@@ -33,13 +31,11 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len(names) - (names[:1] in (["self"], ["cls"])) + (given.vararg is not None) + (given.kwarg is not None)
 
 
-@pytest.mark.xfail(strict=False, reason="functions are still being shortened")
 def test_no_function_has_more_than_60_lines() -> None:
     lengths = {place: (node.end_lineno or 0) - node.lineno + 1 for place, node in functions()}
     assert {place: length for place, length in lengths.items() if length > LINES} == {}
 
 
-@pytest.mark.xfail(strict=False, reason="parameters are still being grouped into records")
 def test_no_function_has_more_than_6_parameters() -> None:
     counts = {place: parameters(node) for place, node in functions() if not place.startswith(API)}
     assert {place: count for place, count in counts.items() if count > PARAMETERS} == {}
