@@ -1,4 +1,7 @@
-"""Validate values from users and turn them into the parts of a query."""
+"""Validate values from users and turn them into the parts of a query.
+
+Each function raises a `QueryError` with a message for the user if a value has the wrong type or is out of range.
+"""
 
 from collections.abc import Callable, Collection
 from enum import StrEnum
@@ -24,7 +27,6 @@ def checked_query(*, picture: PictureSource | None, **values: object) -> Query:
         values: fields of `Query` by name; missing ones have their default.
 
     Raises:
-        QueryError: a value has the wrong type or is out of range.
         TypeError: a name is not among `CHECKS`.
     """
     if unknown := values.keys() - CHECKS.keys():
@@ -34,22 +36,14 @@ def checked_query(*, picture: PictureSource | None, **values: object) -> Query:
 
 
 def checked_text(value: object, name: str) -> str:
-    """Return a text; None counts as empty.
-
-    Raises:
-        QueryError: the value is not a string.
-    """
+    """Return a text; None counts as empty."""
     if value is not None and not isinstance(value, str):
         raise QueryError(f"{name} must be a text, not {repr(value)[:40]}.")
     return value or ""
 
 
 def one_of(kind: type[Choice], value: object) -> Choice:
-    """Return the member of an enumeration with this value, ignoring case and surrounding spaces.
-
-    Raises:
-        QueryError: there is no such member; the message lists them.
-    """
+    """Return the member of an enumeration with this value, ignoring case and surrounding spaces."""
     try:
         return kind(str(value).strip().lower())
     except ValueError:
@@ -58,20 +52,12 @@ def one_of(kind: type[Choice], value: object) -> Choice:
 
 
 def checked_features(value: object) -> str:
-    """Return the name of a feature type.
-
-    Raises:
-        QueryError: there is no such feature type.
-    """
+    """Return the name of a feature type."""
     return _known("features", value, FEATURES)
 
 
 def checked_engine(value: object) -> str:
-    """Return the name of an engine.
-
-    Raises:
-        QueryError: there is no such engine.
-    """
+    """Return the name of an engine."""
     return _known("engine", value, ENGINES)
 
 
@@ -83,11 +69,7 @@ def _known(kind: str, value: object, names: Collection[str]) -> str:
 
 
 def checked_top_k(value: object) -> int:
-    """Return the number of results, from 1 to `MAX_TOP_K`.
-
-    Raises:
-        QueryError: not a whole number, or out of range.
-    """
+    """Return the number of results, from 1 to `MAX_TOP_K`."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not 1 <= int(value) <= MAX_TOP_K:  # type: ignore[call-overload]  # whole
         raise QueryError(f"top_k must be a whole number from 1 to {MAX_TOP_K:,}, not {repr(value)[:40]}.")
@@ -101,9 +83,6 @@ def checked_share(value: object, name: str, meaning: str = "") -> float:
         value: the unchecked value.
         name: its name, for the message.
         meaning: what 0 and 1 mean, for the message.
-
-    Raises:
-        QueryError: not a number, or out of range.
     """
     if not _is_number(value) or not 0 <= value <= 1:
         raise QueryError(f"{name} must be a number from 0 to 1{meaning and f' ({meaning})'}, not {repr(value)[:40]}.")
@@ -111,20 +90,12 @@ def checked_share(value: object, name: str, meaning: str = "") -> float:
 
 
 def checked_balance(value: object) -> float:
-    """Return the image-text balance, from 0 to 1.
-
-    Raises:
-        QueryError: not a number, or out of range.
-    """
+    """Return the image-text balance, from 0 to 1."""
     return checked_share(value, "balance", "0: image only, 1: text only")
 
 
 def checked_alike(value: object) -> float:
-    """Return the cosine above which two images are near-duplicates, from 0 to 1.
-
-    Raises:
-        QueryError: not a number, or out of range.
-    """
+    """Return the cosine above which two images are near-duplicates, from 0 to 1."""
     return checked_share(value, "alike", "hides images with at least this cosine; 1 hides none")
 
 
@@ -133,9 +104,6 @@ def checked_region(value: object) -> Region | None:
 
     Args:
         value: left, top, right and bottom as shares of width and height, from 0 to 1.
-
-    Raises:
-        QueryError: not four such numbers, or the region is empty.
     """
     if value is None or (isinstance(value, (list, tuple)) and not value):
         return None
@@ -156,11 +124,7 @@ def checked_distortion(
     grey: object = UNDISTORTED.grey,
     quality: object = UNDISTORTED.quality,
 ) -> Distortion:
-    """Return a distortion with all values within `LIMITS`; the defaults change nothing.
-
-    Raises:
-        QueryError: not a number, out of range, or a JPEG quality that is not a whole number.
-    """
+    """Return a distortion with all values within `LIMITS`; the defaults change nothing."""
     parts = {
         "rotation": _within_limits("rotation", rotation, "degrees, counter-clockwise"),
         "crop": _within_limits("crop", crop, "share removed; 0: none"),
@@ -184,11 +148,7 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def checked_labels(value: object) -> tuple[str, ...]:
-    """Return the labels to keep; None and an empty list keep all.
-
-    Raises:
-        QueryError: not a list of texts.
-    """
+    """Return the labels to keep; None and an empty list keep all."""
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
