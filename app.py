@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from retrieval.ui.serving.health import Health
 
 EXAMPLES = """examples:
-  python app.py                                     the bundled icons; makes ./index at the first start
-  python app.py --dataset ~/photos                  a folder of pictures
+  python app.py                                     the bundled icons; builds ./index at the first start
+  python app.py --dataset ~/photos                  a folder of images
   python app.py --dataset johnowhitaker/imagenette2-320 --limit 2000 --model mini
-  python app.py --index work/index --port 8000      the galleries of an index made before
+  python app.py --index work/index --port 8000      the galleries of an existing index
 """
 
 log = logging.getLogger("app")
 
-LOOK = 1.0  # seconds between two looks for a signal
+POLL = 1.0  # seconds between two checks for a signal
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the app until it is stopped, by Ctrl-C or SIGTERM; return the exit code: 0 stopped, 2 a worded error."""
+    """Run the app until Ctrl-C or SIGTERM; return the exit code: 0 stopped, 2 an error message was printed."""
     _, chosen = settings.parse(parser(), arguments)
     logs.start(chosen.log_level, chosen.log_format)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -50,12 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the flags of the app."""
     parser = argparse.ArgumentParser(
-        description="Picture search with a page of its own.",
+        description="Start the web app.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     settings.add_index_flag(parser)
-    settings.add_gallery_flag(parser, "the gallery shown first (default: the data set's, or the first by name)")
+    settings.add_gallery_flag(parser, "the gallery shown first (default: the one of the dataset, or the first by name)")
     settings.add_build_flags(parser)
     settings.add_template_flag(parser)
     settings.add_serve_flags(parser)
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def serve(chosen: settings.Settings) -> None:
-    """Make sure there is an index, and serve the page over it until the program is interrupted."""
+    """Build the index if there is none, and serve the page until the program is interrupted."""
     first, why = ready(chosen)
     from retrieval.features import zero_gpu
     from retrieval.gallery.source import BUNDLED_GALLERY
@@ -78,24 +78,24 @@ def serve(chosen: settings.Settings) -> None:
     searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pixels)
     health = Health(searcher)
     builds = Builds(chosen, searcher.embedder.loaded.load) if chosen.own_machine else None
-    if zero_gpu.here():  # what runs on its GPU must be known when the page starts
+    if zero_gpu.here():  # functions that use its GPU must be known when the page starts
         index = searcher.indexes.get()
         for name in index.features:
             searcher.embedder.feature_set(index, name)
-    # Models and ChromaDB load while the page is already there; a search that comes early waits for them.
+    # Models and ChromaDB load while the page is already served; an early search waits for them.
     threading.Thread(target=_warm, args=(searcher, health, builds is None), name="warm-up", daemon=True).start()
     page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds, limits)
     try:
         door = launch(page, chosen, health)
     except OSError as error:
-        raise RetrievalError(f"The page cannot be served: {error} Choose another --port.") from error
+        raise RetrievalError(f"The page cannot be served: {error} Choose another `--port`.") from error
     try:
-        while True:  # a signal that another thread receives, or that comes a moment before the wait, wakes nobody
-            time.sleep(LOOK)
+        while True:  # not one long wait: a signal that another thread receives would not end it
+            time.sleep(POLL)
     finally:
         health.stopping = True
         if not door.wait_until_empty(page):
-            log.warning("stopped with searches under way")
+            log.warning("stopped before all searches were answered")
         page.close(verbose=False)
         if builds:
             builds.close()
@@ -103,10 +103,10 @@ def serve(chosen: settings.Settings) -> None:
 
 
 def ready(chosen: settings.Settings) -> tuple[str | None, str]:
-    """Build the index if what was asked for is not there; return the gallery to show first, and a line on the model.
+    """Build the requested gallery if it is missing; return the gallery to show first, and a line on the model.
 
     Raises:
-        IndexingError: the index was made from or with something else than what was asked for.
+        IndexingError: the index was built from a different dataset or with different options than requested.
     """
     from retrieval.storage.catalog import Indexes
     from retrieval.storage.projection import Method
@@ -115,24 +115,24 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     first = chosen.gallery or (chosen.source.slug if chosen.data_asked else None)
     if not indexes.names() or (chosen.data_asked and first not in indexes.names()):
         choice = index_builder.build(chosen)
-        why = choice.reason if choice else "it was asked for"
+        why = choice.reason if choice else "the options name it"
         first = first or chosen.source.slug
         indexes.location.look_again()
         manifest = indexes.get(first).manifest
     else:
-        why = "the index was made with it"
+        why = "the index was built with it"
         index = indexes.get(first or "")
         manifest = index.manifest
         differences = _differences(chosen, manifest)
         if chosen.map == Method.TSNE and not any(method is Method.TSNE for _, method in index.maps):
-            differences.append("without a map by t-SNE")
+            differences.append("without a t-SNE map")
         if differences:
             raise IndexingError(
-                f"The index of {manifest.gallery!r} in {chosen.index} was made {' and '.join(differences)}. "
-                "Bring it up to date with index_builder.py and the same flags, choose another --index, give this "
-                "gallery another name with --gallery, or leave the flag away."
+                f"The index of {manifest.gallery!r} in `{chosen.index}` was built {' and '.join(differences)}. "
+                "Update it with `index_builder.py` and the same flags, choose another `--index`, give this gallery "
+                "another name with `--gallery`, or omit the flag."
             )
-    log.info("gallery %s: %d pictures, model %s, because %s", manifest.gallery, manifest.pictures, manifest.model, why)
+    log.info("gallery %s: %d images, model %s, because %s", manifest.gallery, manifest.pictures, manifest.model, why)
     return first, _about_model(manifest.model, why)
 
 
@@ -142,14 +142,14 @@ def _about_model(model: "FeatureIdentity", why: str) -> str:
 
 
 def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
-    """Return what an index was made from or with that differs from what was asked for, in words."""
+    """Return how an index differs from what was requested, each as "from ..., not ..." or "with ..., not ..."."""
     from retrieval.features import FEATURES
 
     found = []
     if chosen.data_asked:
         wanted, used = chosen.source, manifest.source
         if wanted.identity != used.identity:
-            found.append(f"from the data set {used.dataset} ({used.split or 'train'}), not {wanted.dataset}")
+            found.append(f"from the dataset {used.dataset} ({used.split or 'train'}), not {wanted.dataset}")
         found += [
             f"with {name.replace('_', ' ')} {getattr(used, name)}, not {getattr(wanted, name)}"
             for name in ("revision", "image_column", "label_column", "caption_column", "limit")
@@ -162,7 +162,7 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
 
 
 def _warm(searcher: "Searcher", health: "Health", alone: bool) -> None:
-    """Load what searches need, and from then on let nothing be asked of the Hub where nobody can build."""
+    """Load what searches need; then, on a page that cannot build galleries, end all access to the Hub."""
     try:
         if alone:
             for problem in searcher.fetch_models():

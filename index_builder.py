@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     settings.add_index_flag(parser)
-    settings.add_gallery_flag(parser, "name of the gallery in the index (default: after the data set)")
+    settings.add_gallery_flag(parser, "name of the gallery in the index (default: after the dataset)")
     parser.add_argument(
         "--rebuild", action="store_true", help="rebuild from scratch, and replace the old index when complete"
     )

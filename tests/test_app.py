@@ -269,13 +269,13 @@ def test_app_refuses_an_index_of_another_model(icons: Path, capsys: pytest.Captu
     import app
 
     assert app.main(["--index", str(icons), "--model", str(ROOT / "assets" / "mini-clip")]) == 2
-    assert "was made with model mini, not" in capsys.readouterr().err
+    assert "was built with model mini, not" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--gallery", "icons", "--dataset", "assets/screens"], "from the data set"),
+        (["--gallery", "icons", "--dataset", "assets/screens"], "from the dataset"),
         (["--limit", "10"], "with limit None, not 10"),
         (["--pixel-size", "16"], "with pixel size 32, not 16"),
     ],
