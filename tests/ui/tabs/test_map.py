@@ -281,4 +281,4 @@ def test_a_hit_that_is_pointed_at_says_its_rank(page: Page, icons: Path, icons_i
     distances[distances == 0] = np.inf
     hit = hits[int(distances.min(axis=1).argmax())]
     move_to(page, places[hit.position])
-    expect(page.locator(".map-card")).to_have_text(f"{name_of(hit)} · {hit.label} · hit {hit.rank}")
+    expect(page.locator(".map-card")).to_have_text(f"{name_of(hit)} · {hit.label} · result {hit.rank}")
