@@ -28,7 +28,8 @@ def number(score: float) -> str:
 
 def caption(hit: Hit) -> str:
     """Return the line below a result: rank, name, score, and the number of near-duplicates it stands for."""
-    more = f" · +{hit.duplicates} near-duplicates" if hit.duplicates else ""
+    plural = "" if hit.duplicates == 1 else "s"
+    more = f" · +{hit.duplicates} near-duplicate{plural}" if hit.duplicates else ""
     return f"{hit.rank}. {name_of(hit)} · {number(hit.score)}{more}"
 
 
