@@ -78,7 +78,7 @@ def serve(chosen: settings.Settings) -> None:
     searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pixels)
     health = Health(searcher)
     builds = Builds(chosen, searcher.embedder.loaded.load) if chosen.own_machine else None
-    if zero_gpu.here():  # functions that use its GPU must be known when the page starts
+    if zero_gpu.is_available():  # functions that use its GPU must be known when the page starts
         index = searcher.indexes.get()
         for name in index.features:
             searcher.embedder.feature_set(index, name)
@@ -117,7 +117,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
         choice = index_builder.build(chosen)
         why = choice.reason if choice else "the options name it"
         first = first or chosen.source.slug
-        indexes.location.look_again()
+        indexes.location.refresh()
         manifest = indexes.get(first).manifest
     else:
         why = "the index was built with it"

@@ -62,18 +62,18 @@ from retrieval.indexing.build import (
     BuildPlan,
     build_index,
 )
-from retrieval.indexing.embed import embed_all, take_share, thumbnail_of
+from retrieval.indexing.embed import embed_all, set_torch_threads, thumbnail_of
 from retrieval.indexing.fit_projection import write_projections
 from retrieval.indexing.progress import BuildCallbacks
 from retrieval.pictures.loading import load_picture
 from retrieval.storage.export import background_of
 from retrieval.storage.projection import Method
-from retrieval.storage.store import TOGETHER, FolderStore
+from retrieval.storage.store import BATCHES_PER_INSERT, FolderStore
 
 CORES = os.cpu_count() or 1
 BARE_PICTURES = 128  # images per measurement of a model alone
 STAGE_PICTURES = 4 * ROWS_AT_ONCE
-RUN = TOGETHER * ROWS_AT_ONCE  # rows that are inserted into ChromaDB at once
+RUN = BATCHES_PER_INSERT * ROWS_AT_ONCE  # rows that are inserted into ChromaDB at once
 
 
 def main() -> None:
@@ -183,7 +183,7 @@ def _speeds(model: Any, side: int, batch: int) -> dict[str, float]:
         rounds = max(1, BARE_PICTURES // (batch * streams))
 
         def stream(each: int = each, rounds: int = rounds) -> None:
-            take_share(each)
+            set_torch_threads(each)
             with torch.inference_mode():
                 for _ in range(rounds):
                     model.get_image_features(pixel_values=pixels)

@@ -34,13 +34,13 @@ sys.path.insert(0, str(ROOT))
 from retrieval.engines.chroma_folder import GRAPH, row_key
 from retrieval.features import Vectors
 from retrieval.indexing.build import ROWS_AT_ONCE
-from retrieval.storage.store import TOGETHER
+from retrieval.storage.store import BATCHES_PER_INSERT
 
 KINDS = ("clustered", "uniform", "pixels")
 SWEEP = tuple(itertools.product((100, 200), (16, 32, 48)))  # ef_construction, max_neighbors
 EF_SEARCH = (25, 50, 100, 200, 400)
 DIMENSIONS = 512
-ROWS = TOGETHER * ROWS_AT_ONCE  # rows inserted at once, as in the builder
+ROWS = BATCHES_PER_INSERT * ROWS_AT_ONCE  # rows inserted at once, as in the builder
 QUERIES = 500
 K = 10
 ISOTROPIC = 0.1  # share of the noise that is isotropic

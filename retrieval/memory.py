@@ -16,15 +16,11 @@ ALL_SIZES = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1}  # no block is mapped s
 def keep_freed(*, all_sizes: bool = False) -> None:
     """Make glibc keep freed memory in one heap for all threads; call it before any thread starts.
 
-    A search or a forward pass needs tens of megabytes for a short time, in any of gradio's 40 threads. With one heap
-    per thread, no thread could reuse what another has freed. Memory that was returned to the system comes back as
-    zeroed pages, one page fault each: a fifth of the builder's time with the bundled model.
-
-    Args:
-        all_sizes: also keep blocks of more than 32 MB until the process ends, as training needs them.
+    A search or a forward pass needs tens of megabytes for a moment, in any of gradio's 40 threads. Memory returned to
+    the system comes back with a page fault per page: a fifth of the builder's time with the bundled model.
+    `all_sizes` also keeps blocks of more than 32 MB, as training needs them.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt:
-            for parameter, value in (SETTINGS | (ALL_SIZES if all_sizes else {})).items():
-                mallopt(parameter, value)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for parameter, value in (SETTINGS | (ALL_SIZES if all_sizes else {})).items():
+            mallopt(parameter, value)

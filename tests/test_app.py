@@ -223,7 +223,7 @@ def test_first_start_builds_the_index_and_answers(tmp_path: Path, queries: Path)
     assert answer["model"] == "mini"
     assert len(answer["hits"]) == 10
     for told in (log.read_text(), page):
-        assert "neither cached nor can the Hub be reached" in told
+        assert "is not cached and the Hub is unreachable" in told
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_without_a_hub_a_folder_is_built_with_the_bundled_model(hub, client, tmp
     command = ["index_builder.py", "--index", str(tmp_path / "index"), "--dataset", str(tmp_path / "pictures")]
     built = client(hub.url, *command)
     assert built.code == 0, built.err
-    assert built.lines[0].startswith(f"model: mini, because {AUTO_MODEL} is neither cached nor")
+    assert built.lines[0].startswith(f"model: mini, because {AUTO_MODEL} is not cached and")
     assert "3 pictures indexed" in built.lines[1]
     refused = client(hub.url, *command, "--model", "org/clip")
     assert refused.code == 2

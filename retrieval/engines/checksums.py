@@ -1,7 +1,7 @@
-"""Checksums of a finished build, so that damaged files are found before they give wrong results or end the process.
+"""Checksums of a finished build, which reveal damaged files before they cause wrong results or a crash.
 
-ChromaDB does not check its files: it takes a deleted database for an empty one, searches whatever vectors a file now
-holds, and a damaged graph ends the process with a segmentation fault. Maps have checksums in their own format.
+ChromaDB does not check its files: it treats a deleted database as an empty one and searches whatever vectors a file
+holds, and a damaged graph crashes the process. Maps are checked by their own format.
 """
 
 import json
@@ -13,35 +13,31 @@ from pathlib import Path
 
 FILE = "checksums.json"
 CHROMA = "chroma"
-WHOLE = "chroma/whole"  # the checksums of ChromaDB's files, written when it was closed after its last write
+CHROMA_CHECKSUMS = "chroma/whole"  # written when ChromaDB is closed after its last write
 DATABASE = "chroma/chroma.sqlite3"
 BLOCK = 2**20  # bytes read at once
 
 
 def write_checksums(build: Path) -> None:
-    """Write the checksums of the items and matrices of a build.
-
-    Raises:
-        OSError: something cannot be read or written.
-    """
-    _write(build / FILE, _sums(build, (build / "items.parquet", *build.glob("*.npy"))))
+    """Write the checksums of a build's items and matrices."""
+    _write(build / FILE, _checksums(build, (build / "items.parquet", *build.glob("*.npy"))))
 
 
-def note_whole(build: Path) -> None:
+def write_chroma_checksums(build: Path) -> None:
     """Write the checksums of ChromaDB's files, after it was closed following its last write.
 
     Raises:
-        OSError: something cannot be read or written.
-        ValueError: its database is damaged.
+        OSError: a file cannot be read or written.
+        ValueError: the database is damaged.
     """
-    _write(build / WHOLE, _sums(build, _of_chroma(build)))
+    _write(build / CHROMA_CHECKSUMS, _checksums(build, _chroma_files(build)))
 
 
-def is_whole(build: Path) -> bool:
-    """Return whether ChromaDB's files are unchanged since `note_whole`."""
-    noted = _noted(build)
+def chroma_is_unchanged(build: Path) -> bool:
+    """Return whether ChromaDB's files match the checksums that `write_chroma_checksums` wrote."""
     try:
-        return noted is not None and noted == _sums(build, _of_chroma(build))
+        written = json.loads((build / CHROMA_CHECKSUMS).read_text(encoding="utf-8"))
+        return bool(written == _checksums(build, _chroma_files(build)))
     except (OSError, ValueError):
         return False
 
@@ -50,44 +46,35 @@ def check(build: Path, *names: str) -> None:
     """Check that files of a build are unchanged since `write_checksums`.
 
     Raises:
-        OSError: one cannot be read.
-        ValueError: one is damaged or missing.
+        OSError: a file cannot be read.
+        ValueError: a file is damaged or missing.
     """
-    sums = json.loads((build / FILE).read_text(encoding="utf-8"))
+    written = json.loads((build / FILE).read_text(encoding="utf-8"))
     for name in names:
-        if _checksum(build / name) != sums.get(name):
+        if _checksum(build / name) != written.get(name):
             raise ValueError(f"{name} has changed")
 
 
-def _noted(build: Path) -> dict[str, int] | None:
-    """Return what `note_whole` wrote; None if it is missing or damaged."""
-    try:
-        noted = json.loads((build / WHOLE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return noted if isinstance(noted, dict) else None
-
-
-def _write(path: Path, sums: dict[str, int]) -> None:
+def _write(path: Path, checksums: dict[str, int]) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    temporary.write_text(json.dumps(checksums, indent=1), encoding="utf-8")
     temporary.replace(path)
 
 
-def _sums(build: Path, files: Iterable[Path]) -> dict[str, int]:
+def _checksums(build: Path, files: Iterable[Path]) -> dict[str, int]:
     return {path.relative_to(build).as_posix(): _checksum(path) for path in sorted(files)}
 
 
-def _of_chroma(build: Path) -> Iterator[Path]:
+def _chroma_files(build: Path) -> Iterator[Path]:
     """Yield the files of ChromaDB that do not change once it is closed."""
     yield from build.glob(DATABASE)
-    for written in build.glob("chroma/*/index_metadata.pickle"):  # without it, ChromaDB writes the graph again
-        yield from written.parent.iterdir()
+    for metadata in build.glob("chroma/*/index_metadata.pickle"):  # without it, ChromaDB writes the graph again
+        yield from metadata.parent.iterdir()
 
 
 def _checksum(path: Path) -> int:
     if path.name == Path(DATABASE).name:
-        return _of_tables(path)
+        return _database_checksum(path)
     total = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -95,8 +82,8 @@ def _checksum(path: Path) -> int:
     return total
 
 
-def _of_tables(path: Path) -> int:
-    """Return the checksum of a database's contents, except for the table in which every client that opens it writes."""
+def _database_checksum(path: Path) -> int:
+    """Return the checksum of a database's contents, except for the table that every client writes when it opens it."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             (answer,) = database.execute("PRAGMA integrity_check(1)").fetchone()  # also checks the indexes

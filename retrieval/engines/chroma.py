@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from retrieval.engines.base import Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
-from retrieval.engines.checksums import CHROMA, WHOLE, is_whole
+from retrieval.engines.checksums import CHROMA, CHROMA_CHECKSUMS, chroma_is_unchanged
 from retrieval.features import Vectors
 from retrieval.metrics import DEFINITIONS, Metric, View, closeness, closest, score_pairs
 
@@ -53,7 +53,7 @@ class ChromaEngine(Engine):
 
     @override
     def probe(self, gallery: GalleryVectors, folder: Path) -> None:
-        if not is_whole(folder):
+        if not chroma_is_unchanged(folder):
             raise EngineDamaged("ChromaDB's files have changed since they were written")
 
     @override
@@ -70,7 +70,7 @@ class ChromaEngine(Engine):
 
     @override
     def drop(self, folder: Path) -> None:
-        (folder / WHOLE).unlink(missing_ok=True)
+        (folder / CHROMA_CHECKSUMS).unlink(missing_ok=True)
         shutil.rmtree(folder / CHROMA, ignore_errors=True)
 
 

@@ -20,8 +20,8 @@ from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError
 from filelock import FileLock
 
-from retrieval.engines.checksums import CHROMA, WHOLE, note_whole
-from retrieval.engines.lock import own
+from retrieval.engines.checksums import CHROMA, CHROMA_CHECKSUMS, write_chroma_checksums
+from retrieval.engines.lock import acquire_lock
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES, Vectors
 from retrieval.metrics import View, view_of
@@ -142,7 +142,7 @@ class _Client:
         self.chroma.close()
         if self.sound:
             try:
-                note_whole(self.build)
+                write_chroma_checksums(self.build)
             except (OSError, ValueError) as error:
                 log.warning("ChromaDB's files in %s will be rebuilt: %s", self.build / CHROMA, error)
 
@@ -173,7 +173,7 @@ class ChromaFolder:
         self.build = Path(aside.name) if aside else build
         self._client = _Client(self.build)
         try:
-            lock = own(self.build, make=not reading)
+            lock = acquire_lock(self.build, create=not reading)
         except IndexingError as error:
             if reading and not build.is_dir():
                 raise _gone(build) from error
@@ -200,7 +200,7 @@ class ChromaFolder:
         """Open the collections, or create them if this is not for reading."""
         with chroma_errors(self.explain):
             if not self._reading:
-                (self.build / WHOLE).unlink(missing_ok=True)
+                (self.build / CHROMA_CHECKSUMS).unlink(missing_ok=True)
             self._client.chroma = _open_client(str(self.build / CHROMA))
             return Collections({key: self._collection(*key) for key in keys_of(features)}, self.explain)
 

@@ -1,4 +1,4 @@
-"""A folder of an index belongs to one process at a time, since ChromaDB's files do."""
+"""Locks on the folders of an index: ChromaDB's files may be open in only one process at a time."""
 
 import errno
 import os
@@ -10,37 +10,37 @@ from retrieval.errors import IndexingError
 
 
 class IndexInUse(IndexingError):
-    """Another process owns the build."""
+    """Another process holds the lock."""
 
 
-def own(build: Path, patience: float = 0, make: bool = True, name: str = "lock") -> FileLock:
-    """Take a build's folder for this process alone, made if need be; the lock ends with the process.
+def acquire_lock(build: Path, timeout: float = 0, create: bool = True, name: str = "lock") -> FileLock:
+    """Lock a folder for this process; the lock is released at the latest when the process ends.
 
     Args:
         build: the folder.
-        patience: seconds to wait for another process to leave it.
-        make: make the folder if it is not there.
-        name: of the lock file; the one of an engine guards its files while they are rebuilt.
+        timeout: seconds to wait for another process to release the lock.
+        create: create the folder if it is missing.
+        name: the name of the lock file; each engine has its own, which guards its files during a rebuild.
 
     Raises:
-        IndexInUse: another process has it.
+        IndexInUse: another process holds the lock.
         IndexingError: the folder cannot be written.
     """
-    lock = FileLock(build / name, timeout=patience)
+    lock = FileLock(build / name, timeout=timeout)
     try:
-        if make:
+        if create:
             build.mkdir(parents=True, exist_ok=True)
         elif not build.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         lock.acquire()
     except Timeout as error:
         raise IndexInUse(
-            f"The index in {build} is in use by another process (a running app or builder). Stop that one "
-            "first, or search with --engine exact (compare with --exact-only), which any number of processes can do."
+            f"The index in `{build}` is in use by another process (a running app or builder). Stop that process, or "
+            "search with `--engine exact` (compare with `--exact-only`), which any number of processes can do at once."
         ) from error
     except OSError as error:
         raise IndexingError(
-            f"The index folder {build} cannot be written: {error.strerror or error}. Make room or give access, or name "
-            "another with --index."
+            f"The index folder `{build}` cannot be written: {error.strerror or error}. Free some space or change its "
+            "permissions, or choose another folder with `--index`."
         ) from error
     return lock

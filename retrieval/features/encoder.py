@@ -31,7 +31,7 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 def best_device() -> str:
     """Return the best device of this process: `cuda`, `mps` or `cpu`. On ZeroGPU the GPU is in another process."""
-    if zero_gpu.here():
+    if zero_gpu.is_available():
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
@@ -83,7 +83,7 @@ class ClipEncoder(FeatureSet):
             dimensions=int(self.embed([Image.new("RGB", (8, 8))]).shape[1]),
         )
         # Last, because the process with the GPU inherits the model from this one's memory.
-        self._embed = zero_gpu.on_gpu(self._forward_on_gpu) if zero_gpu.here() else self._forward_here
+        self._embed = zero_gpu.on_gpu(self._forward_on_gpu) if zero_gpu.is_available() else self._forward_here
 
     def preprocess(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Return upright RGB images as `forward` takes them, shape (n, 3, height, width). Safe in any thread."""

@@ -1,4 +1,4 @@
-"""Finds the model meant by `--model`: the bundled one, a local folder, the Hugging Face cache, or the Hub."""
+"""Find the model named by `--model`: the bundled one, a local folder, the Hugging Face cache, or the Hub."""
 
 import hashlib
 import json
@@ -14,50 +14,46 @@ log = logging.getLogger(__name__)
 
 BUNDLED = "mini"
 BUNDLED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "mini-clip"
-AUTO_MODEL = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # the original pipeline's weights, better than openai's
+AUTO_MODEL = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # the original pipeline's weights, better than OpenAI's
 
 SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 DIGESTED = {".json", ".txt", ".model", ".safetensors", ".bin"}
-REMEDY = "Or take the bundled model with --model mini, or a downloaded one with --model FOLDER."
+REMEDY = "You can also use the bundled model (`--model mini`) or one you have downloaded (`--model FOLDER`)."
 
 
 def choose_model(name: str, revision: str | None = None) -> ModelChoice:
-    """Return the model meant by `--model`.
+    """Return the model for `auto`, `mini`, a local folder, or a Hub id with an optional branch, tag or commit.
 
-    `auto` takes `AUTO_MODEL` when it is cached or the Hub answers, and else the bundled model, and says so.
-    A model named explicitly is never replaced by another.
-
-    Args:
-        name: `auto`, `mini`, a local folder, or a Hub id.
-        revision: branch, tag or commit of a Hub id.
+    `auto` is `AUTO_MODEL` if it is cached or can be downloaded, and the bundled model otherwise. A model that is named
+    explicitly is never replaced by another.
 
     Raises:
-        ModelError: the named model cannot be had; the message says why and what to do.
+        ModelError: the named model is not available; the message says why and what to do.
     """
     if name == BUNDLED:
-        return _local(BUNDLED, BUNDLED_FOLDER, "it was asked for")
+        return _local(BUNDLED, BUNDLED_FOLDER, "the options name it")
     if name == AUTO:
         try:
             return _from_hub(AUTO_MODEL, revision)
         except ModelError as error:
             log.info("auto: %s", error)
-            return _local(BUNDLED, BUNDLED_FOLDER, f"{AUTO_MODEL} is neither cached nor can the Hub be reached")
+            return _local(BUNDLED, BUNDLED_FOLDER, f"{AUTO_MODEL} is not cached and the Hub is unreachable")
     folder = local_path(name)
     if folder and folder.is_dir():
         return _local(str(folder), folder, "it is a local folder")
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
-        raise ModelError(f"There is no model folder {name!r}. Check the path, or name a Hub id (org/name). {REMEDY}")
+        raise ModelError(f"There is no model folder {name!r}. Check the path, or give a Hub id (`org/name`). {REMEDY}")
     return _from_hub(name, revision)
 
 
 def _local(name: str, folder: Path, reason: str) -> ModelChoice:
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json, so it is not a model in transformers format. {REMEDY}")
+        raise ModelError(f"`{folder}` has no config.json, so it is not a model in transformers format. {REMEDY}")
     return ModelChoice(name, folder, _digest(folder), reason)
 
 
 def _digest(folder: Path) -> str:
-    """Return a digest of every settings and weights file, so that a changed model is another model."""
+    """Return a digest of all settings and weights, so that a changed model counts as a different one."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in DIGESTED):
         with path.open("rb") as file:
@@ -66,10 +62,11 @@ def _digest(folder: Path) -> str:
 
 
 def _from_hub(name: str, revision: str | None) -> ModelChoice:
-    """Take the cached model if its files are complete, and ask the Hub only if not."""
-    if cached := _cached(name, revision):
-        return cached
-    log.info("Asking the Hub for %s ...", name)
+    """Return the cached model if its files are complete; otherwise download it."""
+    cached = hub.cached("model", name, revision)
+    if cached and _complete(cached):
+        return ModelChoice(name, cached, cached.name, "it is in the local cache")
+    log.info("Looking up %s on the Hub ...", name)
     try:
         found = hub.describe("model", name, revision)
         wanted = [*SETTINGS_FILES, *_weights(found.files, name)]
@@ -81,21 +78,13 @@ def _from_hub(name: str, revision: str | None) -> ModelChoice:
 
 
 def _weights(files: tuple[str, ...], name: str) -> list[str]:
-    """Return the weights in transformers format to fetch: safetensors where there are any."""
+    """Return the names of the weight files in transformers format, preferring safetensors."""
     for prefix, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         if found := [f for f in files if f.startswith(prefix) and f.endswith(suffix) and "/" not in f]:
             return found
     raise ModelError(
-        f"Model {name!r} has no weights in transformers format (model.safetensors or pytorch_model.bin). {REMEDY}"
+        f"The model {name!r} has no weights in transformers format (model.safetensors or pytorch_model.bin). {REMEDY}"
     )
-
-
-def _cached(name: str, revision: str | None) -> ModelChoice | None:
-    """Return the model from the local cache if all its files are there; asks nobody."""
-    folder = hub.cached("model", name, revision)
-    if folder is None or not _complete(folder):
-        return None
-    return ModelChoice(name, folder, folder.name, "it is in the local cache")
 
 
 def _complete(folder: Path) -> bool:

@@ -1,7 +1,7 @@
-"""A GPU for as long as a call takes, on a Hugging Face Space with ZeroGPU; anywhere else nothing is different.
+"""Run functions on the GPU of a Hugging Face Space with ZeroGPU.
 
-There `spaces.GPU` runs a function in a process forked for it, which alone has the GPU: arguments and result are
-pickled, all else is what the fork found in memory. A function's first fork is made when it is first called.
+On such a Space, `spaces.GPU` runs a function in a forked process that has the GPU for the duration of the call.
+Arguments and result are pickled; everything else is what the fork found in memory.
 """
 
 import os
@@ -9,19 +9,19 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-SECONDS = 20  # asked for at most a call; a visitor whose daily share is smaller than that is refused
+SECONDS = 20  # requested per call; visitors with less than this left of their daily quota are refused
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def here() -> bool:
-    """Say whether this is such a Space, as the package `spaces` does, which such a Space installs."""
+def is_available() -> bool:
+    """Return whether this is a ZeroGPU Space, by the same rule as the package `spaces`."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true") and find_spec("spaces") is not None
 
 
 def on_gpu(function: Function) -> Function:
-    """Return a function that runs where the GPU is, and comes back with what this one returns."""
-    import spaces  # needs gradio; before anything of CUDA is used
+    """Return a function that runs this one on the GPU."""
+    import spaces  # needs gradio, and must be imported before CUDA is initialised
 
     decorated: Function = spaces.GPU(duration=SECONDS)(function)
     return decorated

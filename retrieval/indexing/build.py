@@ -16,7 +16,7 @@ from retrieval.indexing.embed import THUMBNAIL_SIZE, embed_all
 from retrieval.indexing.fit_projection import write_projections
 from retrieval.indexing.outcome import Outcome, reasons
 from retrieval.indexing.progress import BuildCallbacks
-from retrieval.indexing.writer import writing
+from retrieval.indexing.writer import open_writer
 from retrieval.storage.batches import FOLDER as BATCHES
 from retrieval.storage.catalog import location_of
 from retrieval.storage.export import background_of
@@ -28,7 +28,7 @@ from retrieval.storage.server.shard import ALL, Shard
 from retrieval.storage.store import Store
 
 ROWS_AT_ONCE = 64  # rows per batch, which is written at once; also the unit of resuming
-APART_FROM = 256  # rows from which it pays to start a process that writes
+WRITER_PROCESS_ROWS = 256  # rows from which it pays to start a process that writes
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Run:
 
     def _add_missing_maps(self, published: Manifest) -> Outcome:
         plan, location = self._plan, self._location
-        missing = location.lacking(published, plan.methods)
+        missing = location.missing_maps(published, plan.methods)
         maps = location.add_maps(published, lambda files: self._make_maps(files, missing)) if missing else ()
         location.sweep(plan.name, location.build_name(plan.name, self._fingerprint))  # left by a killed builder
         return Outcome(published, True, 0, published.pictures, self._seconds(), maps=maps)
@@ -172,10 +172,10 @@ class _Run:
             ROWS_AT_ONCE, wanted=lambda start: start not in complete and shard.has(start, ROWS_AT_ONCE)
         )
         embedded = embed_all(runs, plan.features, batch_size=plan.batch_size, workers=plan.workers)
-        apart = self._location.local and (left is None or left >= APART_FROM)
+        separate = self._location.local and (left is None or left >= WRITER_PROCESS_ROWS)
         open_store = partial(self._location.begin, plan.name, build, tuple(plan.features), False)
         # The workers end first: then no forward pass slows down the writing of the last batch.
-        with writing(open_store, apart) as writer, closing(embedded) as batches:
+        with open_writer(open_store, separate) as writer, closing(embedded) as batches:
             for batch in batches:
                 if written := writer.write(batch):
                     count += written
@@ -194,8 +194,8 @@ class _Run:
         if not len(rows):
             raise IndexingError(f"None of the {len(skipped)} images could be used: {reasons(skipped)}.")
         added = plan.shard.among(rows, ROWS_AT_ONCE) - before
-        store.settle()
-        with self._location.making(store, rows):
+        store.reconcile()
+        with self._location.exported(store, rows):
             now = self._published()
             if now and now.build == build:  # another worker saw that it is complete too, and was faster
                 return Outcome(now, False, added, before, self._seconds(), published)

@@ -49,9 +49,9 @@ def embed_all(
             parts = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
             waiting.append([pool.submit(_embed, part, features) for part in parts])
             if len(waiting) > LOOK_AHEAD:
-                yield _joined([future.result() for future in waiting.popleft()])
+                yield _concatenate([future.result() for future in waiting.popleft()])
         while waiting:
-            yield _joined([future.result() for future in waiting.popleft()])
+            yield _concatenate([future.result() for future in waiting.popleft()])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -60,7 +60,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     """Return a pool whose threads each use their share of the cores for torch; other threads keep what they have."""
     before = torch.get_num_threads()
     share = max(1, (os.cpu_count() or 1) // workers)
-    pool = ThreadPoolExecutor(workers, "embed", initializer=take_share, initargs=(share,))
+    pool = ThreadPoolExecutor(workers, "embed", initializer=set_torch_threads, initargs=(share,))
     # The number belongs to a thread, but is also the default of later threads, until all workers have taken theirs.
     all_there = threading.Barrier(workers + 1)
     try:
@@ -74,7 +74,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return pool
 
 
-def take_share(threads: int) -> None:
+def set_torch_threads(threads: int) -> None:
     """Let torch use this number of threads for what the calling thread computes."""
     torch.get_num_threads()  # a thread takes the default when it first asks, even after the next line
     torch.set_num_threads(threads)
@@ -109,7 +109,7 @@ def thumbnail_of(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _joined(parts: list[Batch]) -> Batch:
+def _concatenate(parts: list[Batch]) -> Batch:
     good = [part for part in parts if part.items]
     names = good[0].vectors if good else ()
     return Batch(

@@ -39,16 +39,16 @@ class Writer(Protocol):
 
 
 @contextmanager
-def writing(open_store: Callable[[], Store], apart: bool) -> Iterator[Writer]:
+def open_writer(open_store: Callable[[], Store], separate: bool) -> Iterator[Writer]:
     """Open a build's store, which nobody may have open, to be written until the end.
 
     Args:
         open_store: opens it; can be pickled if it is to happen in another process.
-        apart: in a process of its own, which takes seconds of one core to start.
+        separate: in a process of its own, which takes seconds of one core to start.
     """
-    if not apart:
+    if not separate:
         with closing(open_store()) as store:
-            yield _Here(store)
+            yield _InProcessWriter(store)
         return
     here, there = multiprocessing.Pipe()
     # Not forked: torch and ChromaDB have threads.
@@ -59,7 +59,7 @@ def writing(open_store: Callable[[], Store], apart: bool) -> Iterator[Writer]:
         process.start()
     there.close()
     try:
-        yield _Apart(here)
+        yield _ProcessWriter(here)
     finally:
         here.close()
         process.join(GRACE)
@@ -69,7 +69,7 @@ def writing(open_store: Callable[[], Store], apart: bool) -> Iterator[Writer]:
 
 
 @dataclass
-class _Here:
+class _InProcessWriter:
     store: Store
 
     def write(self, batch: Batch) -> int:
@@ -82,7 +82,7 @@ class _Here:
 
 
 @dataclass
-class _Apart:
+class _ProcessWriter:
     pipe: Connection
     unanswered: bool = True  # the first answer says that the store is open
     rows: int = 0  # of the batch that is under way
@@ -103,7 +103,7 @@ class _Apart:
         try:
             self.pipe.send(batch)
         except OSError as error:
-            raise _gone() from error
+            raise _writer_died() from error
         self.unanswered = True
 
     def _answered(self) -> int:
@@ -111,7 +111,7 @@ class _Apart:
             try:
                 answer = self.pipe.recv()
             except (EOFError, OSError) as error:
-                raise _gone() from error
+                raise _writer_died() from error
             if answer is not None:
                 raise answer
         written, self.unanswered, self.rows = self.rows, False, 0
@@ -147,7 +147,7 @@ def _serve(pipe: Connection, open_store: Callable[[], Store]) -> None:
             pipe.send(error)
 
 
-def _gone() -> IndexingError:
+def _writer_died() -> IndexingError:
     return IndexingError(
         "The process that writes the index has ended unexpectedly; perhaps the memory was full. "
         "Run the same command again; it goes on where it stopped."

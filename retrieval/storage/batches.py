@@ -56,7 +56,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredBatch:
     """A batch as it was kept; what is large stays in its file until it is asked for.
 
     Attributes:
@@ -103,9 +103,9 @@ class Batches:
     def __init__(self, build: Path) -> None:
         """Take the build's folder; nothing is read or made yet."""
         self.folder = build / FOLDER
-        self._all: list[Kept] | None = None  # read once, until another batch is kept
+        self._all: list[StoredBatch] | None = None  # read once, until another batch is kept
 
-    def keep(self, batch: Batch) -> Kept:
+    def keep(self, batch: Batch) -> StoredBatch:
         """Keep a batch, and return it as it is kept.
 
         Raises:
@@ -128,10 +128,10 @@ class Batches:
         except OSError as error:
             raise cannot_write(self.folder.parent, error) from error
         self._all = None
-        return Kept(batch.start, rows, list(batch.skipped), path)
+        return StoredBatch(batch.start, rows, list(batch.skipped), path)
 
     @property
-    def all(self) -> list[Kept]:
+    def all(self) -> list[StoredBatch]:
         """The complete batches, by their first row; a damaged one counts as missing.
 
         Raises:
@@ -141,7 +141,7 @@ class Batches:
             self._all = list(self._read())
         return self._all
 
-    def _read(self) -> Iterator[Kept]:
+    def _read(self) -> Iterator[StoredBatch]:
         for path in sorted(self.folder.glob("*.npz")):
             try:
                 with np.load(path, allow_pickle=False) as file:
@@ -151,7 +151,7 @@ class Batches:
                 continue
             except OSError as error:
                 raise _unreadable(path, error) from error
-            yield Kept(int(path.stem), rows, [Skipped(*each) for each in skipped], path)
+            yield StoredBatch(int(path.stem), rows, [Skipped(*each) for each in skipped], path)
 
 
 def _unreadable(path: Path, error: Exception) -> IndexingError:

@@ -48,7 +48,7 @@ class Indexes:
         """
         names = self.names()
         if not names:
-            raise self.location.nothing()
+            raise self.location.no_index_error()
         if name and name not in names:
             raise QueryError(f"There is no gallery {name[:80]!r}. There are: {', '.join(names)}.")
         name = name or names[0]

@@ -17,7 +17,7 @@ from retrieval.engines import ENGINES
 from retrieval.engines.base import EngineDamaged, GalleryVectors, OpenEngine
 from retrieval.engines.checksums import FILE as CHECKSUMS
 from retrieval.engines.checksums import write_checksums
-from retrieval.engines.lock import IndexInUse, own
+from retrieval.engines.lock import IndexInUse, acquire_lock
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.storage.batches import FOLDER as BATCHES
 from retrieval.storage.export import export
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 30.0  # seconds; the writing process of a killed builder first ends its last batches
+LOCK_TIMEOUT = 30.0  # seconds; the writing process of a killed builder first ends its last batches
 
 
 class FolderLocation(Location):
@@ -69,7 +69,7 @@ class FolderLocation(Location):
         return Published(manifest, files, partial(open_engine, files), remedy)
 
     @override
-    def nothing(self) -> IndexingError:
+    def no_index_error(self) -> IndexingError:
         if self.root.exists() and not self.root.is_dir():
             return IndexingError(f"`{self.root}` is a file. Name the folder of an index with `--index`.")
         return IndexingError(
@@ -77,7 +77,7 @@ class FolderLocation(Location):
         )
 
     @override
-    def look_again(self) -> None:
+    def refresh(self) -> None:
         pass  # the folder is read at every call
 
     @override
@@ -92,7 +92,7 @@ class FolderLocation(Location):
     @contextmanager
     @override
     def claimed(self, name: str) -> Iterator[None]:
-        lock = own(self.root / name)
+        lock = acquire_lock(self.root / name)
         try:
             yield
         finally:
@@ -112,14 +112,14 @@ class FolderLocation(Location):
     @override
     def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> "Store":
         folder = self.root / name / build
-        own(folder, PATIENCE).release()
+        acquire_lock(folder, LOCK_TIMEOUT).release()
         from retrieval.storage.store import FolderStore  # imports chromadb
 
         return FolderStore(folder, features)
 
     @contextmanager
     @override
-    def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> Iterator[None]:
+    def exported(self, store: "Store", rows: npt.NDArray[np.int64]) -> Iterator[None]:
         export(store, rows)
         yield
 
@@ -141,7 +141,7 @@ class FolderLocation(Location):
         sweep(self.root / name, build)
 
     @override
-    def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
+    def missing_maps(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
         folder = self.root / manifest.gallery / manifest.build
         return [each for each in methods if not _has_map(manifest, folder, each)]
 
@@ -162,7 +162,7 @@ def open_engine(build: Path, name: str, gallery: GalleryVectors) -> OpenEngine:
         return engine.open(gallery, build)
     except EngineDamaged as error:
         log.warning("Rebuilding %s for %s: %s.", engine.title, build, error)
-    lock = own(build, PATIENCE, name=f"{name}.lock", make=False)
+    lock = acquire_lock(build, LOCK_TIMEOUT, name=f"{name}.lock", create=False)
     try:
         _build_engine(name, gallery, build)
     finally:
@@ -221,7 +221,7 @@ def sweep(folder: Path, unfinished: str = "") -> None:
         if build.name in kept:
             continue
         try:
-            lock = own(build)
+            lock = acquire_lock(build)
         except IndexInUse:
             continue  # it is still being read; a later sweep deletes it
         shutil.rmtree(build, ignore_errors=True)

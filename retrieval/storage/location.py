@@ -64,11 +64,11 @@ class Location(ABC):
         """Return the published build of a gallery for reading, fetched if necessary, or None."""
 
     @abstractmethod
-    def nothing(self) -> IndexingError:
+    def no_index_error(self) -> IndexingError:
         """Return the error to raise when nothing is published here."""
 
     @abstractmethod
-    def look_again(self) -> None:
+    def refresh(self) -> None:
         """Forget what is known to be published, because something has just been published."""
 
     @abstractmethod
@@ -95,7 +95,7 @@ class Location(ABC):
         """Open the store of a build, new or unfinished; with `rebuild` a published one is started over."""
 
     @abstractmethod
-    def making(self, store: "Store", rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
+    def exported(self, store: "Store", rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
         """Return a context in which `store.folder` holds the exported files, maps are added, and it is published."""
 
     @abstractmethod
@@ -111,7 +111,7 @@ class Location(ABC):
         """Delete what killed builders left; `build` is the one that would be resumed."""
 
     @abstractmethod
-    def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
+    def missing_maps(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
         """Return the methods by which a published build has no usable map."""
 
     @abstractmethod

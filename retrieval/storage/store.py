@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from retrieval.engines.checksums import is_whole
+from retrieval.engines.checksums import chroma_is_unchanged
 from retrieval.engines.chroma_folder import ChromaFolder, Collections, chroma_errors
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import Vectors
-from retrieval.storage.batches import Batch, Batches, Kept
+from retrieval.storage.batches import Batch, Batches, StoredBatch
 from retrieval.storage.manifest import Skipped, rebuild_command, thumbnail_path
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 4  # batches per insert: ChromaDB takes two thirds of the time that single batches take
+BATCHES_PER_INSERT = 4  # batches per insert: ChromaDB takes two thirds of the time that single batches take
 
 # How SQLite and Rust report a full disk; with less free space than ROOM their messages can be anything.
 NO_ROOM = ("disk is full", "no space left")
@@ -83,7 +83,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def settle(self) -> None:
+    def reconcile(self) -> None:
         """Make ChromaDB hold exactly the complete batches, whatever was interrupted."""
 
     @abstractmethod
@@ -107,7 +107,7 @@ class FolderStore(Store):
         self.folder = folder
         self.features = tuple(features)
         self._batches = Batches(folder)
-        self._waiting: list[Kept] = []  # batches that are not in ChromaDB yet
+        self._waiting: list[StoredBatch] = []  # batches that are not in ChromaDB yet
         self._chroma = ChromaFolder(folder, reading=False, explain=self._explain)
         self._opened: Collections | None = None
 
@@ -119,14 +119,14 @@ class FolderStore(Store):
 
     def _open(self) -> Collections:
         batches = self._batches.all
-        trusted = bool(batches) and is_whole(self.folder)
+        trusted = bool(batches) and chroma_is_unchanged(self.folder)
         if not trusted:
             self._chroma.delete()
         collections = self._chroma.open(self.features)
         if not trusted and batches:
             log.warning("The builder was killed: ChromaDB's files in %s are filled again.", self.folder)
-            for start in range(0, len(batches), TOGETHER):
-                self._fill(collections, batches[start : start + TOGETHER])
+            for start in range(0, len(batches), BATCHES_PER_INSERT):
+                self._fill(collections, batches[start : start + BATCHES_PER_INSERT])
         self._chroma.sound = True
         return collections
 
@@ -157,8 +157,8 @@ class FolderStore(Store):
         self._chroma.sound = False
         try:
             write_thumbnails(self.folder, batch.thumbnails_by_row)
-            self._waiting.append(self._batches.keep(batch))
-            if len(self._waiting) == TOGETHER:
+            self._waiting.append(self._batches.add(batch))
+            if len(self._waiting) == BATCHES_PER_INSERT:
                 self._flush_into(collections)
         except BaseException as error:
             self._waiting.clear()  # it may lack this batch, so no later `flush` may call ChromaDB's files sound
@@ -176,7 +176,7 @@ class FolderStore(Store):
         self._fill(collections, waiting)
         self._chroma.sound = True
 
-    def _fill(self, collections: Collections, batches: list[Kept]) -> None:
+    def _fill(self, collections: Collections, batches: list[StoredBatch]) -> None:
         if batches := [batch for batch in batches if len(batch.rows)]:
             with chroma_errors(self._explain):  # damaged batches can have vectors of different lengths
                 rows = np.concatenate([batch.rows for batch in batches]).tolist()
@@ -185,8 +185,8 @@ class FolderStore(Store):
                 collections.insert(rows, metadata, vectors)
 
     @override
-    def settle(self) -> None:
-        if not is_whole(self.folder):
+    def reconcile(self) -> None:
+        if not chroma_is_unchanged(self.folder):
             self._collections()
 
     @override

@@ -169,11 +169,11 @@ def test_an_index_older_than_maps_gets_them_and_a_damaged_one_is_replaced(
 
 
 def test_a_map_is_added_while_another_builder_is_kept_out(tmp_path: Path, gallery: Path) -> None:
-    from retrieval.engines.lock import own
+    from retrieval.engines.lock import acquire_lock
 
     root = tmp_path / "index"
     assert build(root, gallery) == 0
-    lock = own(root / "pictures")
+    lock = acquire_lock(root / "pictures")
     try:
         assert build(root, gallery, "--map", "tsne") == 2
     finally:

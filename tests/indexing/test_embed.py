@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retrieval.engines.lock import IndexInUse, own
+from retrieval.engines.lock import IndexInUse, acquire_lock
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES
 from retrieval.features.encoder import ClipEncoder
@@ -18,7 +18,7 @@ from retrieval.features.models import choose_model
 from retrieval.features.pixels import Pixels
 from retrieval.gallery.source import Item
 from retrieval.indexing.embed import THUMBNAIL_BYTES, embed_all, thumbnail_of
-from retrieval.indexing.writer import writing
+from retrieval.indexing.writer import open_writer
 from retrieval.metrics import View
 from retrieval.storage.batches import Batch
 from retrieval.storage.manifest import thumbnail_path
@@ -69,12 +69,12 @@ def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path
     some = items(queries, 3)
     random = np.random.default_rng(0)
     vectors = {features: random.random((3, 5), np.float32) for features in FEATURES}
-    with writing(partial(FolderStore, tmp_path, FEATURES), apart) as writer:
+    with open_writer(partial(FolderStore, tmp_path, FEATURES), apart) as writer:
         writer.write(batch(some[:2], {features: each[:2] for features, each in vectors.items()}))
         writer.write(batch(some[2:], {features: each[2:] for features, each in vectors.items()}))
         writer.finish()
         with pytest.raises(IndexInUse):
-            own(tmp_path)
+            acquire_lock(tmp_path)
     store = FolderStore(tmp_path, FEATURES)
     assert list(store.rows()) == [0, 1, 2]
     found, metadata = zip(*store.read(store.rows(), "clip"), strict=True)
@@ -93,13 +93,13 @@ def test_a_writer_that_ends_is_told(queries, tmp_path):
     some = items(queries, 2)
     good, bad = ({each: np.ones((1, width), np.float32) for each in FEATURES} for width in (5, 6))
     open_store = partial(FolderStore, tmp_path, FEATURES)
-    with writing(open_store, apart=True) as writer:
+    with open_writer(open_store, separate=True) as writer:
         writer.write(batch(some[:1], good))
         multiprocessing.active_children()[0].kill()
         with pytest.raises(IndexingError, match=r"ended unexpectedly.*goes on where it stopped"):
             for _ in range(2):
                 writer.write(batch(some[:1], good))
-    with writing(open_store, apart=True) as writer:
+    with open_writer(open_store, separate=True) as writer:
         writer.write(batch(some[:1], good))
         writer.write(batch(some[1:], bad))
         with pytest.raises(IndexingError, match="ChromaDB cannot use"):

@@ -47,7 +47,7 @@ def test_chromadb_gets_the_batch_too_that_was_kept_in_the_moment_of_a_stop(
 ) -> None:
     index = tmp_path / "index"
     command = arguments(index, undisturbed.dataset)
-    kept = Moment("Batches.keep", "return", 2)  # another one waits for ChromaDB then
+    kept = Moment("Batches.add", "return", 2)  # another one waits for ChromaDB then
     assert Builder(undisturbed.folder, *command, at=kept, number=signal.SIGINT).end() == 130
     assert Builder(undisturbed.folder, *command).end() == 0
     assert_same(index, undisturbed.whole)

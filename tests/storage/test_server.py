@@ -44,7 +44,7 @@ from retrieval.storage.manifest import Skipped
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import GalleryIndex
 from retrieval.storage.server.address import Server, read_address
-from retrieval.storage.server.connection import connect, failure, pack, unpack
+from retrieval.storage.server.connection import connect, pack, server_error, unpack
 from retrieval.storage.server.location import PUBLISHED, Head, ServerLocation
 from retrieval.storage.server.store import ServerStore
 from retrieval.storage.store import Store
@@ -284,7 +284,7 @@ def test_two_workers_that_publish_at_the_same_moment_end_right(address: str, tmp
 
     def publish(place: int) -> None:
         store = locations[place].begin("both", "build-00000000000000b0", FEATURES, False)
-        with locations[place].making(store, store.rows()):
+        with locations[place].exported(store, store.rows()):
             together.wait(PATIENCE)
             locations[place].publish(replace(manifest, seconds=float(place)), store, store.rows())
 
@@ -309,14 +309,14 @@ def test_what_a_batch_left_that_was_interrupted_is_replaced_or_removed(address: 
     store = ServerStore(server, connect(server), "lookalike-left-build-left", make=True)
     items = tuple(Item(row, f"id-{row}", "", "", b"") for row in range(4))
     vectors = {"pixels": np.ones((4, 3), np.float32), "clip": np.ones((4, 2), np.float32)}
-    store.keep(Batch(0, 4, items, (b"old and longer" * 900,) * 4, vectors, ()))
+    store.write_thumbnails(Batch(0, 4, items, (b"old and longer" * 900,) * 4, vectors, ()))
     store.collections.insert(range(4), [{"id": item.id, "label": "", "caption": ""} for item in items], vectors)
     assert store.rows().tolist() == []  # not before it is complete
     assert store.complete() == set()
     vectors = {features: matrix[[0, 1, 3]] * 2 for features, matrix in vectors.items()}
     good = tuple(items[row] for row in (0, 1, 3))
     store.write(Batch(0, 4, good, (b"new",) * 3, vectors, (Skipped(2, "id-2", "is broken now"),)))
-    store.settle()
+    store.reconcile()
     assert store.rows().tolist() == [0, 1, 3]
     assert store.skipped() == [Skipped(2, "id-2", "is broken now")]
     assert {len(ids) for ids, _, _ in written(store).values()} == {3}
@@ -347,7 +347,7 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
         unfinished = searcher.indexes.location.begin("six", "build-unfinished", FEATURES, False)
     with pytest.raises(IndexingError, match="goes on where it stopped"):
         item = Item(0, "id", "", "", b"")
-        unfinished.keep(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
+        unfinished.write_thumbnails(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
     with pytest.raises(IndexingError, match=f"{address} cannot be reached"):
         searcher.search(query)
     until(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
@@ -445,7 +445,7 @@ def test_a_server_that_fails_is_left_in_peace_and_what_is_known_is_kept(
     with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         location.server = Server(f"http://127.0.0.1:{server.server_port}", tmp_path)
-        location.look_again()
+        location.refresh()
         assert [location.version(NAME) for _ in range(3)] == [version] * 3
         assert answers.times == 1
         assert not location.at_hand(NAME)
@@ -507,7 +507,7 @@ def test_a_token_that_cannot_be_sent_is_not_shown() -> None:
         with pytest.raises(IndexingError, match=r"^RETRIEVAL_INDEX_TOKEN") as caught:
             connect(server)
         assert "qq" not in str(caught.value)
-        said = str(failure(server, httpx.LocalProtocolError(f"Illegal header value {token.encode()!r}")))
+        said = str(server_error(server, httpx.LocalProtocolError(f"Illegal header value {token.encode()!r}")))
         assert said == str(caught.value)
 
 

@@ -84,7 +84,7 @@ def _run(
         os.dup2(file.fileno(), 2)
     datasets.config.HF_DATASETS_CACHE = cache
     retrieval.indexing.build.ROWS_AT_ONCE = ROWS_AT_ONCE
-    retrieval.indexing.build.APART_FROM = 1 if apart else sys.maxsize
+    retrieval.indexing.build.WRITER_PROCESS_ROWS = 1 if apart else sys.maxsize
     GRAPH.update(SYNC)
     encoder = sys.modules[WARMED].ENCODER  # fails unless the server process has imported it
     retrieval.features.encoder.ClipEncoder = lambda choice, dtype: encoder  # type: ignore[assignment, misc]

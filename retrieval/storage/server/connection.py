@@ -34,7 +34,7 @@ CONNECT = 5.0
 NO_GRAPH: Any = {"hnsw": {"space": "l2", "ef_construction": 4, "max_neighbors": 2, "ef_search": 4}}
 
 
-class ServerAway(IndexingError):
+class ServerUnreachable(IndexingError):
     """The server does not answer; it may later."""
 
 
@@ -42,22 +42,22 @@ def connect(server: Server) -> Any:
     """Return a client of a server that answers and suits.
 
     Raises:
-        ServerAway: it does not answer.
+        ServerUnreachable: it does not answer.
         IndexingError: it refuses, or is none of the version that this program speaks with.
     """
     settings = ChromaSettings(anonymized_telemetry=False)
     names: dict[str, Any] = {"tenant": server.tenant, "database": server.database}
     names = {name: value for name, value in names.items() if value}
     if server.token and not (server.token.isascii() and server.token.isprintable()):
-        raise _unfit(server)
-    with worded(server):
+        raise _invalid_token(server)
+    with server_errors(server):
         if server.cloud:
             if not server.token:
                 raise IndexingError("Chroma Cloud needs a key: set CHROMA_API_KEY in the environment.")
             client = chromadb.CloudClient(api_key=server.token, settings=settings, **names)
         else:
             headers = {"Authorization": f"Bearer {server.token}"} if server.token else {}
-            _greet(server, headers)
+            _check_version(server, headers)
             url = httpx.URL(server.url)
             client = chromadb.HttpClient(
                 server.url,
@@ -72,7 +72,7 @@ def connect(server: Server) -> Any:
     return client
 
 
-def _greet(server: Server, headers: dict[str, str]) -> None:
+def _check_version(server: Server, headers: dict[str, str]) -> None:
     """See in bounded time whether a ChromaDB of version 1 answers."""
     answer = httpx.get(f"{server.url}/api/v2/version", headers=headers, timeout=httpx.Timeout(CONNECT * 2))
     if answer.status_code in (401, 403):
@@ -91,24 +91,24 @@ def _greet(server: Server, headers: dict[str, str]) -> None:
 
 
 @contextmanager
-def worded(server: Server) -> Iterator[None]:
+def server_errors(server: Server) -> Iterator[None]:
     """Turn whatever a server or the way to it causes into an error in words, without secrets."""
     try:
         yield
     except IndexingError:
         raise
     except (*CHROMA_ERRORS, httpx.HTTPError) as error:
-        raise failure(server, error) from error
+        raise server_error(server, error) from error
     except Exception as error:
         if type(error) is not Exception:  # which Chroma raises for an answer that is not its own, such as a proxy's
             raise
-        raise failure(server, error) from error
+        raise server_error(server, error) from error
 
 
-def failure(server: Server, reason: object) -> IndexingError:
-    """Return the worded form of a failure of a server."""
+def server_error(server: Server, reason: object) -> IndexingError:
+    """Return the server_errors form of a failure of a server."""
     if server.token and isinstance(reason, httpx.LocalProtocolError):
-        return _unfit(server)  # whose own text shows the token, escaped
+        return _invalid_token(server)  # whose own text shows the token, escaped
     text = " ".join(str(reason).split())[:300]
     if server.token:
         text = text.replace(server.token, "...")
@@ -118,7 +118,7 @@ def failure(server: Server, reason: object) -> IndexingError:
             f"{where} refuses ({text}). Set {_variable(server)} in the environment to what it asks for."
         )
     if isinstance(reason, (httpx.TransportError, OSError)) or "Could not connect to a Chroma server" in text:
-        return ServerAway(
+        return ServerUnreachable(
             f"{where} cannot be reached ({text or type(reason).__name__}). Start it, or check the address and the "
             "network; a build that was interrupted goes on where it stopped when the same command runs again."
         )
@@ -141,7 +141,7 @@ def _variable(server: Server) -> str:
     return "CHROMA_API_KEY" if server.cloud else "RETRIEVAL_INDEX_TOKEN"
 
 
-def _unfit(server: Server) -> IndexingError:
+def _invalid_token(server: Server) -> IndexingError:
     return IndexingError(
         f"{_variable(server)} in the environment holds characters that cannot be sent to a server: "
         "it must be one line of plain ASCII."
@@ -164,7 +164,7 @@ def records(server: Server, collection: chromadb.Collection) -> Iterator[tuple[s
     """Yield id and metadata of every record of a collection."""
     start = 0
     while True:
-        with worded(server):
+        with server_errors(server):
             found: Any = collection.get(include=["metadatas"], limit=READ_ROWS, offset=start)
         yield from zip(found["ids"], found["metadatas"], strict=True)
         if len(found["ids"]) < READ_ROWS:

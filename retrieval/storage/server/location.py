@@ -33,7 +33,7 @@ from retrieval.storage.location import Location, Published
 from retrieval.storage.manifest import Manifest, from_json, to_json
 from retrieval.storage.projection import Method, projection_path
 from retrieval.storage.server.address import Server
-from retrieval.storage.server.connection import FETCHING, NO_GRAPH, connect, records, worded
+from retrieval.storage.server.connection import FETCHING, NO_GRAPH, connect, records, server_errors
 from retrieval.storage.server.store import FILES, LEDGER, LIFE, ServerStore
 from retrieval.storage.store import Store, write_thumbnails
 
@@ -147,7 +147,7 @@ class ServerLocation(Location):
     def is_local(self, name: str) -> bool:
         try:
             head = self._known().get(name)
-            return head is None or not self._lacks(head)
+            return head is None or not self._is_incomplete(head)
         except IndexingError as error:
             log.warning("%s", error)
             return False  # who fetches it meets the failure, not who searches the build before
@@ -157,7 +157,7 @@ class ServerLocation(Location):
         if (head := self._known().get(name)) is None:
             return None
         publication, copy = self._publication(head), self._copy(head)
-        if self._lacks(head):
+        if self._is_incomplete(head):
             self._fetch(head, publication, copy)
         return Published(
             publication.manifest,
@@ -167,13 +167,13 @@ class ServerLocation(Location):
         )
 
     @override
-    def nothing(self) -> IndexingError:
+    def no_index_error(self) -> IndexingError:
         return IndexingError(
             f"There is no finished index in {self.server}. Make one: python index_builder.py --index {self.server}"
         )
 
     @override
-    def look_again(self) -> None:
+    def refresh(self) -> None:
         self._ask_at = 0.0
 
     @override
@@ -191,7 +191,7 @@ class ServerLocation(Location):
     @contextmanager
     @override
     def claimed(self, name: str) -> Iterator[None]:
-        self.look_again()
+        self.refresh()
         yield
 
     @override
@@ -203,7 +203,7 @@ class ServerLocation(Location):
     @override
     def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> Store:
         prefix = f"{self._prefix(name, build)}-"
-        with worded(self.server):
+        with server_errors(self.server):
             if rebuild and self._was_published(prefix):
                 for part in (LEDGER, FILES):  # what remains is written over
                     self._delete(f"{prefix}{part}")
@@ -211,10 +211,10 @@ class ServerLocation(Location):
 
     @contextmanager
     @override
-    def making(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:
+    def exported(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:
         assert isinstance(store, ServerStore)
         with self._part() as part:
-            self.look_again()  # while this one waited, another worker may have published
+            self.refresh()  # while this one waited, another worker may have published
             store.folder = part
             copy_files(store, rows)
             yield
@@ -222,7 +222,7 @@ class ServerLocation(Location):
     @override
     def publish(self, manifest: Manifest, store: Store, rows: npt.NDArray[np.int64]) -> None:
         assert isinstance(store, ServerStore)
-        head = self._announce(manifest, store, rows, store.folder)
+        head = self._publish_head(manifest, store, rows, store.folder)
         store.folder.replace(self._copy(head))
         self._prune(head)
         self._sweep(head.gallery)
@@ -232,7 +232,7 @@ class ServerLocation(Location):
         self._sweep(name)
 
     @override
-    def lacking(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
+    def missing_maps(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
         maps = self._publication(self._known()[manifest.gallery]).maps
         return [m for m in methods if any(projection_path(Path(), f, m).name not in maps for f in manifest.features)]
 
@@ -243,7 +243,7 @@ class ServerLocation(Location):
         with self._part():  # one at a time
             made = make(published.files)
         store = self._open(head.gallery, head.build)
-        self._announce(manifest, store, self._publication(head).rows, published.files)
+        self._publish_head(manifest, store, self._publication(head).rows, published.files)
         return made
 
     def _open_engine(self, head: Head, name: str, gallery: GalleryVectors) -> OpenEngine:
@@ -270,7 +270,7 @@ class ServerLocation(Location):
             if time.monotonic() >= self._ask_at:
                 pause = FRESH
                 try:
-                    self._heads = self._ask()
+                    self._heads = self._fetch_heads()
                 except IndexingError as error:
                     if not self._heads:
                         raise
@@ -281,13 +281,13 @@ class ServerLocation(Location):
         finally:
             self._asking.release()
 
-    def _ask(self) -> dict[str, Head]:
+    def _fetch_heads(self) -> dict[str, Head]:
         """Return what the server says is published.
 
         Raises:
             IndexingError: it does not say.
         """
-        with worded(self.server):
+        with server_errors(self.server):
             found = list(records(self.server, self._galleries()))
         heads = {}
         for key, about in found:
@@ -321,7 +321,7 @@ class ServerLocation(Location):
     def _open(self, gallery: str, build: str, *, make: bool = False) -> ServerStore:
         return ServerStore(self.server, self._connected(), self._prefix(gallery, build), make=make)
 
-    def _announce(self, manifest: Manifest, store: ServerStore, rows: npt.NDArray[np.int64], files: Path) -> Head:
+    def _publish_head(self, manifest: Manifest, store: ServerStore, rows: npt.NDArray[np.int64], files: Path) -> Head:
         """Make a build the visible one; another worker that does so at the same time writes the same."""
         maps = [path for path in _map_paths(files) if path.is_file()]
         for path in maps:
@@ -330,23 +330,23 @@ class ServerLocation(Location):
         version = uuid.uuid4().hex
         store.put_file(PUBLISHED, b"")
         store.put_file(f"publication-{version}", publication.pack())
-        before = self._ask().get(manifest.gallery)
+        before = self._fetch_heads().get(manifest.gallery)
         previous = "" if before is None else before.previous if before.build == manifest.build else before.build
         head = Head(manifest.gallery, manifest.build, previous, version)
-        with worded(self.server):
+        with server_errors(self.server):
             self._galleries().upsert(
                 ids=[hashlib.sha256(head.gallery.encode()).hexdigest()], embeddings=[[0.0]], metadatas=[vars(head)]
             )
         self._publications[head.gallery] = (version, publication)
-        self.look_again()
+        self.refresh()
         return head
 
     def _sweep(self, gallery: str) -> None:
         """Delete builds that were published before the previous one, and unfinished ones that were left long ago."""
         client, prefix = self._connected(), self._prefix(gallery)
-        if (head := self._ask().get(gallery)) is None:  # asked now: another worker may have published since
+        if (head := self._fetch_heads().get(gallery)) is None:  # asked now: another worker may have published since
             return
-        with worded(self.server):
+        with server_errors(self.server):
             names: list[str] = []
             while len(names) % PAGE == 0 and (some := client.list_collections(PAGE, len(names))):
                 names += [each.name for each in some]
@@ -355,7 +355,7 @@ class ServerLocation(Location):
                 if match := re.match(f"{prefix}({BUILD})-", name):
                     found.setdefault(match[1], []).append(name)
             for build, collections in found.items():
-                if build not in (head.build, head.previous) and self._gone(f"{prefix}{build}-"):
+                if build not in (head.build, head.previous) and self._is_obsolete(f"{prefix}{build}-"):
                     for name in sorted(collections, key=_deleting_order):
                         self._delete(name)
 
@@ -365,7 +365,7 @@ class ServerLocation(Location):
         except NotFoundError:
             log.debug("%s is not there", collection)  # or another worker sweeps too
 
-    def _gone(self, prefix: str) -> bool:
+    def _is_obsolete(self, prefix: str) -> bool:
         """Say whether nobody needs a build: it was published once, left long ago, or is deleted in part."""
         once = self._was_published(prefix)
         if once is not False:
@@ -395,7 +395,7 @@ class ServerLocation(Location):
     def _copy(self, head: Head) -> Path:
         return self._cache / f"{self._prefix(head.gallery)}{head.build}-{self._publication(head).digest}"
 
-    def _lacks(self, head: Head) -> bool:
+    def _is_incomplete(self, head: Head) -> bool:
         """Say whether the copy of a build, or a map in it, is not there."""
         copy = self._copy(head)
         return not all((copy / name).is_file() for name in ("items.parquet", *self._publication(head).maps))

@@ -32,11 +32,11 @@ from retrieval.storage.server.connection import (
     NO_GRAPH,
     READ_ROWS,
     RECORD_BYTES,
-    failure,
     pack,
     records,
+    server_error,
+    server_errors,
     unpack,
-    worded,
 )
 from retrieval.storage.store import Store
 
@@ -68,11 +68,11 @@ class ServerStore(Store):
         self.folder = folder
         self.features = tuple(FEATURES)
         self._server, self._client, self._prefix, self._make = server, client, prefix, make
-        with self._worded():
+        with self._server_errors():
             by_key = {key: self._collection("-".join(key), configuration_of(key[1])) for key in keys_of(self.features)}
             limit = CLOUD_RESULTS if server.cloud else None
             # Ids are not listed one by one, because thousands of them would have to travel.
-            self.collections = Collections(by_key, self._failure, named_max=0, results_max=limit)
+            self.collections = Collections(by_key, self._server_error, named_max=0, results_max=limit)
             self._thumbnails = self._collection("thumbnails", NO_GRAPH)
             self._ledger = self._collection(LEDGER, NO_GRAPH)
             self._files = self._collection(FILES, NO_GRAPH)
@@ -109,17 +109,17 @@ class ServerStore(Store):
 
     @override
     def write(self, batch: Batch) -> None:
-        self.keep(batch)
+        self.write_thumbnails(batch)
         if batch.items:
             rows = [item.row for item in batch.items]
             metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in batch.items]
             self.collections.insert(rows, metadata, batch.vectors)
         self.commit(batch)
 
-    def keep(self, batch: Batch) -> None:
+    def write_thumbnails(self, batch: Batch) -> None:
         """Keep the thumbnails of a batch; what was skipped is kept by `commit`."""
         if thumbnails := batch.thumbnails_by_row:
-            with self._worded():
+            with self._server_errors():
                 self._thumbnails.upsert(
                     ids=[row_key(row) for row in thumbnails],
                     embeddings=_numbers(thumbnails),
@@ -129,7 +129,7 @@ class ServerStore(Store):
     def commit(self, batch: Batch) -> None:
         """Mark a batch as complete; everything else of it is written."""
         about = json.dumps([[each.row, each.id, each.reason] for each in batch.skipped])
-        with self._worded():
+        with self._server_errors():
             self._ledger.upsert(
                 ids=[row_key(batch.start), LIFE],
                 embeddings=_numbers([batch.start, -1]),
@@ -137,9 +137,9 @@ class ServerStore(Store):
             )
 
     @override
-    def settle(self) -> None:
+    def reconcile(self) -> None:
         gone = [row_key(each.row) for each in self.skipped()]
-        with self._worded():
+        with self._server_errors():
             for start in range(0, len(gone), READ_ROWS):
                 for collection in (*self.collections.by_key.values(), self._thumbnails):
                     collection.delete(ids=gone[start : start + READ_ROWS])
@@ -153,34 +153,34 @@ class ServerStore(Store):
 
     @override
     def read(self, rows: npt.NDArray[np.int64], features: str) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
-        telling = _Telling(f"{features} vectors", len(rows))
+        progress = _ProgressLog(f"{features} vectors", len(rows))
         collection = self.collections.by_key[features, View.PLAIN]
         for start in range(0, len(rows), READ_ROWS):
             keys = [row_key(int(row)) for row in rows[start : start + READ_ROWS]]
-            with self._worded():
+            with self._server_errors():
                 found = collection.get(ids=keys, include=["embeddings", "metadatas"])
             place = {key: i for i, key in enumerate(found["ids"])}
             if missing := [key for key in keys if key not in place]:
-                raise self._failure(f"{len(missing)} of its vectors are missing")
+                raise self._server_error(f"{len(missing)} of its vectors are missing")
             order = [place[key] for key in keys]
             metadata: Any = found["metadatas"]
             yield np.asarray(found["embeddings"], np.float32)[order], [dict(metadata[i]) for i in order]
-            telling.add(len(keys))
+            progress.add(len(keys))
 
     def thumbnails(self, rows: npt.NDArray[np.int64]) -> Iterator[dict[int, bytes]]:
         """Yield the thumbnails of rows, by row, in pieces."""
-        telling = _Telling("thumbnails", len(rows))
+        progress = _ProgressLog("thumbnails", len(rows))
         for start in range(0, len(rows), READ_ROWS):
             keys = [row_key(int(row)) for row in rows[start : start + READ_ROWS]]
-            with self._worded():
+            with self._server_errors():
                 found: Any = self._thumbnails.get(ids=keys, include=["metadatas"])
                 yield {int(key): unpack(each) for key, each in zip(found["ids"], found["metadatas"], strict=True)}
-            telling.add(len(keys))
+            progress.add(len(keys))
 
     def put_file(self, name: str, content: bytes) -> None:
         """Keep bytes of any length under a name."""
         parts = [content[start : start + RECORD_BYTES] for start in range(0, max(1, len(content)), RECORD_BYTES)]
-        with self._worded():
+        with self._server_errors():
             for place in range(0, len(parts), 16):
                 some = list(enumerate(parts))[place : place + 16]
                 self._files.upsert(
@@ -193,7 +193,7 @@ class ServerStore(Store):
         """Return what was kept under a name, or None."""
         parts: dict[str, bytes] = {}
         count = 1
-        with self._worded():
+        with self._server_errors():
             while len(parts) < count:
                 keys = [f"{name}/{i:06d}" for i in range(len(parts), min(count, len(parts) + 16))]
                 found: Any = self._files.get(ids=keys, include=["metadatas"])
@@ -204,12 +204,12 @@ class ServerStore(Store):
         return b"".join(parts[key] for key in sorted(parts))
 
     @contextmanager
-    def _worded(self) -> Iterator[None]:
-        with worded(self._server):
+    def _server_errors(self) -> Iterator[None]:
+        with server_errors(self._server):
             yield
 
-    def _failure(self, reason: object) -> IndexingError:
-        return failure(self._server, reason)
+    def _server_error(self, reason: object) -> IndexingError:
+        return server_error(self._server, reason)
 
 
 def _numbers(values: Iterable[int]) -> npt.NDArray[np.float32]:
@@ -217,7 +217,7 @@ def _numbers(values: Iterable[int]) -> npt.NDArray[np.float32]:
     return np.fromiter(values, np.float32)[:, None]
 
 
-class _Telling:
+class _ProgressLog:
     """Logs how far a transfer is, every few seconds."""
 
     def __init__(self, what: str, total: int) -> None:

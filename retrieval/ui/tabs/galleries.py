@@ -213,7 +213,7 @@ class GalleriesTab(Tab):
             with as_shown(owner=True), _fields_named():
                 try:
                     manifest = build.outcome().manifest
-                    self._indexes.location.look_again()
+                    self._indexes.location.refresh()
                     self._indexes.get(build.name)  # from now on searches use the new build, and the old one may go
                 except BuildStopped:
                     return over | {self.state: _status(stopped(build.stage))}

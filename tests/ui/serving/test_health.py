@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import index_builder
-from retrieval.engines.lock import own
+from retrieval.engines.lock import acquire_lock
 from retrieval.features.models import BUNDLED_FOLDER
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
@@ -103,7 +103,7 @@ def test_health_is_tried_by_one_caller_alone_and_holds_for_a_while(searcher: Sea
 def test_health_is_ready_where_another_process_has_the_files_of_chromadb(
     searcher: Searcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lock = own(searcher.indexes.get().build)
+    lock = acquire_lock(searcher.indexes.get().build)
     problem = started(searcher).problem()
     lock.release()
     assert problem is None
