@@ -1,8 +1,8 @@
-"""What a builder has made so far: a file for each batch, which is there as a whole or not at all.
+"""The batches that a builder has finished so far: one file each, written atomically and never changed.
 
-A build goes on from these, and the files for readers are made of them. ChromaDB could not serve for that: it writes the
-names and the graph of a collection over the old ones, so that one killed in that moment leaves a collection that
-cannot be opened any more, or lacks vectors in silence. What is written here is never changed.
+A build is resumed from these files, and the files for readers are derived from them. ChromaDB cannot serve as that
+record, because it overwrites its files: a kill during a write leaves a collection that cannot be opened or that lacks
+vectors without an error.
 """
 
 import json
@@ -25,21 +25,19 @@ log = logging.getLogger(__name__)
 
 FOLDER = "batches"
 NAMES = ("id", "label", "caption")
-# What numpy and zipfile say of a file that is not whole.
-DAMAGE = (BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
+# Raised by numpy and zipfile for an incomplete or damaged file.
+DAMAGE_ERRORS = (BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What became of a run of rows.
+    """The results for `rows` consecutive rows, beginning with row `start`.
 
     Attributes:
-        start: its first row.
-        rows: how many rows it had.
-        items: those whose pictures could be used, without their encoded bytes.
+        items: the rows whose images could be used, without their encoded bytes.
         thumbnails: JPEG, one for each item.
-        vectors: for each features an array of shape (len(items), d).
-        skipped: the others.
+        vectors: for each feature type an array of shape (len(items), d).
+        skipped: the other rows.
     """
 
     start: int
@@ -57,13 +55,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch as it was kept; what is large stays in its file until it is asked for.
+    """A batch in its file, from which vectors and metadata are read on demand.
 
-    Attributes:
-        start: the batch's first row, good or not.
-        rows: rows of the n pictures that could be used, ascending, shape (n,).
-        skipped: the other pictures.
-        path: the file.
+    `rows` holds the rows of the n images that could be used, ascending, shape (n,).
     """
 
     start: int
@@ -72,20 +66,12 @@ class StoredBatch:
     path: Path
 
     def vectors(self, features: str) -> Vectors:
-        """Return the vectors of the pictures, shape (n, d).
-
-        Raises:
-            IndexingError: the file cannot be read.
-        """
+        """Return the vectors of the n images, shape (n, d); raise IndexingError if the file cannot be read."""
         vectors: Vectors = self._array(features)
         return vectors
 
     def metadata(self) -> list[dict[str, str]]:
-        """Return id, label and caption of each picture.
-
-        Raises:
-            IndexingError: the file cannot be read.
-        """
+        """Return id, label and caption of each image; raise IndexingError if the file cannot be read."""
         return [dict(zip(NAMES, each, strict=True)) for each in json.loads(self._array("metadata").tobytes())]
 
     def _array(self, name: str) -> npt.NDArray[Any]:
@@ -93,24 +79,19 @@ class StoredBatch:
             with np.load(self.path, allow_pickle=False) as file:
                 array: npt.NDArray[Any] = file[name]
                 return array
-        except (OSError, *DAMAGE) as error:
+        except (OSError, *DAMAGE_ERRORS) as error:
             raise _unreadable(self.path, error) from error
 
 
 class Batches:
-    """The batches of one build, in a folder of it."""
+    """The stored batches of one build, in a folder inside the build's folder."""
 
     def __init__(self, build: Path) -> None:
-        """Take the build's folder; nothing is read or made yet."""
         self.folder = build / FOLDER
-        self._all: list[StoredBatch] | None = None  # read once, until another batch is kept
+        self._all: list[StoredBatch] | None = None  # cached until another batch is added
 
-    def keep(self, batch: Batch) -> StoredBatch:
-        """Keep a batch, and return it as it is kept.
-
-        Raises:
-            IndexingError: the folder cannot be written.
-        """
+    def add(self, batch: Batch) -> StoredBatch:
+        """Write a batch to its file; raise IndexingError if that fails."""
         path = self.folder / f"{batch.start:012d}.npz"
         rows = np.array([item.row for item in batch.items], np.int64)
         arrays: dict[str, Any] = {
@@ -132,11 +113,7 @@ class Batches:
 
     @property
     def all(self) -> list[StoredBatch]:
-        """The complete batches, by their first row; a damaged one counts as missing.
-
-        Raises:
-            IndexingError: one cannot be read.
-        """
+        """The complete batches in order; a damaged one counts as missing, an unreadable one raises IndexingError."""
         if self._all is None:
             self._all = list(self._read())
         return self._all
@@ -146,8 +123,8 @@ class Batches:
             try:
                 with np.load(path, allow_pickle=False) as file:
                     rows, skipped = file["rows"], json.loads(file["skipped"].tobytes())
-            except DAMAGE as error:  # the machine lost its power in that moment
-                log.warning("%s is damaged (%s); its pictures are embedded again.", path, error)
+            except DAMAGE_ERRORS as error:  # possible after a power failure
+                log.warning("`%s` is damaged (%s). Its images will be embedded again.", path, error)
                 continue
             except OSError as error:
                 raise _unreadable(path, error) from error
@@ -156,8 +133,8 @@ class Batches:
 
 def _unreadable(path: Path, error: Exception) -> IndexingError:
     return IndexingError(
-        f"{path} cannot be read: {error}. If it is damaged, delete it and run the same command again; its pictures are "
-        "embedded again."
+        f"`{path}` cannot be read: {error}. If it is damaged, delete it and run the same command again; its images "
+        "will be embedded again."
     )
 
 

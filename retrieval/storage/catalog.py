@@ -1,4 +1,4 @@
-"""All galleries of an index; a newly published build is picked up at the next call."""
+"""All galleries of an index."""
 
 import logging
 import threading
@@ -15,42 +15,39 @@ log = logging.getLogger(__name__)
 
 
 class Indexes:
-    """All galleries of an index. Safe for many threads."""
+    """All galleries of an index, in a folder or on a server. Thread-safe.
+
+    A newly published build is picked up by the next call. `first` is the default gallery; without it, the default is
+    the first one by name.
+    """
 
     def __init__(self, root: Path | Server, first: str | None = None) -> None:
-        """Open nothing yet.
-
-        Args:
-            root: the index folder, or the server.
-            first: the gallery to use when none is named; by default the first by name.
-        """
         self.root = root
         self.location = location_of(root)
         self._first = first
         self._open: dict[str, tuple[str, GalleryIndex]] = {}
-        self._lock = threading.Lock()  # of the three around it; never held while waiting for files or a server
+        self._lock = (
+            threading.Lock()
+        )  # guards _open, _opening and _fetching; never held while waiting for files or a server
         self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetching: threading.Thread | None = None
 
     def names(self) -> list[str]:
-        """Return the names of the finished galleries, the default one first.
-
-        Raises:
-            IndexingError: a server does not answer.
-        """
+        """Return the names of the published galleries, the default one first."""
         return sorted(self.location.names(), key=lambda name: name != self._first)
 
     def get(self, name: str = "") -> GalleryIndex:
-        """Return the index of a gallery by name; an empty name means the first.
+        """Return the index of a gallery; an empty name stands for the default one.
 
         Raises:
-            IndexingError: no such gallery, or it cannot be read.
+            QueryError: there is no gallery of that name.
+            IndexingError: nothing is published, or the index cannot be read.
         """
         names = self.names()
         if not names:
             raise self.location.no_index_error()
         if name and name not in names:
-            raise QueryError(f"There is no gallery {name[:80]!r}. There are: {', '.join(names)}.")
+            raise QueryError(f"There is no gallery {name[:80]!r}. Available galleries: {', '.join(names)}.")
         name = name or names[0]
         version = self.location.version(name)
         with self._lock:
@@ -59,9 +56,9 @@ class Indexes:
         if known and known[0] == version:
             return known[1]
         if known and not self.location.is_local(name):
-            self._fetch(name)  # searches use the old build until the new one is here
+            self._fetch(name)  # searches use the old build until the new one is downloaded
             return known[1]
-        with opening:  # another thread that needs this gallery waits here, and finds it open
+        with opening:  # another thread that needs this gallery waits here and then finds it open
             while True:
                 version = self.location.version(name)
                 with self._lock:
@@ -70,20 +67,20 @@ class Indexes:
                     return known[1]
                 published = self.location.published(name)
                 if version is None or published is None:
-                    raise IndexingError(f"The gallery {name!r} has just been removed.")
+                    raise IndexingError(f"The gallery {name!r} has just been removed. Choose another one.")
                 try:
                     index = GalleryIndex(published)
                 except IndexingError:
                     if self.location.version(name) == version:
                         raise
-                    continue  # meanwhile it was rebuilt, and the old build deleted
+                    continue  # it was rebuilt in the meantime, and the old build deleted
                 with self._lock:
-                    # The old build is released when the last search in it has ended, see `ChromaFolder`.
+                    # `ChromaFolder` releases the old build when the last search in it has ended.
                     self._open[name] = (version, index)
                 return index
 
     def _fetch(self, name: str) -> None:
-        """Fetch the published build of a gallery in the background, one gallery at a time."""
+        """Download the published build of a gallery in the background, one gallery at a time."""
 
         def fetch() -> None:
             try:
@@ -108,7 +105,7 @@ class Indexes:
 def location_of(index: Path | Server) -> Location:
     """Return the location for an index folder or server; nothing is opened yet."""
     if isinstance(index, Server):
-        from retrieval.storage.server.location import ServerLocation  # which imports this module
+        from retrieval.storage.server.location import ServerLocation  # imports chromadb
 
         return ServerLocation(index)
     return FolderLocation(index)

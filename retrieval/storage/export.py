@@ -1,4 +1,4 @@
-"""Write the files that readers of a build map from disk: items, matrices, and the scores of random pairs."""
+"""Write the items and matrices that readers map from disk, and compute the scores of random pairs."""
 
 from collections.abc import Collection
 from contextlib import nullcontext
@@ -22,10 +22,10 @@ PAIRS_AT_ONCE = 64
 
 
 def export(store: "Store", rows: npt.NDArray[np.int64]) -> None:
-    """Copy items and plain vectors from a store, in gallery order, to files for readers.
+    """Copy items and vectors from a store, in gallery order, to files for readers.
 
     Raises:
-        IndexingError: they cannot be written, or some are missing in the store.
+        IndexingError: the files cannot be written, or the store lacks some of the rows.
     """
     try:
         for features in store.features:
@@ -35,10 +35,9 @@ def export(store: "Store", rows: npt.NDArray[np.int64]) -> None:
 
 
 def _export(store: "Store", rows: npt.NDArray[np.int64], features: str, with_items: bool) -> None:
-    """Write one matrix, and the items if wanted."""
     matrix, items = (store.folder / f"{name}.tmp" for name in (f"{features}.npy", "items.parquet"))
     start = 0
-    # Not written through a memory-mapped file: on a full disk that would end the process with a bus error.
+    # Not written through a memory-mapped file, because a full disk would then crash the process with a bus error.
     with (
         matrix.open("wb") as file,
         pq.ParquetWriter(items, ITEMS) if with_items else nullcontext() as writer,
@@ -61,7 +60,7 @@ def _export(store: "Store", rows: npt.NDArray[np.int64], features: str, with_ite
 def background_of(build: Path, features: Collection[str]) -> dict[str, dict[str, list[float]]]:
     """Return the quantiles of the scores of random pairs of different images, by feature type and metric.
 
-    They show what a score means in this gallery: within them, it is no better than chance.
+    A score within them is no better than chance in this gallery.
     """
     background: dict[str, dict[str, list[float]]] = {}
     for name in features:

@@ -1,4 +1,4 @@
-"""The interface of the place where an index is: a folder or a server."""
+"""The interface to the place that holds an index: a folder or a server."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -21,23 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Published:
-    """A published build, for readers.
-
-    Attributes:
-        manifest: describes it.
-        files: the folder with items, matrices, thumbnails and maps.
-        open_engine: opens an engine by name, over the items and vectors of the build.
-        remedy: what to do if the files are damaged.
-    """
+    """A published build, for readers."""
 
     manifest: Manifest
-    files: Path
-    open_engine: Callable[[str, GalleryVectors], OpenEngine]
-    remedy: str
+    files: Path  # the folder with items, matrices, thumbnails and maps
+    open_engine: Callable[[str, GalleryVectors], OpenEngine]  # by name, over the items and vectors of the build
+    remedy: str  # what to do if the files are damaged
 
 
 class Location(ABC):
-    """The galleries of an index: what readers and builders need of the place where it is."""
+    """The galleries of an index, for readers and builders."""
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -45,23 +38,19 @@ class Location(ABC):
 
     @abstractmethod
     def version(self, name: str) -> str | None:
-        """Return a text that changes whenever a build of the gallery is published; None if none was."""
+        """Return a text that changes whenever a build of the gallery is published, or None before the first one."""
 
     @abstractmethod
     def manifest(self, name: str) -> Manifest | None:
-        """Return the published manifest of a gallery, or None.
-
-        Raises:
-            IndexingError: it cannot be read.
-        """
+        """Return the published manifest of a gallery, or None; raise IndexingError if it cannot be read."""
 
     @abstractmethod
     def is_local(self, name: str) -> bool:
-        """Return whether `published` needs to fetch nothing, so that it returns at once."""
+        """Return whether `published` can return without downloading anything."""
 
     @abstractmethod
     def published(self, name: str) -> Published | None:
-        """Return the published build of a gallery for reading, fetched if necessary, or None."""
+        """Return the published build of a gallery, downloaded if necessary, or None."""
 
     @abstractmethod
     def no_index_error(self) -> IndexingError:
@@ -69,11 +58,11 @@ class Location(ABC):
 
     @abstractmethod
     def refresh(self) -> None:
-        """Forget what is known to be published, because something has just been published."""
+        """Drop cached knowledge of what is published."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release what is open."""
+        """Release open connections."""
 
     # For builders.
 
@@ -88,32 +77,28 @@ class Location(ABC):
 
     @abstractmethod
     def build_name(self, name: str, fingerprint: str) -> str:
-        """Return the name of the gallery's next build: the same until one is published, so that it can be resumed."""
+        """Return the name of the gallery's next build, which stays the same until one is published."""
 
     @abstractmethod
     def begin(self, name: str, build: str, features: Collection[str], rebuild: bool) -> "Store":
-        """Open the store of a build, new or unfinished; with `rebuild` a published one is started over."""
+        """Open the store of a new or unfinished build; with `rebuild`, start a published one from scratch."""
 
     @abstractmethod
     def exported(self, store: "Store", rows: npt.NDArray[np.int64]) -> AbstractContextManager[None]:
-        """Return a context in which `store.folder` holds the exported files, maps are added, and it is published."""
+        """Return a context in which `store.folder` holds the exported files, so that maps can be added."""
 
     @abstractmethod
     def publish(self, manifest: Manifest, store: "Store", rows: npt.NDArray[np.int64]) -> None:
-        """Make a build the visible one in a single step, and delete what is not needed any more.
-
-        Raises:
-            IndexingError: it cannot be written.
-        """
+        """Make a build visible in a single step, then delete what it replaces; raise IndexingError if that fails."""
 
     @abstractmethod
     def sweep(self, name: str, build: str) -> None:
-        """Delete what killed builders left; `build` is the one that would be resumed."""
+        """Delete what killed builders left, except `build`, which can be resumed."""
 
     @abstractmethod
     def missing_maps(self, manifest: Manifest, methods: Sequence[Method]) -> list[Method]:
-        """Return the methods by which a published build has no usable map."""
+        """Return the methods for which a published build lacks a usable map."""
 
     @abstractmethod
     def add_maps(self, manifest: Manifest, make: Callable[[Path], tuple[str, ...]]) -> tuple[str, ...]:
-        """Let `make` add maps to a published build's files, publish them, and return its result."""
+        """Call `make` to add maps to a published build's files, publish them, and return its result."""

@@ -1,9 +1,8 @@
-"""What an index says of itself on disk; a gallery is visible to readers once its manifest is published.
+"""The manifest of a build; a gallery becomes visible to readers once its manifest is published.
 
-index/<gallery>/manifest.json        names the finished build; written last, by rename
+index/<gallery>/manifest.json        names the published build; written last, by rename
 index/<gallery>/build-<digest>-<n>/  chroma/, thumbnails/, items.parquet, pixels.npy, clip.npy, map-*.npz,
-                                     checksums.json, lock; until it is published also batches/, see
-                                     `retrieval.storage.batches`, and chroma/whole, see `retrieval.engines.checksums`
+                                     checksums.json, lock, and batches/ until it is published
 """
 
 import json
@@ -19,15 +18,15 @@ from retrieval.features import FEATURES
 from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import GallerySource
 
-FORMAT = 4  # changed whenever an index must be built again: 4 has an identity for each feature type
+FORMAT = 4  # increased whenever older indexes must be rebuilt; 4 added an identity for each feature type
 FILE = "manifest.json"
-SKIPPED_LISTED = 1000  # reasons kept by picture; beyond that they are only counted
+SKIPPED_LISTED = 1000  # skipped images listed with their reason; further ones are only counted
 THUMBNAIL_FOLDER_ROWS = 1000
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A picture that is not in the index, and why."""
+    """An image that is not in the index, and the reason."""
 
     row: int
     id: str
@@ -36,9 +35,9 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished build: what it was made from, with what, and what came out.
+    """A published build: its source, its features and its results.
 
-    `background` holds, for features and metric, the quantiles of the scores of random pairs of the gallery.
+    `background` holds the quantiles of the scores of random pairs, by feature type and metric.
     """
 
     gallery: str
@@ -57,26 +56,22 @@ class Manifest:
 
     @property
     def model(self) -> FeatureIdentity:
-        """The identity of the first feature type with a model; of the first feature type if none has one."""
-        with_model = (identity for name, identity in self.features.items() if _has_model(name))
+        """The identity of the first feature type that has a model, or else of the first feature type."""
+        with_model = (each for name, each in self.features.items() if name in FEATURES and FEATURES[name].has_model)
         return next(with_model, next(iter(self.features.values())))
 
     def dimensions(self, features: str) -> int:
-        """Return the length of a vector of one of the gallery's feature types."""
+        """Return the vector length of a feature type."""
         return self.features[features].dimensions
 
 
-def _has_model(features: str) -> bool:
-    return features in FEATURES and FEATURES[features].has_model
-
-
 def thumbnail_path(build: Path, row: int) -> Path:
-    """Return where the thumbnail of a row lies; folders hold at most `THUMBNAIL_FOLDER_ROWS` files."""
+    """Return the path of a row's thumbnail; a folder holds at most `THUMBNAIL_FOLDER_ROWS` of them."""
     return build / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}.jpg"
 
 
 def rebuild_command(folder: Path) -> str:
-    """Return the command that makes a gallery anew, for messages; with the data set's name if the manifest tells it."""
+    """Return the command that rebuilds a gallery, with its dataset if the manifest can be read, for messages."""
     try:
         dataset = shlex.quote(json.loads((folder / FILE).read_text(encoding="utf-8"))["source"]["dataset"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -86,10 +81,10 @@ def rebuild_command(folder: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the published manifest of a gallery's folder, or None if nothing was published yet.
+    """Return the published manifest in a gallery's folder, or None.
 
     Raises:
-        IndexingError: unreadable, or of another format.
+        IndexingError: the manifest cannot be read or has another format.
     """
     try:
         text = (folder / FILE).read_text(encoding="utf-8")
@@ -100,7 +95,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         return from_json(text)
     except IndexingError as error:
-        raise IndexingError(f"The index in {folder}: {error} Build it again: {rebuild_command(folder)}") from error
+        raise IndexingError(
+            f"The index in `{folder}` cannot be used. {error} Rebuild it: `{rebuild_command(folder)}`"
+        ) from error
     except ValueError as error:
         raise _unreadable(folder, str(error)) from error
 
@@ -109,13 +106,13 @@ def from_json(text: str) -> Manifest:
     """Return the manifest that `to_json` wrote.
 
     Raises:
-        IndexingError: it has another format than this program reads.
-        ValueError: it is none.
+        IndexingError: the manifest has another format than this program reads.
+        ValueError: the text is damaged or not a manifest.
     """
     try:
         values: dict[str, Any] = json.loads(text)
         if values["format"] != FORMAT:
-            raise IndexingError(f"It has format {values['format']}, this program reads {FORMAT}.")
+            raise IndexingError(f"It has format {values['format']}, but this program reads format {FORMAT}.")
         if values.pop("checksum") != _checksum(values):
             raise ValueError("it has changed since it was written")
         values["source"] = GallerySource(**values["source"])
@@ -127,7 +124,7 @@ def from_json(text: str) -> Manifest:
 
 
 def to_json(manifest: Manifest) -> str:
-    """Return a manifest as text."""
+    """Return a manifest as JSON with a checksum."""
     values = asdict(manifest)
     return json.dumps({**values, "checksum": _checksum(values)}, indent=1)
 
@@ -137,7 +134,7 @@ def _checksum(values: dict[str, Any]) -> int:
 
 
 def publish_manifest(folder: Path, manifest: Manifest) -> None:
-    """Make a build the visible one, in one step: written under another name, flushed, renamed."""
+    """Make a build visible in one step: write the manifest to a temporary file, flush it and rename it."""
     temporary = folder / f"{FILE}.{os.getpid()}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(to_json(manifest))
@@ -148,5 +145,5 @@ def publish_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _unreadable(folder: Path, reason: str) -> IndexingError:
     return IndexingError(
-        f"The manifest in {folder} cannot be read ({reason}). Build it again: {rebuild_command(folder)}"
+        f"The manifest in `{folder}` cannot be read ({reason}). Rebuild the index: `{rebuild_command(folder)}`"
     )

@@ -1,4 +1,4 @@
-"""The items and vectors of one build, mapped from disk: what engines are built from and search in."""
+"""The items and vectors of one build, memory-mapped for engines and searches."""
 
 import threading
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ ITEMS = "items.parquet"
 
 
 class ItemVectors:
-    """Items and matrices of a build's folder. Safe for many threads."""
+    """The items and matrices in a build's folder. Thread-safe."""
 
     def __init__(self, build: Path, dimensions: Mapping[str, int], *, checked: bool) -> None:
-        """Read the items; matrices are opened on first use.
+        """Read the items; matrices, with vectors of the given length per feature type, are opened on first use.
 
         Args:
             build: the folder.
-            dimensions: the length of a vector of each feature type.
-            checked: compare the files with their checksums, which a published build has.
+            dimensions: the vector length of each feature type.
+            checked: compare the files with their checksums, which only a published build has.
 
         Raises:
             OSError, ValueError, KeyError: the items are missing or damaged.
@@ -47,17 +47,17 @@ class ItemVectors:
 
     @cached_property
     def labels(self) -> list[str]:
-        """The label of every item, in gallery order; an empty text where there is none."""
+        """The label of every item, in gallery order; empty for unlabelled items."""
         return list(self.items["label"].to_pylist())
 
     def metadata(self, part: slice) -> list[dict[str, str]]:
-        """Return id, label and caption of some items."""
+        """Return id, label and caption of the items in a slice."""
         start, stop, _ = part.indices(len(self.rows))
         found: list[dict[str, str]] = self.items.select(["id", "label", "caption"])[start:stop].to_pylist()
         return found
 
     def vectors(self, features: str) -> Vectors:
-        """Return the plain vectors of all items, shape (n, d), float32, mapped from disk.
+        """Return the vectors of all items, shape (n, d), float32, memory-mapped.
 
         Raises:
             OSError, ValueError, EOFError: the matrix is missing or damaged.

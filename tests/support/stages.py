@@ -15,7 +15,7 @@ STAGES = {
     "one matrix is exported": Moment("_export", "return"),
     "everything is exported": Moment("export", "return"),
     "one map is made": Moment("project", "return"),
-    "the maps are made": Moment("_add_maps", "return"),
+    "the maps are made": Moment("_Run._make_maps", "return"),
     "the checksums are written": Moment("write_checksums", "return"),
     "the manifest is about to be renamed": Moment("Path.replace", "call", of="manifest.json"),
     "the manifest is renamed": Moment("publish_manifest", "return"),
