@@ -1,1 +1,1 @@
-"""From a dataset to a published index."""
+"""Build indexes from datasets."""

@@ -27,43 +27,31 @@ from retrieval.storage.server.address import Server
 from retrieval.storage.server.shard import ALL, Shard
 from retrieval.storage.store import Store
 
-ROWS_AT_ONCE = 64  # rows per batch, which is written at once; also the unit of resuming
-WRITER_PROCESS_ROWS = 256  # rows from which it pays to start a process that writes
+ROWS_AT_ONCE = 64  # rows per batch, the unit of writing and resuming
+WRITER_PROCESS_ROWS = 256  # from this many rows on, a separate writer process pays off
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """Everything that a build does.
+    """What to build, from which dataset, and how."""
 
-    Attributes:
-        index: the index folder or server, which may hold several galleries.
-        name: the name of the gallery.
-        gallery: the opened dataset.
-        features: the feature sets to embed with, by the name of their type.
-        batch_size: images in one forward pass.
-        workers: threads that decode and embed.
-        rebuild: build even if the index is complete.
-        tsne: make t-SNE maps as well as PCA maps.
-        shard: the share of this worker, next to others that build the same gallery into a server.
-    """
-
-    index: Path | Server
+    index: Path | Server  # may hold several galleries
     name: str
     gallery: Gallery
-    features: Mapping[str, FeatureSet]
-    batch_size: int
-    workers: int
-    rebuild: bool = False
-    tsne: bool = False
-    shard: Shard = ALL
+    features: Mapping[str, FeatureSet]  # by the name of the feature type
+    batch_size: int  # images in one forward pass
+    workers: int  # threads that decode and embed
+    rebuild: bool = False  # build even if the index is complete
+    tsne: bool = False  # add t-SNE maps to the PCA maps
+    shard: Shard = ALL  # this worker's share, if several build the same gallery on a server
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """The kinds of maps to make."""
+        """The kinds of maps to compute."""
         return tuple(Method) if self.tsne else (Method.PCA,)
 
     def fingerprint(self) -> str:
-        """Return a digest of everything that decides what the index holds."""
+        """Return a digest of everything that determines the contents of the index."""
         identities = {name: each.identity for name, each in self.features.items()}
         parts = (FORMAT, self.gallery.fingerprint, identities, THUMBNAIL_SIZE)
         return sha256(repr(parts).encode()).hexdigest()[:16]
@@ -72,19 +60,19 @@ class BuildPlan:
 def build_index(plan: BuildPlan, callbacks: BuildCallbacks | None = None) -> Outcome:
     """Bring the index of a gallery up to date and publish it.
 
-    A build goes into a folder or collections of its own and replaces an older one only when it is complete, so that
-    readers never see half an index. Maps that a complete index lacks are added to it.
+    A new build replaces the published one only when it is complete, so that readers never see half an index. If the
+    index is complete already, only missing maps are added.
 
     Raises:
-        SharesMissing: this worker's share is done; the index is complete when the others are.
+        SharesMissing: this worker's share is done, but not all the others.
         IndexingError: the gallery's name belongs to another dataset, or the index is in use or not writable.
-        GalleryError: the dataset cannot be read any further.
+        GalleryError: the dataset cannot be read.
     """
     source = plan.gallery.source.path
     if source and source.is_dir() and isinstance(plan.index, Path) and plan.index.resolve().is_relative_to(source):
         raise IndexingError(
-            f"The index folder `{plan.index}` is inside the dataset `{source}`, so its thumbnails would become images "
-            "of the gallery. Choose another `--index`."
+            f"The index folder `{plan.index}` is inside the dataset `{source}`, so its thumbnails would be indexed as "
+            "images. Choose another folder with `--index`."
         )
     location = location_of(plan.index)
     try:
@@ -95,8 +83,6 @@ def build_index(plan: BuildPlan, callbacks: BuildCallbacks | None = None) -> Out
 
 
 class _Run:
-    """One run of a build."""
-
     def __init__(self, plan: BuildPlan, location: Location, callbacks: BuildCallbacks) -> None:
         self._plan = plan
         self._location = location
@@ -110,8 +96,8 @@ class _Run:
         if published and not plan.rebuild:
             if published.source.identity != plan.gallery.source.identity:
                 raise IndexingError(
-                    f"The gallery {plan.name!r} holds another dataset ({published.source.dataset}). "
-                    "Choose another name with `--gallery`, or replace it with `--rebuild`."
+                    f"The gallery {plan.name!r} was built from another dataset ({published.source.dataset}). "
+                    "Choose another name with `--gallery`, or replace the gallery with `--rebuild`."
                 )
             if published.fingerprint == self._fingerprint:
                 return self._add_missing_maps(published)
@@ -119,7 +105,7 @@ class _Run:
         with closing(self._begin(build, plan.rebuild)) as store:
             complete = store.complete()
             before = plan.shard.among(store.rows(), ROWS_AT_ONCE)
-        # Closed at once, so that a program that goes on running keeps no thread of a stopped build.
+        # Closed even after an error, so that no thread of a stopped build keeps running.
         with closing(self._fill(build, complete)) as batches:
             total = plan.gallery.total
             for count in batches:
@@ -136,7 +122,7 @@ class _Run:
         except IndexingError:
             if not self._plan.rebuild:
                 raise
-            return None  # a manifest that cannot be read is replaced
+            return None  # a rebuild replaces a manifest that cannot be read
 
     def _begin(self, build: str, rebuild: bool) -> Store:
         return self._location.begin(self._plan.name, build, tuple(self._plan.features), rebuild)
@@ -158,8 +144,7 @@ class _Run:
     def _fill(self, build: str, complete: set[int]) -> Generator[int, None, None]:
         """Embed and write every batch of this share that is not complete; yield the number of rows done so far.
 
-        A batch always has the same rows, so that an image is embedded next to the same images, and to the same bits,
-        however often the build was stopped.
+        A batch always has the same rows, so that a resumed build computes the same vectors, bit for bit.
         """
         plan, shard, total = self._plan, self._plan.shard, self._plan.gallery.total
         done = [start for start in complete if shard.has(start, ROWS_AT_ONCE)]
@@ -174,7 +159,7 @@ class _Run:
         embedded = embed_all(runs, plan.features, batch_size=plan.batch_size, workers=plan.workers)
         separate = self._location.local and (left is None or left >= WRITER_PROCESS_ROWS)
         open_store = partial(self._location.begin, plan.name, build, tuple(plan.features), False)
-        # The workers end first: then no forward pass slows down the writing of the last batch.
+        # The workers end first, so that no forward pass slows down writing the last batch.
         with open_writer(open_store, separate) as writer, closing(embedded) as batches:
             for batch in batches:
                 if written := writer.write(batch):
@@ -192,16 +177,16 @@ class _Run:
         indexed = set(rows.tolist())
         skipped = [each for each in store.skipped() if each.row not in indexed]
         if not len(rows):
-            raise IndexingError(f"None of the {len(skipped)} images could be used: {reasons(skipped)}.")
+            raise IndexingError(f"None of the {len(skipped)} images can be used: {reasons(skipped)}.")
         added = plan.shard.among(rows, ROWS_AT_ONCE) - before
         store.reconcile()
         with self._location.exported(store, rows):
             now = self._published()
-            if now and now.build == build:  # another worker saw that it is complete too, and was faster
+            if now and now.build == build:  # another worker has published it in the meantime
                 return Outcome(now, False, added, before, self._seconds(), published)
             background = background_of(store.folder, store.features)
             maps = self._make_maps(store.folder, plan.methods)
-            store.close()  # readers that see the manifest may open the files
+            store.close()  # readers may open the files as soon as the manifest is published
             manifest = Manifest(
                 gallery=plan.name,
                 build=build,
@@ -221,25 +206,21 @@ class _Run:
 
 
 def _size(build: Path) -> int:
-    """Return the bytes of a build's files that remain once it is published."""
+    """Return the size in bytes of the files that remain once a build is published."""
     files = (file for file in build.rglob("*") if file.parent.name != BATCHES and file.is_file())
     return sum(file.stat().st_size for file in files)
 
 
 def _check_shares(shard: Shard, gallery: Gallery, store: Store, build: str) -> None:
-    """Check that the batches of all shares are complete, whichever workers wrote them.
-
-    Raises:
-        SharesMissing: some are not.
-    """
+    """Raise SharesMissing unless the batches of all shares are complete."""
     if shard is ALL:
         return
     wanted = range(0, gallery.seen, ROWS_AT_ONCE)
     if missing := len(set(wanted) - store.complete()):
         raise SharesMissing(
-            f"Share {shard} of {build} is done: {shard.rows(gallery.seen, ROWS_AT_ONCE):,} rows. Of {len(wanted):,} "
-            f"batches in all, {missing:,} are missing; the worker that writes the last of them publishes the gallery. "
-            "If another worker names another build, the two do not work together: all need the same `--model` and "
-            "`--dtype` by name, because `auto` depends on the machine, and the same dataset, by its Hub id or "
-            "at the same path with the same file times."
+            f"Share {shard} of {build} is done ({shard.rows(gallery.seen, ROWS_AT_ONCE):,} rows). {missing:,} of "
+            f"{len(wanted):,} batches are missing; the worker that writes the last one publishes the gallery. "
+            "If another worker reports a different build name, its settings differ. Give all workers the same explicit "
+            "`--model` and `--dtype`, because `auto` depends on the machine, and the same dataset: by its Hub id, or at "
+            "the same path with the same modification times."
         )

@@ -1,7 +1,7 @@
-"""Images of a gallery become vectors, in gallery order, by worker threads that stay a few batches ahead.
+"""Embed the images of a gallery, in gallery order, in worker threads that stay a few batches ahead.
 
-Each worker decodes, resizes and runs the models itself, on its own share of the cores. With one model on all cores, fed
-by other threads, every forward pass would wait for a core that is still decoding.
+Each worker decodes, resizes and runs the models on its own share of the cores. If one model used all cores, every
+forward pass would wait for a core that is still decoding.
 """
 
 import io
@@ -23,24 +23,19 @@ from retrieval.pictures.loading import fit_within, load_picture
 from retrieval.storage.batches import Batch
 from retrieval.storage.manifest import Skipped
 
-LOOK_AHEAD = 2  # batches that are embedded while another is written
+LOOK_AHEAD = 2  # batches embedded while another one is written
 THUMBNAIL_SIZE = 256  # pixels of the longer side
-THUMBNAIL_QUALITIES = (85, 50, 20)  # the first that stays within `THUMBNAIL_BYTES` is used; only noise needs the others
-THUMBNAIL_BYTES = 80_000  # fits into one record of a server
+THUMBNAIL_QUALITIES = (85, 50, 20)  # tried in order until `THUMBNAIL_BYTES` suffice; only noise needs the lower ones
+THUMBNAIL_BYTES = 80_000  # fits into one record on a server
 
 
 def embed_all(
     runs: Iterable[list[Item]], features: Mapping[str, FeatureSet], *, batch_size: int, workers: int
 ) -> Generator[Batch, None, None]:
-    """Yield the vectors of every run of rows, in order.
+    """Embed runs of rows with feature sets, given by the name of their type; yield one batch per run, in order.
 
-    A model always gets the same rows together: `batch_size` of a run, less those that cannot be decoded.
-
-    Args:
-        runs: rows to yield together.
-        features: the feature sets, by name of their type.
-        batch_size: images in one forward pass.
-        workers: threads, which share the cores.
+    A forward pass takes `batch_size` rows of one run, without those that cannot be decoded, so it is reproducible.
+    The cores are divided among the worker threads.
     """
     waiting: deque[list[Future[Batch]]] = deque()
     pool = _pool(workers)
@@ -57,25 +52,25 @@ def embed_all(
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
-    """Return a pool whose threads each use their share of the cores for torch; other threads keep what they have."""
+    """Return a pool whose threads each use an equal share of the cores for torch, leaving other threads unchanged."""
     before = torch.get_num_threads()
     share = max(1, (os.cpu_count() or 1) // workers)
     pool = ThreadPoolExecutor(workers, "embed", initializer=set_torch_threads, initargs=(share,))
-    # The number belongs to a thread, but is also the default of later threads, until all workers have taken theirs.
-    all_there = threading.Barrier(workers + 1)
+    # Setting torch's thread count also changes the default for new threads, so it is restored once all workers run.
+    all_started = threading.Barrier(workers + 1)
     try:
         for _ in range(workers):
-            pool.submit(all_there.wait)
-        all_there.wait()
-    except BaseException:  # an interrupt, or no more threads: no worker may stay at the barrier
-        all_there.abort()
+            pool.submit(all_started.wait)
+        all_started.wait()
+    except BaseException:  # an interrupt, or no thread could be started: release the workers that wait at the barrier
+        all_started.abort()
         raise
     torch.set_num_threads(before)
     return pool
 
 
 def set_torch_threads(threads: int) -> None:
-    """Let torch use this number of threads for what the calling thread computes."""
+    """Set the number of threads that torch uses for computations of the calling thread."""
     torch.get_num_threads()  # a thread takes the default when it first asks, even after the next line
     torch.set_num_threads(threads)
 
@@ -96,9 +91,9 @@ def _embed(items: list[Item], features: Mapping[str, FeatureSet]) -> Batch:
 
 
 def thumbnail_of(picture: Image.Image) -> bytes:
-    """Return a small copy of an image as JPEG, which takes a tenth of WebP's time or less.
+    """Return a thumbnail as JPEG, which takes at most a tenth of the time of WebP.
 
-    Colour is kept at full resolution (4:4:4), because the red edges of a drawing would bleed at half of it.
+    Colour is stored at full resolution (4:4:4), because at half of it the red edges of a drawing bleed.
     """
     small = fit_within(picture, THUMBNAIL_SIZE)
     for quality in THUMBNAIL_QUALITIES:

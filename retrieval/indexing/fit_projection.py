@@ -1,4 +1,4 @@
-"""Two dimensions of many: the pictures of a gallery laid out on a plane by PCA or t-SNE, kept beside the index."""
+"""Project the vectors of a gallery to a plane by PCA or t-SNE, and write the maps to the index."""
 
 import logging
 from collections.abc import Collection, Iterator
@@ -13,15 +13,15 @@ from retrieval.storage.projection import NEIGHBOURS, Method, Projection, project
 
 log = logging.getLogger(__name__)
 
-FIT_NUMBERS = 2**24  # numbers that PCA looks at, 64 MB and twice that to work; of a larger gallery a random sample
+FIT_NUMBERS = 2**24  # values that PCA is fitted to (64 MB, plus twice that while fitting); larger galleries are sampled
 ROWS_AT_ONCE = 4096
-TSNE_PICTURES = 20_000  # minutes; beyond that a random sample, and the others between their neighbours
+TSNE_PICTURES = 20_000  # takes minutes; larger galleries are sampled, and other images placed near their neighbours
 TSNE_DIMENSIONS = 50  # t-SNE's input, by PCA, as in van der Maaten and Hinton (2008), section 4.2
 PERPLEXITY = 30
 
 
 def project(vectors: Vectors, method: Method) -> Projection:
-    """Lay vectors of shape (n, d), n >= 1, out on a plane; the same vectors always give the same plane.
+    """Project vectors of shape (n, d), n >= 1, to a plane; the result is deterministic.
 
     PCA: the two eigenvectors of the covariance with the largest eigenvalues (Pearson 1901). t-SNE: van der Maaten and
     Hinton, "Visualizing Data using t-SNE" (2008), by Barnes and Hut's approximation, on the first 50 directions of PCA.
@@ -46,20 +46,18 @@ def project(vectors: Vectors, method: Method) -> Projection:
 
 
 def write_projections(build: Path, names: Collection[str], methods: Collection[Method]) -> Iterator[tuple[str, Method]]:
-    """Compute and write the maps of a build's exported matrices, yielding each when it is there.
-
-    Raises:
-        OSError: the build cannot be written.
-    """
+    """Compute and write maps from a build's exported matrices, yielding each one; raise OSError if a write fails."""
     for method in methods:
         for features in names:
             if method is Method.TSNE:
-                log.info("laying %s out by t-SNE: seconds for 2,000 pictures, minutes for 20,000 or more ...", features)
-            # Mapped read-only: the matrices may be larger than the memory.
+                log.info(
+                    "computing the t-SNE map of %s: seconds for 2,000 images, minutes for 20,000 or more ...", features
+                )
+            # Memory-mapped, because the matrices may not fit into memory.
             found = project(np.load(build / f"{features}.npy", mmap_mode="r"), method)
             arrays: dict[str, Any] = {name: value for name, value in vars(found).items() if value is not None}
             path = projection_path(build, features, method)
-            temporary = path.with_suffix(".tmp")  # of one name, since the gallery's lock lets one builder write
+            temporary = path.with_suffix(".tmp")  # the name is safe, because the gallery's lock admits one builder
             with temporary.open("wb") as file:
                 np.savez(file, **arrays)
             temporary.replace(path)
@@ -67,11 +65,11 @@ def write_projections(build: Path, names: Collection[str], methods: Collection[M
 
 
 def _principal(vectors: Vectors, count: int) -> tuple[Vectors, Vectors, float, int]:
-    """Return mean, shape (d,), the first principal axes, shape (count, d), their share of variance, and of how many.
+    """Return mean, shape (d,), principal axes, shape (count, d), their share of the variance, and the sample size.
 
-    Axes that the vectors do not have (fewer vectors than axes, or all the same) are zero.
+    Axes that do not exist, because there are too few vectors or all are equal, are zero.
     """
-    from sklearn.decomposition import PCA  # a second to import, which only who computes a map has to spend
+    from sklearn.decomposition import PCA  # takes a second to import
 
     rows = _sample(len(vectors), max(1, FIT_NUMBERS // vectors.shape[1]))
     sample = np.ascontiguousarray(vectors[rows], np.float32)
@@ -79,7 +77,7 @@ def _principal(vectors: Vectors, count: int) -> tuple[Vectors, Vectors, float, i
     if len(sample) < 2 or not np.ptp(sample, axis=0).any():
         return sample[0].copy(), axes, 1.0, len(rows)
     possible = min(count, *sample.shape)
-    # ARPACK is exact and the fastest for a few axes, but cannot find all there are.
+    # ARPACK is exact and the fastest for a few axes, but cannot compute all axes.
     solver = "arpack" if possible < min(sample.shape) else "full"
     pca = PCA(possible, svd_solver=solver, random_state=0).fit(sample)
     axes[:possible] = pca.components_
@@ -102,7 +100,7 @@ def _tsne(scores: Vectors) -> Vectors:
 
 
 def _sample(count: int, limit: int) -> npt.NDArray[np.intp]:
-    """Return up to `limit` of the positions 0 .. count - 1, drawn at random, always the same, ascending."""
+    """Return at most `limit` of the positions 0 .. count - 1, drawn with a fixed seed, ascending."""
     if count <= limit:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))

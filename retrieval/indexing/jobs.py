@@ -1,4 +1,4 @@
-"""A build from the settings to the published index: in the foreground, or in the background of the page."""
+"""Run builds from settings, in the foreground or in a background thread."""
 
 import logging
 import threading
@@ -19,14 +19,14 @@ from retrieval.storage.server.shard import ALL
 
 log = logging.getLogger(__name__)
 
-DEFAULT_BATCH = 16  # images per call if no feature set prefers a number
-END_WAIT = 30.0  # seconds for which the program waits at its end for a batch to be written
+DEFAULT_BATCH = 16  # images per forward pass if no feature set has a preference
+END_WAIT = 30.0  # seconds to wait at exit for the current batch to be written
 
 Load = Callable[[str, FeatureOptions, ModelChoice | None], FeatureSet]
 
 
 class BuildStopped(RetrievalError):
-    """The build was cancelled; what is written stays, and the same build can be resumed."""
+    """The build was cancelled; it can be resumed."""
 
 
 class BuildRunning(RetrievalError):
@@ -36,18 +36,18 @@ class BuildRunning(RetrievalError):
 def build_gallery(
     chosen: Settings, rebuild: bool, callbacks: BuildCallbacks, load: Load | None = None
 ) -> tuple[Outcome, ModelChoice | None]:
-    """Build what the settings describe; return the outcome, and the first model used, if any.
+    """Build the index that the settings describe; return the outcome and the first model used, if any.
 
     Args:
-        chosen: dataset, features, and where the index is.
-        rebuild: build even if the index is complete, or of another dataset.
+        chosen: dataset, features and index.
+        rebuild: build even if the index is complete or belongs to another dataset.
         callbacks: report progress.
-        load: loads a feature set; by default into memory of its own.
+        load: loads a feature set; by default, a new copy is loaded.
 
     Raises:
-        RetrievalError: any of its subclasses.
+        RetrievalError: the build failed or was cancelled; see its subclasses.
     """
-    # Imported here, so that --help and a mistyped flag answer at once.
+    # Imported here, so that `--help` and a mistyped flag respond at once.
     from retrieval.gallery.rows import Gallery
     from retrieval.indexing.build import BuildPlan, build_index
 
@@ -56,7 +56,7 @@ def build_gallery(
     if isinstance(chosen.index, Server):
         from retrieval.storage.server.connection import connect
 
-        connect(chosen.index).close()  # reports an unreachable server before anything is downloaded
+        connect(chosen.index).close()  # fail early if the server is unreachable
     gallery = Gallery(chosen.source)
     callbacks.finding()
     options = chosen.features
@@ -65,7 +65,7 @@ def build_gallery(
     for name, choice in choices.items():
         if choice:
             callbacks.loading(choice)
-        features[name] = (load or _load)(name, options, choice)
+        features[name] = load(name, options, choice) if load else FEATURES[name].load(options, choice)
     fastest = [each.batch_size for each in features.values() if each.batch_size]
     plan = BuildPlan(
         index=chosen.index,
@@ -85,52 +85,37 @@ def build_gallery(
     return outcome, next((choice for choice in choices.values() if choice), None)
 
 
-def _load(name: str, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:
-    return FEATURES[name].load(options, choice)
-
-
 def _check_share(chosen: Settings, rebuild: bool) -> None:
-    """Check that the requested share can be built, before anything is opened or loaded.
-
-    Raises:
-        IndexingError: it cannot.
-    """
+    """Raise IndexingError if the settings cannot be combined with `--shard`."""
     if chosen.shard and not isinstance(chosen.index, Server):
         raise IndexingError(
-            f"`--shard` needs a ChromaDB server: the files of the index in `{chosen.index}` belong to one process at a "
-            "time. Start one (`chroma run --path DIR --port 8000`), and give every worker `--index http://HOST:8000`."
+            f"`--shard` needs a ChromaDB server, because only one process at a time can write the index folder "
+            f"`{chosen.index}`. Start a server (`chroma run --path DIR --port 8000`) and give every worker "
+            "`--index http://HOST:8000`."
         )
     if chosen.shard and rebuild:
         raise IndexingError(
-            "`--rebuild` and `--shard` cannot be combined: a worker that is restarted after the others have published "
+            "`--rebuild` and `--shard` cannot be combined: a worker that restarts after the others have published "
             "would start from scratch. Rebuild with one worker, or give all workers a new name with `--gallery`."
         )
 
 
 def name_of(chosen: Settings) -> str:
-    """Return the name of the gallery that the settings describe."""
+    """Return the gallery's name, by default derived from the dataset."""
     return chosen.gallery or chosen.source.slug
 
 
 class Build(BuildCallbacks):
-    """One build in a thread of its own, which any number of visitors can follow and cancel."""
+    """A build in a background thread, numbered within the process, which any visitor can follow and cancel."""
 
     def __init__(self, number: int, chosen: Settings, rebuild: bool, load: Load | None) -> None:
-        """Start the build.
-
-        Args:
-            number: identifies the build within the process, from 1.
-            chosen: see `build_gallery`, as for the others.
-            rebuild: see there.
-            load: see there.
-        """
         self.number = number
         self.name = name_of(chosen)
         self.stage = Stage(Phase.OPENING, time.monotonic())
         self._outcome: Outcome | None = None
         self._failure: RetrievalError | None = None
         self._stop = threading.Event()
-        # A daemon, because a download cannot be interrupted; a build that is cut off can be resumed.
+        # A daemon, because a download cannot be interrupted and a killed build can be resumed.
         self._thread = threading.Thread(
             target=self._run, args=(chosen, rebuild, load), name=f"build {self.name}", daemon=True
         )
@@ -138,32 +123,29 @@ class Build(BuildCallbacks):
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the build is still running."""
         return self._thread.is_alive()
 
     @property
     def stopping(self) -> bool:
-        """Whether it was cancelled."""
+        """Whether the build was cancelled."""
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Cancel it; it stops after its current batch, download or model."""
+        """Cancel the build; it stops after the current batch, download or model."""
         self._stop.set()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end, for `timeout` seconds at most."""
+        """Wait until the build ends, for at most `timeout` seconds."""
         self._thread.join(timeout)
 
     def outcome(self, timeout: float | None = None) -> Outcome:
-        """Wait for the end and return the outcome.
-
-        Args:
-            timeout: seconds; None waits without a limit.
+        """Wait for at most `timeout` seconds, and return the outcome.
 
         Raises:
-            BuildStopped: it was cancelled.
-            BuildRunning: it has not ended within the timeout.
-            RetrievalError: it failed.
+            BuildStopped: the build was cancelled.
+            BuildRunning: the build is still running.
+            RetrievalError: the build failed.
         """
         self.wait(timeout)
         if self._failure:
@@ -178,9 +160,9 @@ class Build(BuildCallbacks):
         except RetrievalError as error:
             if not isinstance(error, BuildStopped):
                 log.error("%s: %s", self.name, error)
-            # Without its traceback, which would keep the dataset and the model in memory.
+            # A copy without the traceback, which would keep the dataset and the model in memory.
             self._failure = type(error)(str(error))
-        except BaseException:  # also a panic of ChromaDB's Rust part, which would otherwise go unreported
+        except BaseException:  # includes panics of ChromaDB's Rust part, which would otherwise go unreported
             log.exception("unexpected error in the build of %s", self.name)
             self._failure = RetrievalError(SURPRISE)
 
@@ -206,7 +188,7 @@ class Build(BuildCallbacks):
         now = time.monotonic()
         if self.stage.at:
             self.stage = replace(self.stage, done=done, at=now)
-        else:  # the first call counts the images of an earlier run
+        else:  # the first call reports the images from earlier runs
             self.stage = Stage(Phase.PICTURES, now, done, done, total, now)
         self._stop_if_cancelled()
 
@@ -221,19 +203,16 @@ class Build(BuildCallbacks):
 
     def _stop_if_cancelled(self) -> None:
         if self.stopping:
-            raise BuildStopped(f"The build of {self.name!r} was stopped.")
+            raise BuildStopped(f"The build of {self.name!r} was cancelled.")
 
 
 class Builds:
-    """The builds of one process, one at a time."""
+    """Runs the builds of this process, one at a time.
+
+    `base` has the index and the default settings; `load` loads feature sets, see `build_gallery`.
+    """
 
     def __init__(self, base: Settings, load: Load | None = None) -> None:
-        """Set what builds have in common; nothing is built yet.
-
-        Args:
-            base: the index, and the settings that a build does not override.
-            load: loads feature sets, see `build_gallery`.
-        """
         self.base = base
         self._load = load
         self._last: Build | None = None
@@ -246,16 +225,12 @@ class Builds:
 
     @property
     def running(self) -> Build | None:
-        """The build that has not ended yet, if any."""
+        """The running build, if any."""
         last = self._last
         return last if last and last.running else None
 
     def start(self, chosen: Settings, rebuild: bool = False) -> Build:
-        """Start a build in the background.
-
-        Raises:
-            BuildRunning: another build has not ended yet.
-        """
+        """Start a build in the background; raise BuildRunning if another one is still running."""
         with self._starting:
             if running := self.running:
                 raise BuildRunning(
@@ -266,7 +241,7 @@ class Builds:
             return self._last
 
     def close(self) -> None:
-        """Cancel the running build, and wait for its current batch to be written."""
+        """Cancel the running build and wait until its current batch is written."""
         if running := self.running:
             running.stop()
             running.wait(END_WAIT)

@@ -1,4 +1,4 @@
-"""The result of a build, and its summary."""
+"""The result of a build and its summary."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,34 +6,24 @@ from dataclasses import dataclass
 
 from retrieval.storage.manifest import SKIPPED_LISTED, Manifest, Skipped
 
-REASONS = 5  # reasons for skipping listed in a summary; all are in the manifest
+REASONS = 5  # reasons for skipping that a summary lists
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished build.
+    """The result of a finished build."""
 
-    Attributes:
-        manifest: what was published.
-        already_done: the index was complete before.
-        added: images indexed by this run.
-        resumed_from: images indexed by earlier runs.
-        seconds: duration of this run.
-        replaced: what was published before, if anything.
-        maps: the maps made by this run.
-    """
-
-    manifest: Manifest
-    already_done: bool
-    added: int
-    resumed_from: int
-    seconds: float
-    replaced: Manifest | None = None
-    maps: tuple[str, ...] = ()
+    manifest: Manifest  # as published
+    already_done: bool  # the index was complete before
+    added: int  # images indexed by this run
+    resumed_from: int  # images indexed by earlier runs
+    seconds: float  # duration of this run
+    replaced: Manifest | None = None  # published before, if anything was
+    maps: tuple[str, ...] = ()  # computed by this run
 
 
 def summary(outcome: Outcome) -> str:
-    """Return the closing lines of a build, as shown to the user."""
+    """Return the summary of a build that is shown to the user."""
     manifest = outcome.manifest
     maps = f"maps:     {', '.join(outcome.maps)}"
     if outcome.already_done:

@@ -1,4 +1,4 @@
-"""How far a build has come, and the callbacks that report it."""
+"""The progress of a build and the callbacks that report it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,10 +10,10 @@ class BuildCallbacks:
     """Callbacks that report build progress. If one raises an exception, the build stops safely."""
 
     def opening(self) -> None:
-        """Called before the dataset is looked up, downloaded if necessary, and opened."""
+        """Called before the dataset is opened, and downloaded if necessary."""
 
     def finding(self) -> None:
-        """Called before models are looked up and downloaded if necessary."""
+        """Called before models are found, and downloaded if necessary."""
 
     def loading(self, choice: ModelChoice) -> None:
         """Called before a model is loaded."""
@@ -22,14 +22,14 @@ class BuildCallbacks:
         """Called before the first image is read, with the number of images (None: unknown)."""
 
     def progress(self, done: int, total: int | None) -> None:
-        """Called after every batch, and at first with the number of images from an earlier run."""
+        """Called first with the number of images from earlier runs, and then after every batch."""
 
     def finishing(self) -> None:
-        """Called when all images are embedded and the files for readers are about to be written."""
+        """Called when all images are embedded, before the files for readers are written."""
 
 
 class Phase(StrEnum):
-    """What a build is doing."""
+    """The phases of a build."""
 
     OPENING = "opening"
     FINDING = "finding"
@@ -40,21 +40,21 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Stage:
-    """How far a build has come; times are seconds of `time.monotonic`."""
+    """The progress of a build; times are seconds of `time.monotonic`."""
 
     phase: Phase
     since: float
-    before: int = 0  # images of an earlier run
+    before: int = 0  # images from earlier runs
     done: int = 0
     total: int | None = None
-    at: float = 0.0  # when `done` was set
+    at: float = 0.0  # time of the last change of `done`
 
     @property
     def rate(self) -> float | None:
-        """Images per second of this run, or None before its first batch."""
+        """Images per second in this run, or None before its first batch."""
         return (self.done - self.before) / (self.at - self.since) if self.done > self.before else None
 
     @property
     def left(self) -> float | None:
-        """Seconds until the last image at this rate, or None if unknown."""
+        """Estimated seconds until all images are embedded, or None if unknown."""
         return (self.total - self.done) / self.rate if self.total is not None and self.rate else None

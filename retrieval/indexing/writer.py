@@ -1,7 +1,7 @@
-"""A store that writes in a process of its own, beside a builder that goes on embedding.
+"""Write a build's store in a separate process while the builder continues to embed.
 
-ChromaDB holds Python's global lock while it inserts, for tenths of a second at a time, in which no other thread of the
-builder could take a step.
+ChromaDB holds Python's global lock while it inserts, for tenths of a second at a time, which would block every other
+thread of the builder.
 """
 
 import multiprocessing
@@ -17,43 +17,38 @@ from retrieval.errors import IndexingError
 from retrieval.storage.batches import Batch
 from retrieval.storage.store import Store
 
-GRACE = 20.0  # seconds to end what is being written; a store survives to be cut off, but writes ChromaDB's files anew
+GRACE = 20.0  # seconds to finish writing; a store that is killed earlier has to rebuild ChromaDB's files later
 
 
 class Writer(Protocol):
-    """Takes batches; one may be under way while the next is embedded."""
+    """Writes batches, possibly one in the background while the next one is embedded."""
 
     def write(self, batch: Batch) -> int:
-        """Write a batch, once those before it are written; return how many rows are written since the last answer.
+        """Write a batch after the earlier ones; return the number of rows written since the last call.
 
         Raises:
-            IndexingError: it, or one before it, could not be written.
+            IndexingError: this batch or an earlier one could not be written.
         """
 
     def finish(self) -> int:
-        """Wait until everything is written; return as `write` does.
-
-        Raises:
-            IndexingError: something could not be.
-        """
+        """Wait until everything is written; return and raise as `write` does."""
 
 
 @contextmanager
 def open_writer(open_store: Callable[[], Store], separate: bool) -> Iterator[Writer]:
-    """Open a build's store, which nobody may have open, to be written until the end.
+    """Return a context with a writer for the store that `open_store` opens.
 
-    Args:
-        open_store: opens it; can be pickled if it is to happen in another process.
-        separate: in a process of its own, which takes seconds of one core to start.
+    If `separate`, the store is opened in a new process, so `open_store` must be picklable; the process takes seconds of
+    one core to start.
     """
     if not separate:
         with closing(open_store()) as store:
             yield _InProcessWriter(store)
         return
     here, there = multiprocessing.Pipe()
-    # Not forked: torch and ChromaDB have threads.
+    # Not forked, because torch and ChromaDB have threads.
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, open_store), daemon=True)
-    # Python's helper, which lets interrupts through again when it is started.
+    # Started first, because starting this helper of Python unblocks interrupts.
     resource_tracker.ensure_running()
     with _without_interrupts():
         process.start()
@@ -84,19 +79,19 @@ class _InProcessWriter:
 @dataclass
 class _ProcessWriter:
     pipe: Connection
-    unanswered: bool = True  # the first answer says that the store is open
-    rows: int = 0  # of the batch that is under way
+    pending: bool = True  # a reply is due; the first one confirms that the store is open
+    rows: int = 0  # of the batch being written
 
     def write(self, batch: Batch) -> int:
-        written = self._answered()
+        written = self._wait_for_reply()
         self._send(batch)
         self.rows = batch.rows
         return written
 
     def finish(self) -> int:
-        written = self._answered()
+        written = self._wait_for_reply()
         self._send(None)
-        self._answered()
+        self._wait_for_reply()
         return written
 
     def _send(self, batch: Batch | None) -> None:
@@ -104,24 +99,24 @@ class _ProcessWriter:
             self.pipe.send(batch)
         except OSError as error:
             raise _writer_died() from error
-        self.unanswered = True
+        self.pending = True
 
-    def _answered(self) -> int:
-        if self.unanswered:
+    def _wait_for_reply(self) -> int:
+        if self.pending:
             try:
-                answer = self.pipe.recv()
+                error_or_none = self.pipe.recv()
             except (EOFError, OSError) as error:
                 raise _writer_died() from error
-            if answer is not None:
-                raise answer
-        written, self.unanswered, self.rows = self.rows, False, 0
+            if error_or_none is not None:
+                raise error_or_none
+        written, self.pending, self.rows = self.rows, False, 0
         return written
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Let a process that is started inherit deafness to Ctrl-C, which is the builder's to answer."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows; `_serve` ignores it there, a moment later
+    """Let a process that is started ignore Ctrl-C, which the builder handles."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows, only `_serve` ignores it, a moment later
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -132,9 +127,9 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, open_store: Callable[[], Store]) -> None:
-    """Write what comes through the pipe, until there is no more, or the other side closes it or is no more."""
+    """Write the batches received through the pipe until None arrives or the builder has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(EOFError, OSError):  # who has stopped listening wants to hear nothing
+    with suppress(EOFError, OSError):  # the builder no longer reads replies
         try:
             with closing(open_store()) as store:
                 pipe.send(None)
@@ -149,6 +144,6 @@ def _serve(pipe: Connection, open_store: Callable[[], Store]) -> None:
 
 def _writer_died() -> IndexingError:
     return IndexingError(
-        "The process that writes the index has ended unexpectedly; perhaps the memory was full. "
-        "Run the same command again; it goes on where it stopped."
+        "The process that writes the index has ended unexpectedly, perhaps because it ran out of memory. "
+        "Run the same command again to resume the build."
     )

@@ -26,9 +26,7 @@ class Indexes:
         self.location = location_of(root)
         self._first = first
         self._open: dict[str, tuple[str, GalleryIndex]] = {}
-        self._lock = (
-            threading.Lock()
-        )  # guards _open, _opening and _fetching; never held while waiting for files or a server
+        self._lock = threading.Lock()  # of the fields around it; never held while waiting
         self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetching: threading.Thread | None = None
 

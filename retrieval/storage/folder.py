@@ -1,4 +1,4 @@
-"""An index in a folder: what is published in it, and how a build is claimed, resumed and published."""
+"""An index in a folder: find what is published, and claim, resume and publish builds."""
 
 import logging
 import os
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCK_TIMEOUT = 30.0  # seconds; the writing process of a killed builder first ends its last batches
+LOCK_TIMEOUT = 30.0  # seconds; the writer process of a killed builder finishes its last batches first
 
 
 class FolderLocation(Location):
-    """Galleries below a folder, each in a folder of its own, see `retrieval.storage.manifest`."""
+    """The galleries below a folder, each in a subfolder; `retrieval.storage.manifest` describes the layout."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -103,7 +103,7 @@ class FolderLocation(Location):
         try:
             published = self.manifest(name)
         except IndexingError:
-            published = None  # perhaps only for a moment, so the build that it names is kept
+            published = None  # possibly a temporary failure, so the build that the manifest names is kept
         number = _number(published.build) + 1 if published else 1
         while _finished(self.root / name / (build := f"build-{fingerprint}-{number}")):
             number += 1
@@ -151,17 +151,17 @@ class FolderLocation(Location):
 
 
 def open_engine(build: Path, name: str, gallery: GalleryVectors) -> OpenEngine:
-    """Open an engine in the folder of a published build; build its files first if they are missing or damaged.
+    """Open an engine in the folder of a published build; rebuild its files if they are missing or damaged.
 
     Raises:
-        IndexingError: another process holds the engine's files.
-        OSError: the files cannot be built.
+        IndexingError: another process has the engine's files open.
+        OSError: the files cannot be written.
     """
     engine = ENGINES[name]
     try:
         return engine.open(gallery, build)
     except EngineDamaged as error:
-        log.warning("Rebuilding %s for %s: %s.", engine.title, build, error)
+        log.warning("Rebuilding %s for `%s`: %s.", engine.title, build, error)
     lock = acquire_lock(build, LOCK_TIMEOUT, name=f"{name}.lock", create=False)
     try:
         _build_engine(name, gallery, build)
@@ -171,7 +171,7 @@ def open_engine(build: Path, name: str, gallery: GalleryVectors) -> OpenEngine:
 
 
 def build_engines(build: Path, manifest: Manifest) -> None:
-    """Build the files of every engine for a build that is about to be published, unless they are there already."""
+    """Build each engine's files, unless they exist already."""
     dimensions = {name: identity.dimensions for name, identity in manifest.features.items()}
     gallery = ItemVectors(build, dimensions, checked=False)
     for name, engine in ENGINES.items():
@@ -196,21 +196,18 @@ def _has_map(manifest: Manifest, files: Path, method: Method) -> bool:
 
 
 def _finished(build: Path) -> bool:
-    """Return whether a build was published, or could have been; one that still has batches is resumed instead."""
+    """Return whether a build is complete; one that still has batches can be resumed."""
     return (build / CHECKSUMS).exists() and not (build / BATCHES).exists()
 
 
 def _number(build: str) -> int:
-    """Return the sequence number in a build's name; 0 for a name from an older version."""
+    """Return the sequence number in a build's name; 0 for a name by an older version."""
     number = build.rpartition("-")[2]
     return int(number) if build.count("-") == 2 and number.isdecimal() else 0
 
 
 def sweep(folder: Path, unfinished: str = "") -> None:
-    """Delete builds that are neither published nor in use nor `unfinished`, and files from interrupted writes.
-
-    The caller must have claimed the gallery.
-    """
+    """Delete all builds except the published one, `unfinished` and those in use; the gallery must be claimed."""
     published = read_manifest(folder)
     kept = (published.build if published else "", unfinished)
     for leftover in (*folder.glob(f"{FILE}.*.tmp"), *(folder / kept[0]).glob("*.tmp")):

@@ -1,4 +1,4 @@
-"""A finished index, opened for reading: items, vectors, thumbnails, maps and engines of one gallery."""
+"""Read a published index: items, vectors, thumbnails, maps and engines of one gallery."""
 
 import threading
 from collections.abc import Collection
@@ -26,7 +26,7 @@ from retrieval.storage.vectors import ItemVectors
 
 @dataclass(frozen=True)
 class Entry:
-    """One item of a gallery; `position` counts the indexed images from 0."""
+    """An item of a gallery; `position` is its index among the indexed images, from 0."""
 
     position: int
     id: str
@@ -35,21 +35,17 @@ class Entry:
 
 
 class GalleryIndex:
-    """One gallery's finished index. Vectors are mapped from disk, engines are opened on first use."""
+    """The published index of one gallery. Vectors are memory-mapped; engines and maps are opened on first use."""
 
     def __init__(self, published: Published) -> None:
-        """Open a published build.
-
-        Raises:
-            IndexingError: files of the build are missing or damaged.
-        """
+        """Open a published build; raise IndexingError if its files are missing or damaged."""
         self.manifest = manifest = published.manifest
         self.build = published.files
         self._published = published
         self._opening = threading.Lock()
         self._engines: dict[str, OpenEngine] = {}
         self._maps: dict[tuple[str, Method], Projection] = {}
-        # An index can have vectors of a feature type that this program does not know (any more).
+        # An index can have vectors of a feature type that this version does not know.
         dimensions = {name: each.dimensions for name, each in manifest.features.items() if name in FEATURES}
         try:
             self._items = ItemVectors(self.build, dimensions, checked=True)
@@ -61,7 +57,6 @@ class GalleryIndex:
             raise self._damaged(f"{len(self.rows)} of {manifest.pictures} items")
 
     def __len__(self) -> int:
-        """Return the number of indexed pictures."""
         return len(self.rows)
 
     def entry(self, position: int) -> Entry:
@@ -70,14 +65,10 @@ class GalleryIndex:
         return Entry(position, **values)
 
     def position(self, id: str) -> int:
-        """Return the position of the item with an id, the first if a data set has it twice.
-
-        Raises:
-            QueryError: no such item.
-        """
+        """Return the position of the first item with an id; raise QueryError if there is none."""
         found: int = pc.index(self._items.items["id"], id).as_py()
         if found < 0:
-            raise QueryError(f"The gallery {self.manifest.gallery!r} has no picture {id[:80]!r}.")
+            raise QueryError(f"The gallery {self.manifest.gallery!r} has no image {id[:80]!r}.")
         return found
 
     @property
@@ -87,17 +78,17 @@ class GalleryIndex:
 
     @property
     def labels(self) -> list[str]:
-        """The label of every item, in gallery order; an empty text where there is none."""
+        """The label of every item, in gallery order; empty for unlabelled items."""
         return self._items.labels
 
     @cached_property
     def classes(self) -> list[str]:
-        """The labels there are, sorted."""
+        """The distinct labels, sorted."""
         return sorted(self._with_label)
 
     @cached_property
     def _with_label(self) -> dict[str, npt.NDArray[np.intp]]:
-        """The positions of the items of each label, ascending."""
+        """The ascending positions of each label's items."""
         labels = np.array(self.labels)
         order = np.argsort(labels, kind="stable")
         names, starts = np.unique(labels[order], return_index=True)
@@ -106,10 +97,7 @@ class GalleryIndex:
         return found
 
     def percentile(self, features: str, metric: Metric, score: float) -> float | None:
-        """Return the share, from 0 to 1, of random pairs of the gallery that are farther apart than a score says.
-
-        None in a gallery of a single picture, which has no pairs.
-        """
+        """Return the share, from 0 to 1, of random pairs in the gallery with a worse score; None without pairs."""
         quantiles = self.manifest.background.get(features, {}).get(metric)
         if not quantiles:
             return None
@@ -117,14 +105,10 @@ class GalleryIndex:
         return 1 - below if DEFINITIONS[metric].smaller_is_closer else below
 
     def with_labels(self, labels: Collection[str]) -> npt.NDArray[np.intp]:
-        """Return the positions of items that have one of the labels, ascending.
-
-        Raises:
-            QueryError: a label that no item has.
-        """
+        """Return the ascending positions of items with one of the labels; raise QueryError if no item has a label."""
         if unknown := sorted(set(labels) - self._with_label.keys()):
             known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
-            raise QueryError(f"No picture has the label {unknown[0][:40]!r}. There are: {known or 'no labels'}.")
+            raise QueryError(f"No image has the label {unknown[0][:40]!r}. Available labels: {known or 'none'}.")
         return np.sort(np.concatenate([np.empty(0, np.intp), *(self._with_label[label] for label in set(labels))]))
 
     def thumbnail(self, position: int) -> Path:
@@ -132,18 +116,14 @@ class GalleryIndex:
         return thumbnail_path(self.build, int(self.rows[position]))
 
     def picture(self, position: int) -> Image.Image:
-        """Return an item's thumbnail, decoded.
-
-        Raises:
-            IndexingError: it is missing or damaged.
-        """
+        """Return an item's thumbnail, decoded; raise IndexingError if it is missing or damaged."""
         try:
             return load_picture(self.thumbnail(position))
         except PictureError as error:
             raise self._damaged(f"{self.thumbnail(position).name}: {error}") from error
 
     def at_thumbnail(self, path: Path) -> int | None:
-        """Return the position whose thumbnail a path is, or None if it is none of this index."""
+        """Return the position of the item with this thumbnail path, or None."""
         row = int(path.stem) if path.stem.isdecimal() else -1
         position = int(np.searchsorted(self.rows, row))
         found = position < len(self) and self.rows[position] == row and self.thumbnail(position) == path
@@ -151,11 +131,11 @@ class GalleryIndex:
 
     @property
     def thumbnails(self) -> Path:
-        """The folder that holds all thumbnails and nothing else."""
+        """The folder that holds only thumbnails."""
         return self.build / "thumbnails"
 
     def vectors(self, features: str) -> Vectors:
-        """Return the plain vectors of all items, shape (n, d), float32, mapped from disk.
+        """Return the vectors of all items, shape (n, d), float32, memory-mapped.
 
         Raises:
             QueryError: the gallery does not have this feature type.
@@ -173,15 +153,15 @@ class GalleryIndex:
             raise self._damaged(error) from error
 
     def scan(self, features: str) -> Scan:
-        """Return the exact scan over all items; its norms are computed on first use."""
+        """Return the exact scan over all items."""
         self.vectors(features)
         return self._exact.scan(features)
 
     def engine(self, name: str) -> OpenEngine:
-        """Return an engine, opened; its files are rebuilt from the vectors if they are missing or damaged.
+        """Return an opened engine; its files are rebuilt from the vectors if they are missing or damaged.
 
         Raises:
-            IndexingError: another process holds its files, or they cannot be rebuilt.
+            IndexingError: another process has the files open, or they cannot be rebuilt.
         """
         if name == ExactEngine.name:
             return self._exact
@@ -195,16 +175,16 @@ class GalleryIndex:
 
     @property
     def maps(self) -> list[tuple[str, Method]]:
-        """The maps there are; a builder may add some to a finished index."""
+        """The available maps, as pairs of feature type and method; a builder may add maps to a published index."""
         kinds = product((name for name in default_first() if name in self.features), Method)
         return [each for each in kinds if projection_path(self.build, *each).is_file()]
 
     def map(self, features: str, method: Method) -> Projection:
-        """Return the places of all items on a plane.
+        """Return the coordinates of all items on a plane.
 
         Raises:
             QueryError: the gallery has no such map.
-            IndexingError: it is damaged.
+            IndexingError: the map is damaged.
         """
         with self._opening:
             if (features, method) not in self._maps:
@@ -213,22 +193,22 @@ class GalleryIndex:
                     self._maps[features, method] = read_projection(self.build, features, method, len(self), dimensions)
                 except FileNotFoundError as error:
                     raise QueryError(
-                        f"The gallery {self.manifest.gallery!r} has no map of {features} by {method}. Its owner adds "
-                        f"one with index_builder.py --map {method} and the other flags that it was made with."
+                        f"The gallery {self.manifest.gallery!r} has no map of {features} by {method}. Add one with "
+                        f"`python index_builder.py --map {method}` and the other flags of its first build."
                     ) from error
                 except (OSError, ValueError) as error:
                     raise IndexingError(
-                        f"A map of the index in {self.build} is damaged ({error}). Run index_builder.py --map {method} "
-                        "with the other flags that the index was made with; it makes that file anew."
+                        f"A map of the index in `{self.build}` is damaged ({error}). Recompute it with "
+                        f"`python index_builder.py --map {method}` and the other flags of its first build."
                     ) from error
             return self._maps[features, method]
 
     def close(self) -> None:
-        """Close the engines that were opened."""
+        """Close the open engines."""
         with self._opening:
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
 
     def _damaged(self, reason: object) -> IndexingError:
-        return IndexingError(f"The index in {self.build} is damaged ({reason}). {self._published.remedy}")
+        return IndexingError(f"The index in `{self.build}` is damaged ({reason}). {self._published.remedy}")

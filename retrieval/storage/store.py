@@ -1,4 +1,4 @@
-"""What a builder has written of one build so far: its batches, thumbnails and ChromaDB collections."""
+"""The store that a builder writes one build to: batches, thumbnails and ChromaDB collections."""
 
 import errno
 import logging
@@ -21,19 +21,15 @@ from retrieval.storage.manifest import Skipped, rebuild_command, thumbnail_path
 
 log = logging.getLogger(__name__)
 
-BATCHES_PER_INSERT = 4  # batches per insert: ChromaDB takes two thirds of the time that single batches take
+BATCHES_PER_INSERT = 4  # ChromaDB inserts four batches in two thirds of the time of four single inserts
 
-# How SQLite and Rust report a full disk; with less free space than ROOM their messages can be anything.
+# How SQLite and Rust report a full disk; with less free space than ROOM, any of their messages can mean it.
 NO_ROOM = ("disk is full", "no space left")
 ROOM = 16 * 2**20  # bytes
 
 
 def write_thumbnails(build: Path, thumbnails: Mapping[int, bytes]) -> None:
-    """Write encoded thumbnails, by row, to where readers look for them.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Write encoded thumbnails, by row, to the paths that readers expect."""
     for row, content in thumbnails.items():
         path = thumbnail_path(build, row)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,14 +37,9 @@ def write_thumbnails(build: Path, thumbnails: Mapping[int, bytes]) -> None:
 
 
 class Store(ABC):
-    """What a builder has written of one build.
+    """The batches, thumbnails and ChromaDB collections of one build."""
 
-    Attributes:
-        folder: where the files for readers are made, see `retrieval.storage.export`.
-        features: the feature types of the build.
-    """
-
-    folder: Path
+    folder: Path  # for the exported files, see `retrieval.storage.export`
     features: tuple[str, ...]
 
     @abstractmethod
@@ -61,49 +52,36 @@ class Store(ABC):
 
     @abstractmethod
     def skipped(self) -> list[Skipped]:
-        """Return what was skipped so far, by row; a row that was tried again counts once."""
+        """Return the skipped rows in order, each once."""
 
     @abstractmethod
     def complete(self) -> set[int]:
-        """Return the first rows of the complete batches, which a resumed build does not embed again."""
+        """Return the first row of each complete batch; a resumed build skips these batches."""
 
     @abstractmethod
     def write(self, batch: Batch) -> None:
-        """Write a batch; from then on it counts as complete.
+        """Write a batch and mark it as complete; raise IndexingError if it or an earlier one cannot be written."""
 
-        Raises:
-            IndexingError: this batch, or one before it, cannot be written.
-        """
-
-    def flush(self) -> None:  # noqa: B027  # a store may hold nothing back
-        """Write what is held back. `close` does so too, but ignores a failure.
-
-        Raises:
-            IndexingError: it cannot be written.
-        """
+    def flush(self) -> None:  # noqa: B027  # a store may write without a buffer
+        """Write buffered batches; raise IndexingError if that fails, unlike `close`, which ignores failures."""
 
     @abstractmethod
     def reconcile(self) -> None:
-        """Make ChromaDB hold exactly the complete batches, whatever was interrupted."""
+        """Make ChromaDB hold exactly the complete batches, even after an interrupted write."""
 
     @abstractmethod
     def read(self, rows: npt.NDArray[np.int64], features: str) -> Iterator[tuple[Vectors, list[dict[str, str]]]]:
-        """Yield the plain vectors, shape (m, d), and the metadata of ascending rows, in parts."""
+        """Yield the vectors, shape (m, d), and the metadata of ascending rows, in parts."""
 
 
 class FolderStore(Store):
-    """A build in a folder.
+    """The store of a build in a folder, locked until `close`.
 
-    After a kill, ChromaDB's files are not trusted: they are deleted and filled again from the batches, which takes
-    milliseconds per image and embeds nothing.
+    After a kill, ChromaDB's files are not trusted. They are rebuilt from the batches, which takes milliseconds per
+    image and needs no embedding.
     """
 
     def __init__(self, folder: Path, features: Collection[str]) -> None:
-        """Open the store in a build's folder, creating what is missing, and own it until `close`.
-
-        Raises:
-            IndexingError: another process has it open, or the folder cannot be written.
-        """
         self.folder = folder
         self.features = tuple(features)
         self._batches = Batches(folder)
@@ -112,7 +90,7 @@ class FolderStore(Store):
         self._opened: Collections | None = None
 
     def _collections(self) -> Collections:
-        """Return ChromaDB's collections, opened on first use and filled again if they cannot be trusted."""
+        """Return ChromaDB's collections, opened on first use and rebuilt if they cannot be trusted."""
         if self._opened is None:
             self._opened = self._open()
         return self._opened
@@ -124,7 +102,7 @@ class FolderStore(Store):
             self._chroma.delete()
         collections = self._chroma.open(self.features)
         if not trusted and batches:
-            log.warning("The builder was killed: ChromaDB's files in %s are filled again.", self.folder)
+            log.warning("The previous build was killed. Rebuilding ChromaDB's files in `%s`.", self.folder)
             for start in range(0, len(batches), BATCHES_PER_INSERT):
                 self._fill(collections, batches[start : start + BATCHES_PER_INSERT])
         self._chroma.sound = True
@@ -134,8 +112,8 @@ class FolderStore(Store):
     def close(self) -> None:
         try:
             self.flush()
-        except IndexingError as error:  # the build has stopped for another reason; a finished one has called `flush`
-            log.warning("ChromaDB's files in %s will be filled again: %s", self.folder, error)
+        except IndexingError as error:  # the build has failed already; a successful one has called `flush`
+            log.warning("ChromaDB's files in `%s` will be rebuilt: %s", self.folder, error)
         finally:
             self._chroma.close()
 
@@ -153,7 +131,7 @@ class FolderStore(Store):
 
     @override
     def write(self, batch: Batch) -> None:
-        collections = self._collections()  # opened first, so that refilling them does not include this batch
+        collections = self._collections()  # opened first, so that a rebuild does not include this batch
         self._chroma.sound = False
         try:
             write_thumbnails(self.folder, batch.thumbnails_by_row)
@@ -161,7 +139,7 @@ class FolderStore(Store):
             if len(self._waiting) == BATCHES_PER_INSERT:
                 self._flush_into(collections)
         except BaseException as error:
-            self._waiting.clear()  # it may lack this batch, so no later `flush` may call ChromaDB's files sound
+            self._waiting.clear()  # this batch may be missing, so no later `flush` may mark ChromaDB's files as sound
             if isinstance(error, OSError):
                 raise cannot_write(self.folder, error) from error
             raise
