@@ -221,6 +221,6 @@ def _check_shares(shard: Shard, gallery: Gallery, store: Store, build: str) -> N
             f"Share {shard} of {build} is done ({shard.rows(gallery.seen, ROWS_AT_ONCE):,} rows). {missing:,} of "
             f"{len(wanted):,} batches are missing; the worker that writes the last one publishes the gallery. "
             "If another worker reports a different build name, its settings differ. Give all workers the same explicit "
-            "`--model` and `--dtype`, because `auto` depends on the machine, and the same dataset: by its Hub id, or at "
+            "`--model` and `--dtype`, because `auto` depends on the machine, and the same dataset, by Hub id or at "
             "the same path with the same modification times."
         )

@@ -50,9 +50,7 @@ def write_projections(build: Path, names: Collection[str], methods: Collection[M
     for method in methods:
         for features in names:
             if method is Method.TSNE:
-                log.info(
-                    "computing the t-SNE map of %s: seconds for 2,000 images, minutes for 20,000 or more ...", features
-                )
+                log.info("computing the t-SNE map of %s (seconds for 2,000 images, minutes for 20,000) ...", features)
             # Memory-mapped, because the matrices may not fit into memory.
             found = project(np.load(build / f"{features}.npy", mmap_mode="r"), method)
             arrays: dict[str, Any] = {name: value for name, value in vars(found).items() if value is not None}

@@ -1,4 +1,4 @@
-"""Galleries in a ChromaDB server: what is published there, and the copies that this machine reads."""
+"""Galleries on a ChromaDB server: the published builds, and the local copies that are searched."""
 
 import hashlib
 import json
@@ -40,19 +40,19 @@ from retrieval.storage.store import Store, write_thumbnails
 log = logging.getLogger(FETCHING)
 
 PREFIX = "lookalike"
-FRESH = 1.0  # seconds for which what a server has published is taken as known
-PAUSE = 30.0  # seconds for which a server that has just failed is not asked again
-BUILD = "build-[0-9a-f]{16}(?:-again|-anew)?"  # what `build_name` makes
-ABANDONED = 7 * 24 * 3600  # seconds without a batch after which an unfinished build is nobody's any more
-PUBLISHED = "published"  # the file that tells a build that was published once
+FRESH = 1.0  # seconds for which the list of published builds is cached
+PAUSE = 30.0  # seconds until a server that has just failed is asked again
+BUILD = "build-[0-9a-f]{16}(?:-again|-anew)?"  # the names that `build_name` returns
+ABANDONED = 7 * 24 * 3600  # seconds without a new batch after which an unfinished build counts as abandoned
+PUBLISHED = "published"  # the file that marks a build as having been published
 PAGE = 100  # collections listed at once
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a server has published of a gallery: one record, so that it changes in one step.
+    """The published version of a gallery, in one record, so that it changes in one step.
 
-    The build before it stays in the server for those who still search it, until the next one is published.
+    The previous build stays on the server, for readers that still use it, until the next one is published.
     """
 
     gallery: str
@@ -62,30 +62,26 @@ class Head:
 
     @staticmethod
     def read(about: Mapping[str, object]) -> "Head":
-        """Return the head that a record holds; the server may be anybody's, and a build's name becomes a path.
-
-        Raises:
-            ValueError: it holds none.
-        """
+        """Parse a record; raise ValueError if it is invalid, because its build name becomes a path."""
         values = {name: value for name, value in about.items() if isinstance(value, str)}
         if set(about) != {field.name for field in fields(Head)} or len(values) < len(about):
             raise ValueError(f"it has the fields {', '.join(sorted(about))[:200]}")
         head = Head(**values)
         if not re.fullmatch(BUILD, head.build) or not re.fullmatch("[0-9a-f]{32}", head.version):
-            raise ValueError(f"its build is {head.build[:80]!r}, its version {head.version[:80]!r}")
+            raise ValueError(f"its build is {head.build[:80]!r} and its version {head.version[:80]!r}")
         return head
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What a head stands for: the manifest, the rows of its pictures, and the names of its maps."""
+    """The content of a published version: the manifest, the rows of its images, and the names of its maps."""
 
     manifest: Manifest
     rows: npt.NDArray[np.int64]
     maps: tuple[str, ...]
 
     def pack(self) -> bytes:
-        """Return it as bytes; of rows the first and the number of each run."""
+        """Encode it as bytes; rows are stored as the start and length of each run."""
         breaks = np.flatnonzero(np.diff(self.rows) != 1) + 1
         runs = [[int(run[0]), len(run)] for run in np.split(self.rows, breaks)]
         about = {"manifest": json.loads(to_json(self.manifest)), "runs": runs, "maps": self.maps}
@@ -93,17 +89,17 @@ class Publication:
 
     @staticmethod
     def unpack(content: bytes) -> "Publication":
-        """Return what was packed.
+        """Decode the result of `pack`.
 
         Raises:
-            IndexingError: it has another format than this program reads.
-            ValueError: it was not, or is damaged.
+            IndexingError: the manifest has another format than this program reads.
+            ValueError: the content is damaged.
         """
         try:
             about = json.loads(zlib.decompress(content))
             rows = [np.arange(first, first + count) for first, count in about["runs"]]
             manifest = from_json(json.dumps(about["manifest"]))
-            # The server may be anybody's: no file of another name gets written.
+            # The server is not trusted, so no file with another name is written.
             known = {path.name for path in _map_paths(Path())}
             return Publication(manifest, np.concatenate(rows), tuple(sorted(known & set(about["maps"]))))
         except (zlib.error, KeyError, TypeError) as error:
@@ -111,22 +107,21 @@ class Publication:
 
     @property
     def digest(self) -> str:
-        """What two publications of the same vectors share, whatever their maps."""
-        about = f"{self.manifest.build} {self.manifest.created}"  # a build's name comes again some builds later
+        """A digest that publications of the same vectors share, whatever their maps."""
+        about = f"{self.manifest.build} {self.manifest.created}"  # names of builds are reused after some builds
         return hashlib.sha256(about.encode() + self.rows.tobytes()).hexdigest()[:16]
 
 
 class ServerLocation(Location):
-    """Galleries in a ChromaDB server; a published build is copied to this machine when it is first read here."""
+    """Galleries on a ChromaDB server; a published build is copied to this machine when it is first read."""
 
     def __init__(self, server: Server) -> None:
-        """Take the server's address; nothing is asked yet."""
         self.server = server
         self._client: Any = None
         self._lock = threading.Lock()
         self._heads: dict[str, Head] = {}
         self._asking = threading.Lock()
-        self._ask_at = 0.0  # by the monotonic clock; 0: what is known is not good enough
+        self._ask_at = 0.0  # by the monotonic clock; 0 means that the cached heads must not be used
         self._publications: dict[str, tuple[str, Publication]] = {}
 
     @override
@@ -150,7 +145,7 @@ class ServerLocation(Location):
             return head is None or not self._is_incomplete(head)
         except IndexingError as error:
             log.warning("%s", error)
-            return False  # who fetches it meets the failure, not who searches the build before
+            return False  # the download reports the failure; searches continue with the previous build
 
     @override
     def published(self, name: str) -> Published | None:
@@ -163,13 +158,13 @@ class ServerLocation(Location):
             publication.manifest,
             copy.resolve(),
             partial(self._open_engine, head),
-            f"It is a copy of what {self.server} has: delete that folder, and it is fetched again.",
+            f"It is a copy from `{self.server}`. Delete that folder to download it again.",
         )
 
     @override
     def no_index_error(self) -> IndexingError:
         return IndexingError(
-            f"There is no finished index in {self.server}. Make one: python index_builder.py --index {self.server}"
+            f"There is no finished index on `{self.server}`. Build one: `python index_builder.py --index {self.server}`"
         )
 
     @override
@@ -205,7 +200,7 @@ class ServerLocation(Location):
         prefix = f"{self._prefix(name, build)}-"
         with server_errors(self.server):
             if rebuild and self._was_published(prefix):
-                for part in (LEDGER, FILES):  # what remains is written over
+                for part in (LEDGER, FILES):  # the rest is overwritten
                     self._delete(f"{prefix}{part}")
         return self._open(name, build, make=True)
 
@@ -214,7 +209,7 @@ class ServerLocation(Location):
     def exported(self, store: Store, rows: npt.NDArray[np.int64]) -> Iterator[None]:
         assert isinstance(store, ServerStore)
         with self._part() as part:
-            self.refresh()  # while this one waited, another worker may have published
+            self.refresh()  # another worker may have published in the meantime
             store.folder = part
             copy_files(store, rows)
             yield
@@ -263,9 +258,9 @@ class ServerLocation(Location):
         )
 
     def _known(self) -> dict[str, Head]:
-        """Return what is published; as long as the server fails, what was known before."""
+        """Return the published heads; while the server fails, return the last known ones."""
         if time.monotonic() < self._ask_at or not self._asking.acquire(blocking=not self._ask_at):
-            return self._heads  # a server that hangs makes only one search wait
+            return self._heads  # only one search waits for a server that hangs
         try:
             if time.monotonic() >= self._ask_at:
                 pause = FRESH
@@ -274,7 +269,7 @@ class ServerLocation(Location):
                 except IndexingError as error:
                     if not self._heads:
                         raise
-                    log.warning("%s What was published before is searched on.", error)
+                    log.warning("%s Searches continue with the builds known before.", error)
                     pause = PAUSE
                 self._ask_at = time.monotonic() + pause
             return self._heads
@@ -282,11 +277,7 @@ class ServerLocation(Location):
             self._asking.release()
 
     def _fetch_heads(self) -> dict[str, Head]:
-        """Return what the server says is published.
-
-        Raises:
-            IndexingError: it does not say.
-        """
+        """Ask the server for the published heads; raise IndexingError if it fails."""
         with server_errors(self.server):
             found = list(records(self.server, self._galleries()))
         heads = {}
@@ -294,7 +285,7 @@ class ServerLocation(Location):
             try:
                 head = Head.read(about or {})
             except ValueError as error:
-                log.warning("The record %.80r of a gallery in %s is passed over: %s.", key, self.server, error)
+                log.warning("Ignoring the record %.80r of a gallery on `%s`: %s.", key, self.server, error)
             else:
                 heads[head.gallery] = head
         return heads
@@ -308,21 +299,21 @@ class ServerLocation(Location):
             publication = Publication.unpack(content or b"")
         except (ValueError, IndexingError) as error:
             raise IndexingError(
-                f"The gallery {head.gallery!r} in {self.server} cannot be read ({str(error).rstrip('.')}). Build it "
-                f"again: python index_builder.py --index {self.server} --gallery {head.gallery} --dataset ... --rebuild"
+                f"The gallery {head.gallery!r} on `{self.server}` cannot be read ({str(error).rstrip('.')}). Rebuild "
+                f"it: `python index_builder.py --index {self.server} --gallery {head.gallery} --dataset ... --rebuild`"
             ) from error
         self._publications[head.gallery] = (head.version, publication)
         return publication
 
     def _prefix(self, gallery: str, build: str = "") -> str:
-        """Return what names of collections begin with; a gallery's name may have letters that Chroma's have not."""
+        """Return the prefix of collection names; a hash, because Chroma allows fewer characters than gallery names."""
         return f"{PREFIX}-{hashlib.sha256(gallery.encode()).hexdigest()[:12]}-{build}"
 
     def _open(self, gallery: str, build: str, *, make: bool = False) -> ServerStore:
         return ServerStore(self.server, self._connected(), self._prefix(gallery, build), make=make)
 
     def _publish_head(self, manifest: Manifest, store: ServerStore, rows: npt.NDArray[np.int64], files: Path) -> Head:
-        """Make a build the visible one; another worker that does so at the same time writes the same."""
+        """Make a build visible; another worker that does so at the same time writes the same content."""
         maps = [path for path in _map_paths(files) if path.is_file()]
         for path in maps:
             store.put_file(path.name, path.read_bytes())
@@ -342,9 +333,9 @@ class ServerLocation(Location):
         return head
 
     def _sweep(self, gallery: str) -> None:
-        """Delete builds that were published before the previous one, and unfinished ones that were left long ago."""
+        """Delete builds older than the previous one, and abandoned unfinished builds."""
         client, prefix = self._connected(), self._prefix(gallery)
-        if (head := self._fetch_heads().get(gallery)) is None:  # asked now: another worker may have published since
+        if (head := self._fetch_heads().get(gallery)) is None:  # asked again: others may have published
             return
         with server_errors(self.server):
             names: list[str] = []
@@ -363,13 +354,13 @@ class ServerLocation(Location):
         try:
             self._connected().delete_collection(collection)
         except NotFoundError:
-            log.debug("%s is not there", collection)  # or another worker sweeps too
+            log.debug("%s does not exist", collection)  # another worker may be sweeping too
 
     def _is_obsolete(self, prefix: str) -> bool:
-        """Say whether nobody needs a build: it was published once, left long ago, or is deleted in part."""
+        """Return whether a build is not needed: published before, abandoned, or partly deleted."""
         once = self._was_published(prefix)
         if once is not False:
-            return bool(once)  # None: somebody is just making it
+            return bool(once)  # None: a worker is creating it right now
         try:
             life = self._connected().get_collection(prefix + LEDGER, embedding_function=None).get(ids=[LIFE])
         except NotFoundError:
@@ -377,14 +368,14 @@ class ServerLocation(Location):
         return bool(life["ids"]) and time.time() - float(life["metadatas"][0]["at"]) > ABANDONED
 
     def _was_published(self, prefix: str) -> bool | None:
-        """Say whether a build was published once; None if it is not there, or not yet as a whole."""
+        """Return whether a build was ever published; None if it does not exist or is being created."""
         try:
             files = self._connected().get_collection(prefix + FILES, embedding_function=None)
         except NotFoundError:
             return None
         return bool(files.get(ids=[f"{PUBLISHED}/000000"], include=[])["ids"])
 
-    # The copies on this machine: one folder for each published build, made in another folder and then renamed.
+    # The local copies: one folder per published build, created under another name and then renamed.
 
     @property
     def _cache(self) -> Path:
@@ -396,21 +387,21 @@ class ServerLocation(Location):
         return self._cache / f"{self._prefix(head.gallery)}{head.build}-{self._publication(head).digest}"
 
     def _is_incomplete(self, head: Head) -> bool:
-        """Say whether the copy of a build, or a map in it, is not there."""
+        """Return whether the local copy of a build, or one of its maps, is missing."""
         copy = self._copy(head)
         return not all((copy / name).is_file() for name in ("items.parquet", *self._publication(head).maps))
 
     def _fetch(self, head: Head, publication: Publication, copy: Path) -> None:
-        """Make the copy of a build complete, once on this machine."""
+        """Complete the local copy of a build, in one process at a time."""
         with self._part() as part:
             store = self._open(head.gallery, head.build)
             if not copy.exists():
                 started = time.monotonic()
-                log.info("fetching the gallery %s, %s pictures ...", head.gallery, f"{len(publication.rows):,}")
+                log.info("downloading the gallery %s, %s images ...", head.gallery, f"{len(publication.rows):,}")
                 store.folder = part
                 copy_files(store, publication.rows)
                 part.replace(copy)
-                log.info("fetched the gallery %s in %.1f s", head.gallery, time.monotonic() - started)
+                log.info("downloaded the gallery %s in %.1f s", head.gallery, time.monotonic() - started)
             for name in publication.maps:
                 if not (copy / name).is_file() and (content := store.get_file(name)) is not None:
                     temporary = copy / f"{name}.part"
@@ -419,7 +410,7 @@ class ServerLocation(Location):
             self._prune(head)
 
     def _prune(self, head: Head) -> None:
-        """Delete copies of builds that the server has no more; the previous one may still be searched here."""
+        """Delete copies of builds that the server no longer has; the previous one may still be in use."""
         prefix = self._prefix(head.gallery)
         needed = [f"{prefix}{build}" for build in (head.build, head.previous)]
         for copy in self._cache.glob(f"{prefix}build-*"):
@@ -428,7 +419,7 @@ class ServerLocation(Location):
 
     @contextmanager
     def _part(self) -> Iterator[Path]:
-        """Give an empty folder in the cache to one process at a time; what is left in it is deleted."""
+        """Return a context with an empty folder in the cache, for one process at a time, deleted at the end."""
         part = self._cache / "part"
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
@@ -442,12 +433,12 @@ class ServerLocation(Location):
 
 
 def _deleting_order(collection: str) -> int:
-    """Put the ledger first, so that no build lacks what its ledger says is there, and the files, which say so, last."""
+    """Return a sort key: the ledger is deleted first, because it lists the other records, and the files last."""
     return 0 if collection.endswith(f"-{LEDGER}") else 2 if collection.endswith(f"-{FILES}") else 1
 
 
 def copy_files(store: ServerStore, rows: npt.NDArray[np.int64]) -> None:
-    """Make the files for readers, but for the maps."""
+    """Write the files for readers, except for the maps."""
     export(store, rows)
     for thumbnails in store.thumbnails(rows):
         write_thumbnails(store.folder, thumbnails)

@@ -1,4 +1,4 @@
-"""A worker's share of a build that several workers do side by side."""
+"""A worker's share of a build that several workers split."""
 
 from dataclasses import dataclass
 
@@ -8,21 +8,20 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Shard:
-    """Every `count`-th batch of a gallery, beginning with the `number`-th, from 1."""
+    """Every `count`-th batch of a gallery, starting with number `number` (1-based)."""
 
     number: int
     count: int
 
     def __str__(self) -> str:
-        """Return the text that `read_shard` takes."""
         return f"{self.number}/{self.count}"
 
     def has(self, row: int, size: int) -> bool:
-        """Say whether the batch of `size` rows that holds a row is in the share."""
+        """Return whether the batch of `size` rows that contains a row is in the share."""
         return row // size % self.count == self.number - 1
 
     def among(self, rows: npt.NDArray[np.int64], size: int) -> int:
-        """Return how many of some rows, in batches of `size`, are in the share."""
+        """Return how many of these rows, in batches of `size`, are in the share."""
         return sum(self.has(row, size) for row in rows.tolist())
 
     def rows(self, total: int, size: int) -> int:
@@ -34,12 +33,8 @@ ALL = Shard(1, 1)
 
 
 def read_shard(text: str) -> Shard:
-    """Return the share that a text such as 2/4 names.
-
-    Raises:
-        ValueError: it names none, in words.
-    """
+    """Parse a share such as 2/4; raise ValueError, with the reason, if it is invalid."""
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 10_000):
-        raise ValueError(f"must be a worker's number and how many there are, such as 1/2 or 2/2, not {text[:40]!r}")
+        raise ValueError(f"must be a worker's number and the number of workers, such as 1/2 or 2/2, not {text[:40]!r}")
     return Shard(int(number), int(count))

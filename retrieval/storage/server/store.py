@@ -1,8 +1,8 @@
-"""A build in a ChromaDB server, which any number of workers write and read at once; nothing else is shared by them.
+"""A build on a ChromaDB server, which any number of workers read and write at once and which is all they share.
 
-Collections of a build, besides those of `retrieval.storage.store`: `thumbnails`, one record a picture; `ledger`,
-one record for each batch that is complete, with what was skipped of it; `files`, the maps and the publication. What is
-no vector is kept as text in the metadata of records, whose own vectors mean nothing.
+Besides the vectors, a build has the collections `thumbnails`, one record per image; `ledger`, one record per complete
+batch, with its skipped rows; and `files`, the maps and the publication. Their content is text in the metadata of
+records; their vectors are placeholders.
 """
 
 import json
@@ -42,25 +42,20 @@ from retrieval.storage.store import Store
 
 log = logging.getLogger(FETCHING)
 
-CLOUD_RESULTS = 300  # that Chroma Cloud answers a query with
-LOG_EVERY = 5.0  # seconds between two lines on a transfer
-LIFE = "life"  # the ledger's record of when a batch was written last
-FILES = "files"  # made last and deleted last
+CLOUD_RESULTS = 300  # the most that Chroma Cloud returns for a query
+LOG_EVERY = 5.0  # seconds between two log lines about a download
+LIFE = "life"  # the record of the ledger with the time of the last write
+FILES = "files"  # created last and deleted last
 LEDGER = "ledger"
 
 
 class ServerStore(Store):
-    """A build in a server. Whatever several workers write twice is the same, so that no order of theirs matters."""
+    """A build on a server. Workers that write the same record write the same content, so order does not matter."""
 
     def __init__(self, server: Server, client: Any, prefix: str, folder: Path = Path(), *, make: bool = False) -> None:
-        """Open a build.
+        """Open the build whose collections have names with a prefix; with `make`, create missing collections.
 
-        Args:
-            server: for messages.
-            client: see `connect`.
-            prefix: what the names of the build's collections begin with.
-            folder: where files for readers are made.
-            make: make collections that are not there.
+        Files for readers are exported to `folder`.
 
         Raises:
             IndexingError: there is no such build, or the server fails.
@@ -71,7 +66,7 @@ class ServerStore(Store):
         with self._server_errors():
             by_key = {key: self._collection("-".join(key), configuration_of(key[1])) for key in keys_of(self.features)}
             limit = CLOUD_RESULTS if server.cloud else None
-            # Ids are not listed one by one, because thousands of them would have to travel.
+            # Filters never list ids, because a query would have to send thousands of them.
             self.collections = Collections(by_key, self._server_error, named_max=0, results_max=limit)
             self._thumbnails = self._collection("thumbnails", NO_GRAPH)
             self._ledger = self._collection(LEDGER, NO_GRAPH)
@@ -83,7 +78,7 @@ class ServerStore(Store):
             try:
                 self._client.create_collection(name, configuration=configuration, embedding_function=None)
             except ChromaError as error:
-                log.debug("%s: %s", name, error)  # an earlier run or another worker has made it, or the next line fails
+                log.debug("%s: %s", name, error)  # it exists already, or the next line fails
         collection: chromadb.Collection = self._client.get_collection(name, embedding_function=None)
         return collection
 
@@ -117,7 +112,7 @@ class ServerStore(Store):
         self.commit(batch)
 
     def write_thumbnails(self, batch: Batch) -> None:
-        """Keep the thumbnails of a batch; what was skipped is kept by `commit`."""
+        """Write the thumbnails of a batch; its skipped rows are written by `commit`."""
         if thumbnails := batch.thumbnails_by_row:
             with self._server_errors():
                 self._thumbnails.upsert(
@@ -127,7 +122,7 @@ class ServerStore(Store):
                 )
 
     def commit(self, batch: Batch) -> None:
-        """Mark a batch as complete; everything else of it is written."""
+        """Mark a batch as complete, after all its other records are written."""
         about = json.dumps([[each.row, each.id, each.reason] for each in batch.skipped])
         with self._server_errors():
             self._ledger.upsert(
@@ -145,7 +140,7 @@ class ServerStore(Store):
                     collection.delete(ids=gone[start : start + READ_ROWS])
 
     def _batches(self) -> Iterator[tuple[int, int, list[Skipped]]]:
-        """Yield first row, number of rows and what was skipped of every batch that is complete."""
+        """Yield first row, number of rows and skipped rows of every complete batch."""
         for key, metadata in records(self._server, self._ledger):
             if key != LIFE:
                 skipped = json.loads(zlib.decompress(unpack(metadata)))
@@ -168,7 +163,7 @@ class ServerStore(Store):
             progress.add(len(keys))
 
     def thumbnails(self, rows: npt.NDArray[np.int64]) -> Iterator[dict[int, bytes]]:
-        """Yield the thumbnails of rows, by row, in pieces."""
+        """Yield the thumbnails of rows in parts, by row."""
         progress = _ProgressLog("thumbnails", len(rows))
         for start in range(0, len(rows), READ_ROWS):
             keys = [row_key(int(row)) for row in rows[start : start + READ_ROWS]]
@@ -178,7 +173,7 @@ class ServerStore(Store):
             progress.add(len(keys))
 
     def put_file(self, name: str, content: bytes) -> None:
-        """Keep bytes of any length under a name."""
+        """Store bytes of any length under a name."""
         parts = [content[start : start + RECORD_BYTES] for start in range(0, max(1, len(content)), RECORD_BYTES)]
         with self._server_errors():
             for place in range(0, len(parts), 16):
@@ -190,7 +185,7 @@ class ServerStore(Store):
                 )
 
     def get_file(self, name: str) -> bytes | None:
-        """Return what was kept under a name, or None."""
+        """Return the bytes stored under a name, or None."""
         parts: dict[str, bytes] = {}
         count = 1
         with self._server_errors():
@@ -213,12 +208,12 @@ class ServerStore(Store):
 
 
 def _numbers(values: Iterable[int]) -> npt.NDArray[np.float32]:
-    """Return vectors, shape (n, 1), for records that nobody searches; all the same would make a poor graph."""
+    """Return placeholder vectors, shape (n, 1), all different, because equal ones would make a poor graph."""
     return np.fromiter(values, np.float32)[:, None]
 
 
 class _ProgressLog:
-    """Logs how far a transfer is, every few seconds."""
+    """Logs the progress of a download every few seconds."""
 
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total, self._done = what, total, 0
