@@ -122,7 +122,7 @@ def test_compare_answers_as_the_command_line(client: Client, icons: Path, querie
         ({"features": "pixels", "text": "red"}, "Text search needs CLIP features"),
         ({"text": "red " * 500}, "Shorten it to 500 or fewer"),
         ({"text": "red", "balance": 2}, "balance must be a number from 0"),
-        ({"text": "red", "labels": ["nothing"]}, "No picture has the label 'nothing'."),
+        ({"text": "red", "labels": ["nothing"]}, "No image has the label 'nothing'."),
         ({"text": "red", "labels": "flags"}, "labels must be a list"),
         ({"text": "red", "region": [0.5, 0, 0.5, 1]}, "region must be four numbers from 0 to 1"),
         ({"text": "red", "region": "all"}, "region must be four numbers from 0 to 1"),
@@ -145,7 +145,7 @@ def test_bad_words_are_worded(client: Client, changed: dict[str, Any], words: st
         ({"features": "colour"}, "Features 'colour' does not exist. Choose one of: pixels, clip."),
         ({"metric": "<b>"}, "Metric '<b>' does not exist. Choose one of: l1, l2, cosine, correlation."),
         ({"engine": ""}, "Engine '' does not exist. Choose one of: exact, chroma."),
-        ({"gallery": "nowhere"}, "There is no gallery 'nowhere'. There are: icons."),
+        ({"gallery": "nowhere"}, "There is no gallery 'nowhere'. Available galleries: icons."),
         ({"image": None}, "The argument image is missing."),
     ],
 )

@@ -84,11 +84,11 @@ def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, t
     search = ["search", str(train.thumbnail(5)), "--index", str(tmp_path / "train"), "--json"]
     runs = [first, flags("test again", *second), flags("configured again", *configured), search]
     again, other, configured, search = answers(client(hub.url, "-c", RUNS, json.dumps(runs)))
-    assert "nothing to do, 12 pictures" in again.out, again.err
-    assert "8 pictures indexed" in other.out, other.err
+    assert "nothing to do, 12 images" in again.out, again.err
+    assert "8 images indexed" in other.out, other.err
     assert "because it is in the local cache" in other.out
     assert "Using the cached copy of org/pictures" in again.err
-    assert "8 pictures indexed" in configured.out, configured.err
+    assert "8 images indexed" in configured.out, configured.err
     assert json.loads(search.out)["model"] == "org/clip"
     for choice in answers(client(hub.url, "-c", CHOICES, json.dumps(["org/clip", "org/old-clip"]))):
         assert choice.revision == COMMIT
@@ -164,7 +164,7 @@ def test_without_a_hub_a_folder_is_built_with_the_bundled_model(hub, client, tmp
     built = client(hub.url, *command)
     assert built.code == 0, built.err
     assert built.lines[0].startswith(f"model: mini, because {AUTO_MODEL} is not cached and")
-    assert "3 pictures indexed" in built.lines[1]
+    assert "3 images indexed" in built.lines[1]
     refused = client(hub.url, *command, "--model", "org/clip")
     assert refused.code == 2
     assert "error: Model 'org/clip'" in refused.err

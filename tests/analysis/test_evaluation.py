@@ -205,8 +205,8 @@ def test_average_precision_is_over_the_whole_gallery_whatever_the_filter(index):
     ("query", "label", "error", "said"),
     [
         (Query(position=LABELS.index("alone")), "alone", QueryError, "No other image has the label 'alone'"),
-        (Query(position=0), "ships", QueryError, "No picture has the label 'ships'. There are: alone, class 0"),
-        (Query(position=0), "", QueryError, "No picture has the label ''"),
+        (Query(position=0), "ships", QueryError, "No image has the label 'ships'. Available labels: alone, class 0"),
+        (Query(position=0), "", QueryError, "No image has the label ''"),
         (Query(position=10**6), "class 0", QueryError, "no item 1000000"),
         (Query(), "class 0", PictureError, "no query image"),
     ],

@@ -82,7 +82,7 @@ def copied(six, tmp_path):
 def test_second_run_has_nothing_to_do_and_touches_nothing(six, capsys):
     before = files(six.index)
     assert build(six.index, six.dataset) == 0
-    assert "nothing to do, 6 pictures" in capsys.readouterr().out
+    assert "nothing to do, 6 images" in capsys.readouterr().out
     assert build(six.index, six.dataset, "--streaming", "--batch-size", "2") == 0
     assert "nothing to do" in capsys.readouterr().out
     assert files(six.index) == before
@@ -92,7 +92,7 @@ def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
     spoil(draw(tmp_path / NAME, 12), 2, 5, 8)
     assert build(tmp_path / "index", tmp_path / NAME) == 0
     printed = capsys.readouterr().out
-    assert "9 pictures indexed" in printed
+    assert "9 images indexed" in printed
     assert "skipped:  3" in printed
     index = Indexes(tmp_path / "index").get()
     reasons = {each.id: each.reason for each in index.manifest.skipped_pictures}
@@ -343,7 +343,7 @@ def test_an_index_of_an_older_format_is_told_and_the_command_it_names_replaces_i
     old = age(copied.index)
     assert build(copied.index, copied.dataset) == 2
     said = capsys.readouterr().err
-    assert f"format 2, this program reads {FORMAT}" in said
+    assert f"format 2, but this program reads format {FORMAT}" in said
     command = re.search(r"python index_builder\.py (--index .*--rebuild)", said)[1]
     assert index_builder.main([*shlex.split(command), "--model", BUNDLED]) == 0
     index = Indexes(copied.index).get(NAME)
@@ -400,7 +400,7 @@ def test_a_gallery_without_one_good_picture_publishes_nothing(tmp_path, capsys):
     spoil(draw(tmp_path / NAME, 3), 0, 1, 2)
     assert build(tmp_path / "index", tmp_path / NAME) == 2
     said = capsys.readouterr().err
-    assert "None of the 3 pictures could be used" in said
+    assert "None of the 3 images can be used" in said
     assert "empty" in said
     assert not Indexes(tmp_path / "index").names()
 

@@ -96,7 +96,7 @@ def test_a_writer_that_ends_is_told(queries, tmp_path):
     with open_writer(open_store, separate=True) as writer:
         writer.write(batch(some[:1], good))
         multiprocessing.active_children()[0].kill()
-        with pytest.raises(IndexingError, match=r"ended unexpectedly.*goes on where it stopped"):
+        with pytest.raises(IndexingError, match=r"ended unexpectedly.*to resume the build"):
             for _ in range(2):
                 writer.write(batch(some[:1], good))
     with open_writer(open_store, separate=True) as writer:

@@ -66,8 +66,8 @@ def test_what_was_torn_of_chromadb_costs_no_picture(
         os.truncate(path, path.stat().st_size // 2)
     again = Builder(undisturbed.folder, *command)
     assert again.end() == 0, again.said
-    assert "are written anew" in again.said
-    assert re.search(r"pictures indexed .* \(5 now, 14 before\)", again.said), again.said
+    assert "Rebuilding ChromaDB's files" in again.said
+    assert re.search(r"images indexed .* \(5 now, 14 before\)", again.said), again.said
     assert_same(index, undisturbed.whole)
 
 

@@ -164,7 +164,7 @@ def test_a_killed_worker_loses_nothing_and_nobody_publishes_too_early(built: Sim
     assert built.codes == (-signal.SIGKILL, 0, 0), built.said
     assert built.half == []
     assert "72 rows. Of 4 batches" in built.said["second"]
-    assert "197 pictures indexed" in built.said["again"]
+    assert "197 images indexed" in built.said["again"]
     assert "now, 63 before)" in built.said["again"]  # it went on: one batch, of which a picture is bad, was there
     assert "skipped:  3" in built.said["again"]
 
@@ -200,7 +200,7 @@ def test_a_finished_gallery_is_left_alone_by_late_workers(
 ) -> None:
     before = built.server.location.version(NAME)
     assert index_builder.main(flags(address, tmp_path, built.dataset, "--shard", "2/3")) == 0
-    assert "nothing to do, 197 pictures" in capsys.readouterr().out
+    assert "nothing to do, 197 images" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []  # and fetched nothing
     assert Indexes(Server(address, tmp_path)).location.version(NAME) == before
 
@@ -345,10 +345,10 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
         query = Query(picture=dataset / "004.png", features="pixels", engine="chroma", top_k=1)
         assert searcher.search(query).hits[0].id == "004.png"
         unfinished = searcher.indexes.location.begin("six", "build-unfinished", FEATURES, False)
-    with pytest.raises(IndexingError, match="goes on where it stopped"):
+    with pytest.raises(IndexingError, match="run the same command again"):
         item = Item(0, "id", "", "", b"")
         unfinished.write_thumbnails(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
-    with pytest.raises(IndexingError, match=f"{address} cannot be reached"):
+    with pytest.raises(IndexingError, match=f"`{address}` cannot be reached"):
         searcher.search(query)
     until(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
     assert searcher.search(replace(query, engine="exact")).hits[0].id == "004.png"
@@ -356,7 +356,7 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
     assert index_builder.main(flags(address, tmp_path / "cache", dataset)) == 2
     assert cli.main(["info", "--index", address, "--cache", str(tmp_path / "cache")]) == 2
     said = capsys.readouterr().err
-    assert said.count(f"error: The ChromaDB server {address} cannot be reached") == 2
+    assert said.count(f"error: The ChromaDB server `{address}` cannot be reached") == 2
     assert "Traceback" not in said
 
 
@@ -381,10 +381,10 @@ class Answers(BaseHTTPRequestHandler):
     ("status", "body", "said"),
     [
         (200, b'"0.6.3"', "has version 0.6.3"),
-        (200, b"<html>", "no ChromaDB of version 1"),
-        (404, b'{"detail":"Not Found"}', "no ChromaDB of version 1"),
-        (401, b"", "Set RETRIEVAL_INDEX_TOKEN"),
-        (403, b"", "Set RETRIEVAL_INDEX_TOKEN"),
+        (200, b"<html>", "is not a ChromaDB of version 1"),
+        (404, b'{"detail":"Not Found"}', "is not a ChromaDB of version 1"),
+        (401, b"", "Set the environment variable `RETRIEVAL_INDEX_TOKEN`"),
+        (403, b"", "Set the environment variable `RETRIEVAL_INDEX_TOKEN`"),
     ],
 )
 def test_a_server_of_another_kind_is_named_without_its_secret(
@@ -448,8 +448,8 @@ def test_a_server_that_fails_is_left_in_peace_and_what_is_known_is_kept(
         location.refresh()
         assert [location.version(NAME) for _ in range(3)] == [version] * 3
         assert answers.times == 1
-        assert not location.at_hand(NAME)
-        with pytest.raises(IndexingError, match="no ChromaDB"):
+        assert not location.is_local(NAME)
+        with pytest.raises(IndexingError, match="not a ChromaDB"):
             ServerLocation(location.server).names()  # which knows nothing
         server.shutdown()
 
@@ -492,7 +492,7 @@ def test_an_unfinished_build_is_gone_on_with_a_published_one_started_over_and_on
     assert isinstance(store, ServerStore)
     store.put_file(f"publication-{head.version}", zlib.compress(b'{"manifest": {"format": 0}, "runs": [[0, 1]]}'))
     with pytest.raises(
-        IndexingError, match=r"'anew' in http.* has format 0, .*--gallery anew --dataset \.\.\. --rebuild"
+        IndexingError, match=r"'anew' on `http.* has format 0, .*--gallery anew --dataset \.\.\. --rebuild"
     ):
         location._publication(head)
     assert location.begin(head.gallery, head.build, FEATURES, True).complete() == {0}  # an interrupted rebuild
@@ -504,7 +504,7 @@ def test_an_unfinished_build_is_gone_on_with_a_published_one_started_over_and_on
 def test_a_token_that_cannot_be_sent_is_not_shown() -> None:
     for token in ("qq\nqq", "qq\u00e9"):
         server = Server("http://127.0.0.1:1", token=token)
-        with pytest.raises(IndexingError, match=r"^RETRIEVAL_INDEX_TOKEN") as caught:
+        with pytest.raises(IndexingError, match=r"^The environment variable `RETRIEVAL_INDEX_TOKEN`") as caught:
             connect(server)
         assert "qq" not in str(caught.value)
         said = str(server_error(server, httpx.LocalProtocolError(f"Illegal header value {token.encode()!r}")))
@@ -516,10 +516,10 @@ def test_shards_of_a_folder_are_refused_and_shares_are_checked(
 ) -> None:
     dataset = draw(tmp_path / "two", 2)
     assert index_builder.main(flags(tmp_path / "index", tmp_path, dataset, "--shard", "1/2")) == 2
-    assert "--shard needs a ChromaDB server" in capsys.readouterr().err
+    assert "`--shard` needs a ChromaDB server" in capsys.readouterr().err
     assert not (tmp_path / "index").exists()
     assert index_builder.main(flags(address, tmp_path, dataset, "--shard", "1/2", "--rebuild")) == 2
-    assert "--rebuild and --shard do not go together" in capsys.readouterr().err
+    assert "`--rebuild` and `--shard` cannot be combined" in capsys.readouterr().err
     for text in ("0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"):
         with pytest.raises(SystemExit):
             index_builder.main([f"--shard={text}"])
@@ -542,5 +542,5 @@ def test_an_address_is_read_and_its_secrets_come_from_the_environment_alone(tmp_
     cloud = parse(parser, ["--index", "chroma-cloud"], environment)[1].index
     assert isinstance(cloud, Server)
     assert (cloud.cloud, cloud.token) == (True, "key")
-    with pytest.raises(IndexingError, match="set CHROMA_API_KEY"):
+    with pytest.raises(IndexingError, match="Set the environment variable `CHROMA_API_KEY`"):
         connect(replace(cloud, token=None))

@@ -168,7 +168,7 @@ def test_a_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Pa
     ("tool", "arguments", "said"),
     [
         (WORDS_TOOL, {"text": "red", "features": "pixels"}, "Text search needs CLIP features"),
-        (WORDS_TOOL, {"text": "red", "labels": ["nothing"]}, "No picture has the label 'nothing'."),
+        (WORDS_TOOL, {"text": "red", "labels": ["nothing"]}, "No image has the label 'nothing'."),
         (WORDS_TOOL, {"text": "red", "labels": "flags"}, "'flags' is not of type 'array'"),
         (WORDS_TOOL, {}, "The argument image is missing."),
         (PICTURE_TOOL, {}, "'image' is a required property"),
@@ -177,7 +177,11 @@ def test_a_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Pa
         (PICTURE_TOOL, {"image": "x", "top_k": 0}, "0 is less than the minimum of 1"),
         (PICTURE_TOOL, {"image": data_uri(b"no picture")}, "not an image this program can read"),
         (PICTURE_TOOL, {"image": "data:image/png;base64,"}, "is empty"),
-        (WORDS_TOOL, {"text": "red", "gallery": "nowhere"}, "There is no gallery 'nowhere'. There are: icons."),
+        (
+            WORDS_TOOL,
+            {"text": "red", "gallery": "nowhere"},
+            "There is no gallery 'nowhere'. Available galleries: icons.",
+        ),
         ("run", {}, "Unknown tool"),
     ],
 )

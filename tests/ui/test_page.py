@@ -267,7 +267,7 @@ def test_a_broken_address_is_worded_and_opens_what_it_can(page: Page, address: s
     page.goto(f"{address}?text=red+fruit&k=5&metric=<b>magic</b>&id=nothing")
     expect(page.locator("#results .caption-label")).to_have_count(5)
     toast = page.locator("[data-testid=toast-body]")
-    expect(toast).to_contain_text("has no picture 'nothing'")
+    expect(toast).to_contain_text("has no image 'nothing'")
     expect(toast).to_contain_text("'<b>magic</b>'")
     expect(page.locator("#metric input[value=cosine]")).to_be_checked()
 
