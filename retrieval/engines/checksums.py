@@ -24,12 +24,7 @@ def write_checksums(build: Path) -> None:
 
 
 def write_chroma_checksums(build: Path) -> None:
-    """Write the checksums of ChromaDB's files, after it was closed following its last write.
-
-    Raises:
-        OSError: a file cannot be read or written.
-        ValueError: the database is damaged.
-    """
+    """Write the checksums of ChromaDB's files, once it is closed; raise ValueError if its database is damaged."""
     _write(build / CHROMA_CHECKSUMS, _checksums(build, _chroma_files(build)))
 
 
@@ -43,12 +38,7 @@ def chroma_is_unchanged(build: Path) -> bool:
 
 
 def check(build: Path, *names: str) -> None:
-    """Check that files of a build are unchanged since `write_checksums`.
-
-    Raises:
-        OSError: a file cannot be read.
-        ValueError: a file is damaged or missing.
-    """
+    """Check files against `write_checksums`; raise OSError if one cannot be read, ValueError if one has changed."""
     written = json.loads((build / FILE).read_text(encoding="utf-8"))
     for name in names:
         if _checksum(build / name) != written.get(name):

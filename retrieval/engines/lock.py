@@ -14,13 +14,9 @@ class IndexInUse(IndexingError):
 
 
 def acquire_lock(build: Path, timeout: float = 0, create: bool = True, name: str = "lock") -> FileLock:
-    """Lock a folder for this process; the lock is released at the latest when the process ends.
+    """Lock a folder for this process, at the latest until it ends; wait `timeout` seconds for another process.
 
-    Args:
-        build: the folder.
-        timeout: seconds to wait for another process to release the lock.
-        create: create the folder if it is missing.
-        name: the name of the lock file; each engine has its own, which guards its files during a rebuild.
+    Each engine has a lock file of another `name`, which guards its files during a rebuild.
 
     Raises:
         IndexInUse: another process holds the lock.

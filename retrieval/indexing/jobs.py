@@ -38,14 +38,8 @@ def build_gallery(
 ) -> tuple[Outcome, ModelChoice | None]:
     """Build the index that the settings describe; return the outcome and the first model used, if any.
 
-    Args:
-        chosen: dataset, features and index.
-        rebuild: build even if the index is complete or belongs to another dataset.
-        callbacks: report progress.
-        load: loads a feature set; by default, a new copy is loaded.
-
-    Raises:
-        RetrievalError: the build failed or was cancelled; see its subclasses.
+    With `rebuild`, an index that is complete or belongs to another dataset is replaced. `load` loads a feature set; by
+    default, a new copy is loaded. Raise a RetrievalError if the build fails or a callback cancels it.
     """
     # Imported here, so that `--help` and a mistyped flag respond at once.
     from retrieval.gallery.rows import Gallery
@@ -140,13 +134,7 @@ class Build(BuildCallbacks):
         self._thread.join(timeout)
 
     def outcome(self, timeout: float | None = None) -> Outcome:
-        """Wait for at most `timeout` seconds, and return the outcome.
-
-        Raises:
-            BuildStopped: the build was cancelled.
-            BuildRunning: the build is still running.
-            RetrievalError: the build failed.
-        """
+        """Wait for at most `timeout` seconds; return the outcome, or raise the build's error or BuildRunning."""
         self.wait(timeout)
         if self._failure:
             raise self._failure

@@ -24,11 +24,7 @@ class Writer(Protocol):
     """Writes batches, possibly one in the background while the next one is embedded."""
 
     def write(self, batch: Batch) -> int:
-        """Write a batch after the earlier ones; return the number of rows written since the last call.
-
-        Raises:
-            IndexingError: this batch or an earlier one could not be written.
-        """
+        """Write a batch; return the number of rows written since the last call. Raise IndexingError on failure."""
 
     def finish(self) -> int:
         """Wait until everything is written; return and raise as `write` does."""

@@ -31,21 +31,14 @@ DAMAGE_ERRORS = (BadZipFile, ValueError, KeyError, EOFError, NotImplementedError
 
 @dataclass(frozen=True)
 class Batch:
-    """The results for `rows` consecutive rows, beginning with row `start`.
-
-    Attributes:
-        items: the rows whose images could be used, without their encoded bytes.
-        thumbnails: JPEG, one for each item.
-        vectors: for each feature type an array of shape (len(items), d).
-        skipped: the other rows.
-    """
+    """The results for `rows` consecutive rows, beginning with row `start`."""
 
     start: int
     rows: int
-    items: tuple[Item, ...]
-    thumbnails: tuple[bytes, ...]
-    vectors: dict[str, Vectors]
-    skipped: tuple[Skipped, ...]
+    items: tuple[Item, ...]  # the rows whose images could be used, without their encoded bytes
+    thumbnails: tuple[bytes, ...]  # JPEG, one for each item
+    vectors: dict[str, Vectors]  # for each feature type, shape (len(items), d)
+    skipped: tuple[Skipped, ...]  # the other rows
 
     @property
     def thumbnails_by_row(self) -> dict[int, bytes]:
@@ -55,13 +48,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch in its file, from which vectors and metadata are read on demand.
-
-    `rows` holds the rows of the n images that could be used, ascending, shape (n,).
-    """
+    """A batch in its file, from which vectors and metadata are read on demand."""
 
     start: int
-    rows: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]  # of the n images that could be used, ascending, shape (n,)
     skipped: list[Skipped]
     path: Path
 

@@ -22,11 +22,7 @@ PAIRS_AT_ONCE = 64
 
 
 def export(store: "Store", rows: npt.NDArray[np.int64]) -> None:
-    """Copy items and vectors from a store, in gallery order, to files for readers.
-
-    Raises:
-        IndexingError: the files cannot be written, or the store lacks some of the rows.
-    """
+    """Copy items and vectors, in gallery order, from a store to files; raise IndexingError if that fails."""
     try:
         for features in store.features:
             _export(store, rows, features, with_items=features == store.features[0])

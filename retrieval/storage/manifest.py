@@ -81,11 +81,7 @@ def rebuild_command(folder: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the published manifest in a gallery's folder, or None.
-
-    Raises:
-        IndexingError: the manifest cannot be read or has another format.
-    """
+    """Return the published manifest in a gallery's folder, or None; raise IndexingError if it cannot be used."""
     try:
         text = (folder / FILE).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -103,12 +99,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def from_json(text: str) -> Manifest:
-    """Return the manifest that `to_json` wrote.
-
-    Raises:
-        IndexingError: the manifest has another format than this program reads.
-        ValueError: the text is damaged or not a manifest.
-    """
+    """Parse the text of a manifest; raise IndexingError for another format, ValueError for damaged text."""
     try:
         values: dict[str, Any] = json.loads(text)
         if values["format"] != FORMAT:

@@ -180,12 +180,7 @@ class GalleryIndex:
         return [each for each in kinds if projection_path(self.build, *each).is_file()]
 
     def map(self, features: str, method: Method) -> Projection:
-        """Return the coordinates of all items on a plane.
-
-        Raises:
-            QueryError: the gallery has no such map.
-            IndexingError: the map is damaged.
-        """
+        """Return a map; raise QueryError if the gallery lacks it, IndexingError if it is damaged."""
         with self._opening:
             if (features, method) not in self._maps:
                 try:

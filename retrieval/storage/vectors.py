@@ -17,19 +17,13 @@ ITEMS = "items.parquet"
 
 
 class ItemVectors:
-    """The items and matrices in a build's folder. Thread-safe."""
+    """The items and matrices in a build's folder; matrices are opened on first use. Thread-safe.
+
+    `dimensions` has the vector length of each feature type. `checked` compares the files with their checksums, which
+    only a published build has. Missing or damaged items raise OSError, ValueError or KeyError.
+    """
 
     def __init__(self, build: Path, dimensions: Mapping[str, int], *, checked: bool) -> None:
-        """Read the items; matrices, with vectors of the given length per feature type, are opened on first use.
-
-        Args:
-            build: the folder.
-            dimensions: the vector length of each feature type.
-            checked: compare the files with their checksums, which only a published build has.
-
-        Raises:
-            OSError, ValueError, KeyError: the items are missing or damaged.
-        """
         self.build = build
         self._dimensions = dict(dimensions)
         self._checked = checked

@@ -16,8 +16,8 @@ import pytest
 import index_builder
 from retrieval import settings
 from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalError
-from retrieval.features.base import ModelChoice
-from retrieval.features.encoder import CONVOLVED, ClipEncoder
+from retrieval.features.base import FeatureOptions, FeatureSet, ModelChoice
+from retrieval.features.encoder import CONVOLVED
 from retrieval.gallery.opening import check_dataset
 from retrieval.gallery.source import GallerySource
 from retrieval.indexing.jobs import BuildRunning, Builds, BuildStopped, Phase, Stage
@@ -169,7 +169,7 @@ def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
     assert (build.stage.done, build.stage.total) == (64, 200)
     assert builds.running is build
 
-    with pytest.raises(BuildRunning, match=r"'pictures' is being built just now.*one is built at a time"):
+    with pytest.raises(BuildRunning, match=r"'pictures' is being built, and only one is built at a time"):
         builds.start(asked(index, dataset, "--gallery", "another"))
     build.stop()
     assert build.stopping
@@ -211,14 +211,14 @@ def test_failures_are_handed_on_and_the_next_build_may_start(tmp_path: Path) -> 
         builds.start(asked(index, dataset, "--model", "/no/model")).outcome(PATIENCE)
     assert builds.start(asked(index, dataset)).outcome(PATIENCE).manifest.pictures == 4
     other = draw_classes(tmp_path / "other", 2)
-    with pytest.raises(IndexingError, match="--gallery, or replace it with --rebuild"):
+    with pytest.raises(IndexingError, match="`--gallery`, or replace the gallery with `--rebuild`"):
         builds.start(asked(index, other, "--gallery", "pictures")).outcome(PATIENCE)
     replaced = builds.start(asked(index, other, "--gallery", "pictures"), rebuild=True).outcome(PATIENCE)
     assert replaced.manifest.pictures == 2
 
 
 def test_a_surprise_is_logged_and_shown_as_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(choice: ModelChoice, dtype: str) -> ClipEncoder:
+    def fail(name: str, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:
         raise ZeroDivisionError("secret")
 
     build = Builds(parsed(), fail).start(asked(tmp_path / "index", draw_classes(tmp_path / "pictures", 1)))

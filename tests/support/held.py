@@ -4,7 +4,8 @@ import threading
 
 import torch
 
-from retrieval.features.base import ModelChoice, Vectors
+from retrieval.features import FEATURES
+from retrieval.features.base import FeatureOptions, FeatureSet, ModelChoice, Vectors
 from retrieval.features.encoder import ClipEncoder
 from tests.support.waiting import PATIENCE
 
@@ -17,7 +18,9 @@ class Held:
         self.go = threading.Event()
         self.reached = threading.Event()
 
-    def load(self, choice: ModelChoice, dtype: str) -> ClipEncoder:
+    def load(self, name: str, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:
+        if choice is None:
+            return FEATURES[name].load(options, choice)
         held, done = self, 0
 
         class Encoder(ClipEncoder):
@@ -29,4 +32,4 @@ class Held:
                 done += 1
                 return super().forward(pixels)
 
-        return Encoder(choice, dtype)
+        return Encoder(choice, options.dtype)

@@ -39,12 +39,7 @@ class ServerUnreachable(IndexingError):
 
 
 def connect(server: Server) -> Any:
-    """Return a client for a server.
-
-    Raises:
-        ServerUnreachable: the server cannot be reached.
-        IndexingError: the server refuses access or has an unsupported version.
-    """
+    """Return a client for a server; raise IndexingError if it is unreachable, refuses access or is unsupported."""
     settings = ChromaSettings(anonymized_telemetry=False)
     names: dict[str, Any] = {"tenant": server.tenant, "database": server.database}
     names = {name: value for name, value in names.items() if value}

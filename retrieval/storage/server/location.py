@@ -89,12 +89,7 @@ class Publication:
 
     @staticmethod
     def unpack(content: bytes) -> "Publication":
-        """Decode the result of `pack`.
-
-        Raises:
-            IndexingError: the manifest has another format than this program reads.
-            ValueError: the content is damaged.
-        """
+        """Decode the result of `pack`; raise IndexingError for another format, ValueError for damaged content."""
         try:
             about = json.loads(zlib.decompress(content))
             rows = [np.arange(first, first + count) for first, count in about["runs"]]

@@ -53,13 +53,7 @@ class ServerStore(Store):
     """A build on a server. Workers that write the same record write the same content, so order does not matter."""
 
     def __init__(self, server: Server, client: Any, prefix: str, folder: Path = Path(), *, make: bool = False) -> None:
-        """Open the build whose collections have names with a prefix; with `make`, create missing collections.
-
-        Files for readers are exported to `folder`.
-
-        Raises:
-            IndexingError: there is no such build, or the server fails.
-        """
+        """Open the collections whose names have a prefix; `make` creates missing ones, `folder` is for exports."""
         self.folder = folder
         self.features = tuple(FEATURES)
         self._server, self._client, self._prefix, self._make = server, client, prefix, make
