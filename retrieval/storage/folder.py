@@ -161,13 +161,15 @@ def open_engine(build: Path, name: str, gallery: GalleryVectors) -> OpenEngine:
     try:
         return engine.open(gallery, build)
     except EngineDamaged as error:
-        log.warning("Rebuilding %s for `%s`: %s.", engine.title, build, error)
-    lock = acquire_lock(build, LOCK_TIMEOUT, name=f"{name}.lock", create=False)
+        log.warning("Rebuilding %s for %s: %s.", engine.title, build, error)
+    lock = own(build, PATIENCE, name=f"{name}.lock", make=False)
     try:
+        return engine.open(gallery, build)  # another process may have rebuilt it meanwhile
+    except EngineDamaged:
         _build_engine(name, gallery, build)
+        return engine.open(gallery, build)
     finally:
         lock.release()
-    return engine.open(gallery, build)
 
 
 def build_engines(build: Path, manifest: Manifest) -> None:

@@ -373,7 +373,8 @@ def test_a_damaged_index_is_reported_with_the_remedy(copied, damage):
     indexes = Indexes(copied.index)
     with pytest.raises(IndexingError, match=r"index_builder\.py.*--rebuild"):
         index = indexes.get(NAME)
-        nearest(index, "clip", Metric.COSINE, index.vectors("clip")[0], 3)
+        for features in FEATURES:
+            nearest(index, features, Metric.COSINE, index.vectors(features)[0], 3)
     indexes.close()
     assert build(copied.index, copied.dataset, "--rebuild") == 0
     index = Indexes(copied.index).get(NAME)

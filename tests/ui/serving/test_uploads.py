@@ -62,7 +62,7 @@ def test_uploads_have_a_folder_of_their_own_which_outlives_its_process_until_the
 def test_no_place_for_uploads_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
-    with pytest.raises(RetrievalError, match="another folder by GRADIO_TEMP_DIR"):
+    with pytest.raises(RetrievalError, match="set `GRADIO_TEMP_DIR` to another folder"):
         uploads.own_folder.__wrapped__()
 
 
