@@ -161,8 +161,8 @@ def open_engine(build: Path, name: str, gallery: GalleryVectors) -> OpenEngine:
     try:
         return engine.open(gallery, build)
     except EngineDamaged as error:
-        log.warning("Rebuilding %s for %s: %s.", engine.title, build, error)
-    lock = own(build, PATIENCE, name=f"{name}.lock", make=False)
+        log.warning("Rebuilding %s for `%s`: %s.", engine.title, build, error)
+    lock = acquire_lock(build, LOCK_TIMEOUT, name=f"{name}.lock", create=False)
     try:
         return engine.open(gallery, build)  # another process may have rebuilt it meanwhile
     except EngineDamaged:
