@@ -152,7 +152,7 @@ def _evaluate(flags: argparse.Namespace, chosen: Settings) -> None:
     index = searcher.indexes.get(chosen.gallery or "")
     if flags.queries:
         queries = evaluation.from_folder(index, searcher.embedder, flags.queries)
-        counted = evaluation.answerable(index, queries)
+        counted = queries.counted
         method = f"{len(queries.labels):,} queries from {flags.queries}"
         if counted < len(queries.labels):
             method += f", of which {counted:,} count: no image of the gallery has the label of the others"

@@ -46,7 +46,7 @@ class HubError(RetrievalError):
 
 
 class HubUnreachable(HubError):
-    """The Hub cannot be reached, is down or does not respond."""
+    """The Hub is unreachable, down or does not respond."""
 
 
 class HubStalled(HubUnreachable):
@@ -66,18 +66,15 @@ _access_ended = threading.Event()
 
 
 def end_access() -> None:
-    """Make every further request of huggingface_hub in this process fail at once.
-
-    Used where visitors cannot build: their searches must not make the server contact the Hub with its owner's token.
-    """
+    """Make every further request of huggingface_hub fail, so that visitors cannot make the server use its token."""
     _access_ended.set()
 
 
 def bound_access() -> None:
     """Bound the time that huggingface_hub and datasets wait for a response or retry a request.
 
-    By default, a load that is not cached takes 23 to 46 s to fail offline, a stalled file 51 s, and a server that does
-    not respond blocks forever. A download that makes progress, however slowly, is not interrupted.
+    By default, offline loads and stalled files take up to a minute to fail, and a server that does not respond blocks
+    forever. A download that makes progress, however slowly, is not interrupted.
     """
     stalls: dict[str, _Stall] = {}
     hub.set_client_factory(lambda: _BoundedClient(stalls))
@@ -93,16 +90,11 @@ class _Stall:
 
     A server that stalls at the same place sends the bytes before it with every attempt, so received bytes alone are
     not progress.
-
-    Attributes:
-        since: `time.monotonic` at the start of the first attempt.
-        until: `time.monotonic` at the last failure.
-        reached: bytes of the file up to which the attempts got.
     """
 
-    since: float
-    until: float
-    reached: int
+    since: float  # `time.monotonic` at the start of the first attempt
+    until: float  # `time.monotonic` at the last failure
+    reached: int  # the position in the file that the first attempt got to
 
 
 class _BoundedClient(httpx2.Client):
@@ -115,12 +107,6 @@ class _BoundedClient(httpx2.Client):
 
     @override
     def send(self, request: httpx2.Request, *, stream: bool = False, **more: Any) -> httpx2.Response:
-        """Send a request as `httpx2.Client` does.
-
-        Raises:
-            HubStalled: no progress for `PATIENCE`; huggingface_hub retries all other failures.
-            OfflineModeIsEnabled: access was ended, see `end_access`.
-        """
         if _access_ended.is_set():
             raise OfflineModeIsEnabled("this page makes no more requests to the Hub once it is ready")
         limits = request.extensions.setdefault("timeout", {})
@@ -151,11 +137,7 @@ class _BoundedClient(httpx2.Client):
         self._stalls.pop(str(url), None)
 
     def failed(self, url: httpx2.URL, position: int, since: float, error: httpx2.TransportError) -> None:
-        """Record that an attempt, started at `since`, failed at a position of the file.
-
-        Raises:
-            HubStalled: the URL made no progress for `PATIENCE`.
-        """
+        """Record that an attempt, started at `since`, failed; raise HubStalled after `PATIENCE` without progress."""
         now = time.monotonic()
         stall = self._stalls.setdefault(str(url), _Stall(since, since, position))
         if since - stall.until > PAUSE:
@@ -195,11 +177,9 @@ class _WatchedStream(httpx2.SyncByteStream):
 
 
 def describe(kind: Kind, name: str, revision: str | None = None) -> Repository:
-    """Return the commit and files of a repository; makes one request without retries.
+    """Return the commit and files of a repository, by one request without retries.
 
-    Raises:
-        HubUnreachable: the Hub does not respond, or responds with a server error.
-        HubError: the repository is unknown, gated or private, or the revision is unknown.
+    Raise HubUnreachable if the Hub does not respond or fails, HubError if it refuses.
     """
     try:
         api = hub.HfApi()
@@ -214,13 +194,7 @@ def describe(kind: Kind, name: str, revision: str | None = None) -> Repository:
 
 
 def fetch(kind: Kind, name: str, revision: str | None, wanted: list[str] | None = None) -> Path:
-    """Download a repository, or the files that match the patterns in `wanted`; cached files are not downloaded again.
-
-    Returns the folder of the snapshot, whose name is the commit.
-
-    Raises:
-        HubError: the download failed.
-    """
+    """Download a repository, or the files that match `wanted`, and return its folder, whose name is the commit."""
     try:
         # Asking by branch, not by commit, stores in the cache which commit the branch points to, for offline use.
         return Path(hub.snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=wanted))

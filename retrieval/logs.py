@@ -55,9 +55,9 @@ class JsonLines(logging.Formatter):
 
 
 def frames(error: BaseException | None) -> str:
-    """Return the type of an error and its stack trace.
+    """Return the type and stack trace of an error, and its message only with `--log-level debug`.
 
-    The message is included only with `--log-level debug`, since it may contain a visitor's text or file name.
+    The message may contain a visitor's text or file name.
     """
     where = "".join(traceback.format_tb(error.__traceback__)) if error else ""
     text = f": {error}" if log.isEnabledFor(logging.DEBUG) else ""
@@ -65,12 +65,7 @@ def frames(error: BaseException | None) -> str:
 
 
 def start(level: str, form: str) -> None:
-    """Send the log of this process to stderr.
-
-    Args:
-        level: one of `settings.LOG_LEVELS`.
-        form: one of `settings.LOG_FORMATS`.
-    """
+    """Send the log of this process to stderr, in one of `settings.LOG_LEVELS` and `settings.LOG_FORMATS`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_hide_quotations)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())

@@ -1,9 +1,4 @@
-"""The four metrics: formula, direction, the view of a vector that each compares, and their order.
-
-A metric is a *view* of the vectors (as is, unit length, or centred and unit length) and a comparison in that
-view. In its view every metric but L1 is native to an index of nearest neighbours: L2 as Euclidean distance,
-cosine and correlation as an inner product.
-"""
+"""The four metrics. Each is a view of the vectors (unchanged, unit, or centred unit) and a comparison in that view."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +7,11 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-QUANTILES = np.linspace(0, 1, 1001)  # at which the background of random pairs is kept
+QUANTILES = np.linspace(0, 1, 1001)  # of the scores of random pairs, which are stored with an index
 
 Scores = npt.NDArray[np.float32]
 
 REFINE_BYTES = 2**18  # of one block in float64; a few such blocks fit in a core's cache
-
 
 Vectors = npt.NDArray[np.floating]
 
@@ -44,25 +38,15 @@ class View(StrEnum):
 
 @dataclass(frozen=True)
 class Definition:
-    """A metric.
-
-    Attributes:
-        title: its name on the page.
-        formula: shown on the page.
-        scale: what its extreme values mean, shown on the page.
-        view: of the vectors that it compares.
-        smaller_is_closer: the direction of its scores.
-        score: returns the scores of rows a and b, in the view, shapes (n, d) or (1, d), as shape (n,).
-        neighbours: the metric whose nearest neighbours an approximate engine proposes; None for its own.
-    """
+    """A metric; title, formula and scale are shown on the page."""
 
     title: str
     formula: str
-    scale: str
+    scale: str  # what its extreme values mean
     view: View
     smaller_is_closer: bool
-    score: Callable[[Vectors, Vectors], Vectors]
-    neighbours: Metric | None = None
+    score: Callable[[Vectors, Vectors], Vectors]  # of rows a and b, in the view, shapes (n, d) or (1, d) -> (n,)
+    neighbours: Metric | None = None  # the metric whose neighbours an approximate engine proposes; None: this one
 
 
 def _dot(a: Vectors, b: Vectors) -> Vectors:
@@ -100,30 +84,27 @@ DEFINITIONS = {
 }
 
 
-def view_of(view: View, vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Return the vectors, shape (n, d), in a view; a zero (or constant, if centred) vector becomes zero.
+def view_of(view: View, vectors: Vectors) -> Vectors:
+    """Return the vectors, shape (n, d), in a view and the same dtype; a zero or centred constant vector becomes zero.
 
-    The dtype is kept. Zero vectors thus have cosine and correlation 0 with everything, never NaN.
+    Zero vectors therefore have cosine and correlation 0 with everything, never NaN.
     """
     if view is View.PLAIN:
         return vectors
     if view is View.CENTRED:
         centred = vectors - vectors.mean(axis=-1, keepdims=True)
-        # What is left of a constant vector is rounding, not shape.
+        # A constant vector differs from its mean only by rounding.
         noise = 4 * np.finfo(vectors.dtype).eps * np.abs(vectors).max(axis=-1, keepdims=True, initial=0)
         vectors = np.where(np.abs(centred).max(axis=-1, keepdims=True, initial=0) <= noise, 0, centred)
     norms = np.sqrt(np.square(vectors).sum(axis=-1, keepdims=True))
-    unit: npt.NDArray[np.floating] = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    unit: Vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
     return unit
 
 
-def score_pairs(
-    metric: Metric, query: npt.NDArray[np.floating], gallery: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float64]:
+def score_pairs(metric: Metric, query: Vectors, gallery: Vectors) -> npt.NDArray[np.float64]:
     """Return the metric's value between a query, shape (d,), and each of n vectors, shape (n, d), in float64.
 
-    With n queries, shape (n, d), row i is compared with row i. Every row is treated alike, so equal vectors get
-    bit-equal scores.
+    With n queries, shape (n, d), row i is compared with row i. Equal vectors get bit-equal scores.
     """
     definition = DEFINITIONS[metric]
     scores = np.empty(len(gallery))
@@ -137,28 +118,17 @@ def score_pairs(
     return scores
 
 
-def closeness(metric: Metric, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Return scores turned so that smaller is closer, whatever the metric's direction."""
+def closeness(metric: Metric, scores: Vectors) -> Vectors:
+    """Return scores with the sign changed where larger is closer, so that smaller is always closer."""
     return scores if DEFINITIONS[metric].smaller_is_closer else -scores
 
 
 def closest(
-    metric: Metric,
-    query: npt.NDArray[np.floating],
-    gallery: npt.NDArray[np.floating],
-    positions: npt.NDArray[np.intp],
-    k: int,
+    metric: Metric, query: Vectors, gallery: Vectors, positions: npt.NDArray[np.intp], k: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Order candidate positions by the metric's exact value and return the k closest with their scores.
+    """Return the k candidates closest to a query, shape (d,), and their exact scores; ties are in gallery order.
 
-    Both engines end here: an engine only proposes candidates. Ties go by position, which is gallery order.
-
-    Args:
-        metric: the metric.
-        query: one vector, shape (d,).
-        gallery: all gallery vectors, shape (n, d); only the candidates' rows are read.
-        positions: candidate rows, shape (c,).
-        k: how many to return, at most c.
+    `positions` are the candidates, shape (c,); only their rows of the gallery, shape (n, d), are read.
     """
     positions = np.sort(positions)
     block = max(1, REFINE_BYTES // (8 * max(1, gallery.shape[1])))

@@ -1,1 +1,1 @@
-"""What can be said of rankings: comparison, evaluation, robustness, maps."""
+"""Analyse rankings: comparison, evaluation, robustness, maps."""

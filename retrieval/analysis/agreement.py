@@ -1,6 +1,7 @@
 """Measure how far two rankings agree: overlap, rank moves, Kendall's tau."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,13 @@ def moves(here: Sequence[int], there: Sequence[int]) -> tuple[int | None, ...]:
     return tuple(places[picture] - place if picture in places else None for place, picture in enumerate(here))
 
 
+def hits_with_moves(ranking: Ranking, moved: Sequence[int | None]) -> list[dict[str, Any]]:
+    """Return the JSON form of the hits with their `moves`."""
+    return [hit.to_json() | {"move": each} for hit, each in zip(ranking.hits, moved, strict=True)]
+
+
 def move(places: int | None) -> str:
-    """Return how far a hit stands above or below its place in the baseline, as an arrow and a number."""
+    """Return how many ranks a hit is above or below its rank in the baseline, as an arrow and a number."""
     if places is None:
         return "new"
     return "" if places == 0 else f"↑{places}" if places > 0 else f"↓{-places}"
@@ -39,11 +45,8 @@ def kendall_tau(a: Sequence[int], b: Sequence[int]) -> float:
     and Sivakumar, "Comparing top k lists", SIAM J. Discrete Math. 17, 2003, section 3). Two lists without a common
     image therefore have -2k / (3k - 1), about -0.67 and not -1, since neither list contradicts the order in the other.
 
-    The value is 1 for two equal lists, even where the formula is 0 / 0, and 0 if only one list is empty.
-
-    Args:
-        a: gallery positions, closest first, without repetitions.
-        b: the other list; its length may differ.
+    The value is 1 for two equal lists, even where the formula is 0 / 0, and 0 if only one list is empty. The lists are
+    gallery positions, closest first, without repetitions; their lengths may differ.
     """
     if list(a) == list(b):
         return 1.0

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from retrieval.analysis.agreement import kendall_tau, moves, positions, share_found
+from retrieval.analysis.agreement import hits_with_moves, kendall_tau, moves, positions, share_found
 from retrieval.engines import DEFAULT_ENGINE, ENGINES
 from retrieval.errors import QueryError
 from retrieval.features import FEATURES
@@ -20,22 +20,13 @@ BASELINE = Combination()
 
 @dataclass(frozen=True)
 class Cell:
-    """The ranking of one combination, and how it differs from the baseline's.
-
-    Attributes:
-        ranking: the ranking.
-        overlap: the share of the baseline's hits that are in this ranking too.
-        moves: for each hit, by how many ranks it is higher than in the baseline; None if it is not in the baseline.
-        tau: the agreement with the baseline's order, see `kendall_tau`.
-        recall: the share of the exact scan's hits, with the same features and metric, that ChromaDB found; None for
-            the exact scan itself.
-    """
+    """The ranking of one combination, and how it agrees with the baseline's, by the functions of `agreement`."""
 
     ranking: Ranking
     overlap: float
     moves: tuple[int | None, ...]
     tau: float
-    recall: float | None
+    recall: float | None  # the share of the exact scan's hits that an approximate engine found
 
     @property
     def combination(self) -> Combination:
@@ -43,20 +34,16 @@ class Cell:
         return self.ranking.combination
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form: that of a ranking, and the comparison; a hit whose move is null is new."""
-        answer = self.ranking.to_json()
-        hits = [hit | {"move": move} for hit, move in zip(answer["hits"], self.moves, strict=True)]
+        """Return the JSON form; the move of a hit that is not in the baseline is null."""
         same, _ = equal_by_mathematics(self.ranking.features, self.ranking.metric)
         return {
-            "features": answer["features"],
-            "metric": answer["metric"],
-            "engine": answer["engine"],
+            **self.combination.to_json(),
             "overlap": self.overlap,
             "tau": self.tau,
             "recall": self.recall,
             "equal_by_mathematics": [str(metric) for metric in same],
-            "hits": hits,
-            "timings_ms": answer["timings_ms"],
+            "hits": hits_with_moves(self.ranking, self.moves),
+            "timings_ms": self.ranking.to_json()["timings_ms"],
         }
 
 
@@ -69,22 +56,17 @@ class Comparison:
     cells: tuple[Cell, ...]
 
     def cell(self, combination: Combination) -> Cell:
-        """Return the cell of a combination.
-
-        Raises:
-            KeyError: the combination was not compared.
-        """
+        """Return the cell of a combination; a KeyError means that it was not compared."""
         return {cell.combination: cell for cell in self.cells}[combination]
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form that the HTTP API and `compare --json` share."""
-        base = self.baseline.combination
         return {
             "gallery": self.baseline.ranking.gallery,
             "model": self.baseline.ranking.model.title,
             "pictures": self.baseline.ranking.size,
             "top_k": self.query.top_k,
-            "baseline": {"features": base.features, "metric": str(base.metric), "engine": base.engine},
+            "baseline": self.baseline.combination.to_json(),
             "cells": [cell.to_json() for cell in self.cells],
         }
 
@@ -95,28 +77,20 @@ def compare(
     baseline: Combination = BASELINE,
     engines: Collection[str] | None = None,
 ) -> Comparison:
-    """Search with all combinations of feature type, metric and engine; a query with text needs CLIP features.
+    """Search with all combinations of feature type, metric and engine; a query with text needs features that take it.
 
-    Args:
-        searcher: the galleries.
-        query: what is searched; its own features, metric and engine are ignored.
-        baseline: the combination that the others are compared with.
-        engines: the engines to use. ChromaDB can be left out, since only one process at a time can open its files.
-
-    Raises:
-        QueryError: the baseline is not one of the combinations.
-        RetrievalError: see `Searcher.search`.
+    The query's own features, metric and engine are ignored. `engines` can leave out ChromaDB, since only one process at
+    a time can open its files. Raise QueryError if the baseline is not one of the combinations.
     """
     index = searcher.indexes.get(query.gallery)
-    with_text = bool(query.text.split() or query.without.split())
     asked = ENGINES if engines is None else engines
     combinations = [
         Combination(features, metric, engine)
         for features, metric, engine in product(index.features, Metric, ENGINES)
-        if engine in asked and (FEATURES[features].takes_text or not with_text)
+        if engine in asked and (FEATURES[features].takes_text or not query.has_text)
     ]
     if baseline not in combinations:
-        why = "text search needs features that support it" if with_text else f"only {', '.join(asked)} is compared"
+        why = "text search needs features that support it" if query.has_text else f"only {', '.join(asked)} is compared"
         named = f"{baseline.features} {baseline.metric} {baseline.engine}"
         raise QueryError(f"The baseline {named} cannot be compared: {why}. Choose another baseline.")
     # A file is read only once, so that all rankings are about the same image.
@@ -127,22 +101,14 @@ def compare(
         )
         for each in combinations
     }
+    there = positions(rankings[baseline])
     cells = {}
-    for each in combinations:
+    for each, ranking in rankings.items():
+        here = positions(ranking)
         exact = None if ENGINES[each.engine].exact else rankings.get(replace(each, engine=DEFAULT_ENGINE))
-        cells[each] = _cell(rankings[each], rankings[baseline], exact)
+        recall = None if exact is None else share_found(here, positions(exact))
+        cells[each] = Cell(ranking, share_found(here, there), moves(here, there), kendall_tau(here, there), recall)
     return Comparison(query, cells[baseline], tuple(cells.values()))
-
-
-def _cell(ranking: Ranking, baseline: Ranking, exact: Ranking | None) -> Cell:
-    here, there = positions(ranking), positions(baseline)
-    return Cell(
-        ranking=ranking,
-        overlap=share_found(here, there),
-        moves=moves(here, there),
-        tau=kendall_tau(here, there),
-        recall=None if exact is None else share_found(here, positions(exact)),
-    )
 
 
 def equal_by_mathematics(features: str, metric: Metric) -> tuple[tuple[Metric, ...], str]:

@@ -43,31 +43,27 @@ class Labelled:
     labels: npt.NDArray[np.int64]
     positions: npt.NDArray[np.intp]
 
+    @property
+    def counted(self) -> int:
+        """The number of queries whose label occurs in the gallery; the others are not evaluated."""
+        return int((self.labels >= 0).sum())
+
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one combination of feature type, metric and engine.
-
-    `map` is None for an engine that does not rank the whole gallery. For a single query it is the average precision.
-    """
+    """The figures of one combination of feature type, metric and engine."""
 
     features: str
     metric: Metric
     engine: str
     p_at_1: float
     p_at_5: float
-    map: float | None
+    map: float | None  # None for an engine that does not rank the whole gallery; of a single query, its AP
 
     def to_json(self) -> dict[str, str | float | None]:
-        """Return the JSON form."""
-        return {
-            "features": str(self.features),
-            "metric": str(self.metric),
-            "engine": str(self.engine),
-            "p@1": self.p_at_1,
-            "p@5": self.p_at_5,
-            "map": self.map,
-        }
+        """Return the JSON form, which is also a row of the CSV form."""
+        by = Combination(self.features, self.metric, self.engine).to_json()
+        return {**by, "p@1": self.p_at_1, "p@5": self.p_at_5, "map": self.map}
 
 
 def label_codes(names: Sequence[str], gallery_names: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -77,10 +73,9 @@ def label_codes(names: Sequence[str], gallery_names: Sequence[str]) -> npt.NDArr
 
 
 def leave_one_out(index: GalleryIndex, sample: int | None = SAMPLE) -> Labelled:
-    """Return gallery items as queries: all items that share their label with another one, or a random sample of them.
+    """Return the items that share their label with another one as queries, or a random sample of them.
 
-    Raises:
-        GalleryError: no two images share a label.
+    Raise GalleryError if no two images share a label.
     """
     codes = label_codes(index.labels, index.labels)
     counts = np.bincount(codes[codes >= 0], minlength=1)
@@ -97,11 +92,7 @@ def leave_one_out(index: GalleryIndex, sample: int | None = SAMPLE) -> Labelled:
 
 
 def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> Labelled:
-    """Return the images of class folders as queries, embedded like the gallery.
-
-    Raises:
-        GalleryError: there are no labelled images, or none with a label of the gallery.
-    """
+    """Return the images of class folders as queries; raise GalleryError if none has a label of the gallery."""
     from retrieval.gallery.rows import Gallery  # imports datasets, which would slow down the start of the page
 
     gallery = Gallery(GallerySource(folder))
@@ -143,7 +134,7 @@ def relevance(
 ) -> Iterator[npt.NDArray[np.bool_]]:
     """Yield the relevance by rank of each block of queries, shape (m, n).
 
-    A query that is in the gallery ranks last in its own results, where it does not count as a hit.
+    A query that is in the gallery (`own` is its position) ranks last in its own results and does not count as a hit.
     """
     block = max(1, BLOCK_BYTES // (8 * max(1, len(gallery))))
     for start in range(0, len(queries), block):
@@ -157,11 +148,6 @@ def relevance(
         yield hits
 
 
-def answerable(index: GalleryIndex, queries: Labelled) -> int:
-    """Return the number of queries whose label occurs in the gallery; the others are not evaluated."""
-    return int((np.asarray(queries.labels) >= 0).sum())
-
-
 def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Return the average precision of each row of relevance by rank, shape (m, n); NaN for a row without a hit."""
     found = np.cumsum(hits, axis=1)
@@ -173,10 +159,8 @@ def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 def evaluate(index: GalleryIndex, queries: Labelled, engine: str = DEFAULT_ENGINE) -> Iterator[Result]:
     """Yield P@1, P@5 and mAP of each combination of feature type and metric, one at a time.
 
-    Args:
-        index: the gallery.
-        queries: vectors and labels; queries without a relevant image in the gallery are not evaluated.
-        engine: exact, or chroma, which ranks only the first hits and so has no mAP.
+    Queries without a relevant image in the gallery are not evaluated. An approximate engine ranks only the first hits,
+    so it has no mAP.
     """
     for features, metric in product(index.features, Metric):
         by = Combination(features, metric, engine)
@@ -206,7 +190,7 @@ def _first_hits(index: GalleryIndex, queries: Labelled, by: Combination) -> Resu
     ):
         positions, _ = rank(index, by, vector, 6)
         found = gallery[positions[positions != own][:5]] == label
-        # ChromaDB may return fewer neighbours; missing ones count as misses.
+        # An approximate engine may return fewer neighbours; missing ones count as misses.
         precision.append(np.pad(found, (0, min(5, len(index)) - len(found))))
     hits = np.array(precision)
     return Result(by.features, by.metric, by.engine, float(hits[:, 0].mean()), float(hits.mean()), None)
@@ -215,18 +199,9 @@ def _first_hits(index: GalleryIndex, queries: Labelled, by: Combination) -> Resu
 def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Query, label: str) -> Iterator[Result]:
     """Yield P@1, P@5 and average precision of one query for each feature type and metric; text needs CLIP features.
 
-    The exact scan ranks the whole gallery, without the query's own gallery item, in the order that a search shows. The
-    query's metric, engine, labels and number of results are ignored.
-
-    Args:
-        index: the gallery.
-        embedder: computes the query's vectors.
-        query: what is searched.
-        label: the label of relevant images.
-
-    Raises:
-        QueryError: no image other than the query has the label.
-        RetrievalError: see `QueryEmbedder.embed`.
+    Images with `label` are relevant. The exact scan ranks the whole gallery, without the query's own gallery item, in
+    the order that a search shows. The query's metric, engine, labels and number of results are ignored. Raise a
+    QueryError if no image other than the query has the label.
     """
     relevant = np.zeros(len(index), bool)
     relevant[index.with_labels([label])] = True
@@ -236,23 +211,16 @@ def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Qu
         raise QueryError(
             f"No other image has the label {label[:40]!r}, so there is nothing to find. Choose another label."
         )
-    with_text = bool(query.text.split() or query.without.split())
     for features in index.features:
-        if with_text and not FEATURES[features].takes_text:
+        if query.has_text and not FEATURES[features].takes_text:
             continue
         vector = embedder.embed(index, replace(query, features=features)).vector
         for metric in Metric:
             positions, _ = rank(index, Combination(features, metric), vector, len(index))
             others = positions[positions != (-1 if query.position is None else query.position)]
             hits = np.pad(relevant[others], (0, len(positions) - len(others)))
-            yield Result(
-                features,
-                metric,
-                DEFAULT_ENGINE,
-                float(hits[0]),
-                float(hits[:5].mean()),
-                float(average_precision(hits[None])[0]),
-            )
+            average = float(average_precision(hits[None])[0])
+            yield Result(features, metric, DEFAULT_ENGINE, float(hits[0]), float(hits[:5].mean()), average)
 
 
 def to_csv(results: Iterable[Result]) -> str:

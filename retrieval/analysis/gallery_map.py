@@ -20,9 +20,9 @@ COLOURED = 10  # labels with their own colour and shape; more could not be told 
 DRAWN = 5000  # points; more would be slow on a phone and cover each other
 HITS = 12
 
-# Five colours for a white and five for a slate page, each at least 3:1 against it (WCAG 2.2, 1.4.11), and apart for
-# every kind of colour vision (simulated as by Machado et al. 2009; the tests compute both). No ten are, so a label is
-# a colour and a shape: the first five labels are discs, the next five triangles.
+# Five colours for a white and five for a slate page, each with a contrast of at least 3:1 (WCAG 2.2, 1.4.11), and
+# distinct for every kind of colour vision (Machado et al. 2009). Ten such colours do not exist, so the first five
+# labels are discs and the next five triangles.
 LIGHT = ("#1f3fd0", "#e07000", "#10101c", "#8f1f00", "#8c8ce0")
 DARK = ("#8cc4fc", "#e08c00", "#f5ee30", "#d4187c", "#1f76fc")
 OTHER = {False: "#8a94a3", True: "#64748b"}  # by whether the page is dark
@@ -31,48 +31,31 @@ OTHER_LABELS = "other labels"
 
 @dataclass(frozen=True)
 class Points:
-    """The points of a map, at most `DRAWN`.
-
-    Attributes:
-        entries: the images.
-        coordinates: their x and y, shape (n, 2).
-        label_of: the index of each image's label in `labels`.
-        labels: the labels, most frequent first, with their number of images in the whole gallery.
-    """
+    """The points of a map, at most `DRAWN`."""
 
     entries: tuple[Entry, ...]
-    coordinates: Vectors
-    label_of: tuple[int, ...]
-    labels: tuple[tuple[str, int], ...]
+    coordinates: Vectors  # shape (n, 2)
+    label_of: tuple[int, ...]  # the index of each image's label in `labels`
+    labels: tuple[tuple[str, int], ...]  # most frequent first, with their number of images in the whole gallery
 
 
 @dataclass(frozen=True)
 class Marks:
     """The query and its hits on a map.
 
-    Attributes:
-        query: the point of the query image, shape (2,). None for a text query: CLIP's text vectors lie apart from all
-            image vectors (Liang et al., "Mind the Gap", 2022), so a point on a map of images would mean nothing.
-        position: the gallery position of the query image, if it is in the gallery.
-        estimated: whether the point was estimated from the image's neighbours.
-        hits: the closest images.
-        coordinates: the points of the hits, shape (n, 2).
+    A text query has no point: CLIP's text vectors lie apart from all image vectors (Liang et al., "Mind the Gap",
+    2022), so a point on a map of images would mean nothing.
     """
 
-    query: Vectors | None
-    position: int | None
-    estimated: bool
+    query: Vectors | None  # the point of the query image, shape (2,)
+    position: int | None  # of the query image, if it is in the gallery
+    estimated: bool  # whether the point was estimated from the image's neighbours
     hits: tuple[Hit, ...]
-    coordinates: Vectors
+    coordinates: Vectors  # of the hits, shape (n, 2)
 
 
 def points(index: GalleryIndex, features: str, method: Method) -> Points:
-    """Return the points to draw: all images, or a fixed random sample of a large gallery.
-
-    Raises:
-        QueryError: the gallery has no such map.
-        IndexingError: the map is damaged.
-    """
+    """Return the points to draw: all images, or a fixed random sample of a large gallery; see `GalleryIndex.map`."""
     placed = index.map(features, method).coordinates
     labels = ranked_labels(index)
     place = {label: i for i, (label, _) in enumerate(labels)}
@@ -94,9 +77,6 @@ def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method)
 
     The metric is always L2, the distance on the map. For a query with image and text, the hits are those of both and
     the point is that of the image.
-
-    Raises:
-        RetrievalError: see `Searcher.search` and `GalleryIndex.map`.
     """
     query = replace(query, metric=Metric.L2, engine=DEFAULT_ENGINE, top_k=HITS)
     projection = index.map(query.features, method)
@@ -120,22 +100,16 @@ def _place(index: GalleryIndex, projection: Projection, features: str, vector: V
 
 
 def as_rows(index: GalleryIndex, features: str, method: Method) -> list[dict[str, Any]]:
-    """Return id, label, x and y of every image of the gallery.
-
-    Raises:
-        QueryError: the gallery has no such map.
-        IndexingError: the map is damaged.
-    """
-    placed = index.map(features, method).coordinates
+    """Return id, label, x and y of every image of the gallery; see `GalleryIndex.map`."""
     found = []
-    for position, (x, y) in enumerate(placed.tolist()):
+    for position, (x, y) in enumerate(index.map(features, method).coordinates.tolist()):
         entry = index.entry(position)
         found.append({"id": entry.id, "label": entry.label, "x": short(x), "y": short(y)})
     return found
 
 
 def map_title(index: GalleryIndex, features: str, method: Method) -> str:
-    """Return what a map shows, and the share of the variance that it keeps if that is known."""
+    """Return the gallery, features and method of a map, and the share of the variance that it keeps if known."""
     title = f"{index.manifest.gallery}: {len(index):,} images, {FEATURES[features].title}, {METHODS[method]}"
     kept = index.map(features, method).kept
     return title if kept is None else f"{title} ({kept:.1%} of the variance)"

@@ -1,7 +1,4 @@
-"""Everything that is drawn with matplotlib: a ranking, a map, the figures of an evaluation, a sweep of distortions.
-
-Import it only where something is drawn, since matplotlib takes a while to import.
-"""
+"""Plot rankings, maps, evaluations and sweeps with matplotlib, which is slow to import: import this module lazily."""
 
 import io
 from collections.abc import Sequence
@@ -26,13 +23,13 @@ from retrieval.search.query import Query, Ranking
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import GalleryIndex
 
-# Colours and markers of the feature types in the order of their registry: those of Okabe and Ito, "Color Universal
-# Design" (2008), that are apart for every kind of colour vision and at least 3:1 against a white and a slate page
+# For the feature types in the order of their registry: those colours of Okabe and Ito, "Color Universal Design" (2008),
+# that are distinct for every kind of colour vision and have a contrast of at least 3:1 against a white and a slate page
 # (WCAG 2.2, 1.4.11).
 PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
 MARKERS = ("s", "o", "^", "D", "v")
 
-# The colour of text by whether the page is dark; None is unknown, for which a grey is 4.2:1 on both.
+# The colour of text by whether the page is dark; if unknown (None), a grey with a contrast of 4.2:1 on both.
 TEXT = {False: "#334155", True: "#e2e8f0", None: "#7b7b7b"}
 
 COLUMNS = 6  # of a plot of a ranking, beside the query
@@ -57,17 +54,12 @@ def colour_of(features: str) -> str:
 
 
 def marker_of(features: str) -> str:
-    """Return the marker of a feature type, so that its line is told apart by more than its colour."""
+    """Return the marker of a feature type, since colour alone must not distinguish lines."""
     return MARKERS[list(FEATURES).index(features) % len(MARKERS)]
 
 
 def plot_ranking(query: Query, ranking: Ranking, index: GalleryIndex, target: Path) -> None:
-    """Draw the query and its ranked results into a file; the suffix decides the format.
-
-    Raises:
-        RetrievalError: the file cannot be written.
-        IndexingError: a thumbnail is damaged.
-    """
+    """Draw the query and its ranked results into a file, whose suffix determines the format."""
     hits = ranking.hits[:SHOWN]
     rows = -(-(len(hits) + 1) // COLUMNS)
     figure = Figure(figsize=(COLUMNS * CELL, rows * CELL * 1.2 + 0.6), layout="constrained")
@@ -88,11 +80,7 @@ def plot_ranking(query: Query, ranking: Ranking, index: GalleryIndex, target: Pa
 
 
 def plot_map(index: GalleryIndex, features: str, method: Method, target: Path) -> None:
-    """Draw all images of a gallery as points, coloured by label, into a file; the suffix decides the format.
-
-    Raises:
-        RetrievalError: the gallery has no such map, or the file cannot be written.
-    """
+    """Draw all images of a gallery as points, coloured by label, into a file, whose suffix determines the format."""
     projection = index.map(features, method)
     labels = np.array(index.labels)
     figure = Figure(figsize=MAP_SIZE, layout="constrained")
@@ -112,7 +100,7 @@ def plot_map(index: GalleryIndex, features: str, method: Method, target: Path) -
             c=LIGHT[place % len(LIGHT)],
             marker="o" if place < len(LIGHT) else "^",
             linewidths=0,
-            # A dollar sign would start a formula, and an underscore at the front hide the label.
+            # A dollar sign would start a formula, and an underscore at the beginning would hide the label.
             label=f" {label[:LABEL_LENGTH]} ({count:,})".replace("$", r"\$"),
         )
     axes.set_aspect("equal", adjustable="datalim")
@@ -124,14 +112,10 @@ def plot_map(index: GalleryIndex, features: str, method: Method, target: Path) -
 
 
 def plot_results(results: Sequence[Result], dark: bool | None = None, average: str = "mAP") -> Figure:
-    """Draw P@1, P@5 and, where there is one, the mean average precision of each combination as bars.
+    """Draw P@1, P@5 and, where available, the mean average precision of each combination as bars.
 
-    The background is transparent.
-
-    Args:
-        results: what `evaluate` or `average_precision_of` yields.
-        dark: whether the page is dark; None if that is not known.
-        average: the name of `Result.map`, "AP" for a single query.
+    The background is transparent; `dark` is whether that of the page is dark, None if unknown. `average` is the name of
+    `Result.map`: "AP" for a single query.
     """
     panels: list[tuple[str, list[float | None]]] = [
         ("P@1", [result.p_at_1 for result in results]),
@@ -165,14 +149,7 @@ def plot_results(results: Sequence[Result], dark: bool | None = None, average: s
 
 
 def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Image.Image:
-    """Return a drawing of the overlap of each feature type against the strength of each kind of distortion.
-
-    The background is transparent; the last panel is the legend.
-
-    Args:
-        steps: what `sweep` yields.
-        dark: whether the page is dark; None if that is not known.
-    """
+    """Draw the overlap of each feature type against the strength of each kind of distortion; see `plot_results`."""
     kinds = list(dict.fromkeys(step.kind for step in steps))
     figure = Figure(figsize=SWEEP_SIZE, dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     figure.patch.set_alpha(0)
@@ -180,7 +157,7 @@ def plot_sweep(steps: Sequence[Step], dark: bool | None = None) -> Image.Image:
     panels = figure.subplots(rows, SWEEP_COLUMNS, sharey=True, squeeze=False).flatten()
     for axes, kind in zip(panels, kinds, strict=False):
         _sweep_panel(axes, kind, [step for step in steps if step.kind is kind], TEXT[dark])
-    for axes in panels[len(kinds) :]:
+    for axes in panels[len(kinds) :]:  # the last one holds the legend
         axes.axis("off")
     lines, names = panels[0].get_legend_handles_labels()
     panels[-1].legend(lines, names, loc="center", frameon=False, labelcolor=TEXT[dark], fontsize=FONT + 1)
@@ -208,14 +185,14 @@ def _sweep_panel(axes: Axes, kind: Kind, steps: Sequence[Step], text: str) -> No
 
 
 def as_picture(figure: Figure) -> Image.Image:
-    """Return a figure as a picture, its background transparent if the figure's is."""
+    """Return a figure as an image; a transparent background stays transparent."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer)
 
 
 def _dress(axes: Axes, title: str, side: str, text: str, size: int) -> None:
-    """Give a panel its title, and leave only one side of its frame, in the colour of the text."""
+    """Set the title of a panel, and keep only one side of its frame, in the colour of the text."""
     axes.set_title(title, color=text, fontsize=FONT + 1, fontweight="bold")
     axes.tick_params(colors=text, labelsize=size, length=0)
     axes.patch.set_alpha(0)
@@ -225,7 +202,7 @@ def _dress(axes: Axes, title: str, side: str, text: str, size: int) -> None:
 
 def _save(figure: Figure, target: Path) -> None:
     try:
-        # The format is given, since matplotlib would else append a suffix to a name that has none.
+        # Without a format, matplotlib would append a suffix to a name that has none.
         figure.savefig(target, dpi=110, format=target.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise RetrievalError(f"The plot cannot be written to `{target}`: {error}. Name a .png file.") from error

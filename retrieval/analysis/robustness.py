@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.analysis.agreement import kendall_tau, moves, positions, share_found
+from retrieval.analysis.agreement import hits_with_moves, kendall_tau, moves, positions, share_found
 from retrieval.analysis.explanation import listed
 from retrieval.engines import DEFAULT_ENGINE
 from retrieval.features import FEATURES, Vectors, default_first
@@ -53,34 +53,24 @@ STEPS = sum(map(len, SWEEP.values()))
 
 @dataclass(frozen=True)
 class Withstood:
-    """The rankings of one feature type before and after a distortion.
-
-    Attributes:
-        undistorted: the ranking of the original image.
-        distorted: the ranking of the distorted image.
-        overlap: the share of the original image's hits that the distorted image also finds.
-        tau: the agreement of the two orders, see `agreement.kendall_tau`.
-        moves: for each hit of the distorted image, by how many ranks it rose; None if it is new.
-        cosine: between the two query vectors, whatever the metric; 0 if one of them is zero.
-    """
+    """The rankings of one feature type before and after a distortion, and their agreement, by `agreement`."""
 
     undistorted: Ranking
     distorted: Ranking
     overlap: float
     tau: float
     moves: tuple[int | None, ...]
-    cosine: float
+    cosine: float  # between the two query vectors, whatever the metric; 0 if one of them is zero
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form; a hit whose move is null is new."""
-        hits = [hit.to_json() for hit in self.distorted.hits]
+        """Return the JSON form; the move of a hit that only the distorted image has is null."""
         return {
-            "features": str(self.distorted.features),
+            "features": self.distorted.features,
             "overlap": self.overlap,
             "tau": self.tau,
             "cosine": self.cosine,
             "undistorted": [hit.to_json() for hit in self.undistorted.hits],
-            "distorted": [hit | {"move": move} for hit, move in zip(hits, self.moves, strict=True)],
+            "distorted": hits_with_moves(self.distorted, self.moves),
         }
 
 
@@ -118,7 +108,7 @@ class Step:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         figures = {
-            str(features): {"overlap": each.overlap, "tau": each.tau, "cosine": each.cosine}
+            features: {"overlap": each.overlap, "tau": each.tau, "cosine": each.cosine}
             for features, each in self.withstood.items()
         }
         return {"kind": str(self.kind), "strength": self.strength, **figures}
@@ -127,15 +117,8 @@ class Step:
 def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Robustness:
     """Compare the rankings of a query image before and after the query's distortion, by the exact scan.
 
-    The query's text, feature type and engine are ignored.
-
-    Args:
-        searcher: the galleries.
-        query: the image, distortion, metric, number of results and gallery.
-        picture: the query image with its cached vectors, if available.
-
-    Raises:
-        RetrievalError: as of `Searcher.search`.
+    The query's text, feature type and engine are ignored. A caller that measures the same image repeatedly passes it as
+    `picture`. Errors are those of `Searcher.search`.
     """
     query, picture = _prepared(searcher, query, picture)
     vectors = picture.vectors([UNDISTORTED, query.distortion])
@@ -146,15 +129,8 @@ def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = Non
 def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Iterator[Step]:
     """Yield the effect of each distortion of `SWEEP` on a query's rankings; the query's own distortion is ignored.
 
-    The image is decoded once. Each distorted image is embedded once, in one batch per kind of distortion.
-
-    Args:
-        searcher: the galleries.
-        query: the image, metric, number of results and gallery.
-        picture: the query image with its cached vectors, if available.
-
-    Raises:
-        RetrievalError: as of `Searcher.search`.
+    The image is decoded once. Each distorted image is embedded once, in one batch per kind of distortion. See `measure`
+    for `picture` and errors.
     """
     query, picture = _prepared(searcher, query, picture)
     clean = picture.vectors([UNDISTORTED])
@@ -197,32 +173,26 @@ def _withstood(
     vectors: Mapping[str, Vectors],
     distortions: Sequence[Distortion],
 ) -> list[dict[str, Withstood]]:
-    """Return the effect of each distortion, by feature type.
+    """Return the effect of each of n distortions, by feature type.
 
-    Args:
-        searcher: the galleries.
-        index: the gallery to search.
-        query: the metric and number of results.
-        vectors: for each feature type, those of the original image and of each distorted one, shape (1 + n, d).
-        distortions: the n distortions.
+    `vectors` holds those of the original image and of each distorted one, shape (1 + n, d), by feature type.
     """
     found: list[dict[str, Withstood]] = [{} for _ in distortions]
     for features in index.features:
         asked = replace(query, features=features)
         clean, *distorted = vectors[features]
-        before = searcher.answer(index, replace(asked, distortion=UNDISTORTED), Embedded(clean, 0.0, 0.0))
+        before = searcher.answer(index, replace(asked, distortion=UNDISTORTED), Embedded(clean))
         there = positions(before)
         for each, distortion, vector in zip(found, distortions, distorted, strict=True):
-            after = searcher.answer(index, replace(asked, distortion=distortion), Embedded(vector, 0.0, 0.0))
+            after = searcher.answer(index, replace(asked, distortion=distortion), Embedded(vector))
             here = positions(after)
-            cosine = float(score_pairs(Metric.COSINE, clean, vector[None])[0])
             each[features] = Withstood(
                 undistorted=before,
                 distorted=after,
                 overlap=share_found(here, there),
                 tau=kendall_tau(here, there),
                 moves=moves(here, there),
-                cosine=cosine,
+                cosine=float(score_pairs(Metric.COSINE, clean, vector[None])[0]),
             )
     return found
 
@@ -238,14 +208,14 @@ def _about(query: Query, ranking: Ranking) -> dict[str, Any]:
 
 
 def strength(kind: Kind, value: float) -> str:
-    """Return how strong a distortion is, with its unit."""
+    """Return the strength of a distortion, with its unit."""
     if kind is Kind.ROTATION:
         return f"{value:g}°"
     return f"{value:g}" if kind is Kind.QUALITY else f"{value * 100:g} %"
 
 
 def about_distortion(distortion: Distortion) -> str:
-    """Return what was done to the query image, as its alternative text."""
+    """Return a description of a distorted query image, used as its alternative text."""
     verbs = {
         Kind.ROTATION: "rotated by {}",
         Kind.CROP: "cropped by {}",
@@ -262,7 +232,7 @@ def about_distortion(distortion: Distortion) -> str:
 
 
 def withstood(result: Withstood) -> str:
-    """Return how much of a ranking is left after a distortion, as Markdown."""
+    """Return the agreement of two rankings as a line of Markdown."""
     k = len(result.undistorted.hits)
     return (
         f"**{FEATURES[result.distorted.features].title}** · overlap@{k} {result.overlap:.2f} · τ {result.tau:.2f} · "
@@ -276,7 +246,7 @@ def sweep_columns() -> list[str]:
 
 
 def sweep_rows(steps: Sequence[Step]) -> list[list[str]]:
-    """Return the table of a sweep; what has not been tried yet is `PENDING`."""
+    """Return the table of a sweep; the cells of distortions that are still to come are `PENDING`."""
     done = {(step.kind, step.distortion): step for step in steps}
     return [
         [
@@ -295,12 +265,12 @@ def _shown(step: Step | None, features: str) -> str:
 
 
 def lesson(steps: Sequence[Step]) -> str:
-    """Return one sentence on which feature types kept most of their hits under which kinds, by the rounded figures."""
+    """Return a sentence that says which feature types kept most of their hits under which kinds of distortion."""
     k = len(next(iter(steps[0].withstood.values())).undistorted.hits)
     everything = [features for features in default_first() if features in steps[0].withstood]
     found: dict[tuple[str, ...], list[str]] = {}  # kinds of distortion by the feature types that kept most
     for kind, means in mean_overlaps(steps).items():
-        shown = {features: f"{means[features]:.2f}" for features in everything}
+        shown = {features: f"{means[features]:.2f}" for features in everything}  # compared as the reader sees them
         top = max(shown.values())
         best = tuple(features for features, mean in shown.items() if mean == top)
         others = listed([mean for mean in shown.values() if mean != top] or [""])

@@ -34,11 +34,7 @@ PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".
 
 
 def check_dataset(source: GallerySource) -> None:
-    """Check what can be checked without opening the dataset or contacting the Hub.
-
-    Raises:
-        GalleryError: the name is a URL or a missing path, the file is not Parquet, or the folder has nothing to read.
-    """
+    """Raise GalleryError if the dataset cannot be read, as far as is known without opening it or asking the Hub."""
     name, path = source.dataset, source.path
     if "://" in name and not path:
         raise GalleryError(
@@ -52,11 +48,7 @@ def check_dataset(source: GallerySource) -> None:
 
 
 def open_dataset(source: GallerySource) -> tuple[Any, str]:
-    """Return the chosen split as a `Dataset` or `IterableDataset`, and the version of its content.
-
-    Raises:
-        GalleryError: the dataset cannot be opened; the message says why and what to do.
-    """
+    """Return the chosen split as a `Dataset` or `IterableDataset`, and the version of its content."""
     if source.limit is not None and source.limit < 1:
         raise GalleryError("`--limit` must be 1 or more.")
     check_dataset(source)
@@ -108,23 +100,14 @@ def _explained_errors(source: GallerySource) -> Iterator[None]:
         yield
     except GalleryError:
         raise
-    except (hub.HubError, httpx2.HTTPError) as error:
+    except (hub.HubError, httpx2.HTTPError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "scripts" in str(error):
+            raise GalleryError(
+                f"{where} cannot be used: {hub.first_line(error)}. Code from datasets is never run. "
+                "The Hub has a Parquet copy of many datasets: try `--revision refs/convert/parquet`."
+            ) from error
         raise GalleryError(str(hub.explain_error("dataset", source.dataset, source.revision, error))) from error
-    except RuntimeError as error:
-        if "scripts" not in str(error):
-            raise GalleryError(str(hub.explain_error("dataset", source.dataset, source.revision, error))) from error
-        raise GalleryError(
-            f"{where} cannot be used: {hub.first_line(error)}. Code from datasets is never run. "
-            "The Hub has a Parquet copy of many datasets: try `--revision refs/convert/parquet`."
-        ) from error
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        pa.ArrowInvalid,
-        datasets.exceptions.DatasetsError,
-    ) as error:
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowInvalid, datasets.exceptions.DatasetsError) as error:
         raise GalleryError(f"{where} cannot be read: {reason(error.__cause__ or error)}") from error
 
 

@@ -42,14 +42,13 @@ class Columns:
 
 
 class Gallery:
-    """An opened dataset; `batches` streams its items in gallery order."""
+    """An opened dataset; `batches` streams its items in gallery order.
+
+    Raises:
+        GalleryError: the dataset, split, revision or column does not exist; the message lists the alternatives.
+    """
 
     def __init__(self, source: GallerySource) -> None:
-        """Open the dataset without decoding any image.
-
-        Raises:
-            GalleryError: the dataset, split, revision or column does not exist; the message lists the alternatives.
-        """
         self.source = source
         self._root = source.path  # resolved once, since `_read` needs it for every row
         self._rows_streamed = 0
@@ -83,12 +82,7 @@ class Gallery:
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def batches(self, size: int, wanted: Callable[[int], bool] = lambda start: True) -> Iterator[list[Item]]:
-        """Yield batches of items; a batch starts at a multiple of `size`.
-
-        Args:
-            size: rows per batch; the last batch may be shorter.
-            wanted: takes the first row of a batch and returns whether to read and yield the batch.
-        """
+        """Yield batches of `size` rows; `wanted` takes the first row of a batch and returns whether to read it."""
         for start, rows in self._row_batches(size, wanted):
             yield [self._item(start + offset, row) for offset, row in enumerate(rows)]
 
@@ -162,11 +156,8 @@ class Gallery:
             folders = [root.parent if root.is_file() else root]
         else:
             cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self.source.dataset.replace('/', '--')}"
-            folders = [
-                cached,
-                Path(datasets.config.HF_DATASETS_CACHE),
-                Path(datasets.config.DOWNLOADED_DATASETS_PATH),
-            ]
+            own = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
+            folders = [cached, *map(Path, own)]
         # The owner of the folder chose its symbolic links, so they may lead outside; a `..` in a row may not.
         lexical = Path(os.path.normpath(Path(outer).absolute()))
         return any(p.is_relative_to(folder) for p in (lexical, lexical.resolve()) for folder in folders)

@@ -26,21 +26,13 @@ LONGEST = 65_500  # pixels; libjpeg encodes no longer side
 
 @dataclass(frozen=True)
 class Distortion:
-    """A change to an image; the defaults change nothing. Values lie within `LIMITS`.
+    """A change to an image; the defaults change nothing. Values lie within `LIMITS`."""
 
-    Attributes:
-        rotation: degrees counter-clockwise; the canvas grows to fit the rotated image, on white.
-        crop: share of width and height that is removed, half of it on each side.
-        blur: standard deviation of a Gaussian, as a share of the shorter side.
-        grey: share of grey mixed in, up to 1 (greyscale), with the luma of ITU-R BT.601.
-        quality: JPEG quality at which the image is encoded and decoded again; 100 skips this step.
-    """
-
-    rotation: float = 0.0
-    crop: float = 0.0
-    blur: float = 0.0
-    grey: float = 0.0
-    quality: int = NOT_ENCODED
+    rotation: float = 0.0  # degrees counter-clockwise; the canvas grows to fit the rotated image, on white
+    crop: float = 0.0  # share of width and height that is removed, half of it on each side
+    blur: float = 0.0  # standard deviation of a Gaussian, as a share of the shorter side
+    grey: float = 0.0  # share of grey mixed in, up to 1 (greyscale), with the luma of ITU-R BT.601
+    quality: int = NOT_ENCODED  # JPEG quality at which the image is encoded and decoded again; 100 skips this step
 
     def apply(self, picture: Image.Image) -> Image.Image:
         """Return a distorted copy of an RGB image, or the image itself if nothing changes.

@@ -1,7 +1,4 @@
-"""Decode images: bytes, a path or a PIL image become an upright RGB image, or a clear error.
-
-The builder and the search share `load_picture`, so an image has the same pixels wherever it comes from.
-"""
+"""Decode images, for the builder and the search alike, so that an image always has the same pixels."""
 
 import io
 import math
@@ -65,11 +62,7 @@ Region = tuple[float, float, float, float]
 
 
 def read_bytes(source: bytes | Path) -> bytes:
-    """Return the encoded bytes of an image.
-
-    Raises:
-        PictureError: the file cannot be read, is empty or is larger than `MAX_BYTES`.
-    """
+    """Return the encoded bytes of an image; raise PictureError if it is unreadable, empty or above `MAX_BYTES`."""
     if isinstance(source, Path):
         unreadable = f"The image file {source.name!r} cannot be read"
         try:
@@ -96,14 +89,8 @@ def load_picture(source: PictureSource, most: int = MAX_PIXELS) -> Image.Image:
     """Return an image upright, in RGB, with transparency on white.
 
     Applies the EXIF orientation, uses the first frame of an animation and scales 16-bit and float channels to 8 bits.
-    Colour profiles are not applied, as in CLIP's published preprocessing.
-
-    Args:
-        source: encoded bytes, the path of a file, or a PIL image.
-        most: the maximum number of pixels; values above `MAX_PIXELS` have no effect.
-
-    Raises:
-        PictureError: the source is not an image, is damaged or empty, or exceeds the limits.
+    Colour profiles are not applied, as in CLIP's published preprocessing. `most` is the maximum number of pixels, up to
+    `MAX_PIXELS`. Raise PictureError if the source is not an image, is damaged, empty or too large.
     """
     try:
         if isinstance(source, Image.Image):

@@ -10,16 +10,11 @@ DISTINCT_MAX = 1000  # the maximum number of results without near-duplicates, si
 
 
 def without_duplicates(vectors: Vectors, alike: float, enough: int) -> tuple[list[int], list[int], bool]:
-    """Return the ranked images to keep, the number of near-duplicates of each, and whether the result is complete.
+    """Return the images to keep (at most `enough`), how many near-duplicates each has, and whether this is complete.
 
-    An image is a near-duplicate of the first kept image whose vector has a cosine of at least `alike` with its own.
-    The result is complete if there are more images to keep than `enough`; otherwise a longer ranking could add
-    images and near-duplicates.
-
-    Args:
-        vectors: CLIP vectors of unit length, shape (n, d), closest image first.
-        alike: cosine from 0 to 1.
-        enough: the maximum number of images to keep.
+    `vectors` have unit length, shape (n, d), the closest image first. An image is a near-duplicate of the first kept
+    image whose cosine with it is at least `alike`. The result is complete if there are more images to keep than
+    `enough`; otherwise a longer ranking could add images and near-duplicates.
     """
     kept: list[int] = []
     duplicates: list[int] = []

@@ -24,7 +24,7 @@ from retrieval.storage.reader import GalleryIndex
 MAX_TEXT = 500  # characters of a text; the models read 40 to 77 tokens of it
 EXCLUDE_WEIGHT = 0.5  # how strongly excluded text pushes away, next to 1 for the rest
 
-# An image at the size limit takes half a gigabyte while it is decoded, and many visitors come at a time.
+# An image at the size limit takes half a gigabyte while it is decoded, so only two are decoded at a time.
 _DECODING = threading.BoundedSemaphore(2)
 
 
@@ -33,20 +33,18 @@ class Embedded:
     """A query's plain vector, shape (d,), and the milliseconds spent on decoding and embedding."""
 
     vector: Vectors
-    decode: float
-    features: float
+    decode: float = 0.0
+    features: float = 0.0
 
 
 class QueryEmbedder:
-    """Turns queries into vectors, with the same feature sets the index was built with. Safe for many threads."""
+    """Turns queries into vectors, with the same feature sets the index was built with. Thread-safe.
+
+    `templates` are sentences with `{}` for the query text; the mean of their vectors is the text's vector.
+    `most_pixels` limits the size of a query image.
+    """
 
     def __init__(self, templates: Sequence[str] = TEMPLATES, most_pixels: int = MAX_PIXELS) -> None:
-        """Load nothing yet.
-
-        Args:
-            templates: sentences with `{}` for the query text; the mean of their vectors is the text's vector.
-            most_pixels: the size limit of a query image.
-        """
         self.loaded = LoadedFeatures()
         self.most_pixels = most_pixels
         self._templates = tuple(templates)
@@ -56,12 +54,8 @@ class QueryEmbedder:
         """Return the vector of a query.
 
         With text, it is the weighted sum of the unit vectors of image and text, minus a part of the excluded text's,
-        scaled to unit length again.
-
-        Raises:
-            PictureError: neither image nor text, or an image that cannot be used.
-            QueryError: text for features or a model that do not support it; an unknown item.
-            ModelError: the index's model is not available.
+        scaled to unit length again. Raise PictureError without a usable image or text, QueryError for an unknown item
+        or features that do not support text, and ModelError if the index's model is not available.
         """
         text, without = _cleaned(query.text), _cleaned(query.without)
         if not (text or without):
@@ -90,7 +84,7 @@ class QueryEmbedder:
         given = _given(index, query)
         vectors = index.vectors(query.features)
         if query.position is not None and query.is_whole_picture:
-            return Embedded(vectors[query.position], 0.0, 0.0)
+            return Embedded(vectors[query.position])
         started = time.perf_counter()
         digest, source = _digest(given)
         key = _key(index, digest, query.region, query.distortion, query.features)
@@ -110,23 +104,17 @@ class QueryEmbedder:
     def feature_set(self, index: GalleryIndex, features: str) -> FeatureSet:
         """Return the feature set that an index was built with, loaded on first use.
 
-        Raises:
-            QueryError: the gallery does not have this feature type.
-            ModelError: its model is not available.
+        Raise QueryError if the gallery does not have this feature type, ModelError if its model is not available.
         """
-        index.vectors(features)
+        index.vectors(features)  # raises the QueryError
         return self.loaded.get(features, index.manifest.features[features])
 
     def embed_pictures(self, index: GalleryIndex, features: str, pictures: Sequence[Image.Image]) -> Vectors:
-        """Return upright RGB images as vectors comparable to those of an index, shape (n, d).
-
-        Raises:
-            ModelError: the index's model is not available.
-        """
+        """Return upright RGB images as vectors comparable to those of an index, shape (n, d); see `feature_set`."""
         return self.feature_set(index, features).embed_query(pictures)
 
     def _text(self, index: GalleryIndex, features: str, text: str) -> Vectors:
-        """Return the unit mean of the unit vectors of a text in every template."""
+        """Return the mean of a text's unit vectors in all templates, scaled to unit length again."""
         key = (text, self._templates, features, index.manifest.features[features])
 
         def embed(_: object) -> list[Vectors]:
@@ -140,16 +128,11 @@ class QueryEmbedder:
 class QueryPicture:
     """The image of a query under several distortions: decoded at most once, its vectors cached.
 
-    An image of the gallery is its thumbnail, distorted or not, so that only the distortion makes a difference.
+    A gallery item is represented by its thumbnail even if undistorted, so that only the distortion makes a difference.
+    Raise PictureError without a readable image, QueryError for an unknown item.
     """
 
     def __init__(self, embedder: QueryEmbedder, index: GalleryIndex, query: Query) -> None:
-        """Read the query's image; only its region is used besides.
-
-        Raises:
-            PictureError: there is no image, or its file cannot be read.
-            QueryError: an unknown item.
-        """
         self._embedder = embedder
         self.index = index
         self._region = query.region
@@ -157,20 +140,11 @@ class QueryPicture:
 
     @cached_property
     def undistorted(self) -> Image.Image:
-        """The image, upright, in RGB, decoded on first use.
-
-        Raises:
-            PictureError: it cannot be decoded.
-        """
+        """The image, upright, in RGB; decoded on first use, which may raise a `PictureError`."""
         return _load(self._source, self._region, self._embedder.most_pixels)
 
     def vectors(self, distortions: Sequence[Distortion]) -> dict[str, Vectors]:
-        """Return the vectors of the distorted images by feature type, shape (n, d) in the given order.
-
-        Raises:
-            PictureError: the image cannot be decoded.
-            ModelError: the index's model is not available.
-        """
+        """Return the vectors of n distorted images by feature type, shape (n, d); errors are those of `embed`."""
         pictures: dict[Distortion, Image.Image] = {}
         return {features: self._vectors(features, distortions, pictures) for features in self.index.features}
 
@@ -208,7 +182,6 @@ def _load(source: PictureSource, region: Region | None, most_pixels: int) -> Ima
 def _key(
     index: GalleryIndex, digest: bytes, region: Region | None, distortion: Distortion, features: str
 ) -> tuple[object, ...]:
-    """Return everything that the vector of an image depends on."""
     return (digest, region, distortion, features, index.manifest.features[features])
 
 

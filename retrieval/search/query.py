@@ -1,6 +1,6 @@
 """A query and its result: what is searched, the hits, and the timings."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from retrieval.engines import DEFAULT_ENGINE
@@ -22,47 +22,39 @@ class Combination:
     metric: Metric = Metric.COSINE
     engine: str = DEFAULT_ENGINE
 
+    def to_json(self) -> dict[str, str]:
+        """Return the three names, as they stand in every result."""
+        return {"features": self.features, "metric": str(self.metric), "engine": self.engine}
+
 
 @dataclass(frozen=True)
 class Query:
-    """A search by image, by text, or by both, and its settings.
-
-    Attributes:
-        picture: the query image.
-        position: the position of a gallery item that is the query image, instead of `picture`.
-        text: the text query.
-        without: text whose meaning the results should avoid.
-        balance: image-text balance, from 0 (image only) to 1 (text only).
-        labels: classes to keep; empty keeps all.
-        region: the part of the image to search with.
-        distortion: a distortion applied to the image first, to measure robustness.
-        alike: of images whose CLIP vectors have at least this cosine, only the closest is shown; 1 hides none.
-        features: the feature type.
-        metric: the metric that ranks the results.
-        engine: what proposes the candidates.
-        top_k: the number of results.
-        gallery: the gallery's name; empty is the first one.
-    """
+    """A search by image, by text, or by both, and its settings."""
 
     picture: PictureSource | None = None
-    position: int | None = None
+    position: int | None = None  # of the gallery item that is the query image, instead of `picture`
     text: str = ""
-    without: str = ""
-    balance: float = 0.5
-    labels: tuple[str, ...] = ()
-    region: Region | None = None
-    distortion: Distortion = UNDISTORTED
-    alike: float = KEEP_ALL
+    without: str = ""  # text whose meaning the results should avoid
+    balance: float = 0.5  # from 0 (image only) to 1 (text only)
+    labels: tuple[str, ...] = ()  # to keep; empty keeps all
+    region: Region | None = None  # the part of the image to search with
+    distortion: Distortion = UNDISTORTED  # applied to the image first, to measure robustness
+    alike: float = KEEP_ALL  # of images whose CLIP vectors have at least this cosine, only the closest is shown
     features: str = DEFAULT_FEATURES
     metric: Metric = Metric.COSINE
     engine: str = DEFAULT_ENGINE
     top_k: int = 10
-    gallery: str = ""
+    gallery: str = ""  # empty is the first one
 
     @property
     def combination(self) -> Combination:
         """The feature type, metric and engine."""
         return Combination(self.features, self.metric, self.engine)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is text to find or to exclude."""
+        return bool(self.text.split() or self.without.split())
 
     @property
     def has_picture(self) -> bool:
@@ -77,18 +69,15 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """One result. `score` is the metric's value, `position` the index in the gallery.
+    """One result."""
 
-    `duplicates` is the number of near-duplicates of this hit that were hidden; they rank below it.
-    """
-
-    rank: int
-    position: int
+    rank: int  # from 1
+    position: int  # in the gallery, from 0
     id: str
     label: str
     caption: str
-    score: float
-    duplicates: int = 0
+    score: float  # the metric's value
+    duplicates: int = 0  # hidden near-duplicates of this hit, which rank below it
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; it contains `duplicates` only if some were hidden."""
@@ -108,7 +97,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The result of a query: the closest images, closest first; `size` is the number of images in the gallery."""
+    """The result of a query: the hits, closest first; `size` is the number of images in the gallery."""
 
     gallery: str
     features: str
@@ -128,15 +117,8 @@ class Ranking:
         """Return the JSON form that the HTTP API and `search --json` share."""
         return {
             "gallery": self.gallery,
-            "features": str(self.features),
-            "metric": str(self.metric),
-            "engine": str(self.engine),
+            **self.combination.to_json(),
             "model": self.model.title,
             "hits": [hit.to_json() for hit in self.hits],
-            "timings_ms": {
-                "decode": round(self.timings.decode, 3),
-                "features": round(self.timings.features, 3),
-                "search": round(self.timings.search, 3),
-                "total": round(self.timings.total, 3),
-            },
+            "timings_ms": {part: round(spent, 3) for part, spent in asdict(self.timings).items()},
         }

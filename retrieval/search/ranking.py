@@ -13,10 +13,9 @@ from retrieval.storage.reader import GalleryIndex
 def rank(
     index: GalleryIndex, by: Combination, vector: Vectors, k: int, among: Positions | None = None
 ) -> tuple[Positions, npt.NDArray[np.float64]]:
-    """Return positions and exact scores of the k closest items to a vector of shape (d,), ties in gallery order.
+    """Return positions and exact scores of the k items closest to a vector of shape (d,), ties in gallery order.
 
-    The engine only proposes candidates, so a score is the metric's own value whichever engine found the item.
-    `among` lists the only positions allowed, ascending; None allows all.
+    `among` lists the only positions allowed, ascending.
     """
     vectors = index.vectors(by.features)
     [candidates] = index.engine(by.engine).candidates(by.features, by.metric, vector[None], k, among)

@@ -22,53 +22,33 @@ from retrieval.storage.reader import GalleryIndex
 
 
 class Searcher:
-    """Answers queries over all galleries of an index folder; safe for many threads."""
+    """Answers queries over all galleries of an index folder; thread-safe. Models are loaded when a query needs them."""
 
     def __init__(self, indexes: Indexes, templates: Sequence[str] = TEMPLATES, most_pixels: int = MAX_PIXELS) -> None:
-        """Take the galleries; models are loaded when a query needs them.
-
-        Args:
-            indexes: the galleries.
-            templates: the sentences that words are put into.
-            most_pixels: that a query's picture may have.
-        """
         self.indexes = indexes
         self.embedder = QueryEmbedder(templates, most_pixels)
 
     def search(self, query: Query, index: GalleryIndex | None = None) -> Ranking:
-        """Return the gallery's pictures closest to the query.
+        """Return the gallery's images closest to the query.
 
-        Args:
-            query: what is asked, and where.
-            index: the query's gallery, for who shows more of it than the answer: between two looks at a gallery a
-                new build of it can be published.
-
-        Raises:
-            RetrievalError: any of its children, worded for the person who asked.
+        A caller that reads more of the gallery passes `index`, since a new build may be published in between. Raise any
+        kind of RetrievalError.
         """
         started = time.perf_counter()
         index = index or self.indexes.get(query.gallery)
         return self.answer(index, query, self.embedder.embed(index, query), started)
 
     def answer(self, index: GalleryIndex, query: Query, embedded: Embedded, started: float | None = None) -> Ranking:
-        """Return the pictures closest to a query whose vector is known already.
+        """Return the images closest to an embedded query; `started` is when it arrived, by `time.perf_counter`.
 
-        Args:
-            index: the gallery.
-            query: what is asked of it; its picture and words do not count any more.
-            embedded: its vector, by the query's features.
-            started: when the query came, by `time.perf_counter`; None is now.
-
-        Raises:
-            QueryError: a label that the gallery does not have.
+        Raise QueryError for a label that the gallery does not have.
         """
         searching = time.perf_counter()
-        positions, scores, duplicates = _ranked(index, query, embedded.vector)
+        found = zip(*_ranked(index, query, embedded.vector), strict=True)
         hits = []
-        for place, (position, score) in enumerate(zip(positions, scores, strict=True), start=1):
+        for place, (position, score, hidden) in enumerate(found, start=1):
             entry = index.entry(int(position))
-            left_out = duplicates[place - 1]
-            hits.append(Hit(place, entry.position, entry.id, entry.label, entry.caption, float(score), left_out))
+            hits.append(Hit(place, entry.position, entry.id, entry.label, entry.caption, float(score), hidden))
         ended = time.perf_counter()
         return Ranking(
             gallery=index.manifest.gallery,
@@ -84,14 +64,7 @@ class Searcher:
         )
 
     def fetch_models(self) -> list[RetrievalError]:
-        """Have the files of every gallery's model on this machine, for when the Hub is not asked any more.
-
-        Returns:
-            Why some of them cannot be had.
-
-        Raises:
-            IndexingError: a server does not tell which galleries there are.
-        """
+        """Download the models of all galleries, and return the errors of those that are not available."""
         problems = []
         for name in self.indexes.names():
             try:
@@ -105,13 +78,12 @@ class Searcher:
     def warm(self) -> None:
         """Load what the first search by each engine would wait for: model, matrices, ChromaDB's graphs.
 
-        Raises:
-            RetrievalError: something is missing or in use; searches that do not need it still work.
+        Raise RetrievalError if something is missing or in use; searches that do not need it still work.
         """
         index = self.indexes.get()
         for name in index.features:
             self.embedder.feature_set(index, name)
-        # The default features by the exact scan first, which most visitors begin with; ChromaDB takes longest.
+        # Default features and exact scan first, since most visitors begin with them and ChromaDB takes longest.
         names = [name for name in default_first() if name in index.features]
         for engine, features, metric in product(ENGINES, names, Metric):
             rank(index, Combination(features, metric, engine), index.vectors(features)[0], 1)
@@ -120,11 +92,11 @@ class Searcher:
 def _ranked(
     index: GalleryIndex, query: Query, vector: Vectors
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], list[int]]:
-    """Return positions, scores and near-duplicates left out of a query's hits, as many as are asked for if possible."""
+    """Return positions, scores and numbers of hidden near-duplicates of the hits, `top_k` if there are as many."""
     if query.alike < KEEP_ALL and query.top_k > DISTINCT_MAX:
         raise QueryError(f"Without near-duplicates top_k must be at most {DISTINCT_MAX:,}, not {query.top_k:,}.")
     among = index.with_labels(query.labels) if query.labels else None
-    # One more tells that there are more to keep, where nothing is left out.
+    # One more shows that the ranking is complete, even if nothing is hidden.
     count = query.top_k if query.alike >= KEEP_ALL else query.top_k + 1
     while True:
         positions, scores = rank(index, query.combination, vector, count, among)

@@ -12,15 +12,12 @@ NUMBERS_KEPT = 16 * 2**20  # 64 MB of float32
 
 
 class VectorCache:
-    """A least-recently-used cache of query vectors; concurrent requests for the same key share one computation."""
+    """A least-recently-used cache of at most `size` query vectors, with at most `numbers` float32 values in all.
+
+    Concurrent requests for the same key share one computation.
+    """
 
     def __init__(self, size: int = VECTORS_KEPT, numbers: int = NUMBERS_KEPT) -> None:
-        """Create an empty cache.
-
-        Args:
-            size: the maximum number of vectors.
-            numbers: the maximum number of float32 values in all vectors together.
-        """
         self._size = size
         self._numbers = numbers
         self._futures: OrderedDict[Hashable, Future[Vectors]] = OrderedDict()
@@ -31,14 +28,10 @@ class VectorCache:
             return key in self._futures and self._futures[key].done()
 
     def vectors(self, keys: Sequence[Hashable], compute: Callable[[Sequence[int]], Iterable[Vectors]]) -> list[Vectors]:
-        """Return the vectors of the keys; evict the least recently used ones.
+        """Return the vectors of the keys, waiting for those that another thread computes; raise its exceptions too.
 
-        If another thread is computing a vector, wait for it, and raise its exception if it fails.
-
-        Args:
-            keys: the keys of the vectors, such as image, feature type and model.
-            compute: takes indices into `keys` and returns their vectors; called once, for those that are neither
-                cached nor being computed.
+        `compute` takes indices into `keys` and returns their vectors. It is called at most once, for those that are
+        neither cached nor being computed.
         """
         with self._lock:
             places = [i for i, key in enumerate(keys) if key not in self._futures and key not in keys[:i]]
