@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from retrieval.ui.tabs import evaluate
 from tests.support.browsing import hold_until_stopped, open_tab, timings, upload
 
 pytestmark = pytest.mark.browser
@@ -32,7 +31,7 @@ def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
 
 
 def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    hold_until_stopped(monkeypatch, evaluate, 2)
+    hold_until_stopped(monkeypatch, 2)
     open_tab(page, "Evaluate")
     page.locator("#sample input[type=number]").fill("2000")
     page.locator("#sample input[type=number]").blur()
@@ -51,7 +50,7 @@ def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page, monkeypatch
 def test_evaluate_cancelled_and_started_again_at_once_ends_with_all_figures(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold_until_stopped(monkeypatch, evaluate, 1)
+    hold_until_stopped(monkeypatch, 1)
     open_tab(page, "Evaluate")
     page.locator("#evaluate").click()
     page.locator("#cancel:enabled").click()
