@@ -79,7 +79,7 @@ def test_search_prints_a_table_the_times_and_what_the_score_means(run, queries):
     lines = result.out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["1", "2", "3"]
     assert lines[0].split()[2:] == ["pizza", "food-drink", "1f355"]
-    assert "64 pictures" in result.out
+    assert "64 images" in result.out
     assert "larger is closer" in result.out
 
 

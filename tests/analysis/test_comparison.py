@@ -18,7 +18,7 @@ from retrieval.features import FEATURES
 from retrieval.metrics import Metric
 from retrieval.search.query import Combination, Query
 
-EVERY = list(product(FEATURES, Metric, ENGINES))
+EVERY = [Combination(*each) for each in product(FEATURES, Metric, ENGINES)]
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,9 @@ def test_overlap_and_moves_by_hand(here, there, overlap, moved):
 def test_every_combination_is_a_cell_with_the_ranking_of_a_search(cat, icons_searcher, queries):
     assert [cell.combination for cell in cat.cells] == EVERY
     for cell in cat.cells:
-        features, metric, engine = cell.combination
-        query = Query(queries / "cat.png", top_k=8, features=features, metric=metric, engine=engine)
+        query = Query(queries / "cat.png", top_k=8, **vars(cell.combination))
         assert cell.ranking.hits == icons_searcher.search(query).hits
-        assert cat.cell(*cell.combination) is cell
+        assert cat.cell(cell.combination) is cell
 
 
 def test_every_figure_equals_plain_python(cat):
@@ -100,7 +99,7 @@ def test_every_figure_equals_plain_python(cat):
         assert cell.overlap == len({*here} & {*base}) / 8
         assert list(cell.moves) == [base.index(p) - here.index(p) if p in base else None for p in here]
         assert cell.tau == pytest.approx(scipy_tau(here, base), abs=1e-12)
-        exact = places(cat.cell(cell.ranking.features, cell.ranking.metric, "exact"))
+        exact = places(cat.cell(replace(cell.combination, engine="exact")))
         chroma = cell.ranking.engine == "chroma"
         assert cell.recall == (len({*here} & {*exact}) / 8 if chroma else None)
     assert cat.baseline.combination == BASELINE
@@ -115,23 +114,23 @@ def test_features_differ_where_metrics_hardly_do(cat):
 
 def test_the_picture_is_embedded_once_for_each_features(cat):
     for features in FEATURES:
-        first, *others = (cell.ranking.timings.features for cell in cat.cells if cell.ranking.features is features)
+        first, *others = (cell.ranking.timings.features for cell in cat.cells if cell.ranking.features == features)
         assert first > 0
         assert not any(others)
 
 
 def test_another_baseline(icons_searcher):
-    baseline = ("pixels", Metric.L1, "chroma")
+    baseline = Combination("pixels", Metric.L1, "chroma")
     comparison = compare(icons_searcher, Query(position=100, top_k=5), baseline)
-    assert comparison.baseline is comparison.cell(*baseline)
+    assert comparison.baseline is comparison.cell(baseline)
     assert comparison.baseline.moves == (0,) * 5
-    assert comparison.cell(*BASELINE).overlap < 1
+    assert comparison.cell(BASELINE).overlap < 1
 
 
 def test_words_are_compared_by_clip_alone(icons_searcher, queries):
     for query in (Query(text="red fruit"), Query(picture=queries / "cat.png", without="dog"), Query(text="x", top_k=1)):
         cells = compare(icons_searcher, query).cells
-        assert [cell.combination for cell in cells] == [each for each in EVERY if each[0] == "clip"]
+        assert [cell.combination for cell in cells] == [each for each in EVERY if each.features == "clip"]
 
 
 def test_blank_words_are_none(icons_searcher):
@@ -140,12 +139,12 @@ def test_blank_words_are_none(icons_searcher):
 
 def test_exact_scan_alone(icons_searcher):
     cells = compare(icons_searcher, Query(position=5), engines=["exact"]).cells
-    assert [cell.combination for cell in cells] == [each for each in EVERY if each[2] == "exact"]
+    assert [cell.combination for cell in cells] == [each for each in EVERY if each.engine == "exact"]
     assert all(cell.recall is None for cell in cells)
 
 
 def test_chroma_alone_has_nothing_to_be_measured_by(icons_searcher):
-    cells = compare(icons_searcher, Query(position=5), (*BASELINE[:2], "chroma"), ["chroma"]).cells
+    cells = compare(icons_searcher, Query(position=5), replace(BASELINE, engine="chroma"), ["chroma"]).cells
     assert len(cells) == 8
     assert all(cell.recall is None for cell in cells)
 
@@ -234,7 +233,7 @@ def test_json_has_all_that_was_compared(cat):
         "baseline": {"features": "clip", "metric": "cosine", "engine": "exact"},
     }
     for cell, as_json in zip(cat.cells, cells, strict=True):
-        assert (as_json["features"], as_json["metric"], as_json["engine"]) == cell.combination
+        assert Combination(as_json["features"], as_json["metric"], as_json["engine"]) == cell.combination
         assert (as_json["overlap"], as_json["tau"], as_json["recall"]) == (cell.overlap, cell.tau, cell.recall)
         assert tuple(hit.pop("move") for hit in as_json["hits"]) == cell.moves
         assert as_json["hits"] == cell.ranking.to_json()["hits"]
@@ -262,7 +261,7 @@ def run(icons, icons_searcher, capsys):
 def test_command_prints_a_row_a_combination(run, queries, icons_searcher):
     code, out, err = run(queries / "cat.png", "--top-k", 4)
     assert (code, err) == (0, "")
-    assert "icons: 1,852 pictures, mini" in out
+    assert "icons: 1,852 images, mini" in out
     rows = [line for line in out.splitlines() if line.startswith(("Raw pixels", "CLIP features"))]
     assert len(rows) == 16
     base = next(row for row in rows if row.startswith("CLIP features  Cosine") and "Exact" in row)

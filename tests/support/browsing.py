@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -16,7 +15,7 @@ from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
 from retrieval.ui.serving.limits import limits_of
-from retrieval.ui.tabs.stopping import Stopped, ended
+from retrieval.ui.tabs.stopping import Job
 from tests.support.waiting import until
 
 PATIENCE = 60_000  # ms; a slow machine is no failure
@@ -55,16 +54,16 @@ def settled(page: Page) -> None:
     )
 
 
-def hold_until_stopped(monkeypatch: pytest.MonkeyPatch, tab: ModuleType, steps: int) -> None:
-    """Let the next long job of a tab wait after some steps until its visitor stops it, however slow the visitor is."""
-    over, asked = tab.over, count()
+def hold_until_stopped(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let the next long job wait after some steps until its visitor stops it, however slow the visitor is."""
+    over, asked = Job.over, count()
 
-    def held(stopped: Stopped, began: float, deadline: float) -> str:
+    def held(job: Job) -> str:
         if next(asked) == steps:
-            until(lambda: ended(stopped, began))
-        return str(over(stopped, began, deadline))
+            until(job.ended)
+        return over(job)
 
-    monkeypatch.setattr(tab, "over", held)
+    monkeypatch.setattr(Job, "over", held)
 
 
 def captions(page: Page) -> list[str]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
-from retrieval.ui.tabs import evaluate
-from tests.support.browsing import PATIENCE, captions, hold_until_stopped, open_tab, timings, toggle, upload
+from tests.support.browsing import PATIENCE, captions, open_tab, timings, toggle, upload
 
 pytestmark = pytest.mark.browser
 
@@ -360,144 +359,3 @@ def test_results_of_two_visitors_do_not_mix(browser: Browser, address: str, quer
             visitors.append((name, page))
         for name, page in visitors:
             expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name}")
-
-
-def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: Path) -> None:
-    open_tab(page, "Compare")
-    expect(page.locator("#compare_note")).to_contain_text("Choose an image to start")
-    upload(page, queries / "pizza.png")
-    expect(page.locator(".comparison .hits")).to_have_count(8)
-    expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
-    rows = page.locator(".comparison").all_inner_texts()
-    assert sum("always gives the same order" in row for row in rows) == 2
-    assert sum("baseline" in row for row in rows) == 1
-    assert all(re.search(r"ChromaDB: recall@6 [01]\.\d\d", row) for row in rows)
-    same = page.locator(".comparison", has_text="CLIP features · L2")
-    expect(same).to_contain_text("overlap@6 1.00 · τ 1.00")
-    # ChromaDB's own hits: compared with the same baseline, which is then none of those shown.
-    toggle(page, "compare_engine", "chroma")
-    expect(page.locator(".comparison", has_text="CLIP features · Cosine")).to_contain_text("overlap@6 1.00 · τ 1.00")
-    expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
-
-
-def compared(page: Page, row: str) -> Locator:
-    """The captions of a combination's hits on the Compare tab."""
-    return page.locator(".comparison", has_text=row).locator(".caption-label")
-
-
-def test_compare_follows_the_query_while_it_is_open_and_waits_while_it_is_not(page: Page, queries: Path) -> None:
-    upload(page, queries / "fox.png")
-    open_tab(page, "Compare")
-    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. fox")
-    page.locator("#query button[aria-label='Remove Image']").click()
-    expect(page.locator("#compare_note")).to_contain_text("Choose an image to start")
-    expect(page.locator(".comparison .caption-label")).to_have_count(0)
-    upload(page, queries / "pizza.png")
-    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. pizza")
-    before = compared(page, "CLIP features · Cosine").all_text_contents()
-    open_tab(page, "Search")
-    page.locator("#examples .thumbnail-item").nth(17).click()
-    expect(page.locator("#results .caption-label").first).to_contain_text("1. soccer ball")
-    assert compared(page, "CLIP features · Cosine").all_text_contents() == before
-    open_tab(page, "Compare")
-    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. soccer ball")
-    page.locator("#more button").first.click()
-    page.locator("#labels input").click()
-    page.get_by_role("option", name="animals-nature").click()
-    expect(compared(page, "CLIP features · Cosine").first).not_to_contain_text("soccer ball")
-
-
-def test_compare_by_keyboard_shows_as_many_hits_as_the_slider_says(page: Page, queries: Path) -> None:
-    upload(page, queries / "fox.png")
-    open_tab(page, "Compare")
-    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 6)
-    page.locator("#compare_top_k input[type=range]").focus()
-    page.keyboard.press("ArrowRight")
-    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 7)
-    page.keyboard.press("Home")
-    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 1)
-
-
-def test_compare_words_a_bad_picture_and_lives_on(page: Page, queries: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "cut.png"
-    bad.write_bytes((queries / "fox.png").read_bytes()[:2000])
-    open_tab(page, "Compare")
-    upload(page, bad)
-    expect(page.locator("#compare_note")).to_contain_text("damaged or cut off")
-    expect(page.locator(".error:visible")).to_have_count(0)
-    page.locator("#query button[aria-label='Remove Image']").click()
-    upload(page, queries / "fox.png")
-    expect(compared(page, "CLIP features · Cosine").first).to_contain_text("1. fox")
-
-
-def test_compare_with_words_leaves_raw_pixels_out(page: Page) -> None:
-    page.locator("#text input, #text textarea").fill("red fruit")
-    open_tab(page, "Compare")
-    expect(page.locator(".hits .caption-label")).to_have_count(4 * 6)
-    expect(page.locator(".comparison", has_text="Raw pixels · L1")).to_contain_text("Text search needs CLIP features")
-
-
-def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
-    open_tab(page, "Evaluate")
-    page.locator("#sample input[type=number]").fill("50")
-    page.locator("#sample input[type=number]").blur()
-    page.locator("#evaluate").click()
-    expect(page.locator("#evaluate_state")).to_contain_text("leave-one-out over 50 of 1,852 images, exact scan.")
-    expect(page.locator("#figures_plot img")).to_be_visible()
-    expect(page.locator("#figures tbody tr").last).to_contain_text("Correlation")
-    with page.expect_download() as download:
-        page.locator("#csv").click()
-    lines = Path(download.value.path()).read_text().splitlines()
-    assert len(lines) == 9
-    assert lines[0] == "features,metric,engine,p@1,p@5,map"
-    said = str(page.locator("#figures_plot img").get_attribute("alt"))
-    assert said.startswith(f"Highest mAP: {max(float(line.split(',')[-1]) for line in lines[1:]):.3f} by CLIP features")
-    expect(page.locator("#evaluate_state")).to_contain_text(said)
-    expect(page.locator("#cancel")).to_be_disabled()
-
-
-def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    hold_until_stopped(monkeypatch, evaluate, 2)
-    open_tab(page, "Evaluate")
-    page.locator("#sample input[type=number]").fill("2000")
-    page.locator("#sample input[type=number]").blur()
-    page.locator("#evaluate").click()
-    expect(page.locator("#evaluate_state")).to_contain_text(re.compile("[1-7] of 8 combinations"))
-    page.locator("#cancel").click()
-    expect(page.locator("#evaluate_state")).to_have_text("Stopped.")
-    expect(page.locator("#cancel")).to_be_disabled()
-    rows = page.locator("#figures .virtual-row")
-    assert 1 <= rows.count() < 8
-    expect(page.locator("#figures_plot img")).to_have_count(0)
-    page.locator("#evaluate_query").click()  # an answer of the run that was stopped would come before this one's
-    expect(page.locator("#evaluate_state")).to_contain_text("whose label is known")
-
-
-def test_evaluate_cancelled_and_started_again_at_once_ends_with_all_figures(
-    page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hold_until_stopped(monkeypatch, evaluate, 1)
-    open_tab(page, "Evaluate")
-    page.locator("#evaluate").click()
-    page.locator("#cancel:enabled").click()
-    page.locator("#evaluate").click()
-    expect(page.locator("#figures_plot img")).to_be_visible()
-    expect(page.locator("#figures .virtual-row")).to_have_count(8)
-    expect(page.locator("#evaluate_state")).to_contain_text("Highest mAP")
-    expect(page.locator(".error:visible")).to_have_count(0)
-    expect(page.locator("#cancel")).to_be_disabled()
-
-
-def test_evaluate_query_needs_a_picture_whose_label_is_known(page: Page, queries: Path) -> None:
-    upload(page, queries / "fox.png")
-    expect(page.locator("#results .caption-label").first).to_be_visible()
-    open_tab(page, "Evaluate")
-    page.locator("#evaluate_query").click()
-    expect(page.locator("#evaluate_state")).to_contain_text("whose label is known")
-    open_tab(page, "Search")
-    page.locator("#results .thumbnail-item").first.click()
-    expect(timings(page)).to_contain_text("decode 0.0 ms")
-    open_tab(page, "Evaluate")
-    page.locator("#evaluate_query").click()
-    expect(page.locator("#evaluate_state")).to_contain_text("label animals-nature")
-    expect(page.locator("#figures_plot img")).to_be_visible()

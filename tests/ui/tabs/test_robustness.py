@@ -7,7 +7,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from retrieval.analysis.robustness import STEPS
-from retrieval.ui.tabs import robustness
 from tests.support.browsing import PATIENCE, hold_until_stopped, open_tab, upload
 
 pytestmark = pytest.mark.browser
@@ -107,7 +106,7 @@ def test_sweep_fills_table_and_plot_and_says_what_it_found(opened: Page) -> None
 
 
 def test_cancel_ends_a_sweep_and_another_can_follow(opened: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    hold_until_stopped(monkeypatch, robustness, 3)
+    hold_until_stopped(monkeypatch, 3)
     opened.locator("#sweep").click()
     opened.locator("#sweep_cancel:enabled").click()
     expect(opened.locator("#sweep_state")).to_have_text("Stopped.")
