@@ -30,7 +30,7 @@ TEMPLATE = """<a>${link}</a> <button type="button">${copy}</button> <span role="
 
 
 def link_output() -> gr.HTML:
-    """Return the component that shows a search's link and updates the browser's address; its value is of `linked`."""
+    """Return the component that shows the link of a search and updates the browser's address; `linked` is its value."""
     return gr.HTML(
         value=NOTHING,
         html_template=TEMPLATE,
@@ -46,13 +46,12 @@ def link_output() -> gr.HTML:
 
 
 def linked(query: Query, index: GalleryIndex) -> dict[str, Any]:
-    """Return a query's address, and whether the visitor uploaded an image, which is not in it."""
+    """Return a query's address, and whether it lacks an image that the visitor uploaded."""
     return {"address": to_address(query, index), "own": query.has_picture and query.position is None}
 
 
 def to_address(query: Query, index: GalleryIndex) -> str:
     """Return a query as the part of a URL after the `?`, without values that are the default."""
-    default = Query()
     values: list[tuple[str, object]] = [("gallery", index.manifest.gallery)]
     if query.position is not None:
         values.append(("id", index.entry(query.position).id))
@@ -60,18 +59,16 @@ def to_address(query: Query, index: GalleryIndex) -> str:
             values.append(("region", ",".join(f"{each:g}" for each in query.region)))
     values += [("text", query.text), ("without", query.without)]
     values += [("label", label) for label in query.labels]
-    values += [(name, getattr(query, name)) for name in ("balance", "alike") if _differs(query, default, name)]
+    changed = [name for name in ("balance", "alike") if getattr(query, name) != getattr(Query(), name)]
+    values += [(name, getattr(query, name)) for name in changed]
     values += [("features", query.features), ("metric", query.metric), ("engine", query.engine), ("k", query.top_k)]
     return urlencode([(name, str(value)) for name, value in values if value != ""])
 
 
 def from_address(items: Iterable[tuple[str, str]], indexes: Indexes, query: Query) -> tuple[Query, list[str]]:
-    """Return the query that an address means, and a message for each part of it that is invalid.
+    """Return the query of an address, which may contain anything, and a message for each part of it that is invalid.
 
-    Args:
-        items: names and values of the address, which may hold anything; unknown names are ignored.
-        indexes: the galleries.
-        query: the values of what the address leaves out.
+    What the address leaves out is taken from `query`, and unknown names are ignored.
 
     Raises:
         IndexingError: a gallery cannot be read.
@@ -104,12 +101,8 @@ def from_address(items: Iterable[tuple[str, str]], indexes: Indexes, query: Quer
     return query, problems
 
 
-def _differs(query: Query, default: Query, name: str) -> bool:
-    return bool(getattr(query, name) != getattr(default, name))
-
-
 def _number(text: str) -> float | str:
-    """Return the number that a text stands for, or the text itself, for the error message."""
+    """Return a text as a number, or unchanged for the error message."""
     try:
         return float(text)
     except ValueError:

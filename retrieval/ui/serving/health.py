@@ -45,9 +45,9 @@ class Health:
         self.stopping = False
 
     def problem(self) -> str | None:
-        """Return why searches do not work at the moment, without any detail of this machine, or None if they do.
+        """Return why searches do not work at the moment, without details of this machine, or None if they work.
 
-        Once in `every` seconds one caller waits for a small search; all others get the last result.
+        Every `every` seconds, one caller waits for a small search; all others get the last result.
         """
         if self.stopping:
             return STOPPING
