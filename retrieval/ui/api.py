@@ -1,6 +1,5 @@
 """The HTTP API and the MCP tools, with the same queries and the same JSON as the command line's `--json`."""
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -104,23 +103,13 @@ class Endpoints:
 
 def _add(function: Callable[..., Answer], described: Mapping[str, Argument], names: Sequence[str]) -> None:
     """Add an endpoint for a method of `Endpoints` that takes the arguments with these names."""
-    taken = {name: described[name] for name in names}
-    endpoint = as_shown(html_safe=False)(function)
-    endpoint.__doc__ = _documented(function, taken)
     gr.Button(visible=False).click(
-        endpoint,
-        inputs_kwargs={name: argument.component(name) for name, argument in taken.items()},
+        as_shown(html_safe=False)(function),
+        inputs_kwargs={name: described[name].component(name) for name in names},
         outputs=Api(None, {"type": "object"}, "answer"),
         api_name=function.__name__,
         **SEARCHES,
     )
-
-
-def _documented(function: Callable[..., Answer], taken: Mapping[str, Argument]) -> str:
-    """Return a function's docstring with its arguments, in the form that gradio's MCP server reads."""
-    summary, returns = (inspect.getdoc(function) or "").split("Returns:")
-    lines = "\n".join(f"    {name}: {argument.description}" for name, argument in taken.items())
-    return f"{summary}Args:\n{lines}\n\nReturns:{returns}"
 
 
 def _query(values: dict[str, object], most: int) -> Query:

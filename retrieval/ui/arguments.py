@@ -50,8 +50,8 @@ class Argument:
     def component(self, name: str) -> Api:
         """Return a new component for the argument, which has no place on the page."""
         kind = _ImageApi if self.schema is IMAGE else Api
-        schema = {} if self.default is None else {"default": self.default}
-        return kind(self.default, {**self.schema, **schema}, name)
+        default = {} if self.default is None else {"default": self.default}
+        return kind(self.default, {**self.schema, **default, "description": self.description}, name)
 
 
 class _ImageApi(Api):

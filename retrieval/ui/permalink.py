@@ -1,6 +1,6 @@
 """A search as a link: gallery, toggles, text and an image of the gallery; never an image that a visitor uploaded."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -8,41 +8,22 @@ from urllib.parse import urlencode
 import gradio as gr
 
 from retrieval.errors import QueryError
-from retrieval.metrics import Metric
 from retrieval.search.query import Query
-from retrieval.search.validation import (
-    checked_alike,
-    checked_balance,
-    checked_engine,
-    checked_features,
-    checked_labels,
-    checked_region,
-    checked_top_k,
-    one_of,
-)
+from retrieval.search.validation import CHECKS, checked_labels, checked_region
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.scripts import beside
 
 NAMES = ("gallery", "id", "region", "text", "without", "balance", "label", "alike", "features", "metric", "engine", "k")
 NOTHING: dict[str, Any] = {"address": "", "own": False}
-TEMPLATE = """<a>${link}</a> <button type="button">${copy}</button> <span role="status"></span>"""
+FIELDS = {"id": "position", "label": "labels", "k": "top_k"}  # fields of `Query` that have another name in an address
+TEMPLATE = '<a>Link to this search</a> <button type="button">Copy</button> <span role="status"></span>'
 
 
 def link_output() -> gr.HTML:
     """Return the component that shows the link of a search and updates the browser's address; `linked` is its value."""
-    return gr.HTML(
-        value=NOTHING,
-        html_template=TEMPLATE,
-        js_on_load=beside(__file__, "permalink.js"),
-        apply_default_css=False,
-        elem_id="link",
-        names=NAMES,
-        link="Link to this search",
-        copy="Copy",
-        copied="Copied.",
-        own="The link does not include your uploaded image.",
-    )
+    script = beside(__file__, "permalink.js", NAMES=NAMES)
+    return gr.HTML(NOTHING, html_template=TEMPLATE, js_on_load=script, apply_default_css=False, elem_id="link")
 
 
 def linked(query: Query, index: GalleryIndex) -> dict[str, Any]:
@@ -78,27 +59,29 @@ def from_address(items: Iterable[tuple[str, str]], indexes: Indexes, query: Quer
         if name in NAMES:
             given.setdefault(name, []).append(value)
     problems: list[str] = []
-    readers: dict[str, Callable[[list[str]], dict[str, Any]]] = {
-        "gallery": lambda values: {"gallery": indexes.get(values[0]).manifest.gallery},
-        "id": lambda values: {"position": indexes.get(query.gallery).position(values[0])},
-        "region": lambda values: {"region": checked_region([_number(each) for each in values[0].split(",")])},
-        "text": lambda values: {"text": values[0]},
-        "without": lambda values: {"without": values[0]},
-        "balance": lambda values: {"balance": checked_balance(_number(values[0]))},
-        "label": lambda values: {"labels": _known(checked_labels(values), indexes.get(query.gallery))},
-        "alike": lambda values: {"alike": checked_alike(_number(values[0]))},
-        "features": lambda values: {"features": checked_features(values[0])},
-        "metric": lambda values: {"metric": one_of(Metric, values[0])},
-        "engine": lambda values: {"engine": checked_engine(values[0])},
-        "k": lambda values: {"top_k": checked_top_k(_number(values[0]))},
-    }
-    for name, read in readers.items():  # the gallery first, since others depend on it
+    for name in NAMES:  # the gallery comes first, since others depend on it
         if name in given:
             try:
-                query = replace(query, **read(given[name]))
+                query = replace(query, **{FIELDS.get(name, name): _read(name, given[name], indexes, query.gallery)})
             except QueryError as error:
                 problems.append(str(error))
     return query, problems
+
+
+def _read(name: str, texts: list[str], indexes: Indexes, gallery: str) -> Any:
+    """Return the checked value of a part of an address."""
+    if name == "gallery":
+        return indexes.get(texts[0]).manifest.gallery
+    if name == "id":
+        return indexes.get(gallery).position(texts[0])
+    if name == "label":
+        labels = checked_labels(texts)
+        indexes.get(gallery).with_labels(labels)
+        return labels
+    if name == "region":
+        return checked_region([_number(each) for each in texts[0].split(",")])
+    value = _number(texts[0]) if name in ("balance", "alike", "k") else texts[0]
+    return CHECKS[FIELDS.get(name, name)](value)
 
 
 def _number(text: str) -> float | str:
@@ -107,8 +90,3 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _known(labels: tuple[str, ...], index: GalleryIndex) -> tuple[str, ...]:
-    index.with_labels(labels)
-    return labels

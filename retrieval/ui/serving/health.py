@@ -71,15 +71,11 @@ class Health:
     def _check(self) -> str | None:
         try:
             self._search()
-        except ModelError as error:
-            log.error("health: %s", error)
-            return MODEL_UNUSABLE
-        except IndexingError as error:
-            log.error("health: %s", error)
-            return INDEX_UNUSABLE
         except RetrievalError as error:
             log.error("health: %s", error)
-            return SEARCH_FAILED
+            if isinstance(error, ModelError):
+                return MODEL_UNUSABLE
+            return INDEX_UNUSABLE if isinstance(error, IndexingError) else SEARCH_FAILED
         except Exception:
             log.exception("health: unexpected error")
             return SEARCH_FAILED

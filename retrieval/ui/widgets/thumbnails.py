@@ -29,7 +29,7 @@ HEADERS = {
 
 
 class Thumbnails:
-    """The folders whose images are shown, and their public names.
+    """The folders of public images, and their public names.
 
     The names look like paths of uploads, because only such paths pass through gradio in both directions, even behind
     a proxy, without a copy of the file. No such file exists: `route` serves the image.
