@@ -19,7 +19,7 @@
     }
     for (const sign of document.querySelectorAll(".empty[aria-label]")) set(sign, "role", "img");
     const found = document.querySelectorAll("#results .caption-label");
-    const text = ANNOUNCEMENT.replace("{count}", found.length).replace("{first}", () => found[0]?.textContent.trim());
+    const text = `${found.length} images found. Closest: ${found[0]?.textContent.trim()}`;
     set(announcement, "textContent", found.length ? text : "");
   };
   mend();

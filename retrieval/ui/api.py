@@ -1,8 +1,7 @@
 """The HTTP API and the MCP tools, with the same queries and the same JSON as the command line's `--json`."""
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import gradio as gr
 from gradio.components.api_component import Api
 
 from retrieval.analysis.comparison import compare
-from retrieval.analysis.robustness import measure
+from retrieval.analysis.robustness import Kind, measure
 from retrieval.errors import PictureError, QueryError
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
@@ -27,6 +26,11 @@ NO_IMAGE = "The argument image is missing. Send an image: handle_file('cat.jpg')
 Answer = dict[str, Any] | str
 
 
+CONDITIONS = ("text", "image", "without", "balance", "labels", "region", "alike")
+TOGGLES = ("features", "metric", "engine")
+RESULTS = ("top_k", "gallery")
+
+
 def add_endpoints(searcher: Searcher, limits: Limits) -> None:
     """Add `/search` (by image), `/query` (everything a query can contain), `/compare` and `/robustness` to the Blocks.
 
@@ -37,174 +41,89 @@ def add_endpoints(searcher: Searcher, limits: Limits) -> None:
     shared = arguments() | {"top_k": top_k_up_to(limits.top_k)}
     by_image = shared | {"image": required_image()}
     few = {"top_k": top_k_up_to(COMPARED_MAX)}
-    _add(endpoints.search, by_image)
-    _add(endpoints.query, shared)
-    _add(endpoints.compare, shared | few)
-    _add(endpoints.robustness, by_image | few)
+    _add(endpoints.search, by_image, ("image", *TOGGLES, *RESULTS))
+    _add(endpoints.query, shared, (*CONDITIONS, *TOGGLES, *RESULTS))
+    _add(endpoints.compare, shared | few, (*CONDITIONS, *RESULTS))
+    _add(endpoints.robustness, by_image | few, ("image", *map(str, Kind), "metric", *RESULTS))
 
 
 class Endpoints:
-    """The functions of the API: their parameters are its arguments, and their docstrings describe the MCP tools."""
+    """The functions of the API; their docstrings describe the MCP tools."""
 
     def __init__(self, searcher: Searcher, limits: Limits) -> None:
         self._searcher = searcher
         self._limits = limits
 
-    def search(
-        self,
-        image: object,
-        features: object,
-        metric: object,
-        engine: object,
-        top_k: object,
-        gallery: object,
-        request: gr.Request,
-    ) -> Answer:
+    def search(self, request: gr.Request, **values: object) -> Answer:
         """Find the images of a gallery that are most similar to a query image, closest first.
 
         Returns:
             JSON with gallery, features, metric, engine, model, hits (rank, id, label, caption, score) and timings_ms.
         """
-        asked = _query(image, features=features, metric=metric, engine=engine, top_k=top_k, gallery=gallery)
-        return self._answer(asked, request)
+        return self._ranked(request, values)
 
-    def query(
-        self,
-        text: object,
-        image: object,
-        without: object,
-        balance: object,
-        labels: object,
-        region: object,
-        alike: object,
-        features: object,
-        metric: object,
-        engine: object,
-        top_k: object,
-        gallery: object,
-        request: gr.Request,
-    ) -> Answer:
+    def query(self, request: gr.Request, **values: object) -> Answer:
         """Find the images of a gallery that match a text, an image or a part of it, or both, closest first.
 
         Returns:
             JSON like that of search; a hit that represents near-duplicates has their number as duplicates.
         """
-        asked = _query(
-            image,
-            text=text,
-            without=without,
-            balance=balance,
-            labels=labels,
-            region=region,
-            alike=alike,
-            features=features,
-            metric=metric,
-            engine=engine,
-            top_k=top_k,
-            gallery=gallery,
-        )
-        return self._answer(asked, request)
+        return self._ranked(request, values)
 
-    def compare(
-        self,
-        text: object,
-        image: object,
-        without: object,
-        balance: object,
-        labels: object,
-        region: object,
-        alike: object,
-        top_k: object,
-        gallery: object,
-        request: gr.Request,
-    ) -> Answer:
+    def compare(self, request: gr.Request, **values: object) -> Answer:
         """Rank a gallery with every feature type, metric and engine, and measure how far each agrees with a baseline.
 
         Returns:
             JSON with gallery, model, pictures, top_k, baseline, and cells: each with overlap, tau, recall and hits.
         """
-        asked = _query(
-            image,
-            text=text,
-            without=without,
-            balance=balance,
-            labels=labels,
-            region=region,
-            alike=alike,
-            top_k=top_k,
-            gallery=gallery,
-        )
-        compared = compare(self._searcher, _within(asked, COMPARED_MAX))
+        asked = _query(values, COMPARED_MAX)
+        compared = compare(self._searcher, asked)
         searched("compare", compared.baseline.ranking, asked.top_k)
         return _for_caller(compared.to_json(), request)
 
-    def robustness(
-        self,
-        image: object,
-        rotation: object,
-        crop: object,
-        blur: object,
-        grey: object,
-        quality: object,
-        metric: object,
-        top_k: object,
-        gallery: object,
-        request: gr.Request,
-    ) -> Answer:
+    def robustness(self, request: gr.Request, **values: object) -> Answer:
         """Compare the results for an image with those for a distorted copy of it, with each feature type.
 
         Returns:
             JSON with gallery, model, pictures, metric, top_k, distortion and results: for each feature type overlap,
             tau, cosine (of the two query vectors), undistorted hits, and distorted hits with their move (null: new).
         """
-        asked = _within(_query(image, metric=metric, top_k=top_k, gallery=gallery), COMPARED_MAX)
-        distortion = checked_distortion(rotation, crop, blur, grey, quality)
-        found = measure(self._searcher, replace(asked, distortion=distortion))
+        distortions = {kind: values.pop(kind) for kind in Kind}
+        asked = _query(values, COMPARED_MAX)
+        found = measure(self._searcher, replace(asked, distortion=checked_distortion(**distortions)))
         searched("robustness", found.by_features[0].distorted, asked.top_k)
         return _for_caller(found.to_json(), request)
 
-    def _answer(self, asked: Query, request: gr.Request) -> Answer:
-        ranking = self._searcher.search(_within(asked, self._limits.top_k))
+    def _ranked(self, request: gr.Request, values: dict[str, object]) -> Answer:
+        asked = _query(values, self._limits.top_k)
+        ranking = self._searcher.search(asked)
         searched("search", ranking, asked.top_k)
         return _for_caller(ranking.to_json(), request)
 
 
-def _add(function: Callable[..., Answer], described: Mapping[str, Argument]) -> None:
-    """Add an endpoint.
-
-    Args:
-        function: a method of `Endpoints`.
-        described: its arguments, by the names of its parameters.
-    """
-    taken = {name: described[name] for name in inspect.signature(function).parameters if name != "request"}
-    endpoint = as_shown(html_safe=False)(function)
-    endpoint.__doc__ = _documented(function, taken)
-    components = [argument.component(name) for name, argument in taken.items()]
-    answer = Api(None, {"type": "object"}, "answer")
-    gr.Button(visible=False).click(endpoint, components, answer, api_name=function.__name__, **SEARCHES)
+def _add(function: Callable[..., Answer], described: Mapping[str, Argument], names: Sequence[str]) -> None:
+    """Add an endpoint for a method of `Endpoints` that takes the arguments with these names."""
+    gr.Button(visible=False).click(
+        as_shown(html_safe=False)(function),
+        inputs_kwargs={name: described[name].component(name) for name in names},
+        outputs=Api(None, {"type": "object"}, "answer"),
+        api_name=function.__name__,
+        **SEARCHES,
+    )
 
 
-def _documented(function: Callable[..., Answer], taken: Mapping[str, Argument]) -> str:
-    """Return a function's docstring with its arguments, in the form that gradio's MCP server reads."""
-    summary, returns = (inspect.getdoc(function) or "").split("Returns:")
-    lines = "\n".join(f"    {name}: {argument.description}" for name, argument in taken.items())
-    return f"{summary}Args:\n{lines}\n\nReturns:{returns}"
-
-
-def _query(image: object, text: object = "", **values: object) -> Query:
-    picture = image_of(image)
-    if picture is None and not text:
+def _query(values: dict[str, object], most: int) -> Query:
+    """Return the query with these arguments, which may ask for at most `most` results."""
+    picture = image_of(values.pop("image"))
+    if picture is None and not values.get("text"):
         raise PictureError(NO_IMAGE)
-    return checked_query(picture=picture, text=text, **values)
-
-
-def _within(asked: Query, most: int) -> Query:
+    asked = checked_query(picture=picture, **values)
     if asked.top_k > most:
         raise QueryError(f"top_k must be at most {most:,} on this page, not {asked.top_k:,}.")
     return asked
 
 
 def _for_caller(answer: dict[str, Any], request: gr.Request) -> Answer:
-    """Return the answer; as JSON text for MCP, where gradio would otherwise send Python's notation."""
+    """Return the answer, for MCP as JSON text, because gradio would send it in Python's notation."""
     header, caller = MCP_CALLER
     return json.dumps(answer, ensure_ascii=False) if request.headers.get(header) == caller else answer

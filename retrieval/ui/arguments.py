@@ -41,26 +41,21 @@ class Argument:
     """An argument as callers see it in the API docs and in the schema of an MCP tool.
 
     `gr.api` derives schemas from type hints, which have no bounds and no choices that are known only at run time.
-
-    Attributes:
-        description: one line.
-        schema: JSON schema.
-        default: None if callers must pass a value.
     """
 
     description: str
     schema: Mapping[str, Any]
-    default: Any = None
+    default: Any = None  # None: callers must pass a value
 
     def component(self, name: str) -> Api:
         """Return a new component for the argument, which has no place on the page."""
         kind = _ImageApi if self.schema is IMAGE else Api
-        schema = {} if self.default is None else {"default": self.default}
-        return kind(self.default, {**self.schema, **schema}, name)
+        default = {} if self.default is None else {"default": self.default}
+        return kind(self.default, {**self.schema, **default, "description": self.description}, name)
 
 
 class _ImageApi(Api):
-    is_template = True  # so that gradio calls it by the name of its base class, whose front end it has
+    is_template = True  # it has the front end of its base class, so gradio must use that name
 
     @override
     def example_payload(self) -> Any:
@@ -68,7 +63,7 @@ class _ImageApi(Api):
 
 
 def required_image() -> Argument:
-    """Return the image of an endpoint that needs one."""
+    """Return the query image of endpoints that need one."""
     return Argument("the query image, as an uploaded file or in base64 (data:image/png;base64,...).", IMAGE)
 
 

@@ -1,4 +1,4 @@
-"""Controls that several tabs have: the choices of a query, Cancel, and the look of figures."""
+"""Controls that several tabs have: the toggles, Cancel, and how figures look."""
 
 from typing import Any, TypeVar
 
@@ -11,13 +11,13 @@ from retrieval.metrics import Metric
 
 Choice = TypeVar("Choice", gr.Radio, gr.Dropdown)
 
-# How an event runs that only the page uses: without a place in the API, and with little or no sign that it runs.
+# Events that are not part of the API, with little or no sign of progress.
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
 
 def text_needs() -> str:
-    """Return which feature types a text can be searched with, as a sentence."""
+    """Return a sentence that names the feature types with text search."""
     return f"Text search needs {' or '.join(each.phrase for each in FEATURES.values() if each.takes_text)}."
 
 
@@ -62,23 +62,17 @@ def top_k_slider(value: int, maximum: int, elem_id: str, **layout: Any) -> gr.Sl
 
 
 def cancel_button(elem_id: str) -> gr.Button:
-    """Return a button that is off until there is something to cancel."""
+    """Return a button that stays off until there is something to cancel."""
     return gr.Button("Cancel", elem_id=elem_id, interactive=False)
 
 
 def figures_table(headers: list[str], label: str, elem_id: str, **layout: Any) -> gr.Dataframe:
-    """Return a table to read."""
+    """Return a read-only table."""
     return gr.Dataframe(headers=headers, interactive=False, label=label, elem_id=elem_id, wrap=True, **layout)
 
 
 def figures_plot(label: str, elem_id: str) -> gr.Image:
-    """Return a drawing that is not there yet; an image, since gr.Plot has no alternative text."""
+    """Return a hidden image for a plot; gr.Plot has no alternative text."""
     return gr.Image(
-        label=label,
-        show_label=False,
-        format="png",
-        interactive=False,
-        buttons=[],
-        elem_id=elem_id,
-        visible=False,
+        label=label, show_label=False, format="png", interactive=False, buttons=[], elem_id=elem_id, visible=False
     )

@@ -1,7 +1,4 @@
-"""Error handling at the edge of the page: an error is shown once, and an unexpected one is also logged.
-
-No log line contains what a visitor sent, see `retrieval.logs`.
-"""
+"""Error handling at the edge of the page: an error is shown once, and an unexpected one is also logged."""
 
 import html
 import logging
@@ -19,14 +16,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def as_shown(html_safe: bool = True, owner: bool = False) -> Iterator[None]:
-    """Turn an exception into a message for the visitor.
+    """Turn an exception into a `gr.Error` with a message for the visitor.
 
-    Args:
-        html_safe: escape the text. The page renders messages as HTML; API clients read them as plain text.
-        owner: show errors of an index or a model with their paths, because the visitor owns this machine.
-
-    Raises:
-        gr.Error: with the message.
+    `html_safe` escapes the message for the page, which renders it as HTML; API clients read plain text. `owner` shows
+    errors of an index or a model with their paths, because the visitor owns this machine.
     """
     try:
         yield
@@ -46,10 +39,8 @@ def as_shown(html_safe: bool = True, owner: bool = False) -> Iterator[None]:
 
 
 def warn(error: gr.Error) -> str:
-    """Show an error as a toast, and return its message to be shown in place of an answer.
-
-    Raised, gradio would cover every output with the word "Error".
-    """
+    """Show an error as a toast, and return its message to be shown in place of results."""
+    # If the error was raised instead, gradio would cover every output with the word "Error".
     message = str(error.message)
     gr.Warning(message)
     return message

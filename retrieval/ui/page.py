@@ -14,7 +14,7 @@ from retrieval.search.searcher import Searcher
 from retrieval.settings import Settings
 from retrieval.ui.api import add_endpoints
 from retrieval.ui.query_panel import QueryPanel
-from retrieval.ui.scripts import ACCESSIBILITY
+from retrieval.ui.scripts import beside
 from retrieval.ui.serving.bodies import BodyLimit
 from retrieval.ui.serving.gradio_patches import forbid_fetching, log_failures
 from retrieval.ui.serving.health import Health, health_route
@@ -44,19 +44,18 @@ TABS: tuple[type[Tab], ...] = (
 
 CACHE_SECONDS = (3600, 86400)  # every hour, uploads older than a day are deleted
 LEAN = {
-    # After each event gradio would summarise the last 10,000 with pandas, for a view that is switched off below.
+    # After each event, gradio would summarise the last 10,000 with pandas, for a view that is switched off below.
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
     "GRADIO_ANALYTICS_MAX_EVENTS": "100",
-    # Before each event it asks matplotlib for its backend, which would try every one for screens.
+    # Before each event, gradio asks matplotlib for its backend, and matplotlib would try every one for screens.
     "MPLBACKEND": "agg",
 }
 
 
 class Page(gr.Blocks):
-    """The Blocks, and the images that are shown on it."""
+    """The gradio Blocks, and the images that they show."""
 
     def __init__(self, **named: Any) -> None:
-        """Take what gr.Blocks takes."""
         super().__init__(**named)
         self.thumbnails = Thumbnails()
 
@@ -64,17 +63,10 @@ class Page(gr.Blocks):
 def build_page(
     searcher: Searcher, examples: Iterable[Path], about: str, builds: Builds | None = None, limits: Limits = OWN
 ) -> Page:
-    """Return the page over a searcher.
-
-    Args:
-        searcher: answers the queries.
-        examples: query images to try.
-        about: one line on the model in use and why.
-        builds: builds new galleries, see `Settings.own_machine`; None: visitors cannot build.
-        limits: how much one request may take.
+    """Return the page, with query images to try and a line about the model; visitors can build galleries with `builds`.
 
     Raises:
-        RetrievalError: no folder for uploads can be made.
+        RetrievalError: the folder for uploads cannot be created.
     """
     for name, value in LEAN.items():
         os.environ.setdefault(name, value)
@@ -100,18 +92,10 @@ def build_page(
 
 
 def launch(page: Page, settings: Settings, health: Health) -> Door:
-    """Serve the page; keeps no record of visitors and sends no requests to other servers.
-
-    Args:
-        page: see `build_page`.
-        settings: where it listens, and whether that is a Space.
-        health: what `/health` reports.
-
-    Returns:
-        What the page is closed with.
+    """Serve the page without tracking visitors or sending requests to other servers; the door returned closes it.
 
     Raises:
-        OSError: it cannot listen there.
+        OSError: it cannot listen at the address in the settings.
     """
     forbid_fetching()
     log_failures()
@@ -122,14 +106,11 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
         share=settings.share,
         theme=THEME,
         css=CSS,
-        js=ACCESSIBILITY,
+        js=beside(__file__, "accessibility.js"),
         max_file_size=limits.upload_bytes,
         state_session_capacity=SESSIONS,
         app_kwargs={
-            "middleware": [
-                Middleware(BodyLimit, own_folder(), limits.upload_bytes),
-                Middleware(Doorkeeper, door),
-            ],
+            "middleware": [Middleware(BodyLimit, own_folder(), limits.upload_bytes), Middleware(Doorkeeper, door)],
             "routes": [page.thumbnails.route, health_route(health)],
         },
         run_history=False,

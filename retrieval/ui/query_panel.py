@@ -1,7 +1,7 @@
 """The query, beside all tabs: an image, a text, what to exclude, which classes, and the recent queries."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,20 @@ from retrieval.ui.widgets.picture_input import PictureInput
 from retrieval.ui.widgets.region_input import RegionInput, drawn_region
 from retrieval.ui.widgets.thumbnails import PictureStrip, Thumbnails
 
-TRAIL_LENGTH = 8  # images one can go back to
-ALIKE_FROM = 0.5  # below, images that have little in common would count as one
+TRAIL_LENGTH = 8  # recent queries
+ALIKE_FROM = 0.5  # below this similarity, images that have little in common would count as near-duplicates
 LABELS_LISTED = 1000  # a gallery with more classes is filtered through the API
 MAX_TEXT = 500  # characters
 
 HINT = "**Choose an image to start:** drop one, click an example, or describe it."
 
 Updates = dict[Any, Any]  # component -> its new value
-SKIP: Updates = gr.skip()  # which leaves all as they are
+SKIP: Updates = gr.skip()  # changes no component
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the panel holds when an event fires; `QueryPanel.inputs` has a component for each field."""
+    """The values of the panel when an event fires; `QueryPanel.inputs` has a component for each field."""
 
     picture: str | None
     text: str | None
@@ -49,11 +49,11 @@ class Asked:
 
     @property
     def hint(self) -> str:
-        """What to do, where no image is given and the text, if there is one, cannot be searched."""
+        """What to do if there is no image, and no text or a text that these features cannot search with."""
         return HINT if self.nothing else f"**Choose an image:** {text_needs()}"
 
     def query(self, index: GalleryIndex, with_text: bool = True) -> Query:
-        """Return the query over a gallery, without its toggles; without its text where that does not apply."""
+        """Return the query over a gallery, with defaults for the toggles."""
         return Query(
             picture=Path(self.picture) if self.picture else None,
             # An image of the gallery is looked up, not embedded again from its thumbnail.
@@ -69,10 +69,9 @@ class Asked:
 
 
 class QueryPanel:
-    """Components of the query; what a visitor asked before is kept in that visitor's own state."""
+    """The components of the query; recent queries are kept in each visitor's own state."""
 
     def __init__(self, searcher: Searcher, examples: Iterable[Path], thumbnails: Thumbnails) -> None:
-        """Lay the panel out inside the Blocks that are being made."""
         self._searcher = searcher
         self._examples = sorted(examples)
         if self._examples:
@@ -106,85 +105,44 @@ class QueryPanel:
         with gr.Accordion("Advanced", open=False, elem_id="more"):
             self._lay_out_advanced(names)
         self.gallery = gr.Dropdown(
-            names,
-            value=names[0] if names else None,
-            label="Gallery",
-            visible=len(names) > 1,
-            elem_id="gallery",
+            names, value=names[0] if names else None, label="Gallery", visible=len(names) > 1, elem_id="gallery"
         )
         self._wire()
 
     def _lay_out_advanced(self, names: list[str]) -> None:
-        self.balance = gr.Slider(
-            0,
-            1,
-            value=0.5,
-            step=0.05,
-            label="Image-text balance (0: image only, 1: text only)",
-            elem_id="balance",
-        )
+        balance = "Image-text balance (0: image only, 1: text only)"
+        self.balance = gr.Slider(0, 1, value=0.5, step=0.05, label=balance, elem_id="balance")
         self.without = gr.Textbox(value="", label="Exclude", max_length=MAX_TEXT, elem_id="without")
-        self.labels = gr.Dropdown(
-            self._classes(names[0] if names else ""),
-            value=[],
-            multiselect=True,
-            label="Only these classes",
-            elem_id="labels",
-        )
-        self.alike = gr.Slider(
-            ALIKE_FROM,
-            KEEP_ALL,
-            value=KEEP_ALL,
-            step=0.01,
-            label="Hide near-duplicates above this similarity (1: show all)",
-            elem_id="alike",
-        )
+        classes = self._classes(names[0] if names else "")
+        self.labels = gr.Dropdown(classes, value=[], multiselect=True, label="Only these classes", elem_id="labels")
+        alike = "Hide near-duplicates above this similarity (1: show all)"
+        self.alike = gr.Slider(ALIKE_FROM, KEEP_ALL, value=KEEP_ALL, step=0.01, label=alike, elem_id="alike")
 
     @property
     def inputs(self) -> dict[str, Any]:
         """The components by the names of the fields of `Asked`."""
-        return {
-            "picture": self.picture,
-            "text": self.text,
-            "without": self.without,
-            "balance": self.balance,
-            "labels": self.labels,
-            "alike": self.alike,
-            "region": self.region,
-            "gallery": self.gallery,
-        }
+        return {field.name: getattr(self, field.name) for field in fields(Asked)}
 
     @property
     def asked(self) -> list[Any]:
         """The events by which a visitor asks something new."""
-        # Of all events of a picture only `change` comes after its file has arrived, however it was chosen; it may
-        # come twice, and the second search finds the vector in the cache.
+        # Only `change` comes after the file has arrived, however the image was chosen. It may come twice; the second
+        # search then finds the vector in the cache.
         return [self.picture.change, self.text.submit, self.without.submit, self.button.click]
 
     @property
     def refined(self) -> list[Any]:
-        """The events by which a visitor changes what counts for the same query."""
-        return [
-            self.labels.input,
-            self.balance.input,
-            self.alike.input,
-            self.region.input,
-            self.gallery.input,
-            self.renewed.change,
-        ]
+        """The events by which a visitor changes the conditions of the same query."""
+        conditions: list[Any] = [self.labels, self.balance, self.alike, self.region, self.gallery]
+        return [*(each.input for each in conditions), self.renewed.change]
 
     @property
     def offered(self) -> list[Any]:
-        """What `offer` sets."""
+        """The components that `offer` sets."""
         return [self.gallery, self.labels, self.renewed]
 
     def offer(self, name: str, number: int) -> Updates:
-        """Return the list of galleries with one of them chosen, its classes, and what starts the search again.
-
-        Args:
-            name: the gallery.
-            number: another one than the time before.
-        """
+        """Choose a gallery and search it; `number` must be new each time, since its change starts the search."""
         return {
             self.gallery: self.galleries(name),
             self.labels: gr.Dropdown(choices=self._classes(name), value=[]),
@@ -192,7 +150,7 @@ class QueryPanel:
         }
 
     def galleries(self, chosen: str | None = None) -> gr.Dropdown:
-        """Return the list of galleries as it is now; the choice stays the visitor's if none is given."""
+        """Return the current list of galleries, without changing the visitor's choice if `chosen` is None."""
         names = self._searcher.indexes.names()
         value: dict[str, Any] = {} if chosen is None else {"value": chosen}
         return gr.Dropdown(choices=names, visible=len(names) > 1, **value)
@@ -203,7 +161,7 @@ class QueryPanel:
         self.trail_strip.select(self._take_back, self.trail, self.picture, **QUIET)
 
     def remember(self, trail: list[str], picture: str | None) -> Updates:
-        """Return the visitor's recent queries with the image at their end, and their strip, shown from two on."""
+        """Append an image to the visitor's recent queries, whose strip is shown if there are at least two."""
         if picture and (not trail or trail[-1] != picture):
             trail = [*(each for each in trail if each != picture), picture][-TRAIL_LENGTH:]
         pictures = [(path, f"query {step}") for step, path in enumerate(trail, start=1)]
@@ -212,16 +170,11 @@ class QueryPanel:
 
     @property
     def text_boxes(self) -> list[Any]:
-        """What `text_allowed` sets."""
+        """The components that `text_allowed` sets."""
         return [self.text, self.without, self.balance]
 
     def text_allowed(self, features: str, query: Query | None = None) -> Updates:
-        """Return the boxes of the text, on, or off with the reason where the features take none.
-
-        Args:
-            features: the chosen feature type.
-            query: what the boxes then show; None leaves what is in them.
-        """
+        """Switch the text boxes on, or off with the reason, and fill in the text of a query if one is given."""
         allowed = features in FEATURES and FEATURES[features].takes_text
         info = None if allowed else f"Off: {text_needs()}"
 
@@ -264,13 +217,6 @@ class QueryPanel:
 
 
 def _strip(thumbnails: Thumbnails, pictures: list[tuple[str, str]], label: str, elem_id: str) -> gr.Gallery:
-    """Return a strip of small images to click, which is there if it has any."""
     return PictureStrip(
-        thumbnails,
-        pictures,
-        label=label,
-        columns=10,
-        elem_id=elem_id,
-        elem_classes="strip",
-        visible=bool(pictures),
+        thumbnails, pictures, label=label, columns=10, elem_id=elem_id, elem_classes="strip", visible=bool(pictures)
     )

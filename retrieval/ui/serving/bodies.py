@@ -62,7 +62,7 @@ class BodyLimit:
         return await self._call(scope, receive, send)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read a call's body and pass both on. A short call is read even while others use up all memory for calls."""
+        """Read a call's body and pass both on; a short one is read even if others use up the memory for calls."""
         read = bytearray()
         size = 0
         more = True
@@ -114,7 +114,7 @@ def _counted(receive: Receive, most: int) -> Receive:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return messages that start with a body that was already read."""
+    """Return the messages of `receive` after one with a body that was already read."""
     left = [body]
 
     async def replayed() -> Message:

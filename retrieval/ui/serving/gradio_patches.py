@@ -20,10 +20,9 @@ log = logging.getLogger(__name__)
 
 
 def skip_type_stubs() -> None:
-    """Keep a later `import gradio` from writing type stubs (gradio 6.31.0).
+    """Keep a later `import gradio` from writing type stubs for editors (gradio 6.31.0).
 
-    It parses the source of every component and compiles a template for it, to write a `.pyi` file for editors. That
-    takes more than a third of the import, and more than a tenth of the start (see `benchmarks/README.md`).
+    That takes more than a third of the import, and more than a tenth of the start (see `benchmarks/README.md`).
     """
     sys.meta_path.insert(0, _StubWriterFinder)
 
@@ -48,9 +47,8 @@ def forbid_fetching() -> None:
     """Keep gradio from fetching URLs that visitors send (gradio 6.31.0, safehttpx 0.1.7).
 
     gradio fetches `/gradio_api/file=https://...` and every argument that is a file with a URL, before the component
-    sees it. It refuses private addresses, but would send requests to public ones in the name of this server and
-    without limits on time or size. Both ways, and each redirect, go through these two functions of safehttpx, which
-    nothing else here uses.
+    sees it. It refuses private addresses, but sends requests to public ones in the name of this server, without limits
+    on time or size. All of them go through these two functions of safehttpx, which nothing else here uses.
     """
     import safehttpx
 

@@ -45,9 +45,9 @@ class Health:
         self.stopping = False
 
     def problem(self) -> str | None:
-        """Return why searches do not work at the moment, without any detail of this machine, or None if they do.
+        """Return why searches do not work at the moment, without details of this machine, or None if they work.
 
-        Once in `every` seconds one caller waits for a small search; all others get the last result.
+        Every `every` seconds, one caller waits for a small search; all others get the last result.
         """
         if self.stopping:
             return STOPPING
@@ -71,15 +71,11 @@ class Health:
     def _check(self) -> str | None:
         try:
             self._search()
-        except ModelError as error:
-            log.error("health: %s", error)
-            return MODEL_UNUSABLE
-        except IndexingError as error:
-            log.error("health: %s", error)
-            return INDEX_UNUSABLE
         except RetrievalError as error:
             log.error("health: %s", error)
-            return SEARCH_FAILED
+            if isinstance(error, ModelError):
+                return MODEL_UNUSABLE
+            return INDEX_UNUSABLE if isinstance(error, IndexingError) else SEARCH_FAILED
         except Exception:
             log.exception("health: unexpected error")
             return SEARCH_FAILED

@@ -8,13 +8,7 @@ log = logging.getLogger("search")
 
 
 def searched(kind: str, ranking: Ranking, top_k: int) -> None:
-    """Log how a visitor's search was made and how long it took, but nothing of the query.
-
-    Args:
-        kind: `search`, `compare` or `robustness`.
-        ranking: the answer; if there are several, the one that represents them.
-        top_k: number of results that the visitor asked for.
-    """
+    """Log how a visitor searched and how long it took, but nothing of the query; `top_k` is as requested."""
     timings = ranking.timings
     fields = {
         "gallery": ranking.gallery,

@@ -20,14 +20,10 @@ class Door:
         self.waiting = 0  # changed by one event loop only, so it needs no lock
 
     def wait_until_empty(self, page: gr.Blocks, patience: float = PATIENCE) -> bool:
-        """Shut, wait until every search under way is answered, and return whether all were.
-
-        Args:
-            page: its queue is checked as well, because a search may run before anybody waits for it.
-            patience: seconds to wait.
-        """
+        """Shut, wait at most `patience` seconds for all running searches to be answered, and return whether all are."""
         self.shut = True
         deadline = time.monotonic() + patience
+        # The page's queue is checked as well, because a search may run before anybody waits for it.
         while self.waiting or any(page._queue.active_jobs):
             if time.monotonic() > deadline:
                 return False

@@ -22,7 +22,7 @@ EMPTY_SECONDS = 60  # for which a folder must have been empty; a new one is abou
 
 @cache
 def own_folder() -> Path:
-    """Return this process's folder for uploads, which only its user may read; it is deleted when the process ends.
+    """Create this process's folder for uploads, which only its user may read; it is deleted when the process ends.
 
     It is a new folder in `GRADIO_TEMP_DIR` or in the system's folder for temporary files, because other files there
     would count as uploads and be deleted. Folders of killed processes are deleted.
@@ -51,10 +51,7 @@ def own_folder() -> Path:
 
 
 def make_room(folder: Path, needed: int = 0) -> bool:
-    """Delete the oldest files until the folder is within its limits and `needed` bytes are free on the disk.
-
-    Returns whether they are free in the end.
-    """
+    """Delete the oldest files until the folder is within its limits; return whether `needed` bytes of disk are free."""
     found = sorted(_files(folder))
     size = sum(each for _, each, _ in found)
     free = shutil.disk_usage(folder).free
@@ -68,10 +65,8 @@ def make_room(folder: Path, needed: int = 0) -> bool:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield the modification time, size in bytes and path of each file, and delete folders that have long been empty.
-
-    gradio makes a folder for each upload and leaves it there when it deletes the file.
-    """
+    """Yield the modification time, size in bytes and path of each file; delete folders that have long been empty."""
+    # gradio makes a folder for each upload and leaves it there when it deletes the file.
     for name, folders, files in os.walk(folder):  # continues if a folder disappears
         parent = Path(name)
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The Compare tab: one query by every feature type x metric side by side, and what approximate engines find of each."""
+"""The Compare tab: the results of every feature type x metric side by side, and how many each engine finds."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,10 +18,9 @@ from retrieval.search.validation import checked_engine, checked_features, checke
 from retrieval.ui.controls import PRIVATE, engine_radio, text_needs, top_k_slider
 from retrieval.ui.errors import as_shown, warn
 from retrieval.ui.query_panel import HINT, SKIP, Asked, Updates
-from retrieval.ui.scripts import OPENED, if_open, release_by_keys
-from retrieval.ui.serving.limits import SEARCHES
+from retrieval.ui.scripts import release_by_keys
 from retrieval.ui.serving.search_log import searched
-from retrieval.ui.tabs.tab import Tab, TabContext
+from retrieval.ui.tabs.tab import Tab, TabContext, run_if_open
 from retrieval.ui.widgets.thumbnails import PictureStrip, strip_of
 
 TOP_K = 6  # as many as fit beside the figures without scrolling
@@ -35,8 +34,7 @@ class CompareTab(Tab):
 
     @override
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
-        self._searcher = context.searcher
-        self._thumbnails = context.thumbnails
+        super().__init__(context, tab)
         self._rows = list(product(default_first(), Metric))
         with gr.Row():
             self.baseline = gr.Dropdown(
@@ -54,7 +52,19 @@ class CompareTab(Tab):
         self.strips: list[gr.Gallery] = []
         for row in self._rows:
             self._lay_out_row(combination(*row))
-        self._wire(context, tab)
+        panel = context.panel
+        toggles = {"baseline": self.baseline, "engine": self.engine, "top_k": self.top_k}
+        run_if_open(
+            tab,
+            "compare_note",
+            [*panel.asked, *panel.refined, self.baseline.input, self.engine.input, self.top_k.release],
+            fn=self.run,
+            inputs_kwargs={**panel.inputs, **toggles},
+            outputs=[self.note, *self.figures, *self.strips],
+            show_progress_on=self.note,
+            **PRIVATE,
+        )
+        gr.on(None, None, js=release_by_keys("compare_top_k"))
 
     def _lay_out_row(self, title: str) -> None:
         with gr.Row(elem_classes="comparison"):
@@ -66,26 +76,8 @@ class CompareTab(Tab):
                 )
                 self.strips.append(strip)
 
-    def _wire(self, context: TabContext, tab: gr.Tab) -> None:
-        panel = context.panel
-        opened = gr.Checkbox(visible=False)  # set by the page itself
-        toggles = {"baseline": self.baseline, "engine": self.engine, "top_k": self.top_k}
-        event: dict[str, Any] = {
-            "fn": self.run,
-            "inputs_kwargs": {**panel.inputs, **toggles, "opened": opened},
-            "outputs": [self.note, *self.figures, *self.strips],
-            "show_progress_on": self.note,
-            "trigger_mode": "always_last",
-            **SEARCHES,
-            **PRIVATE,
-        }
-        changes = [self.baseline.input, self.engine.input, self.top_k.release]
-        tab.select(**event, js=OPENED)
-        gr.on([*panel.asked, *panel.refined, *changes], **event, js=if_open("compare_note"))
-        gr.on(None, None, js=release_by_keys("compare_top_k"))
-
     def run(self, baseline: str, engine: str, top_k: float, opened: bool, **panel: Any) -> Updates:
-        """Compare what the panel asks; with nothing to search for, show what to do."""
+        """Compare the results for the query; without one, show what to do."""
         if not opened:
             return SKIP
         asked = Asked(**panel)
@@ -138,7 +130,7 @@ def _note() -> str:
 
 
 def agreement(shown: Cell, approximate: Sequence[Cell], is_baseline: bool) -> str:
-    """Return how the combination shown agrees with the baseline, and each approximate engine with the exact scan."""
+    """Return how far the results shown agree with the baseline's, and approximate engines with the exact scan."""
     features, metric = shown.ranking.features, shown.ranking.metric
     k = len(shown.ranking.hits)
     lines = [f"**{combination(features, metric)}**"]

@@ -1,4 +1,4 @@
-"""The Evaluate tab: how good each feature type x metric is by the gallery's labels, with progress, cancel and CSV."""
+"""The Evaluate tab: how well each feature type x metric finds images with the label of the query."""
 
 import re
 import tempfile
@@ -17,7 +17,6 @@ from retrieval.analysis.explanation import listed, name_of
 from retrieval.features import FEATURES, default_first
 from retrieval.labels import METRICS
 from retrieval.metrics import Metric
-from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.controls import cancel_button, figures_plot, figures_table
 from retrieval.ui.errors import as_shown, warn
 from retrieval.ui.query_panel import SKIP, Asked, QueryPanel, Updates
@@ -25,7 +24,7 @@ from retrieval.ui.serving.limits import LONG
 from retrieval.ui.tabs.stopping import NOW, Job, Stopped, Stops
 from retrieval.ui.tabs.tab import Tab, TabContext
 
-SAMPLE = 500  # queries by default: seconds on 2 cores
+SAMPLE = 500  # queries by default, which take seconds on 2 cores
 
 NOTE = (
     "Each image of a sample searches the rest of the gallery; a result with the same label is correct. "
@@ -40,19 +39,19 @@ STARTED = f"""(...values) => [...values.slice(0, -2), {NOW}, document.body.class
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated: a line about it, the number of its results, and the name of `Result.map`."""
+    """What is evaluated: a sentence about it, the number of results, and the name of `Result.map`."""
 
     about: str
     total: int
     average: str
 
     def progress(self, done: int) -> str:
-        """Return how far it is."""
+        """Return a sentence with how many results are done."""
         return f"{self.about} {done} of {self.total} combinations ..."
 
 
 def _warned(run: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[Updates]]:
-    """Let a run of the tab show an error as a toast and in the state."""
+    """Let a job of the tab show its error as a toast and in the state."""
 
     @wraps(run)
     def warned(tab: "EvaluateTab", *values: Any, **named: Any) -> Iterator[Updates]:
@@ -66,14 +65,13 @@ def _warned(run: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[Upd
 
 
 class EvaluateTab(Tab):
-    """Leave-one-out over a sample of the gallery, and the figures of the query on the left."""
+    """Leave-one-out over a sample of the gallery, and the figures of the panel's query."""
 
     title = "Evaluate"
 
     @override
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
-        self._searcher = context.searcher
-        self._limits = context.limits
+        super().__init__(context, tab)
         gr.Markdown(NOTE)
         self.sample = gr.Slider(
             50, self._limits.sample, value=SAMPLE, step=50, label="Images in the sample", elem_id="sample"
@@ -90,14 +88,14 @@ class EvaluateTab(Tab):
         self._wire(context.panel)
 
     def _wire(self, panel: QueryPanel) -> None:
-        dark = gr.Checkbox(visible=False)  # set by the page itself
+        dark = gr.Checkbox(visible=False)  # set by the script
         stops = Stops()
         starts: list[tuple[gr.Button, Callable[..., Iterator[Updates]], dict[str, Any]]] = [
             (self.gallery_button, self.evaluate_gallery, {"gallery": panel.gallery, "sample": self.sample}),
             (self.query_button, self.evaluate_query, panel.inputs),
         ]
         for button, run, inputs in starts:
-            # One that is still under way ends first.
+            # The first event stops a job that is still running.
             button.click(**stops.event).then(
                 run,
                 inputs_kwargs={**inputs, **stops.inputs, "dark": dark},
@@ -115,16 +113,18 @@ class EvaluateTab(Tab):
     def evaluate_gallery(
         self, gallery: str | None, sample: float, stopped: Stopped, began: float, dark: bool
     ) -> Iterator[Updates]:
-        """Yield the table as it grows, then the plot and the CSV; end when the visitor stops it."""
+        """Yield the table as it fills, then the plot and the CSV; end when the visitor stops it."""
         index = self._searcher.indexes.get(gallery or "")
         queries = evaluation.leave_one_out(index, min(int(sample), self._limits.sample))
-        asked = Evaluation(_about_gallery(index, len(queries.labels)), len(index.features) * len(Metric), "mAP")
+        count, size = len(queries.labels), len(index)
+        about = f"{index.manifest.gallery}: leave-one-out over {count:,} of {size:,} images, exact scan."
+        asked = Evaluation(about, len(index.features) * len(Metric), "mAP")
         job = Job(stopped, began, self._limits.deadline())
         yield from self._growing(evaluation.evaluate(index, queries), asked, job, dark)
 
     @_warned
     def evaluate_query(self, stopped: Stopped, began: float, dark: bool, **panel: Any) -> Iterator[Updates]:
-        """Yield the figures of the query on the left, if its label is known; end when the visitor stops it."""
+        """Yield the figures of the panel's query if its label is known; end when the visitor stops it."""
         asked = Asked(**panel)
         index = self._searcher.indexes.get(asked.gallery or "")
         query = asked.query(index)
@@ -134,7 +134,8 @@ class EvaluateTab(Tab):
         entry = index.entry(query.position)
         results = evaluation.average_precision_of(index, self._searcher.embedder, query, entry.label)
         used = [name for name in index.features if FEATURES[name].takes_text or not (query.text or query.without)]
-        about = _about_query(name_of(entry), entry.label)
+        name, label = _as_text(name_of(entry)), _as_text(entry.label)
+        about = f"Query {name}, label {label}: the whole gallery ranked by the exact scan."
         job = Job(stopped, began, self._limits.deadline())
         yield from self._growing(results, Evaluation(about, len(used) * len(Metric), "AP"), job, dark)
 
@@ -173,40 +174,23 @@ class EvaluateTab(Tab):
             }
 
 
-def _about_gallery(index: GalleryIndex, queries: int) -> str:
-    return f"{index.manifest.gallery}: leave-one-out over {queries:,} of {len(index):,} images, exact scan."
-
-
-def _about_query(name: str, label: str) -> str:
-    return f"Query {_as_text(name)}, label {_as_text(label)}: the whole gallery ranked by the exact scan."
-
-
 def _as_text(text: str) -> str:
-    """Return a text of a dataset as Markdown that shows its letters, and fetches and links nothing that it names."""
+    """Escape the signs in a text from a dataset, so that Markdown neither formats, links nor loads anything."""
     return re.sub(r"([^\w\s])", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def rows(results: Sequence[Result]) -> list[list[str]]:
-    """Return the table of an evaluation, three digits each."""
-    return [
-        [
-            FEATURES[r.features].title,
-            METRICS[r.metric],
-            f"{r.p_at_1:.3f}",
-            f"{r.p_at_5:.3f}",
-            "" if r.map is None else f"{r.map:.3f}",
-        ]
-        for r in results
-    ]
+    """Return the table of an evaluation, with three decimals."""
+
+    def row(of: Result) -> list[str]:
+        average = "" if of.map is None else f"{of.map:.3f}"
+        return [FEATURES[of.features].title, METRICS[of.metric], f"{of.p_at_1:.3f}", f"{of.p_at_5:.3f}", average]
+
+    return [row(each) for each in results]
 
 
 def best(results: Sequence[Result], average: str) -> str:
-    """Return one sentence on the best metrics of each feature type, by the rounded figures; empty without any.
-
-    Args:
-        results: of one engine.
-        average: the name of `Result.map`, "AP" for a single query.
-    """
+    """Return a sentence on the best metrics of each feature type by the rounded figures; empty if there are none."""
     parts = list[str]()
     for features in default_first():
         shown = {METRICS[r.metric]: f"{r.map:.3f}" for r in results if r.features == features and r.map is not None}

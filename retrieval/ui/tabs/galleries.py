@@ -1,4 +1,4 @@
-"""The Galleries tab, on one's own machine: build a gallery with progress and cancel, and list the galleries."""
+"""The Galleries tab, for owners of the machine: build a gallery with progress, and list the galleries."""
 
 import html
 import re
@@ -67,8 +67,7 @@ SKIPPED_WIDTHS: list[str | int] = ["40%", "60%"]
 class GalleriesTab(Tab):
     """Fields of a build, its progress, and the list of galleries.
 
-    A build belongs to the process, not to a visitor: it continues when the page is closed, every open page can follow
-    and cancel it, and a page that is opened later finds it.
+    A build belongs to the process, not to a visitor, so every page can follow and cancel it, even if opened later.
     """
 
     title = "Galleries"
@@ -77,8 +76,8 @@ class GalleriesTab(Tab):
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
         if context.builds is None or context.timer is None:
             raise ValueError("the tab is not offered without builds and a timer")
+        super().__init__(context, tab)
         self._indexes = context.searcher.indexes
-        self._panel = context.panel
         self._builds = context.builds
         self.timer = context.timer
         gr.Markdown(NOTE)
@@ -150,7 +149,7 @@ class GalleriesTab(Tab):
         page.load(self.arrive, None, [*progress, self._panel.gallery], **QUIET)
 
     def check(self, request: gr.Request, dataset: str | None) -> Updates:
-        """Show at once whether a dataset can be used, and the name of its gallery."""
+        """Show whether a dataset can be used, and the default name of its gallery."""
         name = (dataset or "").strip()
         try:
             with as_shown(owner=True):
@@ -170,12 +169,7 @@ class GalleriesTab(Tab):
     ) -> Updates:
         """Start to build what the fields describe, or show why that is not possible.
 
-        Args:
-            request: must come from this page.
-            shown: the selected gallery.
-            again: whether an existing gallery of this name is replaced.
-            streaming: see `GallerySource`.
-            fields: the texts of `fields`, by name.
+        `shown` is the selected gallery, and `again` replaces an existing gallery of this name.
         """
         given = {name: str(text or "").strip() for name, text in fields.items()}
         try:
@@ -187,7 +181,7 @@ class GalleriesTab(Tab):
                     build = self._builds.start(chosen, bool(again))
         except gr.Error as error:
             why = warn(error)
-            running = self._builds.running  # perhaps another visitor's; its progress is then what this page follows
+            running = self._builds.running  # perhaps another visitor's, which this page then follows
             return self._follow(running) if running else {self.state: _alert(why)}
         return self._follow(build)
 
@@ -214,7 +208,7 @@ class GalleriesTab(Tab):
                 try:
                     manifest = build.outcome().manifest
                     self._indexes.location.refresh()
-                    self._indexes.get(build.name)  # from now on searches use the new build, and the old one may go
+                    self._indexes.get(build.name)  # from now on searches use the new build
                 except BuildStopped:
                     return over | {self.state: _status(stopped(build.stage))}
         except gr.Error as error:
@@ -228,7 +222,7 @@ class GalleriesTab(Tab):
         try:
             only_own_page(request)
         except RetrievalError:
-            return {}  # a visitor who tries to build is told why not
+            return {}  # a visitor who starts a build sees the reason
         running = self._builds.running
         found = self._follow(running) if running else {}
         return {**found, self._panel.gallery: self._panel.galleries()}
@@ -246,7 +240,7 @@ class GalleriesTab(Tab):
         return self._skipped(str(chosen.row_value[0]))
 
     def _settings(self, given: Mapping[str, str], streaming: bool, shown: str | None) -> Settings:
-        """Return the settings that the fields describe, checked like the flags of the builder."""
+        """Return the settings that the fields describe, with the same checks as the builder's flags."""
         if not given["dataset"]:
             raise RetrievalError(NO_DATASET)
         given = {name: text for name, text in given.items() if text}
@@ -261,7 +255,6 @@ class GalleriesTab(Tab):
         return with_flags(base, given)
 
     def _follow(self, build: Build | None) -> Updates:
-        """Return the view of a running build, or of none."""
         if build is None:
             return {
                 self.start_button: gr.Button(interactive=True),
@@ -283,13 +276,12 @@ class GalleriesTab(Tab):
             try:
                 manifest = self._indexes.location.manifest(name)
             except RetrievalError as error:
-                rows.append(_unreadable_row(name, error))
+                rows.append([name, str(error), *[""] * (len(COLUMNS) - 2)])
             else:
                 rows += [gallery_row(manifest)] if manifest else []
         return {self.table: rows, **self._skipped(chosen)}
 
     def _skipped(self, name: str) -> Updates:
-        """Return what was skipped in a gallery; nothing for one that is missing or cannot be read."""
         manifest: Manifest | None = None
         if name in self._indexes.names():
             try:
@@ -313,7 +305,7 @@ def _check(source: GallerySource) -> None:
 
 @contextmanager
 def _fields_named() -> Iterator[None]:
-    """Let an error of the builder name the fields of the page instead of its flags."""
+    """Let errors of the builder name the fields of the page instead of flags."""
     try:
         yield
     except RetrievalError as error:
@@ -329,7 +321,6 @@ def _alert(escaped: str) -> str:
 
 
 def _progress(build: Build) -> str:
-    """Return a progress bar with its figures."""
     stage = build.stage
     known = stage.phase is Phase.PICTURES and stage.total
     value = f'max="{stage.total}" value="{stage.done}"' if known else ""
@@ -338,7 +329,7 @@ def _progress(build: Build) -> str:
 
 
 def on_page(text: str) -> str:
-    """Return an error of the builder with the names of the fields instead of the flags, unless it gives a command."""
+    """Return an error of the builder with the names of fields instead of flags, unless it contains a command."""
     if "python " in text:
         return text
     return re.sub(
@@ -349,14 +340,7 @@ def on_page(text: str) -> str:
 
 
 def building(name: str, stage: Stage, now: float, stopping: bool) -> str:
-    """Return the progress of a build as one line.
-
-    Args:
-        name: the gallery.
-        stage: the step it is at.
-        now: `time.monotonic()`, in seconds.
-        stopping: whether it was asked to stop.
-    """
+    """Return the progress of a build as one line; `now` is `time.monotonic()`."""
     if stopping:
         return f"{name}: stopping after the current step ..."
     if stage.phase is not Phase.PICTURES or (stage.total is None and not stage.done):
@@ -374,7 +358,7 @@ def building(name: str, stage: Stage, now: float, stopping: bool) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in the two largest units."""
+    """Return seconds as a text with the two largest units."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -384,13 +368,13 @@ def duration(seconds: float) -> str:
 
 
 def ready(manifest: Manifest) -> str:
-    """Return that a gallery is built."""
+    """Return a sentence on a gallery that was just built."""
     left_out = f", {manifest.skipped:,} skipped" if manifest.skipped else ""
     return f"{manifest.gallery} is ready: {manifest.pictures:,} images{left_out}. It is now the selected gallery."
 
 
 def stopped(stage: Stage) -> str:
-    """Return that a build was stopped, and how to resume it."""
+    """Return a sentence on a build that was stopped, and how to resume it."""
     kept = f" after {stage.done:,} images" if stage.done else ""
     return f"Stopped{kept}. Start the same build again to resume it."
 
@@ -411,12 +395,8 @@ def gallery_row(manifest: Manifest) -> list[str]:
     ]
 
 
-def _unreadable_row(name: str, error: Exception) -> list[str]:
-    return [name, str(error), *[""] * (len(COLUMNS) - 2)]
-
-
 def skipped(manifest: Manifest) -> str:
-    """Return how many images of a gallery were skipped."""
+    """Return a sentence on the skipped images of a gallery."""
     hint = "Click a gallery to see its skipped images."
     if not manifest.skipped:
         return f"`{manifest.gallery}`: no images were skipped. {hint}"

@@ -1,4 +1,4 @@
-"""The Map tab: the gallery on a plane, the query and its results marked; a click makes an image the query."""
+"""The Map tab: the images of the gallery as points, with the query and its results marked."""
 
 import base64
 import json
@@ -22,9 +22,7 @@ from retrieval.storage.reader import Entry, GalleryIndex
 from retrieval.ui.controls import QUIET, features_radio
 from retrieval.ui.errors import as_shown
 from retrieval.ui.query_panel import SKIP, Asked, Updates
-from retrieval.ui.scripts import OPENED, if_open
-from retrieval.ui.serving.limits import SEARCHES
-from retrieval.ui.tabs.tab import Tab, TabContext
+from retrieval.ui.tabs.tab import Tab, TabContext, run_if_open
 from retrieval.ui.widgets.map import map_output
 
 NO_MAP = (
@@ -40,9 +38,8 @@ class MapTab(Tab):
 
     @override
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
-        self._searcher = context.searcher
-        self._thumbnails = context.thumbnails
-        # Kept as long as the index is in use, and no longer.
+        super().__init__(context, tab)
+        # An entry lasts as long as its index is in use.
         self._kept: WeakKeyDictionary[GalleryIndex, dict[tuple[str, Method], str]] = WeakKeyDictionary()
         with gr.Row():
             self.features = features_radio("map_features")
@@ -55,27 +52,20 @@ class MapTab(Tab):
             )
         self.note = gr.Markdown(elem_id="map_note")
         self.map = map_output(self._thumbnail_function())
-        self._wire(context, tab)
-
-    def _wire(self, context: TabContext, tab: gr.Tab) -> None:
         panel = context.panel
-        opened = gr.Checkbox(visible=False)  # set by the page itself
-        toggles = {"features": self.features, "method": self.method}
-        event: dict[str, Any] = {
-            "fn": self.run,
-            "inputs_kwargs": {**panel.inputs, **toggles, "opened": opened},
-            "outputs": [*toggles.values(), self.note, self.map],
-            "trigger_mode": "always_last",
-            **SEARCHES,
+        run_if_open(
+            tab,
+            "map_note",
+            [*panel.asked, *panel.refined, self.features.input, self.method.input],
+            fn=self.run,
+            inputs_kwargs={**panel.inputs, "features": self.features, "method": self.method},
+            outputs=[self.features, self.method, self.note, self.map],
             **QUIET,
-        }
-        tab.select(**event, js=OPENED)
-        changes = [*panel.asked, *panel.refined, self.features.input, self.method.input]
-        gr.on(changes, **event, js=if_open("map_note"))
+        )
         self.map.select(self.take_point, None, panel.picture, **QUIET)
 
     def run(self, features: str, method: str, opened: bool, **panel: Any) -> Updates:
-        """Draw the map of the gallery with what the panel asks; without a map, show how to add one."""
+        """Draw the map of the gallery and mark the query; without a map, show how to add one."""
         if not opened:
             return SKIP
         asked = Asked(**panel)
@@ -103,7 +93,7 @@ class MapTab(Tab):
         }
 
     def _marked(self, index: GalleryIndex, query: Query, method: Method, asked: Asked) -> tuple[str, Marks | None]:
-        """Return a line on the query and its results, and their places, if there is a query."""
+        """Return a sentence about the query and its results, and their coordinates if there is a query."""
         if not query.has_picture and not query.text:
             return asked.hint, None
         try:
@@ -114,7 +104,7 @@ class MapTab(Tab):
         return about_marks(found, query), found
 
     def take_point(self, chosen: gr.EventData) -> Any:
-        """Make a point the query. What was clicked comes from the visitor's browser, so it may be anything."""
+        """Make a point the query. The point comes from the visitor's browser, so it may be anything."""
         data = chosen._data if isinstance(chosen._data, dict) else {}
         known = self._picture(data.get("gallery"), data.get("build"), data.get("position"))
         return gr.skip() if known is None else str(known)
@@ -131,7 +121,7 @@ class MapTab(Tab):
 
     def _thumbnail_function(self) -> Callable[[object], str]:
         def thumbnail(asked: object) -> str:
-            """Return an image as a data: URL, which reveals no path of this machine; empty if it does not exist."""
+            # A data: URL reveals no path of this machine.
             known = self._picture(*asked) if isinstance(asked, list) and len(asked) == 3 else None
             if known is None or not known.is_file():
                 return ""
@@ -140,26 +130,23 @@ class MapTab(Tab):
         return thumbnail
 
     def _drawn(self, index: GalleryIndex, features: str, method: Method) -> str:
-        """Return the points as members of a JSON object; they are the same for all visitors, so cached."""
+        """Return the points as members of a JSON object, cached because they are the same for all visitors."""
         kept = self._kept.setdefault(index, {})
         if (features, method) not in kept:
             found = points(index, features, method)
-            rows = [
-                _row(entry, place, label)
-                for entry, place, label in zip(found.entries, found.coordinates, found.label_of, strict=True)
-            ]
+            drawn = zip(found.entries, found.coordinates, found.label_of, strict=True)
             kept[features, method] = _members(
                 gallery=index.manifest.gallery,
                 build=index.build.name,
                 key=f"{index.manifest.gallery} {index.build.name} {features} {method}",
                 labels=found.labels,
-                points=rows,
+                points=[_row(entry, place, label) for entry, place, label in drawn],
             )
         return kept[features, method]
 
 
 def about_map(index: GalleryIndex, features: str, method: Method, drawn: int) -> str:
-    """Return how to read a map: what is shown, how it was laid out, and what a distance on it means."""
+    """Return how to read a map of `drawn` images: what is shown, how it was laid out, and what distances mean."""
     projection = index.map(features, method)
     dimensions = index.manifest.dimensions(features)
     shown = f"{len(index):,} images" if drawn == len(index) else f"{drawn:,} of {len(index):,} images, at random"
@@ -219,15 +206,13 @@ def _row(entry: Entry | Hit, place: Vectors, label: int) -> list[object]:
 
 
 def _members(**values: object) -> str:
-    # Without `<`, since a text of a data set is no HTML, and gradio looks for tags in what it is given.
+    # Without `<`, since texts of a dataset are not HTML, but gradio looks for tags in them.
     return json.dumps(values, separators=(",", ":"))[1:-1].replace("<", r"\u003c")
 
 
 def _radio(titles: Mapping[Any, str], choices: list[Any], chosen: str, asked: str) -> gr.Radio:
-    """Return the choices there are, hidden if there is only one.
-
-    The value is set only where it is not the one asked for, since the visitor may have chosen another one meanwhile.
-    """
+    """Return the available choices, hidden if there is only one."""
     shown = [(titles[each], str(each)) for each in choices]
+    # Set only if it is not the one asked for, since the visitor may have chosen another one in the meantime.
     value: dict[str, Any] = {} if chosen == asked else {"value": str(chosen)}
     return gr.Radio(choices=shown, visible=len(shown) > 1, **value)

@@ -1,4 +1,4 @@
-"""The Robustness tab: what a distortion of the query image does to its results, for each feature type."""
+"""The Robustness tab: how a distortion of the query image changes its results, for each feature type."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,11 +31,11 @@ from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.controls import PRIVATE, cancel_button, figures_plot, figures_table, metric_choice, top_k_slider
 from retrieval.ui.errors import as_shown, warn
 from retrieval.ui.query_panel import HINT, SKIP, Asked, QueryPanel, Updates
-from retrieval.ui.scripts import OPENED, if_open, release_by_keys
-from retrieval.ui.serving.limits import LONG, SEARCHES
+from retrieval.ui.scripts import OPENED, beside, release_by_keys
+from retrieval.ui.serving.limits import LONG
 from retrieval.ui.serving.search_log import searched
-from retrieval.ui.tabs.stopping import NOW, STOPPED, Job, Stopped, Stops
-from retrieval.ui.tabs.tab import Tab, TabContext
+from retrieval.ui.tabs.stopping import STOPPED, Job, Stopped, Stops
+from retrieval.ui.tabs.tab import Tab, TabContext, run_if_open
 from retrieval.ui.widgets.thumbnails import PictureStrip, strip_of
 
 TOP_K = 10
@@ -62,48 +62,24 @@ SWEEP_NOTE = (
 )
 SWEPT = "Overlap by distortion"
 
-# The page remembers what a sweep was started with. When that changes, it cancels the sweep and removes its figures,
-# which would be taken for those of the new query. It compares the values, since events come late and twice, and does
-# so in the browser, since a late answer of the server could remove the figures of the next sweep.
-ASKED = "const asked = JSON.stringify(values.map(value => value?.path ?? value));"
-STARTED = f"""(...values) => {{
-    const stopped = values.splice(-3)[0];
-    {ASKED}
-    document.getElementById("sweep").dataset.asked = asked;
-    return [...values, stopped, {NOW}, document.body.classList.contains("dark")];
-}}"""
-FORGET = f"""(...values) => {{
-    {ASKED}
-    const button = document.getElementById("sweep");
-    const update = changes => ({{ __type__: "update", ...changes }});
-    if (!button?.dataset.asked || button.dataset.asked === asked) return [update(), update(), update()];
-    delete button.dataset.asked;
-    document.querySelector("button#sweep_forget, #sweep_forget button").click();
-    return ["", update({{ visible: false }}), update({{ value: null, visible: false }})];
-}}"""
-
 
 class RobustnessTab(Tab):
-    """Sliders, the image they make, the results of both images for each feature type, and a sweep of distortions."""
+    """Sliders, the distorted image, the results of both images for each feature type, and a sweep of distortions."""
 
     title = "Robustness"
 
     @override
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
-        self._searcher = context.searcher
-        self._thumbnails = context.thumbnails
-        self._limits = context.limits
-        self._features = default_first()
+        super().__init__(context, tab)
         with gr.Row(elem_id="distortions"):
             self._lay_out_distortions()
         self.note = gr.Markdown(HINT, elem_id="robustness_note")
         self.figures: dict[str, gr.Markdown] = {}
         self.undistorted: dict[str, gr.Gallery] = {}
         self.distorted: dict[str, gr.Gallery] = {}
-        for features in self._features:
-            self.figures[features] = gr.Markdown(
-                f"**{FEATURES[features].title}**", elem_id=f"withstood_{features}", elem_classes="withstood"
-            )
+        for features in default_first():
+            title = f"**{FEATURES[features].title}**"
+            self.figures[features] = gr.Markdown(title, elem_id=f"withstood_{features}", elem_classes="withstood")
             self.undistorted[features] = self._strip(features, "original", f"undistorted_{features}")
             self.distorted[features] = self._strip(features, "distorted", f"distorted_{features}")
         gr.Markdown(SWEEP_NOTE)
@@ -114,10 +90,9 @@ class RobustnessTab(Tab):
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 columns = sweep_columns()
-                widths: list[str | int] = ["40%", *[f"{60 / (len(columns) - 1):g}%"] * (len(columns) - 1)]
-                self.table = figures_table(
-                    columns, SWEPT, "sweep_table", max_height=720, column_widths=widths, visible=False
-                )
+                widths = ["40%", *[f"{60 / (len(columns) - 1):g}%"] * (len(columns) - 1)]
+                layout: dict[str, Any] = {"max_height": 720, "column_widths": widths, "visible": False}
+                self.table = figures_table(columns, SWEPT, "sweep_table", **layout)
             with gr.Column(scale=5, min_width=300):
                 self.plot = figures_plot(SWEPT, "sweep_plot")
         self._wire(context.panel, tab)
@@ -149,52 +124,54 @@ class RobustnessTab(Tab):
         )
 
     def _wire(self, panel: QueryPanel, tab: gr.Tab) -> None:
-        opened = gr.Checkbox(visible=False)  # set by the page itself
-        toggles = {"metric": self.metric, "top_k": self.top_k}
+        asked = {**panel.inputs, "metric": self.metric, "top_k": self.top_k}
         changed = [*panel.asked, *panel.refined, self.metric.input, self.top_k.release]
         strips = [*self.undistorted.values(), *self.distorted.values()]
-        event: dict[str, Any] = {
-            "fn": self.run,
-            "inputs_kwargs": {**panel.inputs, **self.sliders, **toggles, "opened": opened},
-            "outputs": [self.note, self.preview, *self.figures.values(), *strips],
-            "trigger_mode": "always_last",
-            "show_progress_on": self.note,
-            **SEARCHES,
-            **PRIVATE,
-        }
-        tab.select(**event, js=OPENED)
         sliders = list(self.sliders.values())
-        gr.on([*changed, *(slider.release for slider in sliders)], **event, js=if_open("distortions"))
-        self.reset.click(_undistorted, None, sliders, **PRIVATE).then(**event, js=OPENED)
-        self._wire_sweep({**panel.inputs, **toggles}, changed)
+        event = run_if_open(
+            tab,
+            "distortions",
+            [*changed, *(slider.release for slider in sliders)],
+            fn=self.run,
+            inputs_kwargs={**asked, **self.sliders},
+            outputs=[self.note, self.preview, *self.figures.values(), *strips],
+            show_progress_on=self.note,
+            **PRIVATE,
+        )
+        undistorted = [getattr(UNDISTORTED, kind) for kind in Kind]
+        self.reset.click(lambda: undistorted, None, sliders, **PRIVATE).then(**event, js=OPENED)
+        self._wire_sweep(asked, changed)
         gr.on(None, None, js=release_by_keys("distortions"))
 
     def _wire_sweep(self, asked: dict[str, Any], changed: list[Any]) -> None:
-        dark = gr.Checkbox(visible=False)  # set by the page itself
+        dark = gr.Checkbox(visible=False)  # set by the script
         stops = Stops()
         self.sweep_button.click(
             self.sweep,
             inputs_kwargs={**asked, **stops.inputs, "dark": dark},
             outputs=[self.state, self.table, self.plot, self.cancel],
-            js=STARTED,
+            js=beside(__file__, "sweep_started.js"),
             show_progress_on=self.state,
             **LONG,
             **PRIVATE,
         )
         self.cancel.click(**stops.event)
-        # Beside Cancel, which can be clicked only once a sweep has begun to answer.
+        # For the script, because Cancel is off until a sweep has begun to answer.
         gr.Button(visible="hidden", elem_id="sweep_forget").click(**stops.event)
         figures = [self.state, self.table, self.plot]
-        gr.on(changed, None, list(asked.values()), figures, js=FORGET, trigger_mode="multiple")
+        gr.on(
+            changed,
+            None,
+            list(asked.values()),
+            figures,
+            js=beside(__file__, "sweep_forget.js"),
+            trigger_mode="multiple",
+        )
 
     def run(self, metric: str, top_k: float, opened: bool, **values: Any) -> Updates:
-        """Rank the query image undistorted and distorted; without an image, show what to do.
+        """Search with the query image, undistorted and distorted; without an image, show what to do.
 
-        Args:
-            metric: by which both are ranked.
-            top_k: the number of results.
-            opened: whether the tab is open.
-            values: the sliders by the kind of distortion, and what the panel asks.
+        `values` are those of the sliders, by the kind of distortion, and of the panel.
         """
         if not opened:
             return SKIP
@@ -225,7 +202,7 @@ class RobustnessTab(Tab):
     def sweep(
         self, metric: str, top_k: float, stopped: Stopped, began: float, dark: bool, **panel: Any
     ) -> Iterator[Updates]:
-        """Yield the table as it fills, then the plot and what the figures mean; end when the visitor stops it."""
+        """Yield the table as it fills, then the plot and what it shows; end when the visitor stops it."""
         asked = Asked(**panel)
         if asked.picture is None:
             yield {self.state: HINT if asked.nothing else NEEDS_IMAGE}
@@ -261,15 +238,11 @@ class RobustnessTab(Tab):
 
         sentence = lesson(done)
         plot = gr.Image(value=plot_sweep(done, bool(dark)), alt_text=sentence, visible=True)
+        over = {self.cancel: gr.Button(interactive=False)}
         if job.ended():
-            yield {self.state: STOPPED, self.cancel: gr.Button(interactive=False)}
-            return
-        yield {
-            self.state: sentence,
-            self.table: sweep_rows(done),
-            self.plot: plot,
-            self.cancel: gr.Button(interactive=False),
-        }
+            yield over | {self.state: STOPPED}
+        else:
+            yield over | {self.state: sentence, self.table: sweep_rows(done), self.plot: plot}
 
     def _query(self, asked: Asked, metric: object, top_k: object) -> tuple[GalleryIndex, Query]:
         index = self._searcher.indexes.get(asked.gallery or "")
@@ -303,14 +276,5 @@ def _progress(done: int) -> str:
 def _slider(kind: Kind) -> gr.Slider:
     low, high = (limit * (100 if kind in PERCENT else 1) for limit in LIMITS[kind])
     return gr.Slider(
-        low,
-        high,
-        value=getattr(UNDISTORTED, kind),
-        step=STEP[kind],
-        label=SLIDERS[kind],
-        elem_id=f"distort_{kind}",
+        low, high, value=getattr(UNDISTORTED, kind), step=STEP[kind], label=SLIDERS[kind], elem_id=f"distort_{kind}"
     )
-
-
-def _undistorted() -> list[float]:
-    return [getattr(UNDISTORTED, kind) for kind in Kind]

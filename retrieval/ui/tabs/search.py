@@ -18,6 +18,7 @@ from retrieval.ui.controls import PRIVATE, QUIET, engine_radio, features_radio, 
 from retrieval.ui.errors import as_shown, warn
 from retrieval.ui.permalink import NAMES, NOTHING, from_address, link_output, linked
 from retrieval.ui.query_panel import HINT, Asked, Updates
+from retrieval.ui.scripts import beside
 from retrieval.ui.serving.limits import SEARCHES
 from retrieval.ui.serving.search_log import searched
 from retrieval.ui.tabs.tab import Tab, TabContext
@@ -25,10 +26,6 @@ from retrieval.ui.widgets.thumbnails import PictureStrip
 
 TOP_K = 12
 TOP_K_MAX = 60  # on the page; the command line and the API allow more
-# On a phone the results lie below the fold; a visitor who chose an image wants to see them, moving or not.
-SCROLL_ON_PHONE = """() => { if (innerWidth <= 640 && document.querySelector("#query img, #trail img"))
-    document.getElementById("results").scrollIntoView({
-        behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" }); }"""
 
 
 class SearchTab(Tab):
@@ -38,9 +35,7 @@ class SearchTab(Tab):
 
     @override
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
-        self._searcher = context.searcher
-        self._panel = context.panel
-        self._thumbnails = context.thumbnails
+        super().__init__(context, tab)
         with gr.Row(elem_id="toggles"):
             self.features = features_radio("features", scale=3)
             self.metric = metric_choice(gr.Radio, "metric", min_width=300, scale=4)
@@ -55,13 +50,8 @@ class SearchTab(Tab):
 
     def _wire(self, page: gr.Blocks) -> None:
         panel = self._panel
-        toggles: dict[str, Any] = {
-            "features": self.features,
-            "metric": self.metric,
-            "engine": self.engine,
-            "top_k": self.top_k,
-        }
-        # One event for all, so that of many flips the last one wins and none overtakes another.
+        toggles: dict[str, Any] = {name: getattr(self, name) for name in ("features", "metric", "engine", "top_k")}
+        # One event for all, so that the last change wins and none overtakes another.
         gr.on(
             [*panel.asked, *panel.refined, *(each.input for each in toggles.values()), self.opened.change],
             self.run,
@@ -72,13 +62,13 @@ class SearchTab(Tab):
             show_progress_on=self.results,
             **PRIVATE,
         )
-        gr.on(panel.asked, None, js=SCROLL_ON_PHONE)
+        gr.on(panel.asked, None, js=beside(__file__, "scroll_on_phone.js"))
         self.features.input(panel.text_allowed, self.features, panel.text_boxes, **PRIVATE)
         self.results.select(self.take_result, panel.gallery, panel.picture, **PRIVATE)
         page.load(self.open_link, outputs=[*panel.inputs.values(), *toggles.values(), self.opened], **QUIET)
 
     def open_link(self, request: gr.Request) -> Any:
-        """Show the search that the page's own address names, if it names one; the search itself follows."""
+        """Restore the search in the page's address, if there is one; a change of `opened` then starts it."""
         items = [(name, value) for name, value in request.query_params.multi_items() if name in NAMES]
         if not items:
             return gr.skip()
@@ -98,7 +88,7 @@ class SearchTab(Tab):
         }
 
     def run(self, features: str, metric: str, engine: str, top_k: float, trail: list[str], **panel: Any) -> Updates:
-        """Search for what the page shows; with nothing to search for, show what to do."""
+        """Search for the query; without one, show what to do."""
         asked = Asked(**panel)
         with_text = features in FEATURES and FEATURES[features].takes_text
         if asked.nothing or (asked.picture is None and not with_text):
@@ -139,13 +129,13 @@ class SearchTab(Tab):
         }
 
     def _recall(self, query: Query, ranking: Ranking, index: GalleryIndex) -> str:
-        """Return how much of the exact answer to this query the engine found; empty for an exact engine."""
+        """Return how many of the exact results an approximate engine found; empty for an exact engine."""
         if ENGINES[ranking.engine].exact:
             return ""
         return recall(ranking, self._searcher.search(replace(query, engine=DEFAULT_ENGINE), index))
 
     def take_result(self, gallery: str | None, chosen: gr.SelectData) -> Any:
-        """Make a result the query. Its name comes from the visitor's browser: only a thumbnail is taken."""
+        """Make a result the query. Its name comes from the visitor's browser, so only a thumbnail is accepted."""
         with as_shown():
             path = self._thumbnails.file(chosen.value["image"]["path"])
             known = path and self._searcher.indexes.get(gallery or "").at_thumbnail(path)

@@ -1,9 +1,8 @@
-"""How a visitor stops a long job: the job is asked, and ends by itself between two steps.
+"""How a visitor stops a long job: the job checks between two steps whether it should end.
 
-gradio's own `cancels` interrupts a job: an update already on its way to the page may arrive after that, or break the
-job that is started next. Here every job knows when its visitor began it, and every visitor has the time of the last
-stop; a job that began before that time ends. So a stop reaches a job that waits in the queue, and none that begins
-later. Both times come from the browser and are only compared with each other.
+gradio's own `cancels` interrupts a job, but an update already on its way to the page may arrive after that or break the
+next job. Here, a job ends if it began before its visitor's last stop. A stop therefore also reaches a job that waits in
+the queue, but none that begins later. Both times come from the browser and are only compared with each other.
 """
 
 import time
@@ -23,21 +22,20 @@ NOW = "Date.now()"
 
 
 class Stops:
-    """The components that carry the times; made inside the Blocks, once for each kind of job."""
+    """The components that hold the times of one kind of job."""
 
     def __init__(self) -> None:
-        """Make them."""
         self.stopped = gr.State([])
         self.now = gr.Number(visible=False)
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The components by the names of the fields of `Job`, but for its deadline."""
+        """The components, by the parameters of a job's function."""
         return {"stopped": self.stopped, "began": self.now}
 
     @property
     def event(self) -> dict[str, Any]:
-        """The arguments of an event that stops the jobs that the visitor began before it; it skips the queue."""
+        """The arguments of an event that stops the jobs that its visitor began before; it skips the queue."""
         return {
             "fn": stop,
             "inputs": [self.stopped, self.now],
@@ -50,28 +48,28 @@ class Stops:
 
 @dataclass(frozen=True)
 class Job:
-    """A job under way: the visitor's last stop, when the job began, and its deadline by `time.monotonic`."""
+    """A running job: its visitor's last stop, when the job began, and its deadline by `time.monotonic`."""
 
     stopped: Stopped
     began: float
     deadline: float
 
     def ended(self) -> bool:
-        """Return whether the job was asked to end."""
+        """Return whether its visitor stopped the job."""
         return ended(self.stopped, self.began)
 
     def over(self) -> str:
-        """Return why the job must end now; an empty text while it may go on."""
+        """Return why the job must end now, or an empty text while it may go on."""
         if self.ended():
             return STOPPED
         return OUT_OF_TIME if time.monotonic() > self.deadline else ""
 
 
 def stop(stopped: Stopped, now: float) -> None:
-    """Ask the jobs of a visitor that began before `now` to end."""
+    """Stop the jobs of a visitor that began before `now`."""
     stopped[:] = [now]
 
 
 def ended(stopped: Stopped, began: float) -> bool:
-    """Whether a job that began then was asked to end."""
+    """Return whether a job that began at a time was stopped."""
     return bool(stopped) and stopped[0] >= began

@@ -1,10 +1,17 @@
-// Draws a map on a canvas. The constant MAP (its texts and colours) is defined before this file. `props.value` is the JSON
-// to draw; names and labels in it come from strangers' datasets, so they only ever become text, never HTML.
+// Draws a map on a canvas. `props.value` is the JSON to draw; names and labels in it come from datasets
+// of strangers, so they only ever become text, never HTML.
 const $ = (selector) => element.querySelector(selector);
 const canvas = $("canvas"), frame = $(".map-frame"), card = $(".map-card"), legend = $(".map-legend");
+const TEXT = {
+  name: "Map of the gallery: each point is an image", query: "your query", hits: "its closest images", hit: "result",
+  unlabelled: "no label",
+};
+const palette = PALETTE;  // filled in by the server
 const ink = canvas.getContext("2d");
 const REACH = { mouse: 12, pen: 16, touch: 24 };  // px around the pointer in which the nearest point is meant
 const MARGIN = 28, MAX_ZOOM = 60, DRAG = 4;  // px, times, px
+
+canvas.setAttribute("aria-label", TEXT.name);
 
 let data = null;  // what the server sent
 let items = [];  // everything that can be pointed at: {x, y, label, name, position, rank, query}
@@ -36,7 +43,7 @@ function take() {
     view.zoom = 1;
   }
   found = (found && data.key === before && at.get(found.position)) || null;
-  canvas.setAttribute("aria-label", `${MAP.name}. ${items.length}`);
+  canvas.setAttribute("aria-label", `${TEXT.name}. ${items.length}`);
   bounds();
   list();
   show(found);
@@ -70,8 +77,8 @@ function zoom(times, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) {
   show(found);
 }
 
-const looks = () => (document.body.classList.contains("dark") || element.closest(".dark") ? MAP.dark : MAP.light);
-const named = (label) => label < MAP.coloured && data.labels[label][0] !== "";
+const looks = () => (document.body.classList.contains("dark") || element.closest(".dark") ? palette.dark : palette.light);
+const named = (label) => label < palette.coloured && data.labels[label][0] !== "";
 
 function shape(brush, label, x, y, size) {
   const look = looks();
@@ -134,7 +141,7 @@ function paint() {
   ink.clearRect(0, 0, width, height);
   const size = (items.length > 2500 ? 2 : 3) * Math.min(2.2, Math.sqrt(view.zoom));
   const group = (item) => (named(item.label) ? item.label : -1);
-  for (const colour of [-1, ...data.labels.keys()].slice(0, MAP.coloured + 1)) {
+  for (const colour of [-1, ...data.labels.keys()].slice(0, palette.coloured + 1)) {
     ink.globalAlpha = only === null || only === colour ? 0.85 : 0.1;
     for (const item of items) if (group(item) === colour && item.position !== null) shape(ink, item.label, across(item), down(item), size);
   }
@@ -155,10 +162,10 @@ function paint() {
 }
 
 function described(item) {
-  if (item.position === null) return MAP.query;
-  const parts = [item.name, data.labels[item.label][0] || MAP.unlabelled];
-  if (item.query) parts.push(MAP.query);
-  else if (item.rank) parts.push(`${MAP.hit} ${item.rank}`);
+  if (item.position === null) return TEXT.query;
+  const parts = [item.name, data.labels[item.label][0] || TEXT.unlabelled];
+  if (item.query) parts.push(TEXT.query);
+  else if (item.rank) parts.push(`${TEXT.hit} ${item.rank}`);
   return parts.join(" · ");
 }
 
@@ -315,15 +322,15 @@ function list() {
   const coloured = data.labels.filter((_, label) => named(label));
   coloured.forEach(([name, number], label) => add(label, label, `${name} ${count(number)}`));
   const rest = data.labels.filter((_, label) => !named(label));
-  const text = rest.every(([name]) => name === "") ? MAP.unlabelled : MAP.other;
-  if (rest.length) add(-1, MAP.coloured + 1, `${text} ${count(rest.reduce((sum, each) => sum + each[1], 0))}`);
+  const text = rest.every(([name]) => name === "") ? TEXT.unlabelled : palette.other;
+  if (rest.length) add(-1, palette.coloured + 1, `${text} ${count(rest.reduce((sum, each) => sum + each[1], 0))}`);
   const explain = (paintInto, words) => {
     const line = document.createElement("span");
     line.append(swatch(paintInto), words);
     legend.append(line);
   };
-  if (data.query) explain((brush) => diamond(brush, 9, 9, 7), MAP.query);
-  if (data.hits.length) explain((brush) => ring(brush, 9, 9, 6, 1.75), MAP.hits);
+  if (data.query) explain((brush) => diamond(brush, 9, 9, 7), TEXT.query);
+  if (data.hits.length) explain((brush) => ring(brush, 9, 9, 6, 1.75), TEXT.hits);
 }
 
 new ResizeObserver(() => { bounds(); draw(); }).observe(canvas);

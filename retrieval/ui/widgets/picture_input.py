@@ -1,4 +1,4 @@
-"""The query image's component: passes the file on untouched, so that only `retrieval.pictures.loading` reads it."""
+"""The query image's component, which leaves reading the file to `retrieval.pictures.loading`."""
 
 from pathlib import Path
 from typing import Any

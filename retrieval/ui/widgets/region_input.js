@@ -1,5 +1,6 @@
 /* Draws the part of the query image to search with: by mouse, by finger (after the button), or with the arrow keys.
    The box belongs to one image, identified by its file, so that it never applies to another one. */
+const KEYS = "Arrow keys move the box, Shift and arrow keys resize it, Escape removes it.";
 const STEP = 0.05, SMALLEST = 0.04, START = [0.2, 0.2, 0.8, 0.8], SETTLED = 350;
 const button = element.querySelector("button"), status = element.querySelector("[role=status]");
 const layer = document.createElement("div"), box = document.createElement("div");
@@ -41,14 +42,13 @@ function show() {
   if (!began) drawn = own ? value.box : null;
   layer.classList.toggle("drawn", Boolean(drawn));
   box.hidden = !drawn;
-  button.textContent = drawn ? props.whole : props.part;
+  button.textContent = drawn ? "Search the whole image" : "Search part of the image";
   button.setAttribute("aria-pressed", String(Boolean(drawn)));
   if (!drawn) { status.textContent = ""; return; }
   const [left, top, right, bottom] = drawn.map(each => `${Math.round(each * 100)} %`);
-  const where = props.where.replace("{left}", left).replace("{top}", top).replace("{right}", right)
-    .replace("{bottom}", bottom);
+  const where = `Searched: ${left} to ${right} across, ${top} to ${bottom} down.`;
   status.textContent = where;
-  box.setAttribute("aria-label", `${where} ${props.keys}`);
+  box.setAttribute("aria-label", `${where} ${KEYS}`);
   Object.assign(box.style, {
     left: `${drawn[0] * 100}%`, top: `${drawn[1] * 100}%`,
     width: `${(drawn[2] - drawn[0]) * 100}%`, height: `${(drawn[3] - drawn[1]) * 100}%`,

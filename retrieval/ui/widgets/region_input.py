@@ -11,11 +11,7 @@ from retrieval.search.validation import checked_region
 from retrieval.ui.scripts import beside
 from retrieval.ui.widgets.thumbnails import Thumbnails
 
-PART = "Search part of the image"
-WHOLE = "Search the whole image"
-WHERE = "Searched: {left} to {right} across, {top} to {bottom} down."
-KEYS = "Arrow keys move the box, Shift and arrow keys resize it, Escape removes it."
-TEMPLATE = """<button type="button">${part}</button><span role="status"></span>"""
+TEMPLATE = '<button type="button">Search part of the image</button><span role="status"></span>'
 
 
 class RegionInput(gr.HTML):
@@ -31,12 +27,8 @@ class RegionInput(gr.HTML):
             "js_on_load": beside(__file__, "region_input.js"),
             "elem_id": "region",
             "apply_default_css": False,
-            "part": PART,
-            "whole": WHOLE,
-            "where": WHERE,
-            "keys": KEYS,
         }
-        super().__init__(value=value, **(own | named))  # gradio passes all of them to copy it for a visitor
+        super().__init__(value=value, **(own | named))  # gradio passes all of them when it copies the component
 
     @override
     def preprocess(self, payload: Any) -> Any:

@@ -29,7 +29,7 @@ HEADERS = {
 
 
 class Thumbnails:
-    """The folders whose images are shown, and their public names.
+    """The folders of public images, and their public names.
 
     The names look like paths of uploads, because only such paths pass through gradio in both directions, even behind
     a proxy, without a copy of the file. No such file exists: `route` serves the image.
@@ -41,16 +41,16 @@ class Thumbnails:
         self._names: dict[Path, str] = {}
 
     def serve(self, index: GalleryIndex) -> None:
-        """Show the thumbnails of an index."""
+        """Make the thumbnails of an index public."""
         self.serve_folder(index.thumbnails, f"{index.manifest.gallery}/{index.build.name}")
 
     def serve_folder(self, folder: Path, name: str) -> None:
-        """Show the images of a folder under a name."""
+        """Make the images of a folder public under a name."""
         self._folders[name] = folder
         self._names[folder] = name
 
     def name(self, path: str) -> str:
-        """Return the public name of a file, or its own path if its folder is not shown."""
+        """Return the public name of a file, or its own path if its folder is not public."""
         file = Path(path)
         for folder in file.parents:
             if folder in self._names:
@@ -58,7 +58,7 @@ class Thumbnails:
         return path
 
     def file(self, name: object) -> Path | None:
-        """Return the file with a public name, or None if no such file is shown."""
+        """Return the file with a public name, or None if there is no such file."""
         if not isinstance(name, str) or not name.startswith(f"{self._root}/"):
             return None
         shown = name.removeprefix(f"{self._root}/")
@@ -120,12 +120,9 @@ class PictureStrip(Shown, gr.Gallery):
 
 
 def strip_of(index: GalleryIndex, ranking: Ranking, moves: Sequence[int | None] | None = None) -> gr.Gallery:
-    """Return an update that shows the hits of a ranking with their captions.
+    """Return an update that shows the hits of a ranking with captions.
 
-    Args:
-        index: the gallery.
-        ranking: the hits.
-        moves: places each hit has gained or lost, None for a new hit; shown in its caption.
+    A caption includes the number of places by which a hit moved up or down; in `moves`, None means a new hit.
     """
     hits = [
         (str(index.thumbnail(hit.position)), f"{caption(hit)} {move(moved)}".rstrip())
