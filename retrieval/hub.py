@@ -86,11 +86,7 @@ def bound_access() -> None:
 
 @dataclass
 class _Stall:
-    """Consecutive attempts at a URL that got no farther than the first one.
-
-    A server that stalls at the same place sends the bytes before it with every attempt, so received bytes alone are
-    not progress.
-    """
+    """Consecutive attempts at a URL that got no farther than the first one, although each may receive some bytes."""
 
     since: float  # `time.monotonic` at the start of the first attempt
     until: float  # `time.monotonic` at the last failure
@@ -128,7 +124,6 @@ class _BoundedClient(httpx2.Client):
         return response
 
     def reached(self, url: httpx2.URL, position: int) -> None:
-        """Record that an attempt got to this position of a file."""
         if (stall := self._stalls.get(str(url))) and position > stall.reached:
             self.finished(url)
 

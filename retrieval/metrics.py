@@ -74,12 +74,7 @@ DEFINITIONS = {
     ),
     Metric.COSINE: Definition("Cosine", "a·b / (|a| |b|)", ONE_AT_BEST, View.UNIT, False, _dot),
     Metric.CORRELATION: Definition(
-        "Correlation",
-        "Pearson's r, the cosine of a - mean(a) and b - mean(b)",
-        ONE_AT_BEST,
-        View.CENTRED,
-        False,
-        _dot,
+        "Correlation", "Pearson's r, the cosine of a - mean(a) and b - mean(b)", ONE_AT_BEST, View.CENTRED, False, _dot
     ),
 }
 

@@ -121,7 +121,5 @@ def equal_by_mathematics(features: str, metric: Metric) -> tuple[tuple[Metric, .
     if not FEATURES[features].unit_length or metric not in twins:
         return (), ""
     other = DEFINITIONS[twins[metric]].title
-    return (
-        (twins[metric],),
-        f"{FEATURES[features].title} have length 1, so L2² = 2 - 2 · cosine: {other} always gives the same order.",
-    )
+    reason = f"{FEATURES[features].title} have length 1, so L2² = 2 - 2 · cosine: {other} always gives the same order."
+    return (twins[metric],), reason

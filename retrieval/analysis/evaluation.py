@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 64 * 2**20  # score matrices are computed block by block, so that memory does not grow with the gallery
 SAMPLE = 2_000  # leave-one-out queries by default; more queries change the figures by less than a percentage point
 SEED = 0
-READ_AT_ONCE = 32
+READ_AT_ONCE = 32  # query images
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,13 @@ def evaluate(index: GalleryIndex, queries: Labelled, engine: str = DEFAULT_ENGIN
     Queries without a relevant image in the gallery are not evaluated. An approximate engine ranks only the first hits,
     so it has no mAP.
     """
-    for features, metric in product(index.features, Metric):
-        by = Combination(features, metric, engine)
-        yield _exact(index, queries, by) if ENGINES[engine].exact else _first_hits(index, queries, by)
-
-
-def _exact(index: GalleryIndex, queries: Labelled, by: Combination) -> Result:
     gallery = label_codes(index.labels, index.labels)
+    measure = _exact if ENGINES[engine].exact else _first_hits
+    for features, metric in product(index.features, Metric):
+        yield measure(index, gallery, queries, Combination(features, metric, engine))
+
+
+def _exact(index: GalleryIndex, gallery: npt.NDArray[np.int64], queries: Labelled, by: Combination) -> Result:
     first, five, average = [], [], []
     for hits in relevance(
         index.scan(by.features), by.metric, queries.vectors[by.features], queries.positions, queries.labels, gallery
@@ -181,8 +181,7 @@ def _exact(index: GalleryIndex, queries: Labelled, by: Combination) -> Result:
     return Result(by.features, by.metric, by.engine, *means)
 
 
-def _first_hits(index: GalleryIndex, queries: Labelled, by: Combination) -> Result:
-    gallery = label_codes(index.labels, index.labels)
+def _first_hits(index: GalleryIndex, gallery: npt.NDArray[np.int64], queries: Labelled, by: Combination) -> Result:
     kept = np.isin(queries.labels, gallery[gallery >= 0])
     precision = []
     for vector, label, own in zip(

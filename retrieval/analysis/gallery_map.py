@@ -13,7 +13,7 @@ from retrieval.metrics import Metric
 from retrieval.search.query import Combination, Hit, Query
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
-from retrieval.storage.projection import NEIGHBOURS, Method, Projection
+from retrieval.storage.projection import NEIGHBOURS, Method
 from retrieval.storage.reader import Entry, GalleryIndex
 
 COLOURED = 10  # labels with their own colour and shape; more could not be told apart
@@ -87,25 +87,17 @@ def marks(searcher: Searcher, index: GalleryIndex, query: Query, method: Method)
         place = projection.coordinates[position]
     elif query.has_picture:
         vector = searcher.embedder.embed(index, replace(query, text="", without="")).vector
-        place, estimated = _place(index, projection, query.features, vector)
+        place = projection.place(vector)
+        if estimated := place is None:
+            nearest, _ = rank(index, Combination(query.features, Metric.L2), vector, NEIGHBOURS)
+            place = projection.coordinates[nearest].mean(axis=0)
     return Marks(place, position, estimated, hits, projection.coordinates[[hit.position for hit in hits]])
-
-
-def _place(index: GalleryIndex, projection: Projection, features: str, vector: Vectors) -> tuple[Vectors, bool]:
-    """Return the point of an image that is not in the gallery, and whether it is an estimate."""
-    if (exact := projection.place(vector)) is not None:
-        return exact, False
-    nearest, _ = rank(index, Combination(features, Metric.L2), vector, NEIGHBOURS)
-    return projection.coordinates[nearest].mean(axis=0), True
 
 
 def as_rows(index: GalleryIndex, features: str, method: Method) -> list[dict[str, Any]]:
     """Return id, label, x and y of every image of the gallery; see `GalleryIndex.map`."""
-    found = []
-    for position, (x, y) in enumerate(index.map(features, method).coordinates.tolist()):
-        entry = index.entry(position)
-        found.append({"id": entry.id, "label": entry.label, "x": short(x), "y": short(y)})
-    return found
+    placed = zip(map(index.entry, range(len(index))), index.map(features, method).coordinates.tolist(), strict=True)
+    return [{"id": entry.id, "label": entry.label, "x": short(x), "y": short(y)} for entry, (x, y) in placed]
 
 
 def map_title(index: GalleryIndex, features: str, method: Method) -> str:

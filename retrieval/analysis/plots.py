@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
@@ -63,7 +62,6 @@ def plot_ranking(query: Query, ranking: Ranking, index: GalleryIndex, target: Pa
     hits = ranking.hits[:SHOWN]
     rows = -(-(len(hits) + 1) // COLUMNS)
     figure = Figure(figsize=(COLUMNS * CELL, rows * CELL * 1.2 + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
     title = f"{combination(ranking.features, ranking.metric)} · {ENGINES[ranking.engine].title}"
     figure.suptitle(f"{title} · {ranking.gallery}, {ranking.size:,} images", fontsize=11)
     cells = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
@@ -84,7 +82,6 @@ def plot_map(index: GalleryIndex, features: str, method: Method, target: Path) -
     projection = index.map(features, method)
     labels = np.array(index.labels)
     figure = Figure(figsize=MAP_SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     named = [(label, count) for label, count in ranked_labels(index) if label][:COLOURED]
     rest = ~np.isin(labels, [label for label, _ in named])
@@ -124,7 +121,6 @@ def plot_results(results: Sequence[Result], dark: bool | None = None, average: s
     ]
     panels = [panel for panel in panels if any(value is not None for value in panel[1])]
     figure = Figure(figsize=(BARS_WIDTH, BAR * len(results) + 0.9), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.patch.set_alpha(0)
     if not panels:
         return figure

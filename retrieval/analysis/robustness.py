@@ -10,13 +10,12 @@ import numpy as np
 from retrieval.analysis.agreement import hits_with_moves, kendall_tau, moves, positions, share_found
 from retrieval.analysis.explanation import listed
 from retrieval.engines import DEFAULT_ENGINE
-from retrieval.features import FEATURES, Vectors, default_first
+from retrieval.features import FEATURES, default_first
 from retrieval.metrics import Metric, score_pairs
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.search.embedding import Embedded, QueryPicture
 from retrieval.search.query import Query, Ranking
 from retrieval.search.searcher import Searcher
-from retrieval.storage.reader import GalleryIndex
 
 
 class Kind(StrEnum):
@@ -121,25 +120,18 @@ def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = Non
     `picture`. Errors are those of `Searcher.search`.
     """
     query, picture = _prepared(searcher, query, picture)
-    vectors = picture.vectors([UNDISTORTED, query.distortion])
-    withstood = _withstood(searcher, picture.index, query, vectors, [query.distortion])[0]
+    [withstood] = _withstood(searcher, query, picture, [query.distortion])
     return Robustness(query, tuple(withstood.values()))
 
 
 def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Iterator[Step]:
     """Yield the effect of each distortion of `SWEEP` on a query's rankings; the query's own distortion is ignored.
 
-    The image is decoded once. Each distorted image is embedded once, in one batch per kind of distortion. See `measure`
-    for `picture` and errors.
+    The image is decoded once, and embedded in one batch per kind of distortion. `picture` and errors: see `measure`.
     """
     query, picture = _prepared(searcher, query, picture)
-    clean = picture.vectors([UNDISTORTED])
     for kind, distortions in SWEEP.items():
-        distorted = picture.vectors(distortions)
-        vectors = {
-            features: np.concatenate([clean[features], distorted[features]]) for features in picture.index.features
-        }
-        found = _withstood(searcher, picture.index, query, vectors, distortions)
+        found = _withstood(searcher, query, picture, distortions)
         yield from (Step(kind, *each) for each in zip(distortions, found, strict=True))
 
 
@@ -167,20 +159,13 @@ def _prepared(searcher: Searcher, query: Query, picture: QueryPicture | None) ->
 
 
 def _withstood(
-    searcher: Searcher,
-    index: GalleryIndex,
-    query: Query,
-    vectors: Mapping[str, Vectors],
-    distortions: Sequence[Distortion],
+    searcher: Searcher, query: Query, picture: QueryPicture, distortions: Sequence[Distortion]
 ) -> list[dict[str, Withstood]]:
-    """Return the effect of each of n distortions, by feature type.
-
-    `vectors` holds those of the original image and of each distorted one, shape (1 + n, d), by feature type.
-    """
+    """Return the effect of each distortion, by feature type."""
+    index = picture.index
     found: list[dict[str, Withstood]] = [{} for _ in distortions]
-    for features in index.features:
+    for features, (clean, *distorted) in picture.vectors([UNDISTORTED, *distortions]).items():
         asked = replace(query, features=features)
-        clean, *distorted = vectors[features]
         before = searcher.answer(index, replace(asked, distortion=UNDISTORTED), Embedded(clean))
         there = positions(before)
         for each, distortion, vector in zip(found, distortions, distorted, strict=True):

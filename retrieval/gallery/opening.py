@@ -149,14 +149,14 @@ def _local_arguments(path: Path, name: str) -> dict[str, Any]:
                 "Rename the folder, or name one Parquet file in it."
             )
         return {"path": str(path)}
-    if not _holds_pictures(path):
+    files = _files(path)
+    if not any(map(_is_picture, files)):
         raise GalleryError(
             f"The folder {name!r} contains neither images nor Parquet files. "
             "Put images into it, one folder per class, or choose another `--dataset`."
         )
-    files = [file.relative_to(path).as_posix() for file in path.rglob("*")]
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    loose = any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir())
+    loose = any(_is_picture(file) for file in files if "/" not in file)
     splits = _splits(files)
     # datasets drops the labels of a folder that contains a single class folder.
     single_class = len(folders) == 1 and not loose and splits == {"train": ""} and not list(path.rglob("metadata.*"))
@@ -184,8 +184,8 @@ def _is_picture(file: str) -> bool:
     return PurePosixPath(file).suffix.lower() in PICTURE_SUFFIXES
 
 
-def _holds_pictures(folder: Path) -> bool:
-    return any(_is_picture(p.name) for p in folder.rglob("*"))
+def _files(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
 
 
 def _hub_arguments(source: GallerySource) -> tuple[dict[str, Any], str]:
@@ -218,8 +218,7 @@ def _cached_arguments(source: GallerySource) -> tuple[dict[str, Any], str] | Non
     name = source.dataset
     # Online, datasets would retry for 23 s before it looks into its cache.
     datasets.config.HF_HUB_OFFLINE = True
-    if (folder := hub.cached("dataset", name, source.revision)) and _holds_pictures(folder):
-        files = [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
+    if (folder := hub.cached("dataset", name, source.revision)) and any(map(_is_picture, files := _files(folder))):
         return _folder_arguments(folder, _splits(files)), folder.name
     try:
         found = datasets.load_dataset_builder(name, source.config)

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,7 @@ class Gallery:
             self._data = self._data.cast_column(self.columns.image, datasets.Image(decode=False))
         except (ValueError, TypeError, pa.ArrowException) as error:
             raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} contains no images.") from error
-        used = (self.columns.image, self.columns.label, self.columns.caption, self.columns.id)
-        self._data = self._data.select_columns(list(dict.fromkeys(name for name in used if name)))
+        self._data = self._data.select_columns(list(dict.fromkeys(filter(None, astuple(self.columns)))))
         if source.limit is not None:
             self._data = self._data.take(source.limit)
 
@@ -151,8 +150,7 @@ class Gallery:
         outer = path.split("::")[-1]  # for a file in an archive, the archive's own path
         if "://" in outer:
             return outer.startswith("hf://datasets/")
-        root = self._root
-        if root:
+        if root := self._root:
             folders = [root.parent if root.is_file() else root]
         else:
             cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self.source.dataset.replace('/', '--')}"
@@ -164,10 +162,8 @@ class Gallery:
 
     def _relative(self, path: str) -> str:
         """Return a file's path relative to the dataset's folder, or "" if it lies elsewhere."""
-        root = self._root
-        if root and Path(path).is_relative_to(root):
-            return Path(path).relative_to(root).as_posix()
-        return ""
+        root, file = self._root, Path(path)
+        return file.relative_to(root).as_posix() if root and file.is_relative_to(root) else ""
 
     def _label(self, value: Any) -> str:
         if value is None or (self._names and (not isinstance(value, int) or not 0 <= value < len(self._names))):
@@ -188,7 +184,7 @@ def _find_columns(features: Any, source: GallerySource) -> Columns:
             raise GalleryError(
                 f"The dataset {source.dataset!r} has no column {wanted!r}. It has: {', '.join(features)}."
             )
-    image = source.image_column or _first(features, _is_image)
+    image = source.image_column or next((name for name, feature in features.items() if _is_image(feature)), None)
     if image is not None and _is_string(features[image]):
         raise GalleryError(f"Column {image!r} of {source.dataset} contains no images but text.")
     if image is None:
@@ -197,13 +193,10 @@ def _find_columns(features: Any, source: GallerySource) -> Columns:
             f"Its columns: {', '.join(f'{name} ({_type(feature)})' for name, feature in features.items())}. "
             "If one of them contains encoded images, name it with `--image-column`."
         )
-    label = source.label_column
-    if label is None and isinstance(features.get("label"), datasets.ClassLabel):
-        label = "label"
-    if label is None:
-        label = _first(features, lambda feature: isinstance(feature, datasets.ClassLabel))
-    if label is None and _is_string(features.get("label")):
-        label = "label"
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if "label" in classes or (not classes and _is_string(features.get("label"))):
+        classes = ["label"]
+    label = source.label_column or next(iter(classes), None)
     texts = [name for name, feature in features.items() if _is_string(feature) and name not in ("id", label, image)]
     named = (name for name in ("caption", "text", "name", "title", "description") if name in texts)
     caption = source.caption_column or next(named, texts[0] if texts else None)
@@ -211,15 +204,9 @@ def _find_columns(features: Any, source: GallerySource) -> Columns:
     return Columns(image, label, caption, own_id)
 
 
-def _first(features: Any, test: Callable[[Any], bool]) -> str | None:
-    return next((name for name, feature in features.items() if test(feature)), None)
-
-
 def _is_image(feature: Any) -> bool:
-    if isinstance(feature, datasets.Image):
-        return True
     # Parquet files that were not written by datasets store an image as a struct of bytes and path.
-    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
 def _is_string(feature: Any) -> bool:

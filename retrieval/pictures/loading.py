@@ -146,15 +146,11 @@ def _too_large(most: int, size: tuple[int, int] | None = None) -> str:
     return f"The image has too many pixels{shape}; the limit is {most // 10**6} megapixels. Shrink it."
 
 
-def _check_size(size: tuple[int, int], most: int) -> None:
-    if size[0] * size[1] > most:
-        raise PictureError(_too_large(most, size))
-    if min(size) < 1:
-        raise PictureError("The image has no pixels. Choose another file.")
-
-
 def _to_upright_rgb(image: Image.Image, most: int) -> Image.Image:
-    _check_size(image.size, most)
+    if image.width * image.height > most:
+        raise PictureError(_too_large(most, image.size))
+    if min(image.size) < 1:
+        raise PictureError("The image has no pixels. Choose another file.")
     image.load()
     operation = UPRIGHT.get(_orientation(image))
     upright = image if operation is None else image.transpose(operation)

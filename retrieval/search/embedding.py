@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 from PIL import Image
@@ -145,21 +145,16 @@ class QueryPicture:
 
     def vectors(self, distortions: Sequence[Distortion]) -> dict[str, Vectors]:
         """Return the vectors of n distorted images by feature type, shape (n, d); errors are those of `embed`."""
-        pictures: dict[Distortion, Image.Image] = {}
-        return {features: self._vectors(features, distortions, pictures) for features in self.index.features}
+        distorted = cache(lambda distortion: distortion.apply(self.undistorted))  # once for all feature types
 
-    def _vectors(
-        self, features: str, distortions: Sequence[Distortion], pictures: dict[Distortion, Image.Image]
-    ) -> Vectors:
-        def embed(places: Sequence[int]) -> Vectors:
-            wanted = [distortions[i] for i in places]
-            for each in wanted:
-                if each not in pictures:
-                    pictures[each] = each.apply(self.undistorted)
-            return self._embedder.embed_pictures(self.index, features, [pictures[each] for each in wanted])
+        def embed(features: str, places: Sequence[int]) -> Vectors:
+            return self._embedder.embed_pictures(self.index, features, [distorted(distortions[i]) for i in places])
 
-        keys = [_key(self.index, self._digest, self._region, each, features) for each in distortions]
-        return np.stack(self._embedder.cache.vectors(keys, embed))
+        found = {}
+        for features in self.index.features:
+            keys = [_key(self.index, self._digest, self._region, each, features) for each in distortions]
+            found[features] = np.stack(self._embedder.cache.vectors(keys, partial(embed, features)))
+        return found
 
 
 def _given(index: GalleryIndex, query: Query) -> PictureSource:
