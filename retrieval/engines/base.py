@@ -81,10 +81,13 @@ class Engine(ABC):
         return "" if self.exact else f"{self.title} may miss matches, but the scores it returns are exact."
 
     def build(self, gallery: GalleryVectors, folder: Path) -> None:  # noqa: B027  # an engine may need no files
-        """Write the engine's files into the folder of a finished index, replacing what is there.
+        """Write the engine's files into the folder of a finished index, after `drop`.
+
+        Reads the vectors in parts, so that a gallery that is closed meanwhile can stop it.
 
         Raises:
             OSError: the folder cannot be written.
+            IndexingError: the gallery was closed.
         """
 
     def probe(self, gallery: GalleryVectors, folder: Path) -> None:  # noqa: B027  # an engine may need no files
@@ -92,6 +95,7 @@ class Engine(ABC):
 
         Raises:
             EngineDamaged: `build` has to make them again.
+            OSError: they cannot be read at the moment.
         """
 
     @abstractmethod
@@ -100,6 +104,7 @@ class Engine(ABC):
 
         Raises:
             EngineDamaged: its files cannot be used.
+            OSError: they cannot be read at the moment.
             IndexingError: another process holds them.
         """
 

@@ -16,6 +16,14 @@ CHROMA = "chroma"
 CHROMA_CHECKSUMS = "chroma/whole"  # written when ChromaDB is closed after its last write
 DATABASE = "chroma/chroma.sqlite3"
 BLOCK = 2**20  # bytes read at once
+TEMPORARY = {  # errors of SQLite that say nothing about the file
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+}
 
 
 def write_checksums(build: Path) -> None:
@@ -29,11 +37,15 @@ def write_chroma_checksums(build: Path) -> None:
 
 
 def chroma_is_unchanged(build: Path) -> bool:
-    """Return whether ChromaDB's files match the checksums that `write_chroma_checksums` wrote."""
+    """Return whether ChromaDB's files match the checksums that `write_chroma_checksums` wrote.
+
+    Raises:
+        OSError: the files exist, but cannot be read at the moment.
+    """
     try:
         written = json.loads((build / CHROMA_CHECKSUMS).read_text(encoding="utf-8"))
         return bool(written == _checksums(build, _chroma_files(build)))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 
 
@@ -88,4 +100,6 @@ def _database_checksum(path: Path) -> int:
                     total = zlib.crc32(repr(row).encode(), total)
             return total
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in TEMPORARY:
+            raise OSError(f"{path.name}: {error}") from error
         raise ValueError(f"{path.name}: {error}") from error

@@ -2,10 +2,12 @@
 
 import shutil
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import override
 
 from retrieval.engines.base import Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
@@ -43,7 +45,6 @@ class ChromaEngine(Engine):
         from retrieval.engines.chroma_folder import ChromaFolder  # imports chromadb, which takes a second
 
         with closing(ChromaFolder(folder, reading=False)) as chroma:
-            chroma.delete()
             collections = chroma.open(gallery.features)
             for start in range(0, len(gallery.rows), ROWS_AT_ONCE):
                 part = slice(start, start + ROWS_AT_ONCE)
@@ -70,8 +71,11 @@ class ChromaEngine(Engine):
 
     @override
     def drop(self, folder: Path) -> None:
-        (folder / CHROMA_CHECKSUMS).unlink(missing_ok=True)
-        shutil.rmtree(folder / CHROMA, ignore_errors=True)
+        if (folder / CHROMA).is_dir():
+            (folder / CHROMA_CHECKSUMS).unlink(missing_ok=True)
+            shutil.rmtree(folder / CHROMA)
+        else:
+            (folder / CHROMA).unlink(missing_ok=True)
 
 
 class OpenChroma(OpenEngine):
@@ -93,36 +97,56 @@ class OpenChroma(OpenEngine):
     def candidates(
         self, features: str, metric: Metric, vectors: Vectors, k: int, among: Positions | None = None
     ) -> list[Positions]:
-        return [self._candidates((features, metric), vector, k, among) for vector in vectors]
+        allowed = self._allowed(among)
+        return [self._candidates((features, metric), vector, k, allowed) for vector in vectors]
 
-    def _candidates(self, by: tuple[str, Metric], vector: Vectors, k: int, among: Positions | None) -> Positions:
+    def _candidates(self, by: tuple[str, Metric], vector: Vectors, k: int, allowed: "_Allowed") -> Positions:
         features, metric = by
         vectors = self._gallery.vectors(features)
-        available = len(vectors) if among is None else len(among)
         native = DEFINITIONS[metric].neighbours or metric
         count = k + SURPLUS if native is metric else max(SHORTLIST, FACTOR * k)
         while True:
-            found = self._nearest((features, DEFINITIONS[native].view), vector, min(count, available), among)
+            asked = min(count, allowed.searched)
+            found, complete = self._nearest((features, DEFINITIONS[native].view), vector, asked, allowed)
             best, _ = closest(metric, vector, vectors, found, k)
-            if len(found) < count or count >= available:
+            if complete:
                 return best
             # If the last result is as far as the farthest candidate, the cut went through a tie: look further.
-            last, farthest = closeness(native, score_pairs(native, vector, vectors[[best[-1], found[-1]]]))
-            if last < farthest:
-                return best
+            if len(best) == k:
+                last, farthest = closeness(native, score_pairs(native, vector, vectors[[best[-1], found[-1]]]))
+                if last < farthest:
+                    return best
             count *= 4
 
-    def _nearest(self, key: tuple[str, View], vector: Vectors, count: int, among: Positions | None) -> Positions:
-        """Return the positions of about `count` nearest neighbours, closest first."""
+    def _allowed(self, among: Positions | None) -> "_Allowed":
+        if among is None:
+            return _Allowed(None, frozenset(), len(self._gallery.rows))
+        rows = self._gallery.rows[among]
+        if len(rows) <= self._collections.named_max:
+            return _Allowed(rows, frozenset(), len(rows))
+        labels = frozenset(self._gallery.labels[position] for position in among.tolist())
+        return _Allowed(rows, labels, sum(label in labels for label in self._gallery.labels))
+
+    def _nearest(
+        self, key: tuple[str, View], vector: Vectors, count: int, allowed: "_Allowed"
+    ) -> tuple[Positions, bool]:
+        """Return the allowed ones of `count` nearest neighbours, closest first, and whether there are no more."""
         rows = self._gallery.rows
-        allowed, labels = (None, set[str]()) if among is None else (rows[among], set[str]())
-        if among is not None and len(among) > self._collections.named_max:
-            labels = {self._gallery.labels[position] for position in among.tolist()}
-        found = self._collections.nearest(key, vector, count, allowed, labels)
+        found = self._collections.nearest(key, vector, count, allowed.rows, allowed.labels)
+        complete = len(found) < count or count == allowed.searched
         positions = np.searchsorted(rows, found)
         # On a server, a worker that ran twice can leave a vector whose row was not published.
         known = positions < len(rows)
         known[known] = rows[positions[known]] == found[known]
-        if allowed is not None:
-            known &= np.isin(found, allowed)
-        return positions[known]
+        if allowed.rows is not None:
+            known &= np.isin(found, allowed.rows)
+        return positions[known], complete
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """The rows that a search may return; None for all."""
+
+    rows: npt.NDArray[np.int64] | None
+    labels: frozenset[str]  # their labels, if ChromaDB filters by label because the rows are too many to list
+    searched: int  # number of items that pass ChromaDB's filter

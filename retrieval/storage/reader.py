@@ -1,6 +1,7 @@
 """Read a published index: items, vectors, thumbnails, maps and engines of one gallery."""
 
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +13,10 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from PIL import Image
 
+from retrieval.engines import ENGINES
 from retrieval.engines.base import EngineDamaged, OpenEngine
 from retrieval.engines.exact import ExactEngine, OpenExact, Scan
+from retrieval.engines.lock import IndexInUse
 from retrieval.errors import IndexingError, PictureError, QueryError
 from retrieval.features import FEATURES, Vectors, default_first
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric
@@ -22,6 +25,8 @@ from retrieval.storage.location import Published
 from retrieval.storage.manifest import thumbnail_path
 from retrieval.storage.projection import Method, Projection, projection_path, read_projection
 from retrieval.storage.vectors import ItemVectors
+
+PAUSE = 30.0  # seconds before another attempt to open an engine, since a rebuild can take minutes
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,16 @@ class Entry:
     caption: str
 
 
+@dataclass
+class _Opening:
+    """An engine that is opened on first use; after a failure, `error` is raised again until `again`."""
+
+    lock: threading.Lock
+    engine: OpenEngine | None = None
+    error: IndexingError | None = None
+    again: float = 0.0
+
+
 class GalleryIndex:
     """The published index of one gallery. Vectors are memory-mapped; engines and maps are opened on first use."""
 
@@ -42,8 +57,9 @@ class GalleryIndex:
         self.manifest = manifest = published.manifest
         self.build = published.files
         self._published = published
-        self._opening = threading.Lock()
-        self._engines: dict[str, OpenEngine] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+        self._engines = {name: _Opening(threading.Lock()) for name in ENGINES}
         self._maps: dict[tuple[str, Method], Projection] = {}
         # An index can have vectors of a feature type that this version does not know.
         dimensions = {name: each.dimensions for name, each in manifest.features.items() if name in FEATURES}
@@ -160,18 +176,42 @@ class GalleryIndex:
     def engine(self, name: str) -> OpenEngine:
         """Return an opened engine; its files are rebuilt from the vectors if they are missing or damaged.
 
+        Other threads wait for a rebuild only if they want the same engine.
+
         Raises:
-            IndexingError: another process has the files open, or they cannot be rebuilt.
+            IndexingError: another process has the files open, they cannot be read or rebuilt, or the index was closed.
         """
         if name == ExactEngine.name:
             return self._exact
-        with self._opening:
-            if name not in self._engines:
+        opening = self._engines[name]
+        with opening.lock:
+            if opening.engine is None:
+                if opening.error and time.monotonic() < opening.again:
+                    raise opening.error
                 try:
-                    self._engines[name] = self._published.open_engine(name, self._items)
-                except (EngineDamaged, OSError, ValueError, EOFError) as error:
-                    raise self._damaged(error) from error
-            return self._engines[name]
+                    opening.engine = self._open_engine(name)
+                except IndexInUse:
+                    raise  # it costs nothing to find out that the other process has ended
+                except IndexingError as error:
+                    opening.error, opening.again = error, time.monotonic() + PAUSE
+                    raise
+            return opening.engine
+
+    def _open_engine(self, name: str) -> OpenEngine:
+        try:
+            engine = self._published.open_engine(name, self._items)
+        except OSError as error:
+            reason = error.strerror or error
+            raise IndexingError(
+                f"The files of {ENGINES[name].title} in `{self.build}` cannot be used: {reason}. Try again later, or "
+                "use the exact scan."
+            ) from error
+        except (EngineDamaged, ValueError, EOFError) as error:
+            raise self._damaged(error) from error
+        if self._closed:
+            engine.close()
+            raise IndexingError(f"The index in `{self.build}` was closed.")
+        return engine
 
     @property
     def maps(self) -> list[tuple[str, Method]]:
@@ -181,7 +221,7 @@ class GalleryIndex:
 
     def map(self, features: str, method: Method) -> Projection:
         """Return a map; raise QueryError if the gallery lacks it, IndexingError if it is damaged."""
-        with self._opening:
+        with self._lock:
             if (features, method) not in self._maps:
                 try:
                     dimensions = self.manifest.dimensions(features)
@@ -199,11 +239,15 @@ class GalleryIndex:
             return self._maps[features, method]
 
     def close(self) -> None:
-        """Close the open engines."""
-        with self._opening:
-            for engine in self._engines.values():
-                engine.close()
-            self._engines.clear()
+        """Close the open engines; one that is being opened or rebuilt in another thread stops soon."""
+        self._closed = True
+        self._items.close()
+        for opening in self._engines.values():
+            if opening.lock.acquire(timeout=1):
+                if opening.engine is not None:
+                    opening.engine.close()
+                opening.engine = None
+                opening.lock.release()
 
     def _damaged(self, reason: object) -> IndexingError:
         return IndexingError(f"The index in `{self.build}` is damaged ({reason}). {self._published.remedy}")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.engines.checksums import check
+from retrieval.errors import IndexingError
 from retrieval.features import Vectors
 
 ITEMS = "items.parquet"
@@ -28,6 +29,7 @@ class ItemVectors:
         self._dimensions = dict(dimensions)
         self._checked = checked
         self._lock = threading.Lock()
+        self._closed = False
         self._matrices: dict[str, Vectors] = {}
         if checked:
             check(build, ITEMS)
@@ -50,13 +52,20 @@ class ItemVectors:
         found: list[dict[str, str]] = self.items.select(["id", "label", "caption"])[start:stop].to_pylist()
         return found
 
+    def close(self) -> None:
+        """Let every later call of `vectors` raise IndexingError, which stops an engine that is being built."""
+        self._closed = True
+
     def vectors(self, features: str) -> Vectors:
         """Return the vectors of all items, shape (n, d), float32, memory-mapped.
 
         Raises:
             OSError, ValueError, EOFError: the matrix is missing or damaged.
             KeyError: the gallery does not have this feature type.
+            IndexingError: it was closed.
         """
+        if self._closed:
+            raise IndexingError(f"The index in `{self.build}` was closed.")
         dimensions = self._dimensions[features]
         with self._lock:
             if features not in self._matrices:

@@ -1,0 +1,161 @@
+"""Engines that take long to open, that fail, and that are asked for unusual subsets."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typing_extensions import override
+
+import index_builder
+from retrieval.engines import ENGINES, checksums
+from retrieval.engines.base import GalleryVectors
+from retrieval.engines.chroma import OpenChroma
+from retrieval.errors import IndexingError
+from retrieval.features import DEFAULT_FEATURES
+from retrieval.metrics import Metric, closest
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.projection import Method
+from retrieval.storage.reader import GalleryIndex
+from tests.engines.signs import SignsEngine
+from tests.support.builds import NAME, arguments, draw
+
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The index of a gallery with the classes a and b."""
+    root = tmp_path_factory.mktemp("engines")
+    for label in ("a", "b"):
+        draw(root / NAME / label, COUNT // 2)
+    assert index_builder.main([*arguments(root / "index", root / NAME), "--map", "pca"]) == 0
+    return root / "index"
+
+
+@pytest.fixture
+def index(folder: Path) -> Iterator[GalleryIndex]:
+    indexes = Indexes(folder)
+    yield indexes.get()
+    indexes.close()
+
+
+class SlowEngine(SignsEngine):
+    """Reads vectors until the gallery is closed."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+
+    @override
+    def build(self, gallery: GalleryVectors, folder: Path) -> None:
+        while True:
+            gallery.vectors(DEFAULT_FEATURES)
+            self.started.set()
+
+
+def test_a_long_rebuild_delays_neither_maps_nor_closing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowEngine()
+    monkeypatch.setitem(ENGINES, slow.name, slow)
+    indexes = Indexes(folder)
+    index = indexes.get()
+    raised: list[Exception] = []
+
+    def open_it() -> None:
+        try:
+            index.engine(slow.name)
+        except IndexingError as error:
+            raised.append(error)
+
+    opening = threading.Thread(target=open_it, daemon=True)
+    opening.start()
+    assert slow.started.wait(60)
+    assert len(index.map(DEFAULT_FEATURES, Method.PCA).points) == COUNT
+    assert index.engine("chroma")
+    indexes.close()
+    opening.join(60)
+    assert not opening.is_alive()
+    assert "was closed" in str(raised[0])
+
+
+class FullDiskEngine(SignsEngine):
+    name = "full"
+    attempts = 0
+
+    @override
+    def build(self, gallery: GalleryVectors, folder: Path) -> None:
+        self.attempts += 1
+        raise OSError(28, "No space left on device")
+
+
+def test_a_failed_rebuild_is_not_tried_again_at_once(index: GalleryIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = FullDiskEngine()
+    monkeypatch.setitem(ENGINES, full.name, full)
+    index = GalleryIndex(index._published)
+    for _ in range(2):
+        with pytest.raises(IndexingError, match="No space left on device"):
+            index.engine(full.name)
+    assert full.attempts == 1
+    monkeypatch.setattr("retrieval.storage.reader.PAUSE", 0)
+    index = GalleryIndex(index._published)
+    for _ in range(2):
+        with pytest.raises(IndexingError, match="No space left on device"):
+            index.engine(full.name)
+    assert full.attempts == 3
+
+
+def _fail_reading(path: Path) -> int:
+    raise OSError(24, "Too many open files")
+
+
+def _fail_connecting(*args: object, **kwargs: object) -> sqlite3.Connection:
+    error = sqlite3.OperationalError("unable to open database file")
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "failure"), [(checksums, "_checksum", _fail_reading), (sqlite3, "connect", _fail_connecting)]
+)
+def test_files_that_cannot_be_read_at_the_moment_are_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, failure: Callable[..., object]
+) -> None:
+    [database] = folder.glob(f"{NAME}/build-*/chroma/chroma.sqlite3")
+    indexes = Indexes(folder)
+    index = indexes.get()
+    index.vectors(DEFAULT_FEATURES)
+    before = database.stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, failure)
+        with pytest.raises(IndexingError, match="Try again later"):
+            index.engine("chroma")
+    indexes.close()
+    assert (database.stat().st_ino, database.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_file_in_the_place_of_a_folder_is_replaced(folder: Path, tmp_path: Path) -> None:
+    [build] = folder.glob(f"{NAME}/build-*")
+    (tmp_path / "chroma").write_text("not a folder")
+    ENGINES["chroma"].drop(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert (build / "chroma").is_dir()
+
+
+@pytest.mark.parametrize("named_max", [0, 5, COUNT])
+def test_chroma_finds_k_among_any_positions(
+    index: GalleryIndex, named_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = index.engine("chroma")
+    assert isinstance(opened, OpenChroma)
+    object.__setattr__(opened._collections, "named_max", named_max)
+    monkeypatch.setattr("retrieval.engines.chroma.SURPLUS", 0)
+    vectors = index.vectors(DEFAULT_FEATURES)
+    among = np.arange(0, COUNT, 2)  # half of each class
+    for query in vectors:
+        [found] = opened.candidates(DEFAULT_FEATURES, Metric.COSINE, query[None], 8, among)
+        assert set(found) <= set(among)
+        exact, _ = closest(Metric.COSINE, query, vectors, among, 8)
+        assert set(exact) <= set(found)
