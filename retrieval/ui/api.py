@@ -23,12 +23,12 @@ MCP_CALLER = ("x-gradio-user", "mcp")  # the header that gradio's MCP server add
 COMPARED_MAX = 1000  # results, because Kendall's tau takes quadratic time
 NO_IMAGE = "The argument image is missing. Send an image: handle_file('cat.jpg'), or its bytes in base64."
 
-Answer = dict[str, Any] | str
-
-
+# Arguments, in the order in which raw requests pass them.
 CONDITIONS = ("text", "image", "without", "balance", "labels", "region", "alike")
 TOGGLES = ("features", "metric", "engine")
 RESULTS = ("top_k", "gallery")
+
+Answer = dict[str, Any] | str
 
 
 def add_endpoints(searcher: Searcher, limits: Limits) -> None:

@@ -104,9 +104,8 @@ class QueryPanel:
         names = searcher.indexes.names()
         with gr.Accordion("Advanced", open=False, elem_id="more"):
             self._lay_out_advanced(names)
-        self.gallery = gr.Dropdown(
-            names, value=names[0] if names else None, label="Gallery", visible=len(names) > 1, elem_id="gallery"
-        )
+        first = names[0] if names else None
+        self.gallery = gr.Dropdown(names, value=first, label="Gallery", visible=len(names) > 1, elem_id="gallery")
         self._wire()
 
     def _lay_out_advanced(self, names: list[str]) -> None:

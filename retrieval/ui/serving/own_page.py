@@ -13,12 +13,9 @@ PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"
 
 
 def only_own_page(request: gr.Request) -> None:
-    """Refuse requests from another website, for another host name, or through a proxy.
+    """Raise a `RetrievalError` for requests from another website, for another host name, or through a proxy.
 
     gradio's own check of the origin does not stop a website whose name was pointed at this machine (DNS rebinding).
-
-    Raises:
-        RetrievalError: the request does not come from this page on this machine.
     """
     headers = request.headers
     host, origin = headers.get("host", ""), headers.get("origin")

@@ -73,9 +73,8 @@ class EvaluateTab(Tab):
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
         super().__init__(context, tab)
         gr.Markdown(NOTE)
-        self.sample = gr.Slider(
-            50, self._limits.sample, value=SAMPLE, step=50, label="Images in the sample", elem_id="sample"
-        )
+        most = self._limits.sample
+        self.sample = gr.Slider(50, most, value=SAMPLE, step=50, label="Images in the sample", elem_id="sample")
         with gr.Row():
             self.gallery_button = gr.Button("Evaluate the gallery", variant="primary", elem_id="evaluate")
             self.query_button = gr.Button("Evaluate this query", elem_id="evaluate_query")

@@ -4,7 +4,7 @@ import html
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -109,7 +109,7 @@ class GalleriesTab(Tab):
                 min_width=290,
                 scale=2,
             )
-            gallery = _field("gallery", info="Empty: named after the dataset")
+            self.gallery = _field("gallery", info="Empty: named after the dataset")
         self.found = gr.HTML(padding=False, elem_id="build_found")
         with gr.Row():
             limit = _field("limit", info="Number of images; empty: all")
@@ -124,26 +124,22 @@ class GalleriesTab(Tab):
             )
         with gr.Accordion("More: split, revision, columns", open=False, elem_id="build_more"), gr.Row():
             more = {name: _field(name) for name in MORE}
-            self.streaming = gr.Checkbox(
-                False, label="Stream the rows instead of downloading them first", elem_id="build_streaming"
-            )
+            streaming = "Stream the rows instead of downloading them first"
+            self.streaming = gr.Checkbox(False, label=streaming, elem_id="build_streaming")
         self.replace = gr.Checkbox(False, label=FIELDS["rebuild"], elem_id="build_replace")
-        self.gallery = gallery
-        self.fields: dict[str, Any] = {"dataset": dataset, "gallery": gallery, "limit": limit, "model": model, **more}
+        self.fields: dict[str, Any] = {"dataset": dataset, "gallery": self.gallery, "limit": limit, "model": model}
+        self.fields |= more
 
     def _wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         dataset = self.fields["dataset"]
         progress = [self.state, self.start_button, self.cancel_button, self.timer, self.followed]
         listed = [self.table, self.skipped_note, self.skipped]
         gr.on([dataset.blur, dataset.submit], self.check, dataset, [self.found, self.gallery], **QUIET)
-        chosen = {"shown": self._panel.gallery, "again": self.replace, "streaming": self.streaming}
-        self.start_button.click(
-            self.start, inputs_kwargs={**chosen, **self.fields}, outputs=progress, concurrency_limit=1, **QUIET
-        )
+        inputs = {"shown": self._panel.gallery, "again": self.replace, "streaming": self.streaming, **self.fields}
+        self.start_button.click(self.start, inputs_kwargs=inputs, outputs=progress, concurrency_limit=1, **QUIET)
         self.cancel_button.click(self.cancel, None, progress, **QUIET)
-        self.timer.tick(
-            self.tick, self.followed, [*progress, *listed, *self._panel.offered], trigger_mode="once", **QUIET
-        )
+        shown = [*progress, *listed, *self._panel.offered]
+        self.timer.tick(self.tick, self.followed, shown, trigger_mode="once", **QUIET)
         tab.select(self.show_galleries, self._panel.gallery, listed, **QUIET)
         self.table.select(self.show_skipped, None, [self.skipped_note, self.skipped], **QUIET)
         page.load(self.arrive, None, [*progress, self._panel.gallery], **QUIET)
@@ -284,10 +280,8 @@ class GalleriesTab(Tab):
     def _skipped(self, name: str) -> Updates:
         manifest: Manifest | None = None
         if name in self._indexes.names():
-            try:
+            with suppress(RetrievalError):  # its row says why
                 manifest = self._indexes.location.manifest(name)
-            except RetrievalError:
-                manifest = None  # its row says why
         rows = [[each.id, each.reason] for each in manifest.skipped_pictures] if manifest else []
         note = skipped(manifest) if manifest else ""
         return {self.skipped_note: note, self.skipped: gr.Dataframe(value=rows, visible=bool(rows))}

@@ -275,6 +275,5 @@ def _progress(done: int) -> str:
 
 def _slider(kind: Kind) -> gr.Slider:
     low, high = (limit * (100 if kind in PERCENT else 1) for limit in LIMITS[kind])
-    return gr.Slider(
-        low, high, value=getattr(UNDISTORTED, kind), step=STEP[kind], label=SLIDERS[kind], elem_id=f"distort_{kind}"
-    )
+    value = getattr(UNDISTORTED, kind)
+    return gr.Slider(low, high, value=value, step=STEP[kind], label=SLIDERS[kind], elem_id=f"distort_{kind}")

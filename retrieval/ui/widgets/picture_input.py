@@ -47,13 +47,8 @@ class PictureInput(Shown, gr.Image):
 
 
 def uploaded(name: object) -> Path:
-    """Return the path of an uploaded file.
-
-    gradio checks a path only if the caller marks it as one, so a caller could name any file of this server.
-
-    Raises:
-        PictureError: the name is not that of an uploaded file.
-    """
+    """Return the path of an uploaded file, or raise a `PictureError` if the name is not that of an uploaded file."""
+    # gradio checks a path only if the caller marks it as one, so a caller could name any file of this server.
     if isinstance(name, str) and name and "\0" not in name:
         path = Path(name).resolve()
         if path.is_relative_to(Path(get_upload_folder()).resolve()):

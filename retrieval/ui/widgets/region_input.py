@@ -43,11 +43,7 @@ class RegionInput(gr.HTML):
 
 
 def drawn_region(value: Any, picture: str | None) -> Region | None:
-    """Return the box if it was drawn on this image, else None.
-
-    Raises:
-        QueryError: the box is invalid, which only a program can send.
-    """
+    """Return the box if it was drawn on this image, else None; raise a `QueryError` if it is invalid."""
     if not isinstance(value, dict) or not picture or value.get("of") != picture:
         return None
     return checked_region(value.get("box"))
