@@ -138,7 +138,7 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
 
 def _about_model(model: "FeatureIdentity", why: str) -> str:
     """Return one line on the model in use, as Markdown, and why it was chosen."""
-    return f"CLIP model: **{model.title}** ({model.dtype}, {model.dimensions} numbers per image); {why}."
+    return f"Model: **{model.title}** ({model.dtype}, {model.dimensions} numbers per image); {why}."
 
 
 def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:

@@ -156,7 +156,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     spoil(draw(folder / NAME, PICTURES), *BAD)
     index = folder / "index"
     took = []
-    for again in ("--rebuild", "--rebuild"):  # the first one also fills the data set's cache
+    for again in ("--rebuild", "--rebuild"):  # the first one also fills the dataset's cache
         builder = Builder(folder, *arguments(index, folder / NAME, again))
         assert builder.end() == 0, builder.said
         took.append(time.monotonic() - builder.began)

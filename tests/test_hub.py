@@ -1,4 +1,4 @@
-"""Models and data sets from a Hub on 127.0.0.1, by the real client: fetched, cached, refused, in silence."""
+"""Models and datasets from a Hub on 127.0.0.1, by the real client: fetched, cached, refused, in silence."""
 
 import io
 import json
@@ -179,7 +179,7 @@ def one_colour(colour):
 
 @pytest.fixture(scope="module")
 def odd(root):
-    """Data sets whose form datasets misreads or words badly; return the folder of them."""
+    """Datasets whose form datasets misreads or words badly; return the folder of them."""
     folder = root / "datasets" / "org"
     for number, label in enumerate(["cat", "bullet_train", "test_tube"]):
         for picture in range(2):

@@ -14,6 +14,7 @@ from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.pictures.loading import read_bytes
 from retrieval.search.query import Combination, Query, Ranking
 from retrieval.search.searcher import Searcher
+from retrieval.storage.reader import GalleryIndex
 
 BASELINE = Combination()
 
@@ -76,13 +77,15 @@ def compare(
     query: Query,
     baseline: Combination = BASELINE,
     engines: Collection[str] | None = None,
+    index: GalleryIndex | None = None,
 ) -> Comparison:
     """Search with all combinations of feature type, metric and engine; a query with text needs features that take it.
 
     The query's own features, metric and engine are ignored. `engines` can leave out ChromaDB, since only one process at
-    a time can open its files. Raise QueryError if the baseline is not one of the combinations.
+    a time can open its files. A caller that shows thumbnails passes the `index` it reads them from, since a new build
+    can be published at any time. Raise QueryError if the baseline is not one of the combinations.
     """
-    index = searcher.indexes.get(query.gallery)
+    index = index or searcher.indexes.get(query.gallery)
     asked = ENGINES if engines is None else engines
     combinations = [
         Combination(features, metric, engine)
@@ -90,7 +93,12 @@ def compare(
         if engine in asked and (FEATURES[features].takes_text or not query.has_text)
     ]
     if baseline not in combinations:
-        why = "text search needs features that support it" if query.has_text else f"only {', '.join(asked)} is compared"
+        if baseline.features not in index.features:
+            why = f"the gallery has no {baseline.features} features"
+        elif baseline.engine not in asked:
+            why = f"only {', '.join(asked)} is compared"
+        else:
+            why = "text search needs features that support it"
         named = f"{baseline.features} {baseline.metric} {baseline.engine}"
         raise QueryError(f"The baseline {named} cannot be compared: {why}. Choose another baseline.")
     # A file is read only once, so that all rankings are about the same image.

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, partial
 
 import numpy as np
 from PIL import Image
@@ -137,15 +137,17 @@ class QueryPicture:
         self.index = index
         self._region = query.region
         self._digest, self._source = _digest(_given(index, query))
+        self._undistorted: Image.Image | None = None
 
-    @cached_property
     def undistorted(self) -> Image.Image:
-        """The image, upright, in RGB; decoded on first use, which may raise a `PictureError`."""
-        return _load(self._source, self._region, self._embedder.most_pixels)
+        """Return the image, upright, in RGB; it is decoded at the first call. Raise PictureError if it is damaged."""
+        if self._undistorted is None:
+            self._undistorted = _load(self._source, self._region, self._embedder.most_pixels)
+        return self._undistorted
 
     def vectors(self, distortions: Sequence[Distortion]) -> dict[str, Vectors]:
         """Return the vectors of n distorted images by feature type, shape (n, d); errors are those of `embed`."""
-        distorted = cache(lambda distortion: distortion.apply(self.undistorted))  # once for all feature types
+        distorted = cache(lambda distortion: distortion.apply(self.undistorted()))  # once for all feature types
 
         def embed(features: str, places: Sequence[int]) -> Vectors:
             return self._embedder.embed_pictures(self.index, features, [distorted(distortions[i]) for i in places])

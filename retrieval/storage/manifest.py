@@ -108,6 +108,8 @@ def from_json(text: str) -> Manifest:
             raise ValueError("it has changed since it was written")
         values["source"] = GallerySource(**values["source"])
         values["features"] = {name: FeatureIdentity(**each) for name, each in values["features"].items()}
+        if not values["features"]:
+            raise ValueError("it names no feature type")
         values["skipped_pictures"] = tuple(Skipped(**each) for each in values["skipped_pictures"])
         return Manifest(**values)
     except (TypeError, KeyError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Data sets and galleries whose names come from a stranger."""
+"""Datasets and galleries whose names come from a stranger."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every form of data set becomes the same items, and every one that cannot be read says why."""
+"""Every form of dataset becomes the same items, and every one that cannot be read says why."""
 
 import io
 import shutil

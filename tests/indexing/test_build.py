@@ -183,10 +183,10 @@ def test_a_second_builder_is_refused_while_one_works(tmp_path, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", ["pixel size", "model", "data set", "--rebuild"])
+@pytest.mark.parametrize("change", ["pixel size", "model", "dataset", "--rebuild"])
 def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp_path, change):
     dataset = tmp_path / NAME
-    if change == "data set":
+    if change == "dataset":
         shutil.copytree(copied.dataset, dataset)
         assert build(copied.index, dataset, "--rebuild") == 0
         shutil.copy(dataset / "000.png", dataset / "006.png")
@@ -209,7 +209,7 @@ def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp
     new = indexes.get(NAME)
     assert new.build != before
     assert new.vectors("pixels").shape[1] == (8 * 8 * 3 if change == "pixel size" else 32 * 32 * 3)
-    assert len(new) == (7 if change == "data set" else 6)
+    assert len(new) == (7 if change == "dataset" else 6)
     assert len(nearest(new, "clip", Metric.COSINE, new.vectors("clip")[0], 6)) == 6
     assert indexes.get(NAME) is new
     sweep(copied.index / NAME)

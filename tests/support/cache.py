@@ -37,7 +37,7 @@ def fingerprint() -> str:
         if "training" not in path.parts and "__pycache__" not in path.parts:
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     packages = [f"{name} {version(name)}" for name in PACKAGES]
-    # The manifest names the data set's folder, and an encoder's last digits depend on the processor.
+    # The manifest names the dataset's folder, and an encoder's last digits depend on the processor.
     digest.update("\0".join([str(ROOT), platform.machine(), _processor(), *packages]).encode())
     return digest.hexdigest()[:24]
 

@@ -52,7 +52,7 @@ for name in json.loads(sys.argv[1]):
         answer = {"name": None, "why": str(error)}
     print(json.dumps({**answer, "seconds": time.perf_counter() - started}))
 """
-# Models and data sets by turns: {"model": id} or {"dataset": id}, with the other arguments of each.
+# Models and datasets by turns: {"model": id} or {"dataset": id}, with the other arguments of each.
 FETCHES = """
 import json, sys, time
 from retrieval import errors, hub
@@ -100,7 +100,7 @@ def make_clip(folder):
 
 
 def make_pictures(folder):
-    """Save a data set of parquet shards: 12 pictures in `train`, 8 in `test`."""
+    """Save a dataset of parquet shards: 12 pictures in `train`, 8 in `test`."""
     folder.mkdir(parents=True)
     columns = Columns({"image": Picture(), "label": ClassLabel(names=["dark", "light"])})
     for split, shards in (("train", 3), ("test", 2)):
@@ -145,7 +145,7 @@ class Client:
         return SimpleNamespace(code=done.returncode, lines=done.stdout.splitlines(), err=done.stderr)
 
     def fetch(self, address, *wanted, before=""):
-        """Return what `FETCHES` says of models and data sets, after some code."""
+        """Return what `FETCHES` says of models and datasets, after some code."""
         return answers(self(address, "-c", before + FETCHES, json.dumps(wanted)))
 
 

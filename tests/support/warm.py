@@ -126,7 +126,7 @@ class Builder:
         """Start it, and wait until it has begun.
 
         Args:
-            folder: for its log, and the cache of the data set.
+            folder: for its log, and the cache of the dataset.
             arguments: the program's.
             apart: let it write in a process of its own, as it does with larger galleries.
             at: when it gets

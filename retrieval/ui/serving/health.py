@@ -12,7 +12,7 @@ from starlette.routing import Route
 from retrieval.engines import ENGINES
 from retrieval.engines.lock import IndexInUse
 from retrieval.errors import IndexingError, ModelError, RetrievalError
-from retrieval.features import DEFAULT_FEATURES
+from retrieval.features import default_first
 from retrieval.search.query import Combination
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
@@ -83,11 +83,11 @@ class Health:
 
     def _search(self) -> None:
         index = self._searcher.indexes.get()
-        features = self._searcher.embedder.feature_set(index, DEFAULT_FEATURES)
-        vector = features.embed([Image.new("RGB", (8, 8))])[0]
+        name = next(each for each in default_first() if each in index.features)
+        vector = self._searcher.embedder.feature_set(index, name).embed([Image.new("RGB", (8, 8))])[0]
         for engine in ENGINES:
             try:
-                rank(index, Combination(engine=engine), vector, 1)
+                rank(index, Combination(name, engine=engine), vector, 1)
             except IndexInUse as error:  # another process owns ChromaDB's files, but the exact scan still works
                 log.warning("health: no searches by %s: %s", engine, error)
 

@@ -187,7 +187,7 @@ class RobustnessTab(Tab):
                 query = replace(query, distortion=distortion)
                 picture = QueryPicture(self._searcher.embedder, index, query)
                 result = measure(self._searcher, query, picture)
-                preview = fit_within(distortion.apply(picture.undistorted), PREVIEW)
+                preview = fit_within(distortion.apply(picture.undistorted()), PREVIEW)
                 self._thumbnails.serve(index)
                 searched("robustness", result.by_features[0].distorted, query.top_k)
         except gr.Error as error:
@@ -217,7 +217,7 @@ class RobustnessTab(Tab):
             yield {self.state: warn(error), self.cancel: gr.Button(interactive=False), **hidden}
 
     def _swept(self, query: Query, picture: QueryPicture, job: Job, dark: bool) -> Iterator[Updates]:
-        _ = picture.undistorted  # decoded first, so that a damaged image is reported before anything is shown
+        picture.undistorted()  # decoded first, so that a damaged image is reported before anything is shown
         done: list[Step] = []
         if job.ended():
             yield SKIP
