@@ -173,7 +173,7 @@ def test_evaluate_by_chroma_prints_a_table_without_map(run):
     result = run("evaluate", "--engine", "chroma", "--sample", 8)
     assert result.code == 0
     rows = [line for line in result.out.splitlines() if "ChromaDB" in line]
-    assert len(rows) == 8
+    assert len(rows) == len(FEATURES) * len(Metric)
     assert all(row.endswith("| - |") for row in rows)
 
 

@@ -3,27 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.spatial.distance import cdist
 
-from retrieval.engines.exact import PATCH, Scan, _patch_sums
+from retrieval.engines.exact import FAST, PATCH, Scan, _patch_sums
 from retrieval.metrics import DEFINITIONS, Metric, View, closeness, closest, score_pairs, view_of
+from tests.support.formulas import reference
 
 ANGLES = (Metric.COSINE, Metric.CORRELATION)
-DISTANCES = (Metric.L1, Metric.L2)
+DISTANCES = tuple(metric for metric in Metric if DEFINITIONS[metric].smaller_is_closer)
 modest = settings(max_examples=60, deadline=None)
 metrics = st.sampled_from(Metric)
-
-
-def reference(metric, queries, gallery):
-    """The metric by scipy and numpy in float64, shape (m, n)."""
-    queries, gallery = queries.astype(np.float64), gallery.astype(np.float64)
-    if metric is Metric.L1:
-        return cdist(queries, gallery, "cityblock")
-    if metric is Metric.L2:
-        return cdist(queries, gallery, "euclidean")
-    if metric is Metric.COSINE:
-        return 1 - cdist(queries, gallery, "cosine")
-    return np.corrcoef(queries, gallery)[: len(queries), len(queries) :]
 
 
 def full_sort(metric, query, gallery, k):
@@ -231,7 +219,8 @@ def test_some_rows_in_any_order_score_as_all_do(metric, count):
     scores = scan.scores(metric, others, rows)
     np.testing.assert_allclose(scores, scan.scores(metric, others)[:, rows], rtol=1e-5, atol=1e-5)
     found = scan.candidates(metric, gallery[rows[7]], 1, rows)
-    assert rows[7] in found and len(found) < 5
+    assert rows[7] in found
+    assert len(found) < 5 or metric not in FAST
 
 
 def duplicates(chance):

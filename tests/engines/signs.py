@@ -16,6 +16,7 @@ from retrieval.metrics import Metric
 
 FILE = "signs.bin"
 BITS = 256
+VERSION = b"1"  # one byte; to be raised whenever `signs` changes
 FACTOR = 4  # candidates per result
 
 Bits = npt.NDArray[np.bool_]
@@ -33,7 +34,8 @@ class SignsEngine(Engine):
 
     @override
     def build(self, gallery: GalleryVectors, folder: Path) -> None:
-        content = b"".join(np.packbits(signs(gallery.vectors(each))).tobytes() for each in gallery.features)
+        bits = b"".join(np.packbits(signs(gallery.vectors(each))).tobytes() for each in gallery.features)
+        content = VERSION + bits
         (folder / FILE).write_bytes(zlib.crc32(content).to_bytes(4) + content)
 
     @override
@@ -57,7 +59,9 @@ class SignsEngine(Engine):
             raise EngineDamaged(f"there is no {FILE}") from error
         if zlib.crc32(data[4:]) != int.from_bytes(data[:4]):
             raise EngineDamaged(f"{FILE} has changed")
-        return data[4:]
+        if not data.startswith(VERSION, 4):
+            raise EngineDamaged(f"{FILE} was written by another version")
+        return data[4 + len(VERSION) :]
 
 
 class OpenSigns(OpenEngine):

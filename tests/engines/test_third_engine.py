@@ -10,6 +10,7 @@ import index_builder
 from retrieval.analysis.comparison import BASELINE, compare
 from retrieval.analysis.evaluation import evaluate, leave_one_out
 from retrieval.engines import ENGINES
+from retrieval.features import FEATURES
 from retrieval.metrics import Metric
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
@@ -49,13 +50,13 @@ def test_it_searches_compares_and_evaluates(index: Path) -> None:
     assert {hit.label for hit in labelled.hits} == {"b"}
     assert len(labelled.hits) == COUNT // 2
     comparison = compare(searcher, Query(position=5, top_k=6))
-    assert {cell.combination.engine for cell in comparison.cells} == {"exact", "chroma", "signs"}
+    assert {cell.combination.engine for cell in comparison.cells} == set(ENGINES)
     recall = comparison.cell(replace(BASELINE, engine="signs")).recall
     assert recall is not None
     assert recall > 0
     gallery = searcher.indexes.get()
     results = list(evaluate(gallery, leave_one_out(gallery), "signs"))
-    assert [result.engine for result in results] == ["signs"] * 8
+    assert [result.engine for result in results] == ["signs"] * len(FEATURES) * len(Metric)
     assert all(result.map is None and 0 <= result.p_at_5 <= 1 for result in results)
     searcher.indexes.close()
 
@@ -76,6 +77,7 @@ def test_its_file_is_rebuilt_when_it_is_damaged(index: Path, damage: str, caplog
 
 
 def test_an_index_from_before_it_was_registered_gets_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ENGINES, "signs", raising=False)
     draw(tmp_path / NAME, 6)
     assert index_builder.main(arguments(tmp_path / "index", tmp_path / NAME)) == 0
     assert not list((tmp_path / "index").glob(f"{NAME}/build-*/{FILE}"))

@@ -14,37 +14,22 @@ from retrieval.engines.exact import Scan
 from retrieval.errors import PictureError, QueryError
 from retrieval.features import FEATURES
 from retrieval.features.pixels import embed_pixels
-from retrieval.metrics import Metric, closest
+from retrieval.metrics import DEFINITIONS, Metric, closest
 from retrieval.pictures.loading import cut_out, load_picture
 from retrieval.search.duplicates import without_duplicates
 from retrieval.search.query import MAX_TOP_K, Combination, Query
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
 from retrieval.search.validation import checked_region, checked_top_k, one_of
+from tests.support.formulas import best_first, reference
 from tests.support.published import publish
 
 PICTURES = ("pizza", "cat", "soccer-ball", "castle", "red-apple")
 
 
 def formula(metric, query, gallery):
-    """The metric in float64, one gallery vector at a time, so that long vectors fit into memory."""
-    query = query.astype(np.float64)
-    scores = []
-    for row in gallery:
-        vector = row.astype(np.float64)
-        if metric is Metric.L1:
-            scores.append(np.abs(query - vector).sum())
-        elif metric is Metric.L2:
-            scores.append(np.linalg.norm(query - vector))
-        elif metric is Metric.COSINE:
-            scores.append((query * vector).sum() / np.linalg.norm(query) / np.linalg.norm(vector))
-        else:
-            scores.append(np.corrcoef(query, vector)[0, 1])
-    return np.array(scores)
-
-
-def best_first(metric, scores):
-    return np.argsort(scores if metric in (Metric.L1, Metric.L2) else -scores, kind="stable")
+    """The scores of one query, one gallery vector at a time, so that long vectors fit into memory."""
+    return np.array([reference(metric, query[None], row[None])[0, 0] for row in gallery])
 
 
 # ---- the original pipeline's OpenCLIP vectors, in a store of ours
@@ -133,7 +118,7 @@ def test_a_gallery_picture_finds_itself_first(icons_searcher, features, metric, 
     query = Query(position=1234, features=features, metric=metric, engine=engine)
     first = icons_searcher.search(query).hits[0]
     assert first.position == 1234
-    if metric in (Metric.L1, Metric.L2):
+    if DEFINITIONS[metric].smaller_is_closer:
         assert first.score == 0
     else:
         assert first.score == pytest.approx(1, abs=1e-12)

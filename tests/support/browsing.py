@@ -10,7 +10,9 @@ from playwright.sync_api import Locator, Page, expect
 
 import app
 from retrieval import settings
+from retrieval.features import FEATURES
 from retrieval.indexing.jobs import Builds
+from retrieval.metrics import Metric
 from retrieval.search.searcher import Searcher
 from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
@@ -19,6 +21,7 @@ from retrieval.ui.tabs.stopping import Job
 from tests.support.waiting import until
 
 PATIENCE = 60_000  # ms; a slow machine is no failure
+ROWS = len(FEATURES) * len(Metric)  # of the Compare tab
 expect.set_options(timeout=PATIENCE)
 
 

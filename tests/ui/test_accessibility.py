@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.support.browsing import PATIENCE, arrived, settled
+from tests.support.browsing import PATIENCE, ROWS, arrived, settled
 
 pytestmark = pytest.mark.browser
 
@@ -97,7 +97,7 @@ def states(page: Page, queries: Path) -> Iterator[str]:
     for name in tabs(page):
         page.get_by_role("tab", name=name, exact=True).click()
         if name == "Compare":
-            expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
+            expect(page.locator(".hits .caption-label")).to_have_count(ROWS * 6)
         if name == "Evaluate":
             page.locator("#evaluate_query").click()
             expect(page.locator("#figures_plot img")).to_be_visible()

@@ -20,6 +20,9 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, InitializeResult, Tool
 
+from retrieval.engines import ENGINES
+from retrieval.features import FEATURES
+from retrieval.metrics import Metric
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.ui.arguments import NOT_BASE64
@@ -120,9 +123,9 @@ def test_a_model_is_told_of_every_argument(tools: dict[str, Tool], name: str) ->
     properties = schema["properties"]
     assert all(len(each["description"]) > 20 for each in properties.values())
     assert {key: properties[key]["default"] for key in LATER} == LATER
-    assert properties["features"]["enum"] == ["pixels", "clip"]
-    assert properties["metric"]["enum"] == ["l1", "l2", "cosine", "correlation"]
-    assert properties["engine"]["enum"] == ["exact", "chroma"]
+    assert properties["features"]["enum"] == list(FEATURES)
+    assert properties["metric"]["enum"] == list(Metric)
+    assert properties["engine"]["enum"] == list(ENGINES)
     assert (properties["top_k"]["type"], properties["top_k"]["maximum"]) == ("integer", 10_000)
     assert properties["image"]["oneOf"] == [{"type": "string"}, {"type": "null"}]
     assert "base64" in properties["image"]["description"]

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
+from retrieval.features import FEATURES
+from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from tests.support.browsing import PATIENCE, captions, open_tab, timings, toggle, upload
@@ -28,21 +30,21 @@ def test_upload_toggles_captions_and_a_click_on_a_result(page: Page, queries: Pa
     assert len(captions(page)) == 12
     assert captions(page)[0].startswith("1. pizza · 0.")
     seen = {tuple(captions(page))}
-    for features in ("pixels", "clip"):
+    for features in FEATURES:
         toggle(page, "features", features)
-        for metric in ("l1", "l2", "cosine", "correlation"):
+        for metric in Metric:
             toggle(page, "metric", metric)
             for engine, name in (("chroma", "ChromaDB"), ("exact", "Exact scan")):
                 toggle(page, "engine", engine)
                 expect(timings(page)).to_contain_text(name)
-                title = {"l1": "L1", "l2": "L2"}.get(metric, metric.capitalize())
+                title = DEFINITIONS[metric].title
                 expect(page.locator("#explanation")).to_contain_text(f"Score: {title} =")
                 model = "mini" if features == "clip" else "no model"
                 expect(timings(page)).to_contain_text(model)
                 expect(page.locator("#results .caption-label")).to_have_count(12)
                 found = captions(page)
                 scores = [float(text.rsplit("· ", 1)[1]) for text in found]
-                assert scores == sorted(scores, reverse=metric in ("cosine", "correlation"))
+                assert scores == sorted(scores, reverse=not DEFINITIONS[metric].smaller_is_closer)
                 seen.add(tuple(found))
     # By CLIP features cosine and correlation may be the same to three decimals.
     assert len(seen) >= 7, "the toggles changed nothing"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.support.browsing import open_tab, toggle, upload
+from tests.support.browsing import ROWS, open_tab, toggle, upload
 
 pytestmark = pytest.mark.browser
 
@@ -15,8 +15,8 @@ def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: 
     open_tab(page, "Compare")
     expect(page.locator("#compare_note")).to_contain_text("Choose an image to start")
     upload(page, queries / "pizza.png")
-    expect(page.locator(".comparison .hits")).to_have_count(8)
-    expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
+    expect(page.locator(".comparison .hits")).to_have_count(ROWS)
+    expect(page.locator(".hits .caption-label")).to_have_count(ROWS * 6)
     rows = page.locator(".comparison").all_inner_texts()
     assert sum("always gives the same order" in row for row in rows) == 2
     assert sum("baseline" in row for row in rows) == 1
@@ -26,7 +26,7 @@ def test_compare_shows_every_combination_and_what_is_equal(page: Page, queries: 
     # ChromaDB's own hits: compared with the same baseline, which is then none of those shown.
     toggle(page, "compare_engine", "chroma")
     expect(page.locator(".comparison", has_text="CLIP features · Cosine")).to_contain_text("overlap@6 1.00 · τ 1.00")
-    expect(page.locator(".hits .caption-label")).to_have_count(8 * 6)
+    expect(page.locator(".hits .caption-label")).to_have_count(ROWS * 6)
 
 
 def compared(page: Page, row: str) -> Locator:
@@ -59,10 +59,10 @@ def test_compare_follows_the_query_while_it_is_open_and_waits_while_it_is_not(pa
 def test_compare_by_keyboard_shows_as_many_hits_as_the_slider_says(page: Page, queries: Path) -> None:
     upload(page, queries / "fox.png")
     open_tab(page, "Compare")
-    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 6)
+    expect(page.locator(".comparison .caption-label")).to_have_count(ROWS * 6)
     page.locator("#compare_top_k input[type=range]").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.locator(".comparison .caption-label")).to_have_count(8 * 7)
+    expect(page.locator(".comparison .caption-label")).to_have_count(ROWS * 7)
     page.keyboard.press("Home")
     expect(page.locator(".comparison .caption-label")).to_have_count(8 * 1)
 
