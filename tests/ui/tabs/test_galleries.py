@@ -186,7 +186,7 @@ def test_a_second_build_is_refused_kindly(
     [
         ({"dataset": ""}, "Enter a dataset"),
         ({"dataset": "/no/such/folder"}, "no such file or folder"),
-        ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is an address"),
+        ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is a URL"),
         ({"dataset": "FOLDER", "limit": "0"}, "“Limit”: must be a whole number from 1"),
         ({"dataset": "FOLDER", "gallery": "a/b"}, "“Gallery name”: 'a/b' cannot be the name of a folder"),
         ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Gallery name”, or replace it"),
