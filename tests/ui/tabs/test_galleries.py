@@ -174,7 +174,7 @@ def test_a_second_build_is_refused_kindly(
     expect(state(page)).to_contain_text("one: 64 of 70")
     fill(other, "dataset", str(draw_classes(tmp_path / "two", 2)))
     other.locator("#build_start").click()
-    expect(other.locator("[data-testid=toast-body]")).to_contain_text("'one' is being built just now")
+    expect(other.locator("[data-testid=toast-body]")).to_contain_text("'one' is being built, and only one")
     expect(state(other)).to_contain_text("one: 64 of 70")
     held.go.set()
     expect(state(page)).to_contain_text("one is ready")
@@ -186,10 +186,10 @@ def test_a_second_build_is_refused_kindly(
     [
         ({"dataset": ""}, "Enter a dataset"),
         ({"dataset": "/no/such/folder"}, "no such file or folder"),
-        ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is an address"),
+        ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is a URL"),
         ({"dataset": "FOLDER", "limit": "0"}, "“Limit”: must be a whole number from 1"),
         ({"dataset": "FOLDER", "gallery": "a/b"}, "“Gallery name”: 'a/b' cannot be the name of a folder"),
-        ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Gallery name”, or replace it"),
+        ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Gallery name”, or replace"),
     ],
 )
 def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict[str, str], said: str) -> None:
