@@ -185,7 +185,7 @@ def test_the_app_says_that_a_map_is_missing_instead_of_leaving_the_flag_away(
     icons: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.main(["--index", str(icons), "--model", "mini", "--map", "tsne"]) == 2
-    assert "without a map by t-SNE" in capsys.readouterr().err
+    assert "without a t-SNE map" in capsys.readouterr().err
 
 
 def test_tsne_says_that_it_takes_patience(tmp_path: Path, gallery: Path, caplog: pytest.LogCaptureFixture) -> None:
