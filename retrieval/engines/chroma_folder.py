@@ -5,7 +5,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ class Collections:
     """The collections of one build, in a folder or on a server."""
 
     by_key: Mapping[Key, chromadb.Collection]
-    explain: Callable[[object], Exception]
+    errors: Callable[[], AbstractContextManager[None]]  # a context that translates ChromaDB's errors
     named_max: int = NAMED_MAX  # rows that one query lists at most
     results_max: int | None = None  # neighbours that one query returns at most
 
@@ -101,7 +101,7 @@ class Collections:
         ids = [row_key(row) for row in rows]
         whole: list[Any] = [dict(each) for each in metadata]
         labels: list[Any] = [{"label": each["label"]} for each in metadata]
-        with chroma_errors(self.explain):
+        with self.errors():
             for (features, view), collection in self.by_key.items():
                 # In float64, so that rounding does not turn a flat image into noise.
                 viewed = view_of(view, vectors[features].astype(np.float64)).astype(np.float32)
@@ -121,7 +121,7 @@ class Collections:
             allowed = {"ids": [row_key(row) for row in rows.tolist()]}
         elif rows is not None:
             allowed = {"where": {"label": {"$in": list(labels)}}}
-        with chroma_errors(self.explain):
+        with self.errors():
             found = self.by_key[key_of(*key)].query(
                 query_embeddings=viewed, n_results=min(count, self.results_max or count), include=[], **allowed
             )
@@ -202,7 +202,9 @@ class ChromaFolder:
             if not self._reading:
                 (self.build / CHROMA_CHECKSUMS).unlink(missing_ok=True)
             self._client.chroma = _open_client(str(self.build / CHROMA))
-            return Collections({key: self._collection(*key) for key in keys_of(features)}, self.explain)
+            return Collections(
+                {key: self._collection(*key) for key in keys_of(features)}, partial(chroma_errors, self.explain)
+            )
 
     def close(self) -> None:
         """Close ChromaDB and give the folder back; other processes may use it afterwards."""

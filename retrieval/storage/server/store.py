@@ -61,7 +61,7 @@ class ServerStore(Store):
             by_key = {key: self._collection("-".join(key), configuration_of(key[1])) for key in keys_of(self.features)}
             limit = CLOUD_RESULTS if server.cloud else None
             # Filters never list ids, because a query would have to send thousands of them.
-            self.collections = Collections(by_key, self._server_error, named_max=0, results_max=limit)
+            self.collections = Collections(by_key, self._server_errors, named_max=0, results_max=limit)
             self._thumbnails = self._collection("thumbnails", NO_GRAPH)
             self._ledger = self._collection(LEDGER, NO_GRAPH)
             self._files = self._collection(FILES, NO_GRAPH)
