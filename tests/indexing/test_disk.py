@@ -151,5 +151,5 @@ def test_a_read_only_index_is_searched_by_both_engines_and_not_built(
     tmp_path: Path,
 ) -> None:
     said = said_by(read_only, undisturbed, tmp_path)
-    assert said.count("cannot be written: Read-only file system. Make room or give access") == 2
-    assert "ChromaDB works on a copy" in said
+    assert said.count("cannot be written: Read-only file system. Free some space or change its permissions") == 2
+    assert "is read-only: ChromaDB uses a copy" in said
