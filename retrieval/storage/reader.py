@@ -210,7 +210,7 @@ class GalleryIndex:
             raise self._damaged(error) from error
         if self._closed:
             engine.close()
-            raise IndexingError(f"The index in `{self.build}` was closed.")
+            raise IndexingError(f"The index in `{self.build}` was closed, because the program is ending.")
         return engine
 
     @property

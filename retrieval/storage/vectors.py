@@ -65,7 +65,7 @@ class ItemVectors:
             IndexingError: it was closed.
         """
         if self._closed:
-            raise IndexingError(f"The index in `{self.build}` was closed.")
+            raise IndexingError(f"The index in `{self.build}` was closed, because the program is ending.")
         dimensions = self._dimensions[features]
         with self._lock:
             if features not in self._matrices:
