@@ -34,8 +34,8 @@ class QueryError(RetrievalError):
 def cannot_write(folder: Path, error: OSError) -> IndexingError:
     """Return an error that says what to do about a failed write to an index folder."""
     return IndexingError(
-        f"The index in {folder} cannot be written: {error.strerror or error}. "
-        "Make room or give access, then run the same command again; it resumes where it stopped."
+        f"The index in `{folder}` cannot be written: {error.strerror or error}. "
+        "Free some space or change its permissions, then run the same command again; it resumes where it stopped."
     )
 
 

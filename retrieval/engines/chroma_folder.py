@@ -271,6 +271,6 @@ def _copy_aside(build: Path) -> TemporaryDirectory[str]:
     except OSError as error:
         raise IndexingError(
             f"`{build}` is read-only, and the copy that ChromaDB needs cannot be made below `{gettempdir()}`: "
-            f"{error.strerror or error}. Make room there, set TMPDIR to another folder, or use the exact scan."
+            f"{error.strerror or error}. Free some space there, set TMPDIR to another folder, or use the exact scan."
         ) from error
     return aside

@@ -129,8 +129,8 @@ def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
 ) -> None:
     said = said_by(full_disk, undisturbed, tmp_path, room, apart=apart)
     assert said.count("cannot be written: No space left on device") == 1, said.splitlines()
-    assert f"The index in {tmp_path}" in said
-    assert "Make room" in said
+    assert f"The index in `{tmp_path}" in said
+    assert "Free some space" in said
     assert "old index 0" in said
 
 
