@@ -138,7 +138,7 @@ def test_a_changed_model_is_another_model(model):
 
 def test_a_folder_without_config_is_no_model(model):
     (model / "config.json").unlink()
-    with pytest.raises(ModelError, match=r"some-model has no config.json.*--model mini"):
+    with pytest.raises(ModelError, match=r"some-model` has no config.json.*--model mini"):
         load(model)
 
 
