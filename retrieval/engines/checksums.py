@@ -5,6 +5,7 @@ holds, and a damaged graph crashes the process. Maps are checked by their own fo
 """
 
 import json
+import shutil
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
@@ -47,6 +48,15 @@ def chroma_is_unchanged(build: Path) -> bool:
         return bool(written == _checksums(build, _chroma_files(build)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
+
+
+def delete_chroma(build: Path) -> None:
+    """Delete ChromaDB's files, if any; what is left after a kill does not match any checksums."""
+    if (build / CHROMA).is_dir():
+        (build / CHROMA_CHECKSUMS).unlink(missing_ok=True)
+        shutil.rmtree(build / CHROMA)
+    else:
+        (build / CHROMA).unlink(missing_ok=True)
 
 
 def check(build: Path, *names: str) -> None:

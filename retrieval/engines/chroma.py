@@ -1,6 +1,5 @@
 """ChromaDB: approximate nearest neighbours from an HNSW graph."""
 
-import shutil
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from retrieval.engines.base import Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
-from retrieval.engines.checksums import CHROMA, CHROMA_CHECKSUMS, chroma_is_unchanged
+from retrieval.engines.checksums import chroma_is_unchanged, delete_chroma
 from retrieval.features import Vectors
 from retrieval.metrics import DEFINITIONS, Metric, View, closeness, closest, score_pairs
 
@@ -71,11 +70,7 @@ class ChromaEngine(Engine):
 
     @override
     def drop(self, folder: Path) -> None:
-        if (folder / CHROMA).is_dir():
-            (folder / CHROMA_CHECKSUMS).unlink(missing_ok=True)
-            shutil.rmtree(folder / CHROMA)
-        else:
-            (folder / CHROMA).unlink(missing_ok=True)
+        delete_chroma(folder)
 
 
 class OpenChroma(OpenEngine):

@@ -20,7 +20,7 @@ from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError
 from filelock import FileLock
 
-from retrieval.engines.checksums import CHROMA, CHROMA_CHECKSUMS, write_chroma_checksums
+from retrieval.engines.checksums import CHROMA, CHROMA_CHECKSUMS, delete_chroma, write_chroma_checksums
 from retrieval.engines.lock import acquire_lock
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES, Vectors
@@ -193,8 +193,7 @@ class ChromaFolder:
     def delete(self) -> None:
         """Delete ChromaDB's files, before they are opened."""
         with chroma_errors(self.explain):
-            if (self.build / CHROMA).exists():
-                shutil.rmtree(self.build / CHROMA)
+            delete_chroma(self.build)
 
     def open(self, features: Collection[str]) -> Collections:
         """Open the collections, or create them if this is not for reading."""

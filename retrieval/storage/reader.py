@@ -57,7 +57,6 @@ class GalleryIndex:
         self.manifest = manifest = published.manifest
         self.build = published.files
         self._published = published
-        self._closed = False
         self._lock = threading.Lock()
         self._engines = {name: _Opening(threading.Lock()) for name in ENGINES}
         self._maps: dict[tuple[str, Method], Projection] = {}
@@ -208,9 +207,11 @@ class GalleryIndex:
             ) from error
         except (EngineDamaged, ValueError, EOFError) as error:
             raise self._damaged(error) from error
-        if self._closed:
+        try:
+            self._items.check_open()
+        except IndexingError:
             engine.close()
-            raise IndexingError(f"The index in `{self.build}` was closed, because the program is ending.")
+            raise
         return engine
 
     @property
@@ -240,7 +241,6 @@ class GalleryIndex:
 
     def close(self) -> None:
         """Close the open engines; one that is being opened or rebuilt in another thread stops soon."""
-        self._closed = True
         self._items.close()
         for opening in self._engines.values():
             if opening.lock.acquire(timeout=1):

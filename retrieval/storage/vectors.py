@@ -56,6 +56,11 @@ class ItemVectors:
         """Let every later call of `vectors` raise IndexingError, which stops an engine that is being built."""
         self._closed = True
 
+    def check_open(self) -> None:
+        """Raise IndexingError after `close`."""
+        if self._closed:
+            raise IndexingError(f"The index in `{self.build}` was closed, because the program is ending.")
+
     def vectors(self, features: str) -> Vectors:
         """Return the vectors of all items, shape (n, d), float32, memory-mapped.
 
@@ -64,8 +69,7 @@ class ItemVectors:
             KeyError: the gallery does not have this feature type.
             IndexingError: it was closed.
         """
-        if self._closed:
-            raise IndexingError(f"The index in `{self.build}` was closed, because the program is ending.")
+        self.check_open()
         dimensions = self._dimensions[features]
         with self._lock:
             if features not in self._matrices:
