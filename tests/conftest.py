@@ -25,10 +25,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the network; those of the 
 pytest.register_assert_rewrite("tests.support.builds")  # whose asserts are those of tests
 from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 
+import index_builder  # noqa: E402
 from retrieval.indexing.jobs import Builds  # noqa: E402
 from retrieval.search.searcher import Searcher  # noqa: E402
 from retrieval.storage.catalog import Indexes  # noqa: E402
 from tests.support.browsing import PATIENCE, arrived, served, settings_of  # noqa: E402
+from tests.support.builds import draw_classes  # noqa: E402
 from tests.support.cache import copy_index  # noqa: E402
 
 # A busy machine is no failure, and no test is a matter of time.
@@ -163,3 +165,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     found = whole(index)
     assert len(found.contents.items) == len(found.contents.thumbnails) == PICTURES - len(BAD)
     return SimpleNamespace(folder=folder, index=index, dataset=folder / NAME, whole=found, seconds=took[-1])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index with the gallery `first` of six pictures."""
+    folder = tmp_path_factory.mktemp("small")
+    arguments = ["--dataset", str(draw_classes(folder / "first", 6)), "--model", "mini"]
+    assert index_builder.main(["--index", str(folder / "index"), *arguments]) == 0
+    return folder / "index"

@@ -239,15 +239,6 @@ def test_a_model_in_use_is_not_loaded_twice(tmp_path: Path) -> None:
     assert loaded.get("clip", Indexes(index).get("two").manifest.model) is built_with
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index with the gallery `first` of six pictures."""
-    folder = tmp_path_factory.mktemp("small")
-    arguments = ["--dataset", str(draw_classes(folder / "first", 6)), "--model", "mini"]
-    assert index_builder.main(["--index", str(folder / "index"), *arguments]) == 0
-    return folder / "index"
-
-
 @pytest.fixture
 def served(small: Path, tmp_path: Path, ordinary: None) -> Iterator[tuple[str, Builds]]:
     """A served page that can build, and what it builds with."""

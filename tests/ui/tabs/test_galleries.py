@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-import index_builder
 from retrieval.features.encoder import CONVOLVED
 from retrieval.indexing.jobs import Builds
 from retrieval.search.searcher import Searcher
@@ -20,15 +19,6 @@ from tests.support.builds import draw_classes
 from tests.support.held import Held
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index with the gallery `first` of six pictures."""
-    folder = tmp_path_factory.mktemp("small")
-    arguments = ["--dataset", str(draw_classes(folder / "first", 6)), "--model", "mini"]
-    assert index_builder.main(["--index", str(folder / "index"), *arguments]) == 0
-    return folder / "index"
 
 
 @pytest.fixture(scope="module")
