@@ -72,9 +72,9 @@ def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path
     with open_writer(partial(FolderStore, tmp_path, FEATURES), apart) as writer:
         writer.write(batch(some[:2], {features: each[:2] for features, each in vectors.items()}))
         writer.write(batch(some[2:], {features: each[2:] for features, each in vectors.items()}))
-        writer.finish()
         with pytest.raises(IndexInUse):
             acquire_lock(tmp_path)
+        writer.finish()
     store = FolderStore(tmp_path, FEATURES)
     assert list(store.rows()) == [0, 1, 2]
     found, metadata = zip(*store.read(store.rows(), "clip"), strict=True)
