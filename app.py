@@ -75,7 +75,7 @@ def serve(chosen: settings.Settings) -> None:
     from retrieval.ui.serving.limits import limits_of
 
     limits = limits_of(chosen)
-    searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pixels)
+    searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pictures)
     health = Health(searcher)
     builds = Builds(chosen, searcher.embedder.loaded.load) if chosen.own_machine else None
     if zero_gpu.is_available():  # functions that use its GPU must be known when the page starts

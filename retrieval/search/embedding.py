@@ -1,7 +1,6 @@
 """The vector of a query: of its image, of its text, or of both; computed once and cached."""
 
 import hashlib
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,15 @@ from retrieval.features import FEATURES, Vectors
 from retrieval.features.base import FeatureSet
 from retrieval.features.loaded import LoadedFeatures
 from retrieval.pictures.distortion import Distortion
-from retrieval.pictures.loading import MAX_PIXELS, PictureSource, Region, cut_out, load_picture, read_bytes
+from retrieval.pictures.loading import (
+    OWNER,
+    PictureLimits,
+    PictureSource,
+    Region,
+    cut_out,
+    load_picture,
+    read_bytes,
+)
 from retrieval.search.query import Query
 from retrieval.search.vector_cache import VectorCache
 from retrieval.settings import TEMPLATES
@@ -23,9 +30,6 @@ from retrieval.storage.reader import GalleryIndex
 
 MAX_TEXT = 500  # characters of a text; the models read 40 to 77 tokens of it
 EXCLUDE_WEIGHT = 0.5  # how strongly excluded text pushes away, next to 1 for the rest
-
-# An image at the size limit takes half a gigabyte while it is decoded, so only two are decoded at a time.
-_DECODING = threading.BoundedSemaphore(2)
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,12 @@ class QueryEmbedder:
     """Turns queries into vectors, with the same feature sets the index was built with. Thread-safe.
 
     `templates` are sentences with `{}` for the query text; the mean of their vectors is the text's vector.
-    `most_pixels` limits the size of a query image.
+    `limits` apply to query images.
     """
 
-    def __init__(self, templates: Sequence[str] = TEMPLATES, most_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, templates: Sequence[str] = TEMPLATES, limits: PictureLimits = OWNER) -> None:
         self.loaded = LoadedFeatures()
-        self.most_pixels = most_pixels
+        self.limits = limits
         self._templates = tuple(templates)
         self.cache = VectorCache()
 
@@ -93,7 +97,7 @@ class QueryEmbedder:
 
         def embed(_: object) -> Vectors:
             nonlocal decoded
-            picture = query.distortion.apply(_load(source, query.region, self.most_pixels))
+            picture = query.distortion.apply(_load(source, query.region, self.limits))
             decoded = time.perf_counter()
             return self.embed_pictures(index, query.features, [picture])
 
@@ -142,7 +146,7 @@ class QueryPicture:
     def undistorted(self) -> Image.Image:
         """Return the image, upright, in RGB; it is decoded at the first call. Raise PictureError if it is damaged."""
         if self._undistorted is None:
-            self._undistorted = _load(self._source, self._region, self._embedder.most_pixels)
+            self._undistorted = _load(self._source, self._region, self._embedder.limits)
         return self._undistorted
 
     def vectors(self, distortions: Sequence[Distortion]) -> dict[str, Vectors]:
@@ -170,10 +174,9 @@ def _given(index: GalleryIndex, query: Query) -> PictureSource:
     return query.picture
 
 
-def _load(source: PictureSource, region: Region | None, most_pixels: int) -> Image.Image:
-    with _DECODING:
-        picture = load_picture(source, most_pixels)
-        return picture if region is None else cut_out(picture, region)
+def _load(source: PictureSource, region: Region | None, limits: PictureLimits) -> Image.Image:
+    picture = load_picture(source, limits)
+    return picture if region is None else cut_out(picture, region)
 
 
 def _key(

@@ -11,7 +11,7 @@ from retrieval.engines import ENGINES
 from retrieval.errors import QueryError, RetrievalError
 from retrieval.features import DEFAULT_FEATURES, FEATURES, Vectors, default_first
 from retrieval.metrics import Metric
-from retrieval.pictures.loading import MAX_PIXELS
+from retrieval.pictures.loading import DECODERS, OWNER, PictureLimits
 from retrieval.search.duplicates import DISTINCT_MAX, without_duplicates
 from retrieval.search.embedding import Embedded, QueryEmbedder
 from retrieval.search.query import KEEP_ALL, Combination, Hit, Query, Ranking, Timings
@@ -24,9 +24,10 @@ from retrieval.storage.reader import GalleryIndex
 class Searcher:
     """Answers queries over all galleries of an index folder; thread-safe. Models are loaded when a query needs them."""
 
-    def __init__(self, indexes: Indexes, templates: Sequence[str] = TEMPLATES, most_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, indexes: Indexes, templates: Sequence[str] = TEMPLATES, limits: PictureLimits = OWNER) -> None:
         self.indexes = indexes
-        self.embedder = QueryEmbedder(templates, most_pixels)
+        DECODERS.start()  # while models load
+        self.embedder = QueryEmbedder(templates, limits)
 
     def search(self, query: Query, index: GalleryIndex | None = None) -> Ranking:
         """Return the gallery's images closest to the query.

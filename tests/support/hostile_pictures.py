@@ -125,6 +125,14 @@ def jpeg_with(marker: int, data: bytes, times: int = 1) -> bytes:
     return whole[:2] + (bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data) * times + whole[2:]
 
 
+def progressive_with_empty_scans(scans: int, size: tuple[int, int] = (24, 20)) -> bytes:
+    """A progressive JPEG followed by scans without data, each of which passes over the whole picture."""
+    data = small("JPEG", size, progressive=True)
+    last = data.rindex(b"\xff\xda")
+    header = data[last : last + 2 + int.from_bytes(data[last + 2 : last + 4])]
+    return data[:-2] + header * scans + data[-2:]
+
+
 def exif_loop() -> bytes:
     """EXIF whose directory points at itself, for the next one and as its own sub-directory."""
     entries = struct.pack("<H", 2) + struct.pack("<HHII", 0x8769, 4, 1, 8) + struct.pack("<HHII", 0x0112, 3, 1, 6)

@@ -1,4 +1,4 @@
-"""Limits on what visitors can ask of the server at once, and the lower ones for a public Space."""
+"""Limits on what visitors can ask of the server at once, and the lower ones for a public page."""
 
 import math
 import time
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrieval.analysis import evaluation
-from retrieval.pictures.loading import MAX_BYTES, MAX_PIXELS
+from retrieval.pictures.decoding import WEB_FORMATS
+from retrieval.pictures.loading import MAX_BYTES, OWNER, PictureLimits
 from retrieval.search.query import MAX_TOP_K
 from retrieval.settings import Settings
 
@@ -33,7 +34,7 @@ class Limits:
     """How much one request may take. The defaults are for owners who run the page for themselves."""
 
     upload_bytes: int = MAX_BYTES  # of an image
-    pixels: int = MAX_PIXELS
+    pictures: PictureLimits = OWNER  # of query images
     top_k: int = MAX_TOP_K
     sample: int = evaluation.SAMPLE  # queries per evaluation
     seconds: float = math.inf  # per sweep or evaluation, which stops after its current step
@@ -45,9 +46,9 @@ class Limits:
 
 OWN = Limits()
 # Two long jobs keep both cores of a Space busy, so those in the queue must not wait for long.
-SPACE = Limits(upload_bytes=20 * 2**20, pixels=50_000_000, top_k=1000, sample=500, seconds=60.0)
+PUBLIC = Limits(20 * 2**20, PictureLimits(50_000_000, WEB_FORMATS), top_k=1000, sample=500, seconds=60.0)
 
 
 def limits_of(settings: Settings) -> Limits:
-    """Return the limits of a page: lower ones on a Space, whose visitors are strangers."""
-    return SPACE if settings.space else OWN
+    """Return the limits of a page: lower ones if others than the users of this machine can open it."""
+    return OWN if settings.own_machine else PUBLIC

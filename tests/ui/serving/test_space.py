@@ -21,7 +21,7 @@ from PIL import Image
 
 from retrieval import settings
 from retrieval.ui.serving.health import STOPPING as HEALTH_STOPPING
-from retrieval.ui.serving.limits import SPACE, limits_of
+from retrieval.ui.serving.limits import PUBLIC, limits_of
 from retrieval.ui.serving.shutdown import STOPPING
 from retrieval.ui.tabs.evaluate import EvaluateTab
 from retrieval.ui.tabs.galleries import GalleriesTab
@@ -170,27 +170,40 @@ def test_strangers_get_no_builds_and_smaller_limits(
     assert f'"{GalleriesTab.title}"' not in page
     with pytest.raises(AppError, match="at most 1,000 on this page"):
         client.predict(handle_file(str(queries / "fox.png")), top_k=1001, api_name="/search")
-    Image.new("1", (10_000, SPACE.pixels // 10_000 + 1)).save(tmp_path / "large.png")
+    Image.new("1", (10_000, PUBLIC.pictures.pixels // 10_000 + 1)).save(tmp_path / "large.png")
     with pytest.raises(AppError, match="the limit is 50 megapixels"):
         client.predict(handle_file(str(tmp_path / "large.png")), api_name="/search")
     request = urllib.request.Request(f"{space.address}/gradio_api/call/search", data=b"{}", method="POST")
-    request.add_unredirected_header("Content-Length", str(SPACE.upload_bytes * 2))
+    request.add_unredirected_header("Content-Length", str(PUBLIC.upload_bytes * 2))
     with pytest.raises(urllib.error.HTTPError, match="413"):
         urllib.request.urlopen(request, timeout=PATIENCE)
 
 
-def test_the_limits_are_those_of_a_space_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [
+        ((), {"SPACE_ID": "somebody/lookalike"}),
+        (("--share",), {}),
+        (("--host", "0.0.0.0"), {}),
+        (("--no-build",), {}),
+        ((), {"GRADIO_ROOT_PATH": "/behind-a-proxy"}),
+    ],
+)
+def test_pages_that_others_can_open_have_lower_limits(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], environment: dict[str, str]
+) -> None:
     import app
 
-    chosen = settings.parse(app.parser(), [], {})[1]
-    monkeypatch.delenv("SPACE_ID", raising=False)
-    monkeypatch.delenv("SYSTEM", raising=False)
-    own = limits_of(chosen)
-    monkeypatch.setenv("SPACE_ID", "somebody/lookalike")
-    strangers = limits_of(chosen)
-    assert not chosen.own_machine
-    for name in own.__dataclass_fields__:
-        assert getattr(strangers, name) < getattr(own, name), name
+    for name in ("SPACE_ID", "SYSTEM", "GRADIO_ROOT_PATH", "GRADIO_SERVER_NAME", "GRADIO_SHARE"):
+        monkeypatch.delenv(name, raising=False)
+    own = limits_of(settings.parse(app.parser(), [], {})[1])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    public = limits_of(settings.parse(app.parser(), [*flags], {})[1])
+    for name in ("upload_bytes", "top_k", "sample", "seconds"):
+        assert getattr(public, name) < getattr(own, name), name
+    assert public.pictures.pixels < own.pictures.pixels
+    assert set(public.pictures.formats) < set(own.pictures.formats)
 
 
 def test_no_model_is_asked_of_the_hub_once_access_has_ended(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Decode images in separate processes with limits on memory and time, which are killed at a limit and replaced.
+
+A hostile image can keep a decoder busy for minutes, fill the memory, or exploit a flaw in the decoder. In a process of
+its own, it costs its sender an error message, and everybody else nothing.
+"""
+
+import atexit
+import json
+import logging
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from PIL import Image
+
+from retrieval.errors import PictureError
+
+PROCESSES = max(2, os.cpu_count() or 1)  # an image at the size limit takes half a gigabyte while it is decoded
+SECONDS = 60.0  # for an image, by the clock; `worker` limits the CPU time
+INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME")  # of the environment, which may hold tokens
+
+# A request: the lengths of its JSON and of the encoded image, which follow. A reply: the image's width and height, with
+# a file of its pixels attached; or 0 and the length of an error message, which follows.
+LENGTHS = struct.Struct("<II")
+PIXEL_BYTES = 4  # red, green, blue, unused: how Pillow stores a pixel
+
+TOO_SLOW = "Decoding the image takes too long. Save it again, for example as PNG, or choose another."
+CRASHED = "The decoder crashed on the image, so the image is probably damaged. Save it again or choose another."
+
+log = logging.getLogger(__name__)
+
+
+class Decoders:
+    """A pool of decoder processes, which are started when they are first needed. Thread-safe."""
+
+    def __init__(self, most: int = PROCESSES) -> None:
+        self._free = threading.BoundedSemaphore(most)
+        self._idle: list[_Decoder] = []  # appending and popping are atomic
+        atexit.register(self.close)
+
+    def start(self) -> None:
+        """Start a process without waiting for it, so that the first image need not wait."""
+        with self._free:
+            self._idle.append(self._idle_decoder())
+
+    def decode(self, data: bytes, most_pixels: int, formats: tuple[str, ...]) -> Image.Image:
+        """Return an encoded image upright, in RGB; wait while all processes are busy.
+
+        Raise PictureError if it cannot be decoded, or not within the limits.
+        """
+        with self._free:
+            decoder = self._idle_decoder()
+            try:
+                return decoder.decode(data, most_pixels, formats)
+            finally:
+                if decoder.alive:
+                    self._idle.append(decoder)
+
+    def close(self) -> None:
+        """End all idle processes."""
+        while self._idle:
+            self._idle.pop().kill()
+
+    def _idle_decoder(self) -> "_Decoder":
+        while self._idle:
+            decoder = self._idle.pop()
+            if decoder.alive:  # it may have been killed, for example for lack of memory
+                return decoder
+        return _Decoder()
+
+
+class _Decoder:
+    """One process; used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._socket, other_end = socket.socketpair()
+        self._socket.settimeout(SECONDS)
+        with other_end:
+            self._process = subprocess.Popen(
+                # -P: a folder in which the app is started must not replace modules.
+                [sys.executable, "-P", "-m", "retrieval.pictures.worker"],
+                stdin=other_end.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for the app only
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+
+    def decode(self, data: bytes, most_pixels: int, formats: tuple[str, ...]) -> Image.Image:
+        try:
+            return self._decode(data, most_pixels, formats)
+        except PictureError:
+            raise
+        except OSError as error:  # the process has ended, or has not answered in time
+            self.kill()
+            code = self._process.returncode
+            log.warning("a decoder process ended with exit code %d and is replaced", code)
+            too_slow = isinstance(error, TimeoutError) or code == -signal.SIGPROF
+            raise PictureError(TOO_SLOW if too_slow else CRASHED) from error
+        except BaseException:  # such as an interrupt, after which request and reply would no longer match
+            self.kill()
+            raise
+
+    def _decode(self, data: bytes, most_pixels: int, formats: tuple[str, ...]) -> Image.Image:
+        request = json.dumps({"most_pixels": most_pixels, "formats": formats}).encode()
+        self._socket.sendall(LENGTHS.pack(len(request), len(data)) + request)
+        self._socket.sendall(data)
+        reply, files, _, _ = socket.recv_fds(self._socket, LENGTHS.size, 1)
+        if len(reply) < LENGTHS.size:
+            raise ConnectionError("the process has ended")
+        width, height = LENGTHS.unpack(reply)
+        if not files:
+            raise PictureError(self._socket.recv(height).decode())
+        with os.fdopen(files[0], "rb") as file:
+            size = width * height * PIXEL_BYTES
+            if not 0 < width * height <= most_pixels or os.fstat(file.fileno()).st_size != size:
+                raise ConnectionError("the process returns something else than an image")
+            pixels = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+        import pyarrow as pa
+
+        # Without copying, because memory that is new to a process takes as long as decoding.
+        values = pa.Array.from_buffers(pa.uint8(), size, [None, pa.py_buffer(pixels)])
+        return Image.fromarrow(pa.FixedSizeListArray.from_arrays(values, PIXEL_BYTES), "RGB", (width, height))
+
+
+def _environment() -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    return inherited | {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}

@@ -1,0 +1,193 @@
+"""Images that are small as files and would take minutes or gigabytes to decode; and the processes that decode them."""
+
+import io
+import os
+import signal
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval.errors import PictureError
+from retrieval.pictures import decoder
+from retrieval.pictures.decoder import CRASHED, PROCESSES, TOO_SLOW, Decoders
+from retrieval.pictures.decoding import FORMATS, MAX_PIXELS, WEB_FORMATS, decode
+from retrieval.pictures.metadata import MAX_SCANS, orientation_of
+from tests.support.hostile_pictures import progressive_with_empty_scans
+from tests.support.waiting import until
+
+MEGABYTE = 2**20
+MEMORY = 300 * MEGABYTE  # of a decoder that works on 18 MB
+
+
+@pytest.fixture
+def decoders():
+    """A pool with one process, so that each image meets the process that decoded the one before."""
+    pool = Decoders(1)
+    yield pool
+    pool.close()
+
+
+def load(decoders, data, formats=FORMATS):
+    return decoders.decode(data, MAX_PIXELS, formats)
+
+
+def encode(kind, **options):
+    file = io.BytesIO()
+    Image.new("RGB", (24, 20), (200, 30, 30)).save(file, kind, sizes=[(24, 20)], **options)  # sizes: of an ICO
+    return file.getvalue()
+
+
+def directory(entries, size, orientation=None):
+    """Return a TIFF directory whose entries all name the same bytes."""
+    rows = [(0x0112, 3, 1, orientation)] if orientation else []
+    rows += [((0x9000 + number) % 65536, 7, size, 8) for number in range(entries)]
+    table = b"".join(struct.pack("<HHLL", *row) for row in rows)
+    return b"II*\0" + struct.pack("<LH", 8, len(rows)) + table + bytes(4) + bytes(size)
+
+
+def jpeg_with(marker, payload):
+    data = encode("JPEG")
+    return data[:2] + bytes((0xFF, marker)) + struct.pack(">H", len(payload) + 2) + payload + data[2:]
+
+
+def peak(decoders):
+    """Return the most memory that the pool's process has ever held, in bytes."""
+    [one] = decoders._idle
+    status = Path(f"/proc/{one._process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def test_metadata_that_repeats_itself_is_not_copied(decoders):
+    exif = directory(entries=200, size=18 * MEGABYTE, orientation=6)
+    loaded = load(decoders, encode("WEBP", exif=exif))
+    assert loaded.size == (20, 24)  # the orientation is applied all the same
+    assert peak(decoders) < MEMORY
+
+
+@pytest.mark.parametrize("entries", [100, 65_535])
+def test_a_tiff_whose_tags_claim_more_than_the_file_is_refused(decoders, entries):
+    with pytest.raises(PictureError, match=r"metadata claims.*Save it again"):
+        load(decoders, directory(entries, size=18 * MEGABYTE))
+    assert peak(decoders) < MEMORY
+
+
+def test_an_avif_with_such_metadata_is_refused(decoders):
+    exif = directory(entries=100, size=2 * MEGABYTE)
+    data = encode("AVIF", exif=directory(entries=0, size=len(exif) - 14))
+    with pytest.raises(PictureError, match=r"metadata claims.*Save it again"):
+        load(decoders, data.replace(directory(entries=0, size=len(exif) - 14), exif))
+    assert peak(decoders) < MEMORY
+
+
+@pytest.mark.parametrize("marker", [0xE1, 0xE2])  # EXIF, and the directory of a stereo image
+def test_metadata_of_a_jpeg_is_not_read(decoders, marker):
+    block = directory(entries=1000, size=40_000, orientation=3)
+    prefix = b"Exif\0\0" if marker == 0xE1 else b"MPF\0"
+    loaded = load(decoders, jpeg_with(marker, prefix + block))
+    assert loaded.size == (24, 20)
+    assert peak(decoders) < MEMORY / 2
+
+
+def test_thousands_of_scans_are_refused_before_they_are_decoded(decoders):
+    data = progressive_with_empty_scans(20_000)
+    with pytest.raises(PictureError, match=rf"more than {MAX_SCANS} scans.*Save it again"):
+        load(decoders, data)
+
+
+def test_an_ordinary_progressive_jpeg_is_decoded(decoders):
+    data = encode("JPEG", progressive=True)
+    assert load(decoders, data).tobytes() == decode(data, MAX_PIXELS).tobytes()
+
+
+def test_a_file_that_keeps_the_decoder_busy_costs_its_sender_only(decoders):
+    comments = b"P3\n1 1\n255\n" + b"#\n" * (9 * MEGABYTE) + b"0 0 0\n"
+    with pytest.raises(PictureError, match=TOO_SLOW):
+        load(decoders, comments)
+    assert load(decoders, encode("PNG")).size == (24, 20)  # by a new process
+
+
+@pytest.mark.parametrize("kind", sorted({*FORMATS} - {*WEB_FORMATS}))
+def test_a_public_page_accepts_formats_of_the_web_only(decoders, kind):
+    data = encode(kind)
+    assert load(decoders, data).size == (24, 20)
+    with pytest.raises(PictureError, match="Use JPEG, PNG"):
+        load(decoders, data, WEB_FORMATS)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("size", [(1, 1), (3, 201), (256, 67)])
+def test_pixels_pass_unchanged_through_the_process(decoders, kind, size):
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, kind, sizes=[size])  # sizes: of an ICO
+    loaded = load(decoders, file.getvalue())
+    np.testing.assert_array_equal(np.asarray(loaded), np.asarray(decode(file.getvalue(), MAX_PIXELS)))
+    assert loaded.mode == "RGB"
+    if kind in ("PNG", "BMP", "TIFF", "PPM", "TGA"):  # which lose nothing
+        np.testing.assert_array_equal(np.asarray(loaded), values)
+
+
+def test_a_killed_process_is_replaced(decoders):
+    load(decoders, encode("PNG"))
+    [one] = decoders._idle
+    os.kill(one._process.pid, signal.SIGKILL)
+    until(lambda: not one.alive)
+    assert load(decoders, encode("PNG")).size == (24, 20)
+
+
+@pytest.mark.parametrize(("sent", "message"), [(signal.SIGKILL, CRASHED), (signal.SIGSTOP, TOO_SLOW)])
+def test_a_process_that_dies_or_hangs_while_it_decodes_is_reported(monkeypatch, decoders, sent, message):
+    load(decoders, encode("PNG"))
+    [one] = decoders._idle
+    monkeypatch.setattr(decoder, "SECONDS", 2.0 if sent == signal.SIGSTOP else 60.0)
+    os.kill(one._process.pid, signal.SIGSTOP)  # so that it is surely at work when the signal arrives
+    killer = threading.Timer(0.2, os.kill, (one._process.pid, sent))
+    killer.start()
+    with pytest.raises(PictureError, match=message):
+        load(decoders, encode("PNG"))
+    killer.join()
+    assert load(decoders, encode("PNG")).size == (24, 20)
+
+
+def test_many_threads_share_a_bounded_number_of_processes():
+    pool = Decoders()
+    with ThreadPoolExecutor(16) as threads:
+        loaded = list(threads.map(lambda _: load(pool, encode("PNG")).size, range(64)))
+    assert loaded == [(24, 20)] * 64
+    assert 1 <= len(pool._idle) <= PROCESSES
+    pool.close()
+    assert not pool._idle
+
+
+def test_a_process_sees_no_secrets_and_has_limits(monkeypatch, decoders):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    load(decoders, encode("PNG"))
+    [one] = decoders._idle
+    process = Path(f"/proc/{one._process.pid}")
+    assert b"hf_secret" not in process.joinpath("environ").read_bytes()
+    found = {line[:26].strip(): line.split()[-3:-1] for line in process.joinpath("limits").read_text().splitlines()}
+    assert int(found["Max address space"][0]) == 2 * 2**30
+    assert int(found["Max file size"][0]) == 4 * MAX_PIXELS
+    assert int(found["Max open files"][0]) == 16
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_orientation_is_read_from_both_byte_orders(order, orientation):
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F], exif[0x0112], exif[0x0132] = "maker of the camera", orientation, "2026:01:01 00:00:00"
+    block = exif.tobytes()
+    assert orientation_of(block) == orientation_of(block.removeprefix(b"Exif\0\0")) == orientation
+
+
+@pytest.mark.parametrize(
+    "block", [b"", b"II", b"II*\0\xff\xff\xff\xff", directory(3, 10), directory(0, 0)[:9], b"x" * 99]
+)
+def test_a_damaged_exif_block_has_no_orientation(block):
+    assert orientation_of(block) is None
