@@ -13,7 +13,7 @@ from PIL import Image
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import AUTO_MODEL, choose_model
 from retrieval.storage.catalog import Indexes
-from tests.support.hub_client import CHOICES, RUNS, Client, answers, make_clip, make_pictures
+from tests.support.hub_client import CHOICES, RUNS, Client, make_clip, make_pictures, parse_lines
 from tests.support.loopback_hub import COMMIT, LoopbackHub, commit_of
 
 CONFIGS = """---
@@ -66,7 +66,7 @@ def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, t
     second = ["org/old-clip", "org/pictures", "--split", "test"]
     configured = ["org/clip", "org/configured", "--config", "two"]
     runs = [first, flags("test", *second, "--streaming"), flags("configured", *configured)]
-    for run in answers(client(hub.url, "-c", RUNS, json.dumps(runs))):
+    for run in parse_lines(client(hub.url, "-c", RUNS, json.dumps(runs))):
         assert run.code == 0, run.err
         assert "HTTP" not in run.err
     assert f"GET /org/clip/resolve/{COMMIT}/model.safetensors" in hub.requests
@@ -83,14 +83,14 @@ def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, t
     hub.close()  # from here on the port refuses
     search = ["search", str(train.thumbnail(5)), "--index", str(tmp_path / "train"), "--json"]
     runs = [first, flags("test again", *second), flags("configured again", *configured), search]
-    again, other, configured, search = answers(client(hub.url, "-c", RUNS, json.dumps(runs)))
+    again, other, configured, search = parse_lines(client(hub.url, "-c", RUNS, json.dumps(runs)))
     assert "nothing to do, 12 images" in again.out, again.err
     assert "8 images indexed" in other.out, other.err
     assert "because it is in the local cache" in other.out
     assert "Using the cached copy of org/pictures" in again.err
     assert "8 images indexed" in configured.out, configured.err
     assert json.loads(search.out)["model"] == "org/clip"
-    for choice in answers(client(hub.url, "-c", CHOICES, json.dumps(["org/clip", "org/old-clip"]))):
+    for choice in parse_lines(client(hub.url, "-c", CHOICES, json.dumps(["org/clip", "org/old-clip"]))):
         assert choice.revision == COMMIT
         print(f"{choice.name} found in the cache in {choice.seconds:.2f} s")
         encoder = ClipEncoder(choose_model(choice.folder))
@@ -103,7 +103,9 @@ def test_a_folder_of_pictures_on_the_hub_mapped_and_streamed(hub, client, tmp_pa
         ["--index", str(tmp_path / "mapped"), *flags],
         ["--index", str(tmp_path / "streamed"), *flags, "--streaming"],
     ]
-    for run, name in zip(answers(client(hub.url, "-c", RUNS, json.dumps(runs))), ("mapped", "streamed"), strict=True):
+    for run, name in zip(
+        parse_lines(client(hub.url, "-c", RUNS, json.dumps(runs))), ("mapped", "streamed"), strict=True
+    ):
         assert run.code == 0, run.err
         index = Indexes(tmp_path / name).get()
         assert index.vectors("pixels").tolist() == [[1, 0, 0], [0, 0, 1]]
@@ -127,7 +129,7 @@ def test_what_the_hub_refuses_is_told_with_the_remedy(hub, client, tmp_path):
         ([*pictures, "org/empty"], ["'org/empty'", "no weights", "--model mini"]),
         ([*pictures, "org/clip", "--model-revision", "v9"], ["'org/clip'", "'v9'", "--model-revision"]),
     ]
-    results = answers(client(hub.url, "-c", RUNS, json.dumps([arguments for arguments, _ in cases])))
+    results = parse_lines(client(hub.url, "-c", RUNS, json.dumps([arguments for arguments, _ in cases])))
     for (arguments, expected), result in zip(cases, results, strict=True):
         assert result.code == 2, arguments
         assert "Traceback" not in result.err
@@ -144,7 +146,7 @@ def test_auto_falls_back_in_bounded_time_and_a_named_model_never(hub, client, fa
     hub.refusals = {AUTO_MODEL: 503, "org/clip": 503} if fault == "failing" else {}
     if fault == "refusing":
         hub.close()
-    auto, named = answers(client(hub.url, "-c", CHOICES, json.dumps(["auto", "org/clip"])))
+    auto, named = parse_lines(client(hub.url, "-c", CHOICES, json.dumps(["auto", "org/clip"])))
     assert auto.name == "mini"
     assert AUTO_MODEL in auto.why
     assert named.name is None

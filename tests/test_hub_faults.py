@@ -64,7 +64,7 @@ def test_a_download_that_ends_in_its_midst_is_told_and_goes_on_with_the_next_run
 
 
 def test_a_silent_store_of_large_files_is_given_up(hub, client):
-    hub.apart = {"org/slow/model.safetensors"}
+    hub.stored_in_xet = {"org/slow/model.safetensors"}
     (found,) = client.fetch(hub.url, {"model": "org/slow"})
     print(f"{found.seconds:.1f} s")
     assert re.search("'org/slow' could not be downloaded.*Run the same command again.*--model mini", found.error)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.hub_client import Client, answers, make_clip, make_pictures
+from tests.support.hub_client import Client, make_clip, make_pictures, parse_lines
 from tests.support.loopback_hub import COMMIT, LoopbackHub
 
 TOKEN = "hf_secret"
@@ -69,7 +69,7 @@ def test_no_code_of_a_model_is_run(hub, tmp_path):
         (folder / "model.safetensors").unlink()
         save({"logit_scale": Opens(canary)}, folder / "pytorch_model.bin")
     works = [(name, works) for name, *_, works in written] + [(name, False) for name in saves]
-    results = answers(Client(tmp_path)(hub.url, "-c", LOADS, json.dumps([f"org/{name}" for name, _ in works])))
+    results = parse_lines(Client(tmp_path)(hub.url, "-c", LOADS, json.dumps([f"org/{name}" for name, _ in works])))
     for (name, loaded), result in zip(works, results, strict=True):
         assert (result.error is None) == loaded, (name, result.error)
         assert loaded or re.search(f"odel org/{name}.*never run.*--model", result.error)

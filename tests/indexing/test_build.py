@@ -36,9 +36,9 @@ from retrieval.storage import folder as locations
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.folder import sweep
 from retrieval.storage.manifest import FORMAT, read_manifest
-from tests.support.builds import NAME, arguments, assert_same_contents, contents, draw, nearest, spoil
+from tests.support.builds import NAME, arguments, assert_same_contents, contents, corrupt_pictures, draw, nearest
 from tests.support.paths import ROOT
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, wait_until
 from tests.support.warm import Builder
 
 
@@ -89,7 +89,7 @@ def test_second_run_has_nothing_to_do_and_touches_nothing(six, capsys):
 
 
 def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
-    spoil(draw(tmp_path / NAME, 12), 2, 5, 8)
+    corrupt_pictures(draw(tmp_path / NAME, 12), 2, 5, 8)
     assert build(tmp_path / "index", tmp_path / NAME) == 0
     printed = capsys.readouterr().out
     assert "9 images indexed" in printed
@@ -119,10 +119,10 @@ def written(index):
 def stop(command, index, number, so_far, writes=0):
     """Start the builder, signal it after so many thumbnails and then writes; return its exit code and last words."""
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until(lambda: thumbnails(index) >= so_far or process.poll() is not None)
+    wait_until(lambda: thumbnails(index) >= so_far or process.poll() is not None)
     for _ in range(writes):
         before = written(index)
-        until(lambda before=before: written(index) != before or process.poll() is not None)
+        wait_until(lambda before=before: written(index) != before or process.poll() is not None)
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)
     return process.returncode, said
@@ -131,7 +131,7 @@ def stop(command, index, number, so_far, writes=0):
 @pytest.mark.endurance  # the real program with its own sizes; test_kills.py is quicker and stricter
 def test_a_build_stopped_at_any_moment_ends_like_an_undisturbed_one(tmp_path, capsys):
     dataset = draw(tmp_path / NAME, 290)  # five batches of 64 rows, the last one short
-    spoil(dataset, 3, 70, 285)
+    corrupt_pictures(dataset, 3, 70, 285)
     assert build(tmp_path / "undisturbed", dataset) == 0
     index = tmp_path / "index"
     command = [sys.executable, str(ROOT / "index_builder.py"), *arguments(index, dataset)]
@@ -219,10 +219,10 @@ def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp
 
 @pytest.mark.endurance
 @pytest.mark.short
-def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
+def test_searches_go_on_while_a_gallery_is_built_anew(reference_build, tmp_path):
     """Four visitors search all the time; each answer is wholly of the one build or of the other."""
     index, other = tmp_path / "index", draw(tmp_path / NAME, 14)
-    shutil.copytree(undisturbed.index, index)
+    shutil.copytree(reference_build.index, index)
     ways = list(itertools.product(FEATURES, (Metric.L2, Metric.CORRELATION), ENGINES))
 
     def ask(searcher, features, metric, engine):
@@ -248,9 +248,9 @@ def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         try:
             visits = [pool.submit(visit) for _ in range(4)]
-            for dataset in (other, undisturbed.dataset, other):
-                builder = Builder(tmp_path, *arguments(index, dataset, "--rebuild"), apart=True)
-                assert builder.end() == 0, builder.said
+            for dataset in (other, reference_build.dataset, other):
+                builder = Builder(tmp_path, *arguments(index, dataset, "--rebuild"), separate_writer=True)
+                assert builder.wait() == 0, builder.output
         finally:
             over.set()
     expected.append([ask(searcher, *way) for way in ways])
@@ -398,7 +398,7 @@ def test_damaged_chroma_files_are_rebuilt_from_the_vectors(copied, caplog):
 
 
 def test_a_gallery_without_one_good_picture_publishes_nothing(tmp_path, capsys):
-    spoil(draw(tmp_path / NAME, 3), 0, 1, 2)
+    corrupt_pictures(draw(tmp_path / NAME, 3), 0, 1, 2)
     assert build(tmp_path / "index", tmp_path / NAME) == 2
     said = capsys.readouterr().err
     assert "None of the 3 images can be used" in said

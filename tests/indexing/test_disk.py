@@ -13,7 +13,7 @@ import pytest
 
 import index_builder
 from retrieval import cli
-from tests.support.builds import NAME, answers, arguments, assert_same_contents, contents
+from tests.support.builds import NAME, arguments, assert_same_contents, contents, search_published
 from tests.support.warm import Builder
 
 pytestmark = pytest.mark.endurance
@@ -71,11 +71,11 @@ def recovers(index: Path, source: Path, dataset: str, picture: str, mend: Callab
     assert (index / NAME / "manifest.json").read_text() == before
     print("old index", cli.main(["search", picture, "--features", "pixels", "--index", str(index)]))
     mend()
-    assert answers(index)
+    assert search_published(index)
     assert index_builder.main(command) == 0
     assert (index / NAME / "manifest.json").read_text() != before
     assert_same_contents(contents(index), contents(source))
-    assert answers(index)
+    assert search_published(index)
     return 0
 
 
@@ -87,7 +87,7 @@ def read_only(given: list[str]) -> int:
     mount(disk, "-t", "tmpfs", "none")
     shutil.copytree(source, disk / "index")
     mount(disk, "-o", "remount,ro")
-    assert answers(disk / "index")
+    assert search_published(disk / "index")
     for engine in ("exact", "chroma"):
         command = ["search", picture, "--features", "pixels", "--engine", engine, "--index", str(disk / "index")]
         assert cli.main(command) == 0
@@ -97,18 +97,18 @@ def read_only(given: list[str]) -> int:
 
 
 def said_by(
-    program: Callable[[list[str]], int], undisturbed: SimpleNamespace, *given: object, apart: bool = False
+    program: Callable[[list[str]], int], reference_build: SimpleNamespace, *given: object, apart: bool = False
 ) -> str:
     """Run the body of a process, and return what it said."""
-    picture = undisturbed.dataset / "005.png"
-    passed = map(str, (undisturbed.index, undisturbed.dataset, *given, picture))
-    process = Builder(undisturbed.folder, *passed, program=program, apart=apart)
-    code = process.end()
+    picture = reference_build.dataset / "005.png"
+    passed = map(str, (reference_build.index, reference_build.dataset, *given, picture))
+    process = Builder(reference_build.folder, *passed, program=program, separate_writer=apart)
+    code = process.wait()
     if code == NO_MOUNTS:
         pytest.skip("this machine lets nobody mount a small file system in a name space of its own")
-    assert code == 0, process.said
-    assert "Traceback" not in process.said
-    return process.said
+    assert code == 0, process.output
+    assert "Traceback" not in process.output
+    return process.output
 
 
 # Bytes of room: none to begin with, in the midst of ChromaDB's writing, of the export, at the very end.
@@ -122,12 +122,12 @@ def said_by(
     ],
 )
 def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
-    undisturbed: SimpleNamespace,
+    reference_build: SimpleNamespace,
     tmp_path: Path,
     room: int,
     apart: bool,
 ) -> None:
-    said = said_by(full_disk, undisturbed, tmp_path, room, apart=apart)
+    said = said_by(full_disk, reference_build, tmp_path, room, apart=apart)
     assert said.count("cannot be written: No space left on device") == 1, said.splitlines()
     assert f"The index in `{tmp_path}" in said
     assert "Free some space" in said
@@ -136,10 +136,10 @@ def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
 
 @pytest.mark.short
 def test_a_file_that_cannot_grow_is_told_and_the_build_goes_on_when_it_can(
-    undisturbed: SimpleNamespace,
+    reference_build: SimpleNamespace,
     tmp_path: Path,
 ) -> None:
-    said = said_by(small_files, undisturbed, tmp_path, 2**20, apart=True)
+    said = said_by(small_files, reference_build, tmp_path, 2**20, apart=True)
     assert f"{tmp_path / 'index' / NAME}" in said
     assert "error: " in said
     assert "old index 0" in said
@@ -147,9 +147,9 @@ def test_a_file_that_cannot_grow_is_told_and_the_build_goes_on_when_it_can(
 
 @pytest.mark.short
 def test_a_read_only_index_is_searched_by_both_engines_and_not_built(
-    undisturbed: SimpleNamespace,
+    reference_build: SimpleNamespace,
     tmp_path: Path,
 ) -> None:
-    said = said_by(read_only, undisturbed, tmp_path)
+    said = said_by(read_only, reference_build, tmp_path)
     assert said.count("cannot be written: Read-only file system. Free some space or change its permissions") == 2
     assert "is read-only: ChromaDB uses a copy" in said

@@ -28,7 +28,7 @@ from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
 from retrieval.ui.tabs.galleries import MODEL_SHOWN, building, on_page
 from tests.support.builds import draw_classes
-from tests.support.held import Held
+from tests.support.held import PausableModel
 from tests.support.serving import post, running
 from tests.support.waiting import PATIENCE
 
@@ -160,7 +160,7 @@ def test_rate_and_time_left_count_this_run_alone() -> None:
 def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
     dataset, index = draw_classes(tmp_path / "pictures", 200), tmp_path / "index"  # three batches of 64, and one of 8
     threads = set(threading.enumerate())
-    held = Held(free=64 // CONVOLVED)
+    held = PausableModel(free_passes=64 // CONVOLVED)
     builds = Builds(parsed("--index", str(index)), held.load)
     build = builds.start(asked(index, dataset))
     assert held.reached.wait(PATIENCE)
@@ -173,7 +173,7 @@ def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
         builds.start(asked(index, dataset, "--gallery", "another"))
     build.stop()
     assert build.stopping
-    held.go.set()
+    held.resume.set()
     with pytest.raises(BuildStopped):
         build.outcome(PATIENCE)
     assert builds.running is None
@@ -191,11 +191,11 @@ def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_program_stops_a_build(tmp_path: Path) -> None:
-    held = Held(free=1)
+    held = PausableModel(free_passes=1)
     builds = Builds(parsed("--index", str(tmp_path)), held.load)
     build = builds.start(asked(tmp_path / "index", draw_classes(tmp_path / "pictures", 70)))
     assert held.reached.wait(PATIENCE)
-    held.go.set()
+    held.resume.set()
     builds.close()
     assert not build.running
     with pytest.raises(BuildStopped):

@@ -20,7 +20,7 @@ from retrieval.search.embedding import QueryPicture
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.search.vector_cache import VectorCache
-from tests.support.forwards import Forwards
+from tests.support.forwards import ForwardCounter
 from tests.support.waiting import PATIENCE
 
 VISITORS = 6
@@ -35,15 +35,17 @@ def searcher(icons_searcher: Searcher) -> Searcher:
 
 
 @pytest.fixture
-def forwards(searcher: Searcher) -> Iterator[Forwards]:
+def forwards(searcher: Searcher) -> Iterator[ForwardCounter]:
     model = searcher.embedder.loaded.get("clip", searcher.indexes.get().manifest.model)._model
-    counted = Forwards()
+    counted = ForwardCounter()
     handle = model.vision_model.register_forward_pre_hook(counted, with_kwargs=True)
     yield counted
     handle.remove()
 
 
-def test_no_change_of_settings_embeds_a_picture_again(searcher: Searcher, forwards: Forwards, queries: Path) -> None:
+def test_no_change_of_settings_embeds_a_picture_again(
+    searcher: Searcher, forwards: ForwardCounter, queries: Path
+) -> None:
     picture = Query((queries / "fox.png").read_bytes())
     found = set()
     for metric, engine, k, labels, alike in itertools.product(
@@ -71,7 +73,7 @@ class Counted(VectorCache):
 
 
 def test_a_picture_asked_for_many_times_at_once_is_embedded_once(
-    searcher: Searcher, forwards: Forwards, queries: Path
+    searcher: Searcher, forwards: ForwardCounter, queries: Path
 ) -> None:
     cache = searcher.embedder.cache = Counted()
     query = Query((queries / "castle.png").read_bytes())
@@ -86,7 +88,7 @@ def test_a_picture_asked_for_many_times_at_once_is_embedded_once(
     assert [len(each) for each in hits] == list(range(1, VISITORS + 1))
 
 
-def test_a_sweep_takes_what_a_search_computes(searcher: Searcher, forwards: Forwards, queries: Path) -> None:
+def test_a_sweep_takes_what_a_search_computes(searcher: Searcher, forwards: ForwardCounter, queries: Path) -> None:
     query = Query((queries / "turtle.png").read_bytes())
     searcher.search(query)
     distortions = [UNDISTORTED, Distortion(grey=1), UNDISTORTED, Distortion(blur=0.05)]

@@ -154,7 +154,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     dataset = draw_classes(folder / NAME, 24)
     arguments = ["--index", str(folder / "index"), "--dataset", str(dataset), "--model", "mini"]
     builder = Builder(folder, *arguments)
-    assert builder.end() == 0, builder.said
+    assert builder.wait() == 0, builder.output
     return SimpleNamespace(folder=folder, index=folder / "index", picture=dataset / "odd" / "011.png")
 
 
@@ -172,4 +172,4 @@ def test_a_damaged_file_is_told_or_does_no_harm(
     shutil.copytree(built.index, tmp_path / "index")
     given = [str(each) for each in (tmp_path / "index", pattern, built.picture, tmp_path / "plot.png", extent)]
     visitor = Builder(built.folder, *given, program=visit)
-    assert visitor.end() == 0, visitor.said
+    assert visitor.wait() == 0, visitor.output

@@ -49,10 +49,10 @@ from retrieval.storage.server.location import PUBLISHED, Head, ServerLocation
 from retrieval.storage.server.store import ServerStore
 from retrieval.storage.store import Store
 from tests.support.browsing import served, settings_of
-from tests.support.builds import draw, nearest, spoil
+from tests.support.builds import corrupt_pictures, draw, nearest
 from tests.support.paths import ROOT
 from tests.support.serving import post
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
@@ -77,7 +77,7 @@ def chroma(folder: Path) -> Iterator[str]:
             return caller.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        until(answers)
+        wait_until(answers)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
@@ -116,7 +116,7 @@ def built(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     """The same gallery in a folder, undisturbed, and in the server, by two workers of which one was killed."""
     folder = tmp_path_factory.mktemp("built")
     dataset = draw(folder / NAME, 200)  # four batches of 64 rows, the last one short
-    spoil(dataset, *BAD)
+    corrupt_pictures(dataset, *BAD)
     program = [sys.executable, str(ROOT / "index_builder.py"), *flags(address, folder / "cache", dataset)]
     logs = {name: folder / f"{name}.log" for name in ("first", "second", "again")}
 
@@ -134,7 +134,7 @@ def built(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     workers = {"first": start("first", "--shard", "1/2"), "second": start("second", "--shard", "2/2")}
     try:
         # The first worker has begun its second batch: the thumbnails are there, the vectors are not.
-        until(lambda: has_thumbnail(128) or workers["first"].poll() is not None)
+        wait_until(lambda: has_thumbnail(128) or workers["first"].poll() is not None)
         workers["first"].send_signal(signal.SIGKILL)
         killed = workers["first"].wait()
         second = workers["second"].wait(PATIENCE)
@@ -245,7 +245,7 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
     assert sorted(nearest(first, "clip", Metric.COSINE, vector, 6)) == [0, 1, 2, 3, 4, 5]
 
     assert index_builder.main([*build, "--rebuild"]) == 0
-    until(lambda: indexes.get("six") is not first)  # it is fetched meanwhile
+    wait_until(lambda: indexes.get("six") is not first)  # it is fetched meanwhile
     assert len(nearest(first, "clip", Metric.COSINE, vector, 6)) == 6  # who still has the one before may search it
     second = indexes.get("six")
     assert second.build != first.build
@@ -254,13 +254,13 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
     assert index_builder.main([*build, "--rebuild", "--map", "tsne"]) == 0
     with pytest.raises(IndexingError, match="was rebuilt or deleted"):
         nearest(first, "clip", Metric.COSINE, vector, 6)
-    until(lambda: ("clip", Method.TSNE) in indexes.get("six").maps)
+    wait_until(lambda: ("clip", Method.TSNE) in indexes.get("six").maps)
     assert indexes.get("six").map("clip", Method.TSNE).coordinates.shape == (6, 2)
 
     def copies() -> set[str]:
         return {path.name.rpartition("-")[0] for path in (tmp_path / "reader").glob("*/*build-*")}
 
-    until(lambda: len(copies()) == 2)  # of the published build and of the one before
+    wait_until(lambda: len(copies()) == 2)  # of the published build and of the one before
     names = [each.name for each in connect(Server(address)).list_collections()]
     assert all(any(name.startswith(f"{copy}-") for name in names) for copy in copies())
     gallery = next(iter(copies())).partition("-build-")[0]
@@ -351,7 +351,7 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
         unfinished.write_thumbnails(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
     with pytest.raises(IndexingError, match=f"`{address}` cannot be reached"):
         searcher.search(query)
-    until(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
+    wait_until(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
     assert searcher.search(replace(query, engine="exact")).hits[0].id == "004.png"
     capsys.readouterr()
     assert index_builder.main(flags(address, tmp_path / "cache", dataset)) == 2

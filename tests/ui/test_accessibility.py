@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.support.browsing import PATIENCE, ROWS, arrived, settled
+from tests.support.browsing import PATIENCE, ROWS, wait_until_loaded, wait_until_settled
 
 pytestmark = pytest.mark.browser
 
@@ -60,14 +60,14 @@ def opened(context: BrowserContext, address: str, theme: str = "light", width: i
     page.set_viewport_size({"width": width, "height": 900})
     page.on("filechooser", lambda _: None)  # asked for later, the browser may be told too late and open its own dialog
     page.goto(f"{address}?__theme={theme}")
-    arrived(page)
+    wait_until_loaded(page)
     return page
 
 
 def with_results(page: Page, queries: Path) -> None:
     page.locator("#query input[type=file]").set_input_files(str(queries / "pizza.png"))
     expect(page.locator("#results .caption-label")).to_have_count(12)
-    settled(page)
+    wait_until_settled(page)
 
 
 def tabs(page: Page) -> list[str]:
@@ -76,23 +76,23 @@ def tabs(page: Page) -> list[str]:
 
 def states(page: Page, queries: Path) -> Iterator[str]:
     """Bring the page into each state, one after the other, and name it."""
-    settled(page)
+    wait_until_settled(page)
     yield "empty"
     with_results(page, queries)
     yield "results"
     page.locator("#results .thumbnail-item").nth(2).click()
     expect(page.locator("#trail .thumbnail-item")).to_have_count(2)
-    settled(page)
+    wait_until_settled(page)
     yield "way back"
     page.locator("#features input[value=pixels]").check()
     expect(page.locator("#text textarea")).to_be_disabled()
-    settled(page)
+    wait_until_settled(page)
     yield "words off"
     page.locator("#features input[value=clip]").check()
     expect(page.locator("#text textarea")).to_be_enabled()
     page.locator("#more button").first.click()
     expect(page.locator("#balance")).to_be_visible()
-    settled(page)
+    wait_until_settled(page)
     yield "more"
     for name in tabs(page):
         page.get_by_role("tab", name=name, exact=True).click()
@@ -101,7 +101,7 @@ def states(page: Page, queries: Path) -> Iterator[str]:
         if name == "Evaluate":
             page.locator("#evaluate_query").click()
             expect(page.locator("#figures_plot img")).to_be_visible()
-        settled(page)
+        wait_until_settled(page)
         yield f"tab {name}"
 
 
@@ -141,7 +141,7 @@ def test_every_state_is_free_of_faults(
             found += [f"{state}: small: {each}" for each in page.evaluate(SMALL, FOCUSABLE)]
             for wide in (320, 390):
                 page.set_viewport_size({"width": wide, "height": 900})
-                settled(page)
+                wait_until_settled(page)
                 if (scroll := page.evaluate("document.documentElement.scrollWidth")) != wide:
                     found.append(f"{state}: scrolls sideways: {scroll} pixels at {wide}")
     assert not found, "\n".join(found)
@@ -180,7 +180,7 @@ def test_tab_reaches_every_control_in_order_and_shows_where_it_is(
         focused = page.evaluate_handle("document.activeElement").as_element()
         if focused.evaluate("e => e === document.body || e.dataset.reached === ''"):
             break
-        settled(page)  # rings fade in
+        wait_until_settled(page)  # rings fade in
         ring = focused.evaluate(CONTRAST)
         shown = focused.evaluate("e => e.outerHTML.slice(0, 200)")
         assert ring["style"] == "solid" and ring["width"] >= 2, shown

@@ -53,12 +53,12 @@ def searcher(page_searcher: Searcher) -> Searcher:
 @pytest.fixture
 def canary() -> Iterator[str]:
     """The address of a server on loopback that must not be asked."""
-    handler = type("Handler", (Canary,), {"asked": []})
+    handler = type("Handler", (Canary,), {"requests": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-    assert handler.asked == []
+    assert handler.requests == []
 
 
 def in_session(address: str, ask: Any) -> Any:
@@ -258,10 +258,10 @@ def test_nothing_fetches_an_address(address: str, canary: str, monkeypatch: pyte
 def test_the_canary_would_have_sung(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: where the page does not forbid it, gradio fetches by each of the ways tried."""
     open_the_doors(monkeypatch, fetching=True)
-    handler = type("Handler", (Canary,), {"asked": []})
+    handler = type("Handler", (Canary,), {"requests": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         fetches(address, f"http://127.0.0.1:{server.server_port}/redirect")
         server.shutdown()
-    assert handler.asked.count("/redirect") >= 3
-    assert handler.asked.count("/x.png") >= 3
+    assert handler.requests.count("/redirect") >= 3
+    assert handler.requests.count("/x.png") >= 3

@@ -13,7 +13,7 @@ from retrieval.features.models import BUNDLED_FOLDER
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from retrieval.ui.serving.health import INDEX_UNUSABLE, MODEL_UNUSABLE, STARTING, STOPPING, Health
-from tests.support.forwards import Forwards
+from tests.support.forwards import ForwardCounter
 from tests.support.paths import ROOT
 
 NEVER = 1e9  # seconds between two tries
@@ -83,7 +83,7 @@ def test_health_tells_of_a_broken_index_and_of_its_repair(
 
 def test_health_is_tried_by_one_caller_alone_and_holds_for_a_while(searcher: Searcher, model: Path) -> None:
     encoder = searcher.embedder.loaded.get("clip", searcher.indexes.get().manifest.model)
-    forwards = Forwards()
+    forwards = ForwardCounter()
     handle = encoder._model.vision_model.register_forward_pre_hook(forwards, with_kwargs=True)
     forwards.open.clear()
     health, found = started(searcher, NEVER), []

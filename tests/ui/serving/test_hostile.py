@@ -40,7 +40,7 @@ from tests.support.fuzz import fuzz
 from tests.support.hostile_pictures import READ, files, small
 from tests.support.paths import ROOT
 from tests.support.serving import running
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
@@ -154,7 +154,7 @@ def site(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "GRADIO_TEMP_DIR": str(folder.with_name("uploads")),
     }
-    handler = type("Handler", (Canary,), {"asked": []})
+    handler = type("Handler", (Canary,), {"requests": []})
     with (
         ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
         running(folder / "app.log", "--index", str(folder / "index"), **environment) as address,
@@ -162,7 +162,7 @@ def site(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
         threading.Thread(target=server.serve_forever).start()
         yield Site(address, folder / "index", f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
-    assert handler.asked == [], "an address was asked that a visitor named"
+    assert handler.requests == [], "an address was asked that a visitor named"
     assert not (folder / "ran").exists(), "a program was run for a visitor"
 
 
@@ -185,8 +185,8 @@ def hits(site: Site) -> str:
 def test_a_file_is_refused_in_words_or_is_a_picture(site: Site, before: object, name: str) -> None:
     sent = files()[name]
     answer = site.search(site.upload(sent.make().replace(b"CANARY", site.canary.encode())))
-    assert ("event: complete" in answer) is (sent.said == (READ,)), answer
-    assert any(said in answer for said in sent.said), answer
+    assert ("event: complete" in answer) is (sent.messages == (READ,)), answer
+    assert any(said in answer for said in sent.messages), answer
 
 
 @pytest.mark.parametrize(
@@ -600,7 +600,7 @@ def test_uploads_that_are_broken_off_or_for_nobody_leave_nothing(site: Site) -> 
         with socket.create_connection(("127.0.0.1", httpx.URL(site.address).port)) as line:
             line.sendall(f"{request}Content-Length: {10**7}\r\n\r\n".encode() + head)
     site.upload(small())
-    until(lambda: not kept() - left, lambda: f"beside {left} there are {kept()}")
+    wait_until(lambda: not kept() - left, lambda: f"beside {left} there are {kept()}")
 
 
 @pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])

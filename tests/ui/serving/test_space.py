@@ -28,8 +28,8 @@ from retrieval.ui.tabs.galleries import GalleriesTab
 from tests.support.hub_client import GUARD
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.paths import ROOT
-from tests.support.serving import address_in, post
-from tests.support.waiting import PATIENCE, until
+from tests.support.serving import post, wait_for_address
+from tests.support.waiting import PATIENCE, wait_until
 
 SECRET = "hf_canaryToken"
 CANARY = "zanzibar-7e1c"  # in all that a visitor sends
@@ -62,7 +62,7 @@ class Space:
 
     def ready(self) -> None:
         """Wait until `/health` says so."""
-        until(lambda: health(self.address)[0] == 200, self.log.read_text)
+        wait_until(lambda: health(self.address)[0] == 200, self.log.read_text)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
     log = folder / "app.log"
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output)
-    yield Space(process, address_in(log, process), log, foreign)
+    yield Space(process, wait_for_address(log, process), log, foreign)
     process.kill()
     process.wait(30)
 
@@ -234,7 +234,7 @@ def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, cl
     _signal_beside(space.process.pid, signal.SIGTERM)
     search = f"{space.address}/gradio_api/call/search"
     answers: list[httpx.Response] = []
-    until(lambda: answers.append(httpx.post(search, content=b"{}")) or answers[-1].status_code != 422)
+    wait_until(lambda: answers.append(httpx.post(search, content=b"{}")) or answers[-1].status_code != 422)
     refused = answers[-1]
     assert (refused.status_code, refused.json()) == (503, {"detail": STOPPING})
     assert health(space.address) == (503, {"status": "unavailable", "reason": HEALTH_STOPPING})

@@ -16,38 +16,38 @@ from retrieval.ui.tabs.galleries import GalleriesTab
 from retrieval.ui.tabs.search import SearchTab
 from tests.support.browsing import PATIENCE, open_tab, served, settings_of, timings, toggle, upload
 from tests.support.builds import draw_classes
-from tests.support.held import Held
+from tests.support.held import PausableModel
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def held() -> Held:
+def held() -> PausableModel:
     """Holds each build after its first batch of 64 pictures."""
-    return Held(free=64 // CONVOLVED)
+    return PausableModel(free_passes=64 // CONVOLVED)
 
 
 @pytest.fixture(scope="module")
-def builds(small: Path, held: Held) -> Builds:
+def builds(small: Path, held: PausableModel) -> Builds:
     return Builds(settings_of(small), held.load)
 
 
 @pytest.fixture(scope="module")
-def address(small: Path, builds: Builds, held: Held, queries: Path) -> Iterator[str]:
+def address(small: Path, builds: Builds, held: PausableModel, queries: Path) -> Iterator[str]:
     """A served page that can build; ends with the module."""
     searcher = Searcher(Indexes(small))
     searcher.warm()
     with served(searcher, builds.base, queries, builds) as address:
         yield address
-        held.go.set()
+        held.resume.set()
         builds.close()
     searcher.indexes.close()
 
 
 @pytest.fixture
-def page(browser: Browser, address: str, held: Held) -> Iterator[Page]:
+def page(browser: Browser, address: str, held: PausableModel) -> Iterator[Page]:
     """A fresh visitor on the tab; nothing is held unless the test says so."""
-    held.go.set()
+    held.resume.set()
     context = browser.new_context()
     yield visit(context.new_page(), address)
     context.close()
@@ -115,10 +115,10 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
 
 
 def test_cancelled_and_taken_up_again_while_searches_go_on(
-    page: Page, browser: Browser, address: str, held: Held, builds: Builds, tmp_path: Path
+    page: Page, browser: Browser, address: str, held: PausableModel, builds: Builds, tmp_path: Path
 ) -> None:
     folder = draw_classes(tmp_path / "long", 200)
-    held.go.clear()
+    held.resume.clear()
     fill(page, "dataset", str(folder))
     page.locator("#build_start").click()
     expect(state(page)).to_contain_text(re.compile(r"long: 64 of 200 images · .* images/s · .* left"))
@@ -138,7 +138,7 @@ def test_cancelled_and_taken_up_again_while_searches_go_on(
     expect(state(page)).to_contain_text("long: 64 of 200 images")
     page.locator("#build_cancel").click()
     expect(state(page)).to_contain_text("stopping")
-    held.go.set()
+    held.resume.set()
     for each in (page, other):
         expect(state(each)).to_contain_text("Stopped after 128 images. Start the same build again to resume it")
         expect(each.locator("#build_start")).to_be_enabled()
@@ -153,12 +153,12 @@ def test_cancelled_and_taken_up_again_while_searches_go_on(
 
 
 def test_a_second_build_is_refused_kindly(
-    page: Page, browser: Browser, address: str, held: Held, builds: Builds, tmp_path: Path
+    page: Page, browser: Browser, address: str, held: PausableModel, builds: Builds, tmp_path: Path
 ) -> None:
     """By a page that was opened before the first build began, and so still offers the button."""
     context = browser.new_context()
     other = visit(context.new_page(), address)
-    held.go.clear()
+    held.resume.clear()
     fill(page, "dataset", str(draw_classes(tmp_path / "one", 70)))
     page.locator("#build_start").click()
     expect(state(page)).to_contain_text("one: 64 of 70")
@@ -166,7 +166,7 @@ def test_a_second_build_is_refused_kindly(
     other.locator("#build_start").click()
     expect(other.locator("[data-testid=toast-body]")).to_contain_text("'one' is being built, and only one")
     expect(state(other)).to_contain_text("one: 64 of 70")
-    held.go.set()
+    held.resume.set()
     expect(state(page)).to_contain_text("one is ready")
     context.close()
 
@@ -207,8 +207,8 @@ def test_a_gallery_is_replaced_and_its_results_are_renewed(page: Page, tmp_path:
         open_tab(page, GalleriesTab.title)
 
 
-def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path: Path) -> None:
-    held.go.set()
+def test_phone_and_keyboard(browser: Browser, address: str, held: PausableModel, tmp_path: Path) -> None:
+    held.resume.set()
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
