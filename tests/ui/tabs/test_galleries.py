@@ -1,4 +1,4 @@
-"""The Galleries tab in a real browser: build, search in what was built, cancel and go on, and kind refusals."""
+"""The Galleries tab in a real browser: build and search a gallery, cancel and resume, and error messages."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def held() -> PausableModel:
-    """Holds each build after its first batch of 64 pictures."""
+    """A model that pauses each build after its first batch of 64 pictures."""
     return PausableModel(free_passes=64 // CONVOLVED)
 
 
@@ -34,7 +34,7 @@ def builds(small: Path, held: PausableModel) -> Builds:
 
 @pytest.fixture(scope="module")
 def address(small: Path, builds: Builds, held: PausableModel, queries: Path) -> Iterator[str]:
-    """A served page that can build; ends with the module."""
+    """The address of a served page that can build."""
     searcher = Searcher(Indexes(small))
     searcher.warm()
     with served(searcher, builds.base, queries, builds) as address:
@@ -46,7 +46,7 @@ def address(small: Path, builds: Builds, held: PausableModel, queries: Path) -> 
 
 @pytest.fixture
 def page(browser: Browser, address: str, held: PausableModel) -> Iterator[Page]:
-    """A fresh visitor on the tab; nothing is held unless the test says so."""
+    """The tab as a new visitor sees it; builds are not paused unless the test clears `held.resume`."""
     held.resume.set()
     context = browser.new_context()
     yield visit(context.new_page(), address)
@@ -71,13 +71,13 @@ def state(page: Page) -> Locator:
 
 
 def row(page: Page, gallery: str) -> Locator:
-    """The row of a gallery; rows before it that gradio only measures by have no gridcells."""
+    """Return the row of a gallery; the rows that gradio uses only for measuring have no grid cells."""
     return (
         page.locator("#galleries").get_by_role("row").filter(has=page.get_by_role("gridcell", name=gallery, exact=True))
     )
 
 
-def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small: Path) -> None:
+def test_folder_is_built_selected_and_searched(page: Page, tmp_path: Path, small: Path) -> None:
     folder = draw_classes(tmp_path / "holiday", 40)
     (folder / "odd" / "broken.png").write_text("no picture")
     upload(page, folder / "even" / "004.png")
@@ -114,7 +114,7 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
     expect(page.locator("#skipped")).to_be_hidden()
 
 
-def test_cancelled_and_taken_up_again_while_searches_go_on(
+def test_build_is_cancelled_and_resumed_while_searches_continue(
     page: Page, browser: Browser, address: str, held: PausableModel, builds: Builds, tmp_path: Path
 ) -> None:
     folder = draw_classes(tmp_path / "long", 200)
@@ -124,16 +124,16 @@ def test_cancelled_and_taken_up_again_while_searches_go_on(
     expect(state(page)).to_contain_text(re.compile(r"long: 64 of 200 images · .* images/s · .* left"))
     expect(state(page).locator("progress")).to_have_attribute("value", "64")
 
-    open_tab(page, SearchTab.title)  # the page answers meanwhile
+    open_tab(page, SearchTab.title)  # the page still works
     upload(page, folder / "even" / "002.png")
     expect(page.locator("#results .caption-label").first).to_contain_text("1. 002")
 
-    context = browser.new_context()  # somebody else, who is told, and sees how far it is
+    context = browser.new_context()  # another visitor sees the progress
     other = visit(context.new_page(), address)
     expect(state(other)).to_contain_text("long: 64 of 200 images")
     expect(other.locator("#build_start")).to_be_disabled()
 
-    page.reload()  # the build outlives the page
+    page.reload()  # the build continues after a reload
     open_tab(page, GalleriesTab.title)
     expect(state(page)).to_contain_text("long: 64 of 200 images")
     page.locator("#build_cancel").click()
@@ -152,10 +152,10 @@ def test_cancelled_and_taken_up_again_while_searches_go_on(
     expect(page.locator("#gallery input")).to_have_value("long")
 
 
-def test_a_second_build_is_refused_kindly(
+def test_second_build_is_refused_with_a_message(
     page: Page, browser: Browser, address: str, held: PausableModel, builds: Builds, tmp_path: Path
 ) -> None:
-    """By a page that was opened before the first build began, and so still offers the button."""
+    """The second page was opened before the first build started, so its button is still enabled."""
     context = browser.new_context()
     other = visit(context.new_page(), address)
     held.resume.clear()
@@ -182,7 +182,7 @@ def test_a_second_build_is_refused_kindly(
         ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Gallery name”, or replace"),
     ],
 )
-def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict[str, str], said: str) -> None:
+def test_errors_for_invalid_builds(page: Page, tmp_path: Path, fields: dict[str, str], said: str) -> None:
     folder = draw_classes(tmp_path / "pictures", 1)
     for name, text in fields.items():
         fill(page, name, text.replace("FOLDER", str(folder)))
@@ -191,7 +191,7 @@ def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict
     expect(page.locator("#build_start")).to_be_enabled()
 
 
-def test_a_gallery_is_replaced_and_its_results_are_renewed(page: Page, tmp_path: Path, small: Path) -> None:
+def test_replacing_a_gallery_updates_its_results(page: Page, tmp_path: Path, small: Path) -> None:
     for count in (3, 5):
         folder = draw_classes(tmp_path / f"{count}" / "changing", count)
         fill(page, "dataset", str(folder))
@@ -207,7 +207,7 @@ def test_a_gallery_is_replaced_and_its_results_are_renewed(page: Page, tmp_path:
         open_tab(page, GalleriesTab.title)
 
 
-def test_phone_and_keyboard(browser: Browser, address: str, held: PausableModel, tmp_path: Path) -> None:
+def test_build_on_a_phone_by_keyboard(browser: Browser, address: str, held: PausableModel, tmp_path: Path) -> None:
     held.resume.set()
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
@@ -227,7 +227,7 @@ def test_phone_and_keyboard(browser: Browser, address: str, held: PausableModel,
     context.close()
 
 
-def test_without_builds_there_is_no_tab(browser: Browser, small: Path, queries: Path) -> None:
+def test_tab_is_absent_without_builds(browser: Browser, small: Path, queries: Path) -> None:
     searcher = Searcher(Indexes(small))
     with served(searcher, settings_of(small), queries) as address:
         context = browser.new_context()
