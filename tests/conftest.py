@@ -1,4 +1,4 @@
-"""What the tests share: real indexes, made by the real builder, and a page that is really served."""
+"""Fixtures for all tests: indexes made by the real builder, and the page served by the real app."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Each worker has a core of its own; threads that wait for each other would make both slower.
+    # Each worker has one core, so more threads would only slow each other down.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -18,26 +18,26 @@ from hypothesis import settings
 from tests.support.paths import ROOT, SEED
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-HF_HOME = tempfile.TemporaryDirectory(prefix="hf-home-")  # what this machine has cached changes no result
+HF_HOME = tempfile.TemporaryDirectory(prefix="hf-home-")  # so that the machine's own cache does not affect results
 os.environ["HF_HOME"] = HF_HOME.name
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the network; those of the Hub start processes of their own
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network; the Hub tests start their own processes
 
-pytest.register_assert_rewrite("tests.support.builds")  # whose asserts are those of tests
+pytest.register_assert_rewrite("tests.support.builds")  # it contains assertions
 from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 
 import index_builder  # noqa: E402
 from retrieval.indexing.jobs import Builds  # noqa: E402
 from retrieval.search.searcher import Searcher  # noqa: E402
 from retrieval.storage.catalog import Indexes  # noqa: E402
-from tests.support.browsing import PATIENCE, arrived, served, settings_of  # noqa: E402
+from tests.support.browsing import PATIENCE, served, settings_of, wait_until_loaded  # noqa: E402
 from tests.support.builds import draw_classes  # noqa: E402
 from tests.support.cache import copy_index  # noqa: E402
 
-# A busy machine is no failure, and no test is a matter of time.
+# No deadline: a test must not fail because the machine is busy.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-FEW = "train[527:559]+train[728:760]"  # animals and food, with fox, cat, lion and pizza, which are query pictures too
+FEW = "train[527:559]+train[728:760]"  # animals and food; fox, cat, lion and pizza are also query pictures
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
@@ -58,7 +58,7 @@ def queries() -> Path:
 
 @pytest.fixture(scope="session")
 def seed() -> Path:
-    """The folder of the photos handed to the project for measuring."""
+    """The folder of the photos used for measurements."""
     if not SEED.is_dir():
         pytest.skip(f"{SEED.relative_to(ROOT.parent)} is not on this machine")
     return SEED
@@ -84,7 +84,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def icons_searcher(icons: Path) -> Iterator[Searcher]:
-    """A searcher over the icons; gives ChromaDB back at the end of the module."""
+    """A searcher over the icons; closes ChromaDB at the end of the module."""
     searcher = Searcher(Indexes(icons))
     yield searcher
     searcher.indexes.close()
@@ -92,7 +92,7 @@ def icons_searcher(icons: Path) -> Iterator[Searcher]:
 
 @pytest.fixture(scope="module")
 def photos_searcher(photos: Path) -> Iterator[Searcher]:
-    """A searcher over the photos; gives ChromaDB back at the end of the module."""
+    """A searcher over the photos; closes ChromaDB at the end of the module."""
     searcher = Searcher(Indexes(photos))
     yield searcher
     searcher.indexes.close()
@@ -102,7 +102,7 @@ def photos_searcher(photos: Path) -> Iterator[Searcher]:
 def browser() -> Iterator[Browser]:
     """Headless Chromium."""
     if not Path(CHROMIUM).exists():
-        # Where everything is meant to be tested, a missing browser must not pass unseen.
+        # CI must run every test, so a missing browser is an error there.
         missing = pytest.fail if os.environ.get("CI") else pytest.skip
         missing(f"no browser at {CHROMIUM}; install chromium, or set CHROMIUM to its path")
     with sync_playwright() as playwright:
@@ -113,7 +113,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def page_searcher(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searcher]:
-    """What the served page searches with: a copy of the icons, since ChromaDB's files have one owner at a time."""
+    """The searcher of the served page, over a copy of the icons: ChromaDB's files can be open only once at a time."""
     folder = shutil.copytree(icons, tmp_path_factory.mktemp("served"), dirs_exist_ok=True)
     searcher = Searcher(Indexes(folder))
     searcher.warm()
@@ -123,7 +123,7 @@ def page_searcher(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def address(page_searcher: Searcher, queries: Path) -> Iterator[str]:
-    """The page over the icons, as on a machine of one's own, served once for all tests that do not change it."""
+    """The page over the icons, as on a user's own machine, served once for all tests that do not change it."""
     chosen = settings_of(page_searcher.indexes.root)
     builds = Builds(chosen, page_searcher.embedder.loaded.load)
     with served(page_searcher, chosen, queries, builds) as address:
@@ -133,38 +133,38 @@ def address(page_searcher: Searcher, queries: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A fresh visitor on the page; fails if the page asked any other server for anything."""
+    """The page as a new visitor sees it; fails if the page sent a request to any other server."""
     context = browser.new_context(permissions=["camera", "clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
-    asked: set[str] = set()
-    page.on("request", lambda request: asked.add(request.url))
+    requested: set[str] = set()
+    page.on("request", lambda request: requested.add(request.url))
     page.goto(address)
-    arrived(page)
+    wait_until_loaded(page)
     yield page
     context.close()
-    outside = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
+    outside = [url for url in requested if not url.startswith((address, "blob:", "data:"))]
     assert not outside
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A gallery, its index, built without a disturbance by the same process, and the seconds that took."""
-    # With all that a builder needs, which other tests do without.
-    from tests.support.builds import BAD, NAME, PICTURES, arguments, draw, spoil, whole
+def reference_build(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A gallery, its index from a build without interruption, and the seconds that the build took."""
+    # Imported here because these load all that a builder needs, and most tests do not.
+    from tests.support.builds import BAD, NAME, PICTURES, arguments, corrupt_pictures, draw, take_snapshot
     from tests.support.warm import Builder
 
-    folder = tmp_path_factory.mktemp("undisturbed")
-    spoil(draw(folder / NAME, PICTURES), *BAD)
+    folder = tmp_path_factory.mktemp("reference")
+    corrupt_pictures(draw(folder / NAME, PICTURES), *BAD)
     index = folder / "index"
     took = []
     for again in ("--rebuild", "--rebuild"):  # the first one also fills the dataset's cache
         builder = Builder(folder, *arguments(index, folder / NAME, again))
-        assert builder.end() == 0, builder.said
+        assert builder.wait() == 0, builder.output
         took.append(time.monotonic() - builder.began)
-    found = whole(index)
+    found = take_snapshot(index)
     assert len(found.contents.items) == len(found.contents.thumbnails) == PICTURES - len(BAD)
-    return SimpleNamespace(folder=folder, index=index, dataset=folder / NAME, whole=found, seconds=took[-1])
+    return SimpleNamespace(folder=folder, index=index, dataset=folder / NAME, snapshot=found, seconds=took[-1])
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The app as a program and as a service: first start, HTTP API, bad calls."""
+"""The app as a program and as a service: first start, HTTP API, invalid calls."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_every_combination_answers(client: Client, queries: Path, features: str,
         assert answer["hits"][0]["caption"] == "pizza"
 
 
-def test_answer_is_that_of_the_command_line(
+def test_search_returns_the_same_as_the_command(
     client: Client, icons: Path, queries: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query = str(queries / "cactus.png")
@@ -70,7 +70,7 @@ def test_answer_is_that_of_the_command_line(
     assert printed | {"timings_ms": None} == answer | {"timings_ms": None}
 
 
-def test_arguments_beyond_the_picture_have_defaults(client: Client, queries: Path) -> None:
+def test_all_arguments_except_the_picture_have_defaults(client: Client, queries: Path) -> None:
     answer = search(client, image=handle_file(str(queries / "fox.png")))
     assert (answer["features"], answer["metric"], answer["engine"], len(answer["hits"])) == (
         "clip",
@@ -84,7 +84,7 @@ def query(client: Client, **named: Any) -> dict[str, Any]:
     return client.predict(api_name="/query", **({"text": "", "image": None} | named))
 
 
-def test_words_and_filter(client: Client) -> None:
+def test_text_query_with_a_label_filter(client: Client) -> None:
     asked = {"text": "red fruit", "without": "apple", "labels": ["food-drink"], "engine": "chroma", "top_k": 5}
     answer = query(client, **asked)
     assert len(answer["hits"]) == 5
@@ -92,7 +92,7 @@ def test_words_and_filter(client: Client) -> None:
     assert "apple" not in answer["hits"][0]["caption"]
 
 
-def test_a_part_of_the_picture_is_as_that_part_alone(client: Client, queries: Path, tmp_path: Path) -> None:
+def test_region_is_searched_like_the_cropped_picture(client: Client, queries: Path, tmp_path: Path) -> None:
     with Image.open(queries / "castle.png") as picture:
         whole = load_picture(picture)
     whole.crop((0, 0, whole.width // 2, whole.height)).save(tmp_path / "left.png")
@@ -102,11 +102,11 @@ def test_a_part_of_the_picture_is_as_that_part_alone(client: Client, queries: Pa
     assert part["hits"] != query(client, image=handle_file(str(queries / "castle.png")))["hits"]
 
 
-def test_compare_answers_as_the_command_line(client: Client, icons: Path, queries: Path) -> None:
+def test_compare_returns_the_same_as_the_library(client: Client, icons: Path, queries: Path) -> None:
     asked: dict[str, Any] = {"text": "", "image": handle_file(str(queries / "fox.png")), "top_k": 4}
     answer = client.predict(api_name="/compare", **asked)
     query = Query(picture=queries / "fox.png", top_k=4)
-    expected = compare(Searcher(Indexes(icons)), query, engines=["exact"]).to_json()  # the app has ChromaDB
+    expected = compare(Searcher(Indexes(icons)), query, engines=["exact"]).to_json()  # the app uses ChromaDB
     exact = [cell for cell in answer["cells"] if cell["engine"] == "exact"]
     for cell in (*exact, *expected["cells"]):
         del cell["timings_ms"]
@@ -130,7 +130,7 @@ def test_compare_answers_as_the_command_line(client: Client, icons: Path, querie
         ({}, "The argument image is missing."),
     ],
 )
-def test_bad_words_are_worded(client: Client, changed: dict[str, Any], words: str) -> None:
+def test_errors_for_invalid_query_arguments(client: Client, changed: dict[str, Any], words: str) -> None:
     with pytest.raises(AppError) as caught:
         query(client, **changed)
     assert words in str(caught.value)
@@ -149,7 +149,9 @@ def test_bad_words_are_worded(client: Client, changed: dict[str, Any], words: st
         ({"image": None}, "The argument image is missing."),
     ],
 )
-def test_bad_argument_is_worded(client: Client, queries: Path, changed: dict[str, Any], words: str) -> None:
+def test_errors_for_invalid_search_arguments(
+    client: Client, queries: Path, changed: dict[str, Any], words: str
+) -> None:
     arguments = {"image": handle_file(str(queries / "fox.png")), "features": "clip", "metric": "l2"}
     with pytest.raises(AppError) as caught:
         search(client, **(arguments | changed))
@@ -159,7 +161,7 @@ def test_bad_argument_is_worded(client: Client, queries: Path, changed: dict[str
 @pytest.mark.parametrize(
     ("kind", "words"), [("text", "not an image"), ("empty", "is empty"), ("cut", "damaged or cut off")]
 )
-def test_bad_picture_is_worded_and_the_server_lives_on(
+def test_error_for_bad_pictures_and_the_server_keeps_running(
     client: Client, queries: Path, tmp_path: Path, kind: str, words: str
 ) -> None:
     whole = (queries / "fox.png").read_bytes()
@@ -172,7 +174,7 @@ def test_bad_picture_is_worded_and_the_server_lives_on(
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}, {"meta": {"_type": "x"}}])
 @pytest.mark.parametrize("kind", ["picture", "missing", "/etc/hostname", "/dev/zero", "a\0b", "pipe"])
-def test_files_of_the_server_are_not_read_for_visitors(
+def test_server_files_are_not_readable_by_visitors(
     address: str, client: Client, queries: Path, tmp_path: Path, kind: str, meta: dict[str, Any]
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -181,16 +183,16 @@ def test_files_of_the_server_are_not_read_for_visitors(
     answer = post(address, "search", image, "clip", "cosine", "exact", 3, "")
     assert "event: error" in answer
     assert "hits" not in answer
-    assert "No such file" not in answer, "tells whether a file exists"
-    assert search(client, handle_file(str(queries / "fox.png")))["hits"], "the server did not live on"
+    assert "No such file" not in answer, "reveals whether a file exists"
+    assert search(client, handle_file(str(queries / "fox.png")))["hits"], "the server stopped working"
 
 
-def test_half_a_character_in_a_text_is_no_surprise(address: str) -> None:
+def test_lone_surrogates_in_a_text_are_handled(address: str) -> None:
     data = ["red \ud800", None, "", 0.5, [], [], 1, "clip", "cosine", "exact", 3, ""]
     assert "hits" in post(address, "query", *data)
 
 
-def test_a_body_beyond_any_picture_is_refused_before_it_is_read(address: str) -> None:
+def test_oversized_bodies_are_refused_before_reading_them(address: str) -> None:
     request = urllib.request.Request(f"{address}/gradio_api/call/search", data=b"{}", method="POST")
     request.add_unredirected_header("Content-Length", str(10**12))
     with pytest.raises(urllib.error.HTTPError) as caught:
@@ -199,7 +201,7 @@ def test_a_body_beyond_any_picture_is_refused_before_it_is_read(address: str) ->
 
 
 @pytest.mark.parametrize(("name", "value"), [("text", 5), ("without", ["red"]), ("gallery", 7)])
-def test_what_is_no_text_is_said_so(client: Client, name: str, value: object) -> None:
+def test_error_for_arguments_that_are_not_text(client: Client, name: str, value: object) -> None:
     with pytest.raises(AppError, match=f"{name} must be a text"):
         query(client, **{"text": "red", name: value})
 
@@ -211,8 +213,8 @@ def test_index_files_are_not_served(address: str, icons: Path) -> None:
             urllib.request.urlopen(f"{address}/gradio_api/file={secret}", timeout=PATIENCE)
 
 
-def test_first_start_builds_the_index_and_answers(tmp_path: Path, queries: Path) -> None:
-    """On a machine that has nothing but the project: no cache, no index, no network."""
+def test_first_start_builds_the_index_and_serves_searches(tmp_path: Path, queries: Path) -> None:
+    """With nothing but the project: no cache, no index and no network."""
     nothing = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     log = tmp_path / "app.log"
     arguments = ("--index", str(tmp_path / "index"), "--dataset", "assets/gallery", "--limit", "64")
@@ -236,7 +238,7 @@ def test_first_start_builds_the_index_and_answers(tmp_path: Path, queries: Path)
         (["--model", "no/such/folder"], "There is no model folder"),
     ],
 )
-def test_start_that_cannot_work_ends_with_a_message(
+def test_impossible_start_ends_with_a_message(
     tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import app
@@ -256,7 +258,9 @@ def test_start_that_cannot_work_ends_with_a_message(
         (["--limit", "0"], "must be a whole number from 1"),
     ],
 )
-def test_bad_flag_is_worded(flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_for_invalid_flags(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import app
 
     with pytest.raises(SystemExit) as ended:
@@ -280,7 +284,7 @@ def test_app_refuses_an_index_of_another_model(icons: Path, capsys: pytest.Captu
         (["--pixel-size", "16"], "with pixel size 32, not 16"),
     ],
 )
-def test_app_refuses_an_index_of_something_else(
+def test_app_refuses_an_index_with_other_settings(
     icons: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import app

@@ -1,4 +1,4 @@
-"""The command line as people and scripts meet it: rankings, JSON, plots, figures, exit codes, messages."""
+"""The command line as people and scripts use it: rankings, JSON, plots, figures, exit codes, messages."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def copied(index, tmp_path):
 
 @pytest.fixture
 def run(index, capsys):
-    """Run a command on the index in this process; give its exit code, output and errors."""
+    """Run a command on the index in this process; return its exit code, output and errors."""
 
     def run(command, *arguments, index=index):
         capsys.readouterr()
@@ -51,8 +51,8 @@ def run(index, capsys):
     return run
 
 
-def refused(result, *expected):
-    """Whether a run ended with code 2 and one line that has these words, and no traceback."""
+def is_refused(result, *expected):
+    """Assert that a run ended with code 2 and a single error line that contains these words; return True."""
     lines = result.err.strip().splitlines()
     assert (result.code, result.out, len(lines)) == (2, "", 1), result.err
     assert lines[0].startswith("error: ")
@@ -61,7 +61,7 @@ def refused(result, *expected):
     return True
 
 
-def in_a_process(*command, **environment):
+def run_process(*command, **environment):
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -73,7 +73,7 @@ def in_a_process(*command, **environment):
     return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
-def test_search_prints_a_table_the_times_and_what_the_score_means(run, queries):
+def test_search_prints_a_table_timings_and_an_explanation(run, queries):
     result = run("search", queries / "pizza.png", "--top-k", 3)
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
@@ -107,12 +107,12 @@ def test_search_json_of_every_combination(run, queries, features, metric, engine
         assert answer["hits"][0]["caption"] == "pizza"
 
 
-def test_search_for_more_than_there_is_gives_all(run, queries):
+def test_top_k_above_the_gallery_size_returns_all_pictures(run, queries):
     result = run("search", queries / "fox.png", "--json", "--top-k", 10_000)
     assert len({hit["id"] for hit in json.loads(result.out)["hits"]}) == 64
 
 
-def test_search_of_a_part_of_a_picture_and_without_near_duplicates(run, queries, tmp_path):
+def test_search_with_a_region_and_without_near_duplicates(run, queries, tmp_path):
     with Image.open(queries / "cat.png") as picture:
         load_picture(picture).crop((0, 0, 64, 128)).save(tmp_path / "half.png")
     part = run("search", queries / "cat.png", "--region", "0,0,0.5,1", "--json")
@@ -121,11 +121,11 @@ def test_search_of_a_part_of_a_picture_and_without_near_duplicates(run, queries,
     few = json.loads(run("search", queries / "cat.png", "--alike", "0", "--json").out)["hits"]
     assert [hit["rank"] for hit in few] == list(range(1, len(few) + 1))
     assert sum(1 + hit.get("duplicates", 0) for hit in few) == 64
-    assert refused(run("search", queries / "cat.png", "--region", "0,0,1"), "region must be four numbers")
-    assert refused(run("search", queries / "cat.png", "--alike", "7"), "alike must be a number from 0 to 1")
+    assert is_refused(run("search", queries / "cat.png", "--region", "0,0,1"), "region must be four numbers")
+    assert is_refused(run("search", queries / "cat.png", "--alike", "7"), "alike must be a number from 0 to 1")
 
 
-def test_templates_change_what_words_find_and_must_have_a_place_for_them(run, capsys):
+def test_templates_change_text_searches_and_need_a_placeholder(run, capsys):
     plain = json.loads(run("search", "--text", "dog", "--json", "--template", "{}").out)["hits"]
     usual = json.loads(run("search", "--text", "dog", "--json").out)["hits"]
     two = run("search", "--text", "dog", "--json", "--template", "{}", "--template", "not a {}, but the sea").out
@@ -136,13 +136,13 @@ def test_templates_change_what_words_find_and_must_have_a_place_for_them(run, ca
     assert "has no placeholder {} for the text" in capsys.readouterr().err
 
 
-def test_compare_takes_words_too(run):
+def test_compare_accepts_a_text(run):
     cells = json.loads(run("compare", "--text", "something to drink", "--json", "--exact-only").out)["cells"]
     assert [cell["features"] for cell in cells] == ["clip"] * 4
 
 
 @pytest.mark.parametrize("top_k", [1, 10, 64])
-def test_plot_is_a_png_of_readable_size(run, queries, tmp_path, top_k):
+def test_plot_is_a_png_of_reasonable_size(run, queries, tmp_path, top_k):
     target = tmp_path / "plot.png"
     result = run("search", queries / "lion.png", "--features", "pixels", "--top-k", top_k, "--plot", target)
     assert result.code == 0
@@ -151,7 +151,7 @@ def test_plot_is_a_png_of_readable_size(run, queries, tmp_path, top_k):
         assert plot.format == "PNG"
         assert 1000 <= plot.width <= 2000
         assert 200 <= plot.height <= 4000
-        assert len(plot.convert("RGB").getcolors(2**24)) > 500  # pictures, not an empty sheet
+        assert len(plot.convert("RGB").getcolors(2**24)) > 500  # pictures, not an empty plot
 
 
 def test_evaluate_leave_one_out(run):
@@ -169,7 +169,7 @@ def test_evaluate_leave_one_out(run):
     assert best["clip"] > best["pixels"]
 
 
-def test_evaluate_by_chroma_prints_a_table_without_map(run):
+def test_evaluate_with_chroma_prints_a_table_without_map(run):
     result = run("evaluate", "--engine", "chroma", "--sample", 8)
     assert result.code == 0
     rows = [line for line in result.out.splitlines() if "ChromaDB" in line]
@@ -192,20 +192,20 @@ def test_evaluate_with_query_folders(run, queries, tmp_path):
     answer = json.loads(result.out)
     assert str(tmp_path / "queries") in answer["method"]
     clip = [each for each in answer["results"] if each["features"] == "clip" and each["metric"] == "cosine"]
-    assert clip[0]["p@1"] == 1  # `ships` is no label of the gallery and does not count
+    assert clip[0]["p@1"] == 1  # the gallery has no label `ships`, so that query is skipped
 
 
 @pytest.mark.parametrize("queries", ["nothing/there", "labels of another gallery", "no labels"])
-def test_evaluate_with_useless_queries(run, tmp_path, queries):
+def test_evaluate_refuses_query_folders_without_usable_labels(run, tmp_path, queries):
     folder = tmp_path / queries
     if "labels" in queries:
         inner = folder / ("ships" if "another" in queries else "")
         inner.mkdir(parents=True)
         Image.new("RGB", (9, 9)).save(inner / "a.png")
-    assert refused(run("evaluate", "--queries", folder), queries)
+    assert is_refused(run("evaluate", "--queries", folder), queries)
 
 
-def test_info_names_galleries_model_and_versions(run, index):
+def test_info_shows_galleries_model_and_versions(run, index):
     answer = json.loads(run("info", "--json").out)
     gallery = answer["galleries"][0]
     assert (gallery["name"], gallery["pictures"], gallery["skipped"], gallery["model"]) == ("icons", 64, 0, "mini")
@@ -216,7 +216,7 @@ def test_info_names_galleries_model_and_versions(run, index):
         assert str(word) in printed.out
 
 
-def test_info_without_an_index_and_with_a_broken_one(run, copied, tmp_path):
+def test_info_without_an_index_and_with_a_damaged_one(run, copied, tmp_path):
     assert json.loads(run("info", "--json", index=tmp_path / "none").out)["galleries"] == []
     assert "index_builder.py" in run("info", index=tmp_path / "none").out
     (copied / "icons" / "manifest.json").write_text("{")
@@ -243,24 +243,24 @@ def test_help_of_the_builder_shows_examples(capsys):
     assert "python index_builder.py" in shown.out
 
 
-def test_a_file_that_is_no_picture(run, tmp_path):
+def test_errors_for_files_that_are_not_pictures(run, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.png").write_bytes(b"")
-    assert refused(run("search", tmp_path / "text.jpg"), "not an image")
-    assert refused(run("search", tmp_path / "empty.png"), "empty")
-    assert refused(run("search", tmp_path / "missing.png"), "cannot be read", "No such file")
-    assert refused(run("search", tmp_path), "cannot be read")
+    assert is_refused(run("search", tmp_path / "text.jpg"), "not an image")
+    assert is_refused(run("search", tmp_path / "empty.png"), "empty")
+    assert is_refused(run("search", tmp_path / "missing.png"), "cannot be read", "No such file")
+    assert is_refused(run("search", tmp_path), "cannot be read")
 
 
-def test_errors_in_a_process_of_their_own_show_no_traceback(index, tmp_path):
-    result = in_a_process("-m", "retrieval", "search", tmp_path / "missing.png", "--index", index)
-    assert refused(result, "No such file")
+def test_errors_in_a_separate_process_show_no_traceback(index, tmp_path):
+    result = run_process("-m", "retrieval", "search", tmp_path / "missing.png", "--index", index)
+    assert is_refused(result, "No such file")
 
 
-def test_no_index_and_unknown_gallery(run, queries, tmp_path):
+def test_errors_for_a_missing_index_and_an_unknown_gallery(run, queries, tmp_path):
     for command in (["search", queries / "cat.png"], ["evaluate"]):
-        assert refused(run(*command, index=tmp_path / "none"), tmp_path / "none", "index_builder.py --index")
-        assert refused(run(*command, "--gallery", "holiday"), "holiday", "icons")
+        assert is_refused(run(*command, index=tmp_path / "none"), tmp_path / "none", "index_builder.py --index")
+        assert is_refused(run(*command, "--gallery", "holiday"), "holiday", "icons")
 
 
 @pytest.mark.parametrize(
@@ -274,25 +274,25 @@ def test_no_index_and_unknown_gallery(run, queries, tmp_path):
         ("--top-k", 10**9, "1 to 10,000"),
     ],
 )
-def test_words_and_numbers_that_do_not_exist(run, queries, flag, value, choices):
-    assert refused(run("search", queries / "cat.png", flag, value), value, choices)
+def test_errors_for_invalid_choices_and_numbers(run, queries, flag, value, choices):
+    assert is_refused(run("search", queries / "cat.png", flag, value), value, choices)
 
 
-def test_an_index_made_with_another_model_refuses_clip_but_not_pixels(run, queries, copied):
+def test_index_of_another_model_can_only_be_searched_by_pixels(run, queries, copied):
     manifest = read_manifest(copied / "icons")
     features = manifest.features | {"clip": replace(manifest.model, revision="0123456789abcdef")}
     publish_manifest(copied / "icons", replace(manifest, features=features))
-    assert refused(run("search", queries / "cat.png", index=copied), "0123456789abcdef", "--rebuild")
+    assert is_refused(run("search", queries / "cat.png", index=copied), "0123456789abcdef", "--rebuild")
     assert run("search", queries / "cat.png", "--features", "pixels", index=copied).code == 0
 
 
 @pytest.mark.parametrize("target", ["missing folder/plot.png", "plot.docx", ""])
-def test_a_plot_that_cannot_be_written(run, queries, tmp_path, target):
+def test_error_for_a_plot_that_cannot_be_written(run, queries, tmp_path, target):
     result = run("search", queries / "cat.png", "--features", "pixels", "--plot", tmp_path / target)
-    assert refused(result, "plot cannot be written", tmp_path / target)
+    assert is_refused(result, "plot cannot be written", tmp_path / target)
 
 
-def test_environment_stands_in_for_flags_and_flags_win(index, queries, monkeypatch, capsys):
+def test_environment_variables_set_flags_and_flags_take_precedence(index, queries, monkeypatch, capsys):
     monkeypatch.setenv("RETRIEVAL_INDEX", str(index))
     monkeypatch.setenv("RETRIEVAL_FEATURES", "pixels")
     monkeypatch.setenv("RETRIEVAL_METRIC", "l1")
@@ -307,7 +307,7 @@ def test_environment_stands_in_for_flags_and_flags_win(index, queries, monkeypat
     assert (answer["features"], answer["metric"], len(answer["hits"])) == ("pixels", "l2", 1)
 
 
-def test_environment_stands_in_for_flags_of_the_builder(tmp_path, monkeypatch, capsys):
+def test_environment_variables_set_flags_of_the_builder(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RETRIEVAL_INDEX", str(tmp_path / "index"))
     monkeypatch.setenv("RETRIEVAL_LIMIT", "2")
     monkeypatch.setenv("RETRIEVAL_GALLERY", "of-the-environment")
@@ -320,7 +320,7 @@ def test_environment_stands_in_for_flags_of_the_builder(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize(("name", "value"), [("LIMIT", "0"), ("PIXEL_SIZE", "huge"), ("INDEX", "ftp://127.0.0.1/x")])
-def test_senseless_environment_is_refused_like_a_flag(monkeypatch, capsys, name, value):
+def test_invalid_environment_variables_are_refused_like_flags(monkeypatch, capsys, name, value):
     monkeypatch.setenv(f"RETRIEVAL_{name}", value)
     with pytest.raises(SystemExit) as stopped:
         index_builder.main([])

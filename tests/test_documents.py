@@ -1,4 +1,4 @@
-"""The documents name tests that exist."""
+"""The documents refer only to test files that exist."""
 
 import re
 
@@ -10,6 +10,6 @@ DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchm
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_the_tests_that_a_document_names_exist(document):
+def test_files_named_in_documents_exist(document):
     named = set(re.findall(r"\btests/[\w/]+\.py", document.read_text(encoding="utf-8")))
     assert sorted(each for each in named if not (ROOT / each).is_file()) == []

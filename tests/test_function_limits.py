@@ -1,4 +1,4 @@
-"""No function is so long, or takes so much, that it cannot be understood in one reading."""
+"""Limits on the length of functions and their number of parameters."""
 
 import ast
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def files() -> list[Path]:
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """Yield every function with the place where it is defined."""
+    """Yield every function with its file and line."""
     for file in files():
         path = file.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -23,7 +23,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Count what a caller may pass, without `self` and `cls`."""
+    """Count the parameters except `self` and `cls`."""
     given = function.args
     names = [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
     return len(names) - (names[:1] in (["self"], ["cls"])) + (given.vararg is not None) + (given.kwarg is not None)

@@ -1,4 +1,4 @@
-"""Models and datasets from a Hub on 127.0.0.1, by the real client: fetched, cached, refused, in silence."""
+"""Models and datasets from a Hub on 127.0.0.1 with the real client: downloads, cache, errors and timeouts."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from PIL import Image
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import AUTO_MODEL, choose_model
 from retrieval.storage.catalog import Indexes
-from tests.support.hub_client import CHOICES, RUNS, Client, answers, make_clip, make_pictures
+from tests.support.hub_client import CHOICES, RUNS, Client, make_clip, make_pictures, parse_lines
 from tests.support.loopback_hub import COMMIT, LoopbackHub, commit_of
 
 CONFIGS = """---
@@ -28,7 +28,7 @@ configs:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """What the Hub serves."""
+    """The folder that the Hub serves."""
     root = tmp_path_factory.mktemp("hub")
     make_clip(root / "models" / "org" / "clip")
     old = root / "models" / "org" / "old-clip"
@@ -58,7 +58,7 @@ def client(tmp_path):
     return Client(tmp_path)
 
 
-def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, tmp_path):
+def test_model_and_dataset_are_downloaded_once_and_then_work_offline(hub, client, tmp_path):
     def flags(index, model, dataset, *more):
         return ["--index", str(tmp_path / index), "--model", model, "--dataset", dataset, *more]
 
@@ -66,12 +66,12 @@ def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, t
     second = ["org/old-clip", "org/pictures", "--split", "test"]
     configured = ["org/clip", "org/configured", "--config", "two"]
     runs = [first, flags("test", *second, "--streaming"), flags("configured", *configured)]
-    for run in answers(client(hub.url, "-c", RUNS, json.dumps(runs))):
+    for run in parse_lines(client(hub.url, "-c", RUNS, json.dumps(runs))):
         assert run.code == 0, run.err
         assert "HTTP" not in run.err
     assert f"GET /org/clip/resolve/{COMMIT}/model.safetensors" in hub.requests
     assert f"GET /org/old-clip/resolve/{COMMIT}/pytorch_model.bin" in hub.requests
-    assert not any("discussions" in request for request in hub.requests)  # nobody asked for a conversion
+    assert not any("discussions" in request for request in hub.requests)  # no request to convert the weights
     train, test = (Indexes(tmp_path / name).get() for name in ("train", "test"))
     assert train.manifest.gallery == "org--pictures"
     assert (train.manifest.model.name, train.manifest.model.revision) == ("org/clip", COMMIT)
@@ -80,36 +80,38 @@ def test_model_and_data_set_are_fetched_once_and_then_need_no_hub(hub, client, t
     assert [test.entry(i).caption for i in (0, 7)] == ["test-0-0", "test-1-3"]
     assert test.vectors("clip").shape == (8, 8)
 
-    hub.close()  # from here on the port refuses
+    hub.close()  # from here on, connections are refused
     search = ["search", str(train.thumbnail(5)), "--index", str(tmp_path / "train"), "--json"]
     runs = [first, flags("test again", *second), flags("configured again", *configured), search]
-    again, other, configured, search = answers(client(hub.url, "-c", RUNS, json.dumps(runs)))
+    again, other, configured, search = parse_lines(client(hub.url, "-c", RUNS, json.dumps(runs)))
     assert "nothing to do, 12 images" in again.out, again.err
     assert "8 images indexed" in other.out, other.err
     assert "because it is in the local cache" in other.out
     assert "Using the cached copy of org/pictures" in again.err
     assert "8 images indexed" in configured.out, configured.err
     assert json.loads(search.out)["model"] == "org/clip"
-    for choice in answers(client(hub.url, "-c", CHOICES, json.dumps(["org/clip", "org/old-clip"]))):
+    for choice in parse_lines(client(hub.url, "-c", CHOICES, json.dumps(["org/clip", "org/old-clip"]))):
         assert choice.revision == COMMIT
         print(f"{choice.name} found in the cache in {choice.seconds:.2f} s")
         encoder = ClipEncoder(choose_model(choice.folder))
-        assert encoder.embed_texts(["a cat", "dogs"]).shape == (2, 8)  # its tokenizer came along
+        assert encoder.embed_texts(["a cat", "dogs"]).shape == (2, 8)  # the tokenizer was downloaded, too
 
 
-def test_a_folder_of_pictures_on_the_hub_mapped_and_streamed(hub, client, tmp_path):
+def test_image_folder_on_the_hub_mapped_and_streamed(hub, client, tmp_path):
     flags = ["--model", "mini", "--dataset", "org/folder", "--pixel-size", "1"]
     runs = [
         ["--index", str(tmp_path / "mapped"), *flags],
         ["--index", str(tmp_path / "streamed"), *flags, "--streaming"],
     ]
-    for run, name in zip(answers(client(hub.url, "-c", RUNS, json.dumps(runs))), ("mapped", "streamed"), strict=True):
+    for run, name in zip(
+        parse_lines(client(hub.url, "-c", RUNS, json.dumps(runs))), ("mapped", "streamed"), strict=True
+    ):
         assert run.code == 0, run.err
         index = Indexes(tmp_path / name).get()
         assert index.vectors("pixels").tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
-def test_what_the_hub_refuses_is_told_with_the_remedy(hub, client, tmp_path):
+def test_errors_of_the_hub_say_what_to_do(hub, client, tmp_path):
     hub.refusals = {"org/broken": 503}
     hub.gated = {"org/gated": "hf_secret"}
     common = ["--index", str(tmp_path / "index"), "--limit", "4"]
@@ -127,7 +129,7 @@ def test_what_the_hub_refuses_is_told_with_the_remedy(hub, client, tmp_path):
         ([*pictures, "org/empty"], ["'org/empty'", "no weights", "--model mini"]),
         ([*pictures, "org/clip", "--model-revision", "v9"], ["'org/clip'", "'v9'", "--model-revision"]),
     ]
-    results = answers(client(hub.url, "-c", RUNS, json.dumps([arguments for arguments, _ in cases])))
+    results = parse_lines(client(hub.url, "-c", RUNS, json.dumps([arguments for arguments, _ in cases])))
     for (arguments, expected), result in zip(cases, results, strict=True):
         assert result.code == 2, arguments
         assert "Traceback" not in result.err
@@ -139,23 +141,23 @@ def test_what_the_hub_refuses_is_told_with_the_remedy(hub, client, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["silent", "refusing", "failing"])
-def test_auto_falls_back_in_bounded_time_and_a_named_model_never(hub, client, fault):
+def test_only_auto_falls_back_to_the_bundled_model_within_the_timeout(hub, client, fault):
     hub.silent = fault == "silent"
     hub.refusals = {AUTO_MODEL: 503, "org/clip": 503} if fault == "failing" else {}
     if fault == "refusing":
         hub.close()
-    auto, named = answers(client(hub.url, "-c", CHOICES, json.dumps(["auto", "org/clip"])))
+    auto, named = parse_lines(client(hub.url, "-c", CHOICES, json.dumps(["auto", "org/clip"])))
     assert auto.name == "mini"
     assert AUTO_MODEL in auto.why
     assert named.name is None
     assert "'org/clip'" in named.why
     assert "--model mini" in named.why
-    assert len(hub.requests) <= 2, "each is asked once, and given up after `hub.WAIT` seconds"
+    assert len(hub.requests) <= 2, "each model is requested once, with a timeout of `hub.WAIT` seconds"
     assert max(auto.seconds, named.seconds) < 60
     print(f"Hub {fault}: auto chose in {auto.seconds:.2f} s, the named model was refused in {named.seconds:.2f} s")
 
 
-def test_without_a_hub_a_folder_is_built_with_the_bundled_model(hub, client, tmp_path):
+def test_folder_is_built_offline_with_the_bundled_model(hub, client, tmp_path):
     hub.close()
     (tmp_path / "pictures").mkdir()
     for shade in range(3):
@@ -171,21 +173,21 @@ def test_without_a_hub_a_folder_is_built_with_the_bundled_model(hub, client, tmp
     assert Indexes(tmp_path / "index").get().manifest.model.name == "mini"
 
 
-def one_colour(colour):
+def png_of_one_colour(colour):
     file = io.BytesIO()
     Image.new("RGB", (20, 20), colour).save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.fixture(scope="module")
-def odd(root):
-    """Datasets whose form datasets misreads or words badly; return the folder of them."""
+def unusual_datasets(root):
+    """Datasets that the library `datasets` misreads, or reports with unclear errors; return their folder."""
     folder = root / "datasets" / "org"
     for number, label in enumerate(["cat", "bullet_train", "test_tube"]):
         for picture in range(2):
             for name in (f"classes/{label}", f"splits/train/{label}", f"splits/test/{label}"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-                (folder / name / f"{picture}.png").write_bytes(one_colour((number * 50, picture * 50, 9)))
+                (folder / name / f"{picture}.png").write_bytes(png_of_one_colour((number * 50, picture * 50, 9)))
     shutil.rmtree(folder / "splits" / "test" / "cat")
     shutil.make_archive(str(folder / "zipped" / "pictures"), "zip", folder / "classes")
     shards = root / "datasets" / "org" / "pictures" / "data"
@@ -197,9 +199,9 @@ def odd(root):
     return folder
 
 
-def test_every_picture_of_a_data_set_arrives_or_a_message_says_what_to_do(odd, hub, client):
+def test_unusual_datasets_are_read_completely_or_refused_with_a_message(unusual_datasets, hub, client):
     labels = ["bullet_train", "cat", "test_tube"]
-    cases = [  # name, other arguments, the labels or what the message says
+    cases = [  # name, other arguments, number of pictures, and the labels or the message
         ("classes", {}, 6, labels),
         ("classes", {"streaming": True}, 6, labels),
         ("splits", {}, 6, labels),
@@ -222,7 +224,7 @@ def test_every_picture_of_a_data_set_arrives_or_a_message_says_what_to_do(odd, h
     assert [(found.pictures, found.commit) for found in alone] == [(6, COMMIT), (4, COMMIT)]
 
 
-def test_a_revision_is_what_it_was_when_the_hub_is_gone(root, hub, client, tmp_path):
+def test_cached_revisions_stay_the_same_offline(root, hub, client, tmp_path):
     model, pictures = tmp_path / "model-v1", tmp_path / "pictures-v1"
     shutil.copytree(root / "models" / "org" / "clip", model)
     (pictures / "data").mkdir(parents=True)

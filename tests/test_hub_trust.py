@@ -1,4 +1,4 @@
-"""What a stranger's repository on the Hub can do: nothing of it is run, and a token is shown to the Hub alone."""
+"""Untrusted repositories on the Hub: their code is never run, and the token is sent only to the Hub."""
 
 import json
 import pickle
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.hub_client import Client, answers, make_clip, make_pictures
+from tests.support.hub_client import Client, make_clip, make_pictures, parse_lines
 from tests.support.loopback_hub import COMMIT, LoopbackHub
 
 TOKEN = "hf_secret"
@@ -38,8 +38,8 @@ def hub(tmp_path):
         yield hub
 
 
-class Opens:
-    """Makes a file when it is unpickled."""
+class Touch:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -48,12 +48,12 @@ class Opens:
         return Path.touch, (Path(self.path),)
 
 
-def test_no_code_of_a_model_is_run(hub, tmp_path):
+def test_code_of_a_model_is_never_run(hub, tmp_path):
     canary = tmp_path / "canary"
     clip = hub.root / "models" / "org" / "clip"
     code = f"open({str(canary)!r}, 'w')\nfrom transformers import CLIPConfig as C, CLIPModel as M, CLIPTokenizer as T\n"
     mapped = {"AutoConfig": "code.C", "AutoModel": "code.M"}
-    written = [  # a settings file that names the code, and whether the model works without
+    written = [  # the config file that refers to the code, and whether the model works without it
         ("mapped", "config.json", {"auto_map": mapped}, True),
         ("unknown", "config.json", {"auto_map": mapped, "model_type": "of-its-own"}, False),
         ("processor", "preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "code.P"}}, True),
@@ -67,18 +67,18 @@ def test_no_code_of_a_model_is_run(hub, tmp_path):
     for name, save in saves.items():
         folder = shutil.copytree(clip, clip.with_name(name))
         (folder / "model.safetensors").unlink()
-        save({"logit_scale": Opens(canary)}, folder / "pytorch_model.bin")
+        save({"logit_scale": Touch(canary)}, folder / "pytorch_model.bin")
     works = [(name, works) for name, *_, works in written] + [(name, False) for name in saves]
-    results = answers(Client(tmp_path)(hub.url, "-c", LOADS, json.dumps([f"org/{name}" for name, _ in works])))
+    results = parse_lines(Client(tmp_path)(hub.url, "-c", LOADS, json.dumps([f"org/{name}" for name, _ in works])))
     for (name, loaded), result in zip(works, results, strict=True):
         assert (result.error is None) == loaded, (name, result.error)
         assert loaded or re.search(f"odel org/{name}.*never run.*--model", result.error)
     assert not canary.exists()
-    pickle.loads(pickle.dumps(Opens(canary)))
-    assert canary.exists()  # it would have shown
+    pickle.loads(pickle.dumps(Touch(canary)))
+    assert canary.exists()  # the control: unpickling creates the file
 
 
-def test_a_token_is_shown_to_the_hub_alone(hub, tmp_path):
+def test_token_is_sent_only_to_the_hub(hub, tmp_path):
     datasets = hub.root / "datasets" / "org"
     for kind, name in (("models", "clip"), ("datasets", "pictures")):
         shutil.copytree(hub.root / kind / "org" / name, hub.root / kind / "org" / "gated")
@@ -111,7 +111,7 @@ def test_a_token_is_shown_to_the_hub_alone(hub, tmp_path):
 
 
 @pytest.mark.parametrize("environment", [{}, {"HF_TOKEN": "hf_of_somebody_else"}], ids=["none", "wrong"])
-def test_without_the_right_token_a_gated_repository_is_told_with_the_remedy(hub, tmp_path, environment):
+def test_error_for_a_gated_repository_says_what_to_do(hub, tmp_path, environment):
     hub.gated = {"org/clip": TOKEN, "org/pictures": TOKEN}
     for refused in Client(tmp_path, **environment).fetch(
         hub.url, {"model": "org/clip"}, {"dataset": "org/pictures"}, {"dataset": "org/pictures", "streaming": True}

@@ -1,4 +1,4 @@
-"""The lines of the log."""
+"""The formats of the log."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from retrieval import logs
 
 
 @pytest.mark.parametrize("formatter", [logs.TextLines(), logs.JsonLines()])
-def test_log_has_fields_and_where_an_error_was_raised_but_not_what_was_sent(formatter: logging.Formatter) -> None:
+def test_log_has_fields_and_the_place_of_an_error_but_no_user_input(formatter: logging.Formatter) -> None:
     record = logging.LogRecord("search", logging.WARNING, __file__, 1, "search of %d", (3,), None)
     record.fields = {"engine": "exact", "k": 5}
     sent = "what a visitor wrote"
@@ -26,6 +26,6 @@ def test_log_has_fields_and_where_an_error_was_raised_but_not_what_was_sent(form
     assert "test_logs.py" in line
     assert sent not in line
     if isinstance(formatter, logs.JsonLines):
-        told = json.loads(line)
-        assert told | {"level": "warning", "logger": "search", "message": "search of 3", "k": 5} == told
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", told["time"])
+        entry = json.loads(line)
+        assert entry | {"level": "warning", "logger": "search", "message": "search of 3", "k": 5} == entry
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", entry["time"])

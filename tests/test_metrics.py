@@ -15,49 +15,49 @@ metrics = st.sampled_from(Metric)
 
 
 def full_sort(metric, query, gallery, k):
-    """The k closest by sorting every float64 score, ties by position."""
+    """Return the k closest by sorting all float64 scores, ties by position."""
     return np.argsort(closeness(metric, score_pairs(metric, query, gallery)), kind="stable")[:k]
 
 
-def of_pixels(values):
-    """Numbers 0..255 as the pixel features hold them."""
+def as_pixels(values):
+    """Convert values from 0 to 255 to pixel features."""
     return np.asarray(values, np.float32) / np.float32(255)
 
 
 @st.composite
 def galleries(draw, rows=40, at_least=1):
-    """Small pixel vectors: few colours give duplicates, blank and nearly equal rows."""
+    """Small pixel vectors; with few colours, some rows are duplicates, blank or nearly equal."""
     shape = (draw(st.integers(at_least, rows)), draw(st.integers(1, 24)))
     colours = draw(st.sampled_from([2, 3, 256]))
-    return of_pixels(draw(arrays(np.uint8, shape, elements=st.integers(0, colours - 1))))
+    return as_pixels(draw(arrays(np.uint8, shape, elements=st.integers(0, colours - 1))))
 
 
-def photos(n=60, d=300):
-    return of_pixels(np.random.default_rng(0).integers(0, 256, (n, d)))
+def random_pixels(n=60, d=300):
+    return as_pixels(np.random.default_rng(0).integers(0, 256, (n, d)))
 
 
-def embeddings(n=60, d=128):
+def random_embeddings(n=60, d=128):
     vectors = np.random.default_rng(0).normal(size=(n, d))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("vectors", [photos(), embeddings()], ids=["pixels", "clip"])
+@pytest.mark.parametrize("vectors", [random_pixels(), random_embeddings()], ids=["pixels", "clip"])
 @pytest.mark.parametrize("metric", Metric)
-def test_scores_are_those_of_scipy_and_numpy(metric, vectors):
+def test_scores_match_scipy_and_numpy(metric, vectors):
     expected = reference(metric, vectors[:5], vectors[5:])
     scores = [score_pairs(metric, query, vectors[5:]) for query in vectors[:5]]
     np.testing.assert_allclose(scores, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("vectors", [photos(), embeddings()], ids=["pixels", "clip"])
+@pytest.mark.parametrize("vectors", [random_pixels(), random_embeddings()], ids=["pixels", "clip"])
 @pytest.mark.parametrize("metric", Metric)
-def test_scan_scores_are_those_of_scipy_and_numpy(metric, vectors):
+def test_scan_scores_match_scipy_and_numpy(metric, vectors):
     expected = reference(metric, vectors[:5], vectors[5:])
     np.testing.assert_allclose(Scan(vectors[5:]).scores(metric, vectors[:5]), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_one_query_scores_the_same_as_several(metric):
+def test_single_and_batched_queries_score_the_same(metric):
     gallery = np.random.default_rng(0).random((5003, 700), np.float32)
     scan = Scan(gallery)
     alone = np.concatenate([scan.scores(metric, gallery[[row]]) for row in (0, 2500, 5002)])
@@ -65,14 +65,14 @@ def test_one_query_scores_the_same_as_several(metric):
     np.testing.assert_allclose(alone, reference(metric, gallery[[0, 2500, 5002]], gallery), rtol=1e-4, atol=2e-2)
 
 
-def test_long_vectors_are_scored_in_blocks_as_in_one():
+def test_scoring_in_blocks_gives_the_same_scores():
     vectors = np.random.default_rng(0).random((9, 1_200_000), np.float32)  # a block holds 3 of them
     for metric in Metric:
         expected = np.concatenate([score_pairs(metric, vectors[0], row[None]) for row in vectors])
         np.testing.assert_array_equal(score_pairs(metric, vectors[0], vectors), expected)
 
 
-def test_scores_by_hand():
+def test_scores_of_known_vectors():
     query, gallery = np.array([1.0, 2, 3]), np.array([[2.0, 2, 1], [3, 2, 1]])
     expected = {
         Metric.L1: [3, 4],
@@ -86,7 +86,7 @@ def test_scores_by_hand():
 
 @modest
 @given(galleries(), metrics)
-def test_a_vector_is_closest_to_itself(gallery, metric):
+def test_vector_is_closest_to_itself(gallery, metric):
     scores = score_pairs(metric, gallery[0], gallery)
     flat = not view_of(DEFINITIONS[metric].view, gallery[:1].astype(np.float64)).any()
     best = 0.0 if metric in DISTANCES or flat else 1.0
@@ -103,7 +103,7 @@ def test_metrics_are_symmetric(pair, metric):
 
 @modest
 @given(galleries(), st.sampled_from(ANGLES), st.floats(0.01, 100))
-def test_angles_do_not_see_brightness(gallery, metric, factor):
+def test_cosine_and_correlation_ignore_brightness(gallery, metric, factor):
     query = gallery[0].astype(np.float64)
     scaled = score_pairs(metric, query * factor, gallery)
     np.testing.assert_allclose(scaled, score_pairs(metric, query, gallery), atol=1e-9)
@@ -111,13 +111,13 @@ def test_angles_do_not_see_brightness(gallery, metric, factor):
 
 @modest
 @given(galleries(), st.sampled_from((*DISTANCES, Metric.CORRELATION)), st.floats(-10, 10))
-def test_a_common_shift_changes_only_cosine(gallery, metric, shift):
+def test_common_shift_changes_only_cosine(gallery, metric, shift):
     gallery = gallery.astype(np.float64)
     shifted = score_pairs(metric, gallery[0] + shift, gallery + shift)
     np.testing.assert_allclose(shifted, score_pairs(metric, gallery[0], gallery), atol=1e-9)
 
 
-def test_cosine_does_see_a_shift():
+def test_cosine_depends_on_a_common_shift():
     near, far = np.array([1.0, 0]), np.array([[0.0, 1]])
     assert score_pairs(Metric.COSINE, near, far) == 0
     assert score_pairs(Metric.COSINE, near + 1, far + 1) == pytest.approx(0.8)
@@ -134,8 +134,8 @@ def test_scores_stay_in_range(gallery, metric):
 @pytest.mark.parametrize(
     ("metric", "level"), [(Metric.COSINE, 0), *((Metric.CORRELATION, level) for level in (0, 1, 77, 255))]
 )
-def test_a_vector_without_direction_scores_zero(metric, level):
-    flat, gallery = of_pixels(np.full((1, 3072), level)), photos(4, 3072)
+def test_vector_without_direction_scores_zero(metric, level):
+    flat, gallery = as_pixels(np.full((1, 3072), level)), random_pixels(4, 3072)
     everything = np.concatenate([gallery, flat])
     assert not score_pairs(metric, flat[0], everything).any()
     assert score_pairs(metric, gallery[0], everything)[-1] == 0
@@ -145,7 +145,7 @@ def test_a_vector_without_direction_scores_zero(metric, level):
 
 @modest
 @given(galleries(), st.sampled_from(View))
-def test_views_have_the_length_they_promise(gallery, view):
+def test_views_are_normalised_and_centred(gallery, view):
     seen = view_of(view, gallery.astype(np.float64))
     norms = np.linalg.norm(seen, axis=1)
     if view is View.PLAIN:
@@ -158,7 +158,7 @@ def test_views_have_the_length_they_promise(gallery, view):
 
 @modest
 @given(galleries(), metrics, st.integers(1, 45))
-def test_ties_come_in_gallery_order(gallery, metric, k):
+def test_ties_keep_the_gallery_order(gallery, metric, k):
     positions, scores = closest(metric, gallery[0], gallery, np.arange(len(gallery))[::-1], k)
     tied = scores[1:] == scores[:-1]
     assert np.all(positions[1:][tied] > positions[:-1][tied])
@@ -167,7 +167,7 @@ def test_ties_come_in_gallery_order(gallery, metric, k):
 
 @modest
 @given(galleries(), metrics, st.integers(1, 45))
-def test_scan_finds_what_a_full_sort_finds(gallery, metric, k):
+def test_scan_matches_a_full_sort(gallery, metric, k):
     candidates = Scan(gallery).candidates(metric, gallery[-1], k)
     positions, scores = closest(metric, gallery[-1], gallery, candidates, k)
     np.testing.assert_array_equal(positions, full_sort(metric, gallery[-1], gallery, k))
@@ -175,9 +175,9 @@ def test_scan_finds_what_a_full_sort_finds(gallery, metric, k):
 
 
 def bright_and_dark(side, chance, count=400):
-    """Pictures of one colour each and some noise, some of them twice."""
+    """Pictures of a single colour with some noise, some of them twice."""
     values = chance.integers(0, 200, (count, 1, 1, 3)) + chance.integers(0, 56, (count, side, side, 3))
-    gallery = of_pixels(values.reshape(count, -1))
+    gallery = as_pixels(values.reshape(count, -1))
     gallery[100:130] = gallery[:30]
     return gallery
 
@@ -185,7 +185,7 @@ def bright_and_dark(side, chance, count=400):
 @pytest.mark.parametrize("side", [1, 3, 4, 5, 9, 30])
 @pytest.mark.parametrize("k", [1, 10, 200])
 @pytest.mark.parametrize("step", [1, 2, 16])
-def test_patches_leave_out_nobody_of_the_closest_by_l1(side, k, step):
+def test_patches_keep_all_of_the_closest_by_l1(side, k, step):
     gallery = bright_and_dark(side, np.random.default_rng(side))
     scan, among = Scan(gallery, side=side), np.arange(0, 400, step)
     for query in [*gallery[:10], *bright_and_dark(side, np.random.default_rng(99))[30:40]]:
@@ -194,7 +194,7 @@ def test_patches_leave_out_nobody_of_the_closest_by_l1(side, k, step):
         np.testing.assert_array_equal(positions, among[wanted])
 
 
-def test_patches_leave_out_most_of_what_is_far():
+def test_patches_rule_out_most_distant_pictures():
     gallery = bright_and_dark(30, np.random.default_rng(0))
     scan = Scan(gallery, side=30)
     left = [len(scan._not_too_far(scan._patches, query, 10, np.arange(400))) for query in gallery[:10]]
@@ -202,7 +202,7 @@ def test_patches_leave_out_most_of_what_is_far():
 
 
 @pytest.mark.parametrize("side", [1, 3, 4, 5, 9])
-def test_patches_are_what_a_plain_loop_sums_up(side):
+def test_patch_sums_match_a_plain_loop(side):
     pixels = np.random.default_rng(0).random((3, side, side, 3))
     edges = range(0, side, PATCH)
     wanted = [[each[y : y + PATCH, x : x + PATCH].sum(axis=(0, 1)) for y in edges for x in edges] for each in pixels]
@@ -212,8 +212,8 @@ def test_patches_are_what_a_plain_loop_sums_up(side):
 
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("count", [400, 300, 50])
-def test_some_rows_in_any_order_score_as_all_do(metric, count):
-    gallery = photos(400, 3072)
+def test_subsets_in_any_order_score_like_the_whole_gallery(metric, count):
+    gallery = random_pixels(400, 3072)
     scan, rows = Scan(gallery, side=32), np.random.default_rng(0).permutation(400)[:count]
     others = 1 - gallery[:2]
     scores = scan.scores(metric, others, rows)
@@ -224,7 +224,7 @@ def test_some_rows_in_any_order_score_as_all_do(metric, count):
 
 
 def duplicates(chance):
-    return photos(20, 256)[chance.integers(0, 20, 400)]
+    return random_pixels(20, 256)[chance.integers(0, 20, 400)]
 
 
 def nearly_equal(chance):
@@ -240,21 +240,21 @@ def far_from_zero(chance):
 
 
 def nearly_white(chance):
-    """Drawings of a few dots on white paper: nothing but the dots is left when the mean is taken away."""
+    """White pictures with a few dots: subtracting the mean leaves almost nothing but the dots."""
     gallery = np.ones((400, 3072), np.float32)
-    np.put_along_axis(gallery, chance.integers(0, 3072, (400, 3)), of_pixels(chance.integers(0, 256, (400, 3))), axis=1)
+    np.put_along_axis(gallery, chance.integers(0, 3072, (400, 3)), as_pixels(chance.integers(0, 256, (400, 3))), axis=1)
     return gallery
 
 
 def one_dot_apart(chance):
-    """Flat pictures of which some differ in the last bit of one number only."""
+    """Flat pictures, some of which differ in the last bit of one value."""
     gallery = np.ones((400, 3072), np.float32)
     gallery[np.arange(0, 400, 3), chance.integers(0, 3072, 134)] = np.nextafter(np.float32(1), np.float32(0))
     return gallery
 
 
 def equally_far(chance):
-    """Flat and noisy pictures about as far from the first, a black one: all roundings of a flat one go one way."""
+    """Flat and noisy pictures at about the same distance from a black one; flat ones round in the same direction."""
     gallery = chance.random((400, 3072)) / 5
     gallery[::2] = 0.1
     gallery *= 307.2 * (1 + chance.uniform(0, 2e-5, (400, 1))) / gallery.sum(axis=1, keepdims=True)
@@ -267,7 +267,7 @@ def equally_far(chance):
     "make", [duplicates, nearly_equal, nearly_parallel, far_from_zero, nearly_white, one_dot_apart, equally_far]
 )
 @pytest.mark.parametrize("metric", Metric)
-def test_scan_is_exact_where_rounding_is_worst(metric, make, seed):
+def test_scan_is_exact_in_the_worst_cases_for_rounding(metric, make, seed):
     gallery = make(np.random.default_rng(seed))
     scan = Scan(gallery, side=32 if gallery.shape[1] == 3072 else None)
     for query in gallery[:20]:

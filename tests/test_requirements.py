@@ -1,4 +1,4 @@
-"""The packages that are installed are those that the project pins."""
+"""The installed packages match the pinned versions."""
 
 import ast
 import re
@@ -8,16 +8,18 @@ from importlib.metadata import packages_distributions, version
 from tests.support.paths import ROOT
 
 
-def pinned() -> dict[str, str]:
+def pinned_versions() -> dict[str, str]:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
 def test_installed_packages_have_the_pinned_versions() -> None:
-    different = {name: version(name) for name, pin in pinned().items() if version(name).partition("+")[0] != pin}
+    different = {
+        name: version(name) for name, pin in pinned_versions().items() if version(name).partition("+")[0] != pin
+    }
     assert different == {}
     front = (ROOT / "README.md").read_text(encoding="utf-8").split("---")[1]
-    assert f"sdk_version: {pinned()['gradio']}\n" in front
+    assert f"sdk_version: {pinned_versions()['gradio']}\n" in front
 
 
 def test_every_package_that_the_app_imports_is_pinned() -> None:
@@ -29,13 +31,13 @@ def test_every_package_that_the_app_imports_is_pinned() -> None:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(str(node.module).partition(".")[0])
     packages = packages_distributions()
-    # A Space with ZeroGPU installs `spaces` by itself.
+    # Spaces with ZeroGPU have `spaces` preinstalled.
     foreign = imported - sys.stdlib_module_names - {"retrieval", "index_builder", "spaces"}
     assert "PIL" in foreign
-    pins = {normal(each) for each in pinned()}
-    assert [each for each in sorted(foreign) if not {normal(name) for name in packages.get(each, ())} & pins] == []
+    pins = {normalized(each) for each in pinned_versions()}
+    assert [each for each in sorted(foreign) if not {normalized(name) for name in packages.get(each, ())} & pins] == []
 
 
-def normal(name: str) -> str:
-    """Return a package's name as the index of packages compares it (PEP 503)."""
+def normalized(name: str) -> str:
+    """Return the normalized name of a package (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""What a start and the first search do without, so that they stay quick: no test here is a matter of time."""
+"""The app starts and searches without slow imports; these tests check the imports, not the time."""
 
 import json
 import subprocess
@@ -9,11 +9,11 @@ from tests.support.paths import ROOT
 
 STUB = ROOT / "retrieval" / "ui" / "widgets" / "picture_input.pyi"
 
-# Each takes a second or so to import, and is needed only to build a gallery, to evaluate, to draw, or to ask ChromaDB.
+# Each takes about a second to import, and is needed only for building, evaluation, plots or ChromaDB.
 FOR_LATER = {"datasets", "matplotlib", "sklearn", "chromadb", "retrieval.indexing.build"}
 FOR_CLIP = {"transformers", "scipy"}
 
-# What `app.serve` does, but for listening; after each step it tells what is imported.
+# Does what `app.serve` does except listening; prints the imported modules after each step.
 STEPS = f"""
 import json, sys
 from pathlib import Path
@@ -40,7 +40,7 @@ tell()
 """
 
 
-def test_page_and_first_search_start_without_what_they_do_not_need(icons: Path, queries: Path) -> None:
+def test_page_and_first_search_import_only_what_they_need(icons: Path, queries: Path) -> None:
     STUB.unlink(missing_ok=True)
     command = [sys.executable, "-c", STEPS, str(icons), str(queries)]
     told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -49,11 +49,11 @@ def test_page_and_first_search_start_without_what_they_do_not_need(icons: Path, 
     assert clip <= FOR_CLIP
     assert "transformers" in clip
     assert chroma - clip == {"chromadb"}
-    assert not STUB.exists(), "gradio wrote the stubs that nobody reads"
+    assert not STUB.exists(), "gradio wrote a stub file that nobody needs"
 
 
-def test_the_process_that_writes_loads_no_torch() -> None:
-    # It is started for every build of some size, and torch takes longer to load than all the rest.
+def test_writer_process_does_not_import_torch() -> None:
+    # Every larger build starts this process, and torch takes longer to load than everything else.
     code = (
         "import sys, index_builder, retrieval.indexing.writer, retrieval.storage.folder, retrieval.storage.store; "
         "print({'torch', 'datasets'} & sys.modules.keys())"

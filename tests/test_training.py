@@ -1,4 +1,4 @@
-"""How the bundled model is made, as far as it can be tried without the downloads."""
+"""The training of the bundled model, as far as it can be tested without downloads."""
 
 import random
 import sys
@@ -55,7 +55,7 @@ def star():
 
 
 def upper(model, maps):
-    """Return pooled features of maps by a whole tower's own last blocks."""
+    """Compute pooled features of maps with the last blocks of the whole tower."""
     import backbone
 
     states = maps
@@ -66,7 +66,7 @@ def upper(model, maps):
 
 
 @torch.inference_mode()
-def test_what_was_trained_is_the_same_inside_the_model(towers):
+def test_trained_layers_give_the_same_output_inside_the_model(towers):
     import vision
     from space import Space
 
@@ -83,12 +83,12 @@ def test_what_was_trained_is_the_same_inside_the_model(towers):
     torch.testing.assert_close(top.pooled(maps), after, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(before, after, rtol=0.05)
     torch.testing.assert_close(top(maps), top.space()(after), rtol=1e-3, atol=1e-4)
-    norm = whole.half().float().encoder.top_bn  # the stored precision; the rounding of 19 such layers would add up
+    norm = whole.half().float().encoder.top_bn  # stored as float16; rounding errors of 19 such layers could add up
     torch.testing.assert_close(norm.weight / (norm.running_var + norm.eps).sqrt(), torch.ones(1408), rtol=1e-4, atol=0)
 
 
 @torch.inference_mode()
-def test_a_share_of_the_way_lies_between(towers):
+def test_weights_are_interpolated(towers):
     import vision
     from space import Space
 
@@ -102,7 +102,7 @@ def test_a_share_of_the_way_lies_between(towers):
             torch.testing.assert_close(part, begun + share)
 
 
-def test_varied_pictures_repeat_and_differ(training, star, monkeypatch):
+def test_variants_depend_only_on_the_seed(training, star, monkeypatch):
     import variants
 
     pictures = [np.asarray(variants.varied(star, random.Random(seed))) for seed in (1, 1, *range(2, 40))]
@@ -132,7 +132,7 @@ def test_pairs_show_one_icon_in_two_styles(training):
         assert (first != second).all()
 
 
-def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
+def test_training_resumes_from_its_checkpoint(towers, tmp_path, monkeypatch):
     import training_loop
     import vision
     from features import Drawn
@@ -169,8 +169,8 @@ def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
     assert len(losses) == 3 + 2
     state = torch.load(checkpoint, weights_only=True)
     assert state["step"] == 4
-    assert {int(each["step"]) for each in state["parts"][-1]["state"].values()} == {4}  # the optimiser went on too
-    vision.learn(top, drawn, prototypes, schedule, checkpoint, "these pictures")  # has nothing left to do
+    assert {int(each["step"]) for each in state["parts"][-1]["state"].values()} == {4}  # the optimiser resumed, too
+    vision.learn(top, drawn, prototypes, schedule, checkpoint, "these pictures")  # nothing left to do
     assert len(losses) == 5
     for part, kept in zip(again.parameters(), top.parameters(), strict=True):
         assert torch.equal(part, kept)
@@ -178,7 +178,7 @@ def test_training_goes_on_where_it_was_stopped(towers, tmp_path, monkeypatch):
         vision.learn(top, drawn, prototypes, schedule, checkpoint, "other pictures")
 
 
-def test_a_text_tower_learns_to_be_like_its_teacher(training, tmp_path):
+def test_text_tower_learns_the_embeddings_of_its_teacher(training, tmp_path):
     import text_tower
     from training_loop import Schedule
     from transformers import BertConfig, BertModel
@@ -191,19 +191,19 @@ def test_a_text_tower_learns_to_be_like_its_teacher(training, tmp_path):
     projection = torch.nn.Linear(48, 24, bias=False)
     wanted = torch.nn.functional.normalize(torch.randn(len(names), 24), dim=-1)
 
-    def alike():
+    def similarity():
         with torch.inference_mode():
             return (text_tower.embed(tower.eval(), projection, tokenizer, names) * wanted).sum(1).mean()
 
-    before = alike()
+    before = similarity()
     groups = [(range(len(names)), 1.0)]
     schedule = Schedule(steps=300, batch=8, rate=1e-2, warm=5)
     objective = text_tower.Likeness(wanted)
     text_tower.learn(tower, projection, tokenizer, names, objective, groups, schedule, tmp_path / "text.pt", "")
-    assert before < 0.3 < 0.7 < alike()
+    assert before < 0.3 < 0.7 < similarity()
 
 
-def test_figures_go_between_their_marks(training, tmp_path):
+def test_figures_are_written_between_their_marks(training, tmp_path):
     import evaluate
 
     card = tmp_path / "README.md"
@@ -223,7 +223,7 @@ def test_figures_go_between_their_marks(training, tmp_path):
         evaluate.check_pictures(tmp_path, None)
 
 
-def test_a_style_that_is_missing_is_named(training, tmp_path):
+def test_error_names_a_missing_style(training, tmp_path):
     import features
 
     with pytest.raises(FileNotFoundError, match=r"fluent-3d\.pt is missing"):

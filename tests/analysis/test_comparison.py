@@ -1,4 +1,4 @@
-"""One query by every combination: overlap, moves, Kendall's tau and recall, by hand, against scipy, on the icons."""
+"""Comparisons of one query: overlap, moves, Kendall's tau and recall, with known values, scipy and the icons."""
 
 import json
 from dataclasses import replace
@@ -27,12 +27,12 @@ def cat(icons_searcher, queries):
     return compare(icons_searcher, Query(picture=queries / "cat.png", top_k=8))
 
 
-def places(cell):
+def positions(cell):
     return [hit.position for hit in cell.ranking.hits]
 
 
 def scipy_tau(a, b):
-    """Tau-b of scipy, where a picture that a list has not stands behind its last place."""
+    """Tau-b of scipy; pictures that are missing from a list count as tied after its last place."""
     union = sorted({*a, *b})
     return kendalltau(*([each.index(i) if i in each else len(each) for i in union] for each in (a, b))).statistic
 
@@ -51,12 +51,12 @@ def scipy_tau(a, b):
         ([], [1], 0),
     ],
 )
-def test_tau_by_hand(a, b, expected):
+def test_tau_of_known_rankings(a, b, expected):
     assert kendall_tau(a, b) == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_tau_equals_scipy(seed):
+def test_tau_matches_scipy(seed):
     chance = np.random.default_rng(seed)
     gallery = int(chance.integers(3, 60))
     a, b = (list(map(int, chance.permutation(gallery)[: chance.integers(2, gallery + 1)])) for _ in "ab")
@@ -65,7 +65,7 @@ def test_tau_equals_scipy(seed):
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 100])
-def test_tau_of_lists_with_nothing_in_common(k):
+def test_tau_of_disjoint_lists(k):
     assert kendall_tau(range(k), range(k, 2 * k)) == pytest.approx(-2 * k / (3 * k - 1), abs=1e-12)
 
 
@@ -80,12 +80,12 @@ def test_tau_of_lists_with_nothing_in_common(k):
         ([4], [], 1, (None,)),
     ],
 )
-def test_overlap_and_moves_by_hand(here, there, overlap, moved):
+def test_overlap_and_moves_of_known_rankings(here, there, overlap, moved):
     assert share_found(here, there) == overlap
     assert moves(here, there) == moved
 
 
-def test_every_combination_is_a_cell_with_the_ranking_of_a_search(cat, icons_searcher, queries):
+def test_each_cell_has_the_same_hits_as_a_search(cat, icons_searcher, queries):
     assert [cell.combination for cell in cat.cells] == EVERY
     for cell in cat.cells:
         query = Query(queries / "cat.png", top_k=8, **vars(cell.combination))
@@ -93,34 +93,34 @@ def test_every_combination_is_a_cell_with_the_ranking_of_a_search(cat, icons_sea
         assert cat.cell(cell.combination) is cell
 
 
-def test_every_figure_equals_plain_python(cat):
-    base = places(cat.baseline)
+def test_figures_match_plain_python(cat):
+    base = positions(cat.baseline)
     for cell in cat.cells:
-        here = places(cell)
+        here = positions(cell)
         assert cell.overlap == len({*here} & {*base}) / 8
         assert list(cell.moves) == [base.index(p) - here.index(p) if p in base else None for p in here]
         assert cell.tau == pytest.approx(scipy_tau(here, base), abs=1e-12)
-        exact = places(cat.cell(replace(cell.combination, engine="exact")))
+        exact = positions(cat.cell(replace(cell.combination, engine="exact")))
         chroma = cell.ranking.engine == "chroma"
         assert cell.recall == (len({*here} & {*exact}) / 8 if chroma else None)
     assert cat.baseline.combination == BASELINE
     assert (cat.baseline.overlap, cat.baseline.tau, cat.baseline.moves) == (1, 1, (0,) * 8)
 
 
-def test_features_differ_where_metrics_hardly_do(cat):
+def test_features_change_the_hits_more_than_metrics(cat):
     clip = [cell.overlap for cell in cat.cells if cell.ranking.features == "clip"]
     pixels = [cell.overlap for cell in cat.cells if cell.ranking.features == "pixels"]
     assert min(clip) > max(pixels)
 
 
-def test_the_picture_is_embedded_once_for_each_features(cat):
+def test_picture_is_embedded_once_per_feature_type(cat):
     for features in FEATURES:
         first, *others = (cell.ranking.timings.features for cell in cat.cells if cell.ranking.features == features)
         assert first > 0
         assert not any(others)
 
 
-def test_another_baseline(icons_searcher):
+def test_baseline_can_be_changed(icons_searcher):
     baseline = Combination("pixels", Metric.L1, "chroma")
     comparison = compare(icons_searcher, Query(position=100, top_k=5), baseline)
     assert comparison.baseline is comparison.cell(baseline)
@@ -128,44 +128,44 @@ def test_another_baseline(icons_searcher):
     assert comparison.cell(BASELINE).overlap < 1
 
 
-def test_words_are_compared_by_clip_alone(icons_searcher, queries):
+def test_text_queries_are_compared_with_clip_features_only(icons_searcher, queries):
     for query in (Query(text="red fruit"), Query(picture=queries / "cat.png", without="dog"), Query(text="x", top_k=1)):
         cells = compare(icons_searcher, query).cells
         assert [cell.combination for cell in cells] == [each for each in EVERY if each.features == "clip"]
 
 
-def test_blank_words_are_none(icons_searcher):
+def test_blank_text_is_ignored(icons_searcher):
     assert len(compare(icons_searcher, Query(position=5, text="  ", without="\n")).cells) == len(EVERY)
 
 
-def test_exact_scan_alone(icons_searcher):
+def test_exact_engine_only(icons_searcher):
     cells = compare(icons_searcher, Query(position=5), engines=["exact"]).cells
     assert [cell.combination for cell in cells] == [each for each in EVERY if each.engine == "exact"]
     assert all(cell.recall is None for cell in cells)
 
 
-def test_chroma_alone_has_nothing_to_be_measured_by(icons_searcher):
+def test_chroma_only_has_no_recall(icons_searcher):
     cells = compare(icons_searcher, Query(position=5), replace(BASELINE, engine="chroma"), ["chroma"]).cells
     assert len(cells) == len(EVERY) // len(ENGINES)
     assert all(cell.recall is None for cell in cells)
 
 
-def test_a_filter_holds_in_every_cell(icons_searcher, queries):
+def test_label_filter_applies_to_every_cell(icons_searcher, queries):
     comparison = compare(icons_searcher, Query(queries / "cat.png", labels=("food-drink",), top_k=4))
     for cell in comparison.cells:
         assert [hit.label for hit in cell.ranking.hits] == ["food-drink"] * 4
 
 
-def test_more_hits_than_pictures_are_all_pictures(icons_searcher):
+def test_top_k_above_the_gallery_size_returns_all_pictures(icons_searcher):
     size = len(icons_searcher.indexes.get())
     comparison = compare(icons_searcher, Query(position=0, top_k=10_000), engines=["exact"])
     for cell in comparison.cells:
-        assert sorted(places(cell)) == list(range(size))
+        assert sorted(positions(cell)) == list(range(size))
         assert cell.overlap == 1
         assert None not in cell.moves
 
 
-def test_the_baseline_must_be_compared(icons_searcher):
+def test_baseline_must_be_one_of_the_combinations(icons_searcher):
     pixels = Combination("pixels", Metric.L2, "exact")
     with pytest.raises(QueryError, match=r"baseline pixels l2 exact cannot .*: text search needs"):
         compare(icons_searcher, Query(text="cat"), pixels)
@@ -173,7 +173,7 @@ def test_the_baseline_must_be_compared(icons_searcher):
         compare(icons_searcher, Query(position=1), engines=["chroma"])
 
 
-def test_errors_of_a_search_are_those_of_a_comparison(icons_searcher, tmp_path):
+def test_compare_raises_the_same_errors_as_search(icons_searcher, tmp_path):
     with pytest.raises(PictureError, match="no query image"):
         compare(icons_searcher, Query())
     with pytest.raises(PictureError, match="cannot be read"):
@@ -182,16 +182,16 @@ def test_errors_of_a_search_are_those_of_a_comparison(icons_searcher, tmp_path):
         compare(icons_searcher, Query(position=1, gallery="holiday"))
 
 
-def test_what_chroma_misses_is_seen(icons_searcher, monkeypatch):
-    """Recall is measured, not assumed: with the best two hits kept from it, ChromaDB misses them."""
-    best = places(compare(icons_searcher, Query(position=200, top_k=8), engines=["exact"]).baseline)[:2]
+def test_recall_counts_hits_that_chroma_misses(icons_searcher, monkeypatch):
+    """Recall is measured: the test hides the two best hits from ChromaDB."""
+    best = positions(compare(icons_searcher, Query(position=200, top_k=8), engines=["exact"]).baseline)[:2]
     nearest = Collections.nearest
 
-    def blind(*arguments):
+    def without_best(*arguments):
         found = nearest(*arguments)
         return found[~np.isin(found, icons_searcher.indexes.get().rows[best])]
 
-    monkeypatch.setattr(Collections, "nearest", blind)
+    monkeypatch.setattr(Collections, "nearest", without_best)
     comparison = compare(icons_searcher, Query(position=200, top_k=8))
     cell = comparison.cell(replace(BASELINE, engine="chroma"))
     assert cell.recall == cell.overlap == 6 / 8
@@ -201,21 +201,21 @@ def test_what_chroma_misses_is_seen(icons_searcher, monkeypatch):
 
 
 @pytest.mark.parametrize("position", [3, 300, 900, 1500])
-def test_what_is_equal_by_mathematics_is_equal_on_the_icons(icons_searcher, position):
+def test_mathematically_equal_metrics_rank_the_icons_equally(icons_searcher, position):
     comparison = compare(icons_searcher, Query(position=position, top_k=50), engines=["exact"])
     said, seen = set(), set()
     for features in FEATURES:
         for metric, other in combinations(Metric, 2):
             if other in equal_by_mathematics(features, metric)[0]:
                 said.add((features, metric, other))
-            pair = [places(comparison.cell(Combination(features, each))) for each in (metric, other)]
+            pair = [positions(comparison.cell(Combination(features, each))) for each in (metric, other)]
             if pair[0] == pair[1]:
                 seen.add((features, metric, other))
     assert said == seen == {("clip", Metric.L2, Metric.COSINE)}
 
 
 @pytest.mark.parametrize(("features", "metric"), list(product(FEATURES, Metric)))
-def test_equality_goes_both_ways_and_has_a_reason(features, metric):
+def test_metric_equality_is_symmetric_and_has_a_reason(features, metric):
     others, reason = equal_by_mathematics(features, metric)
     assert bool(others) == bool(reason)
     assert metric not in others
@@ -223,7 +223,7 @@ def test_equality_goes_both_ways_and_has_a_reason(features, metric):
         assert metric in equal_by_mathematics(features, other)[0]
 
 
-def test_json_has_all_that_was_compared(cat):
+def test_json_contains_the_whole_comparison(cat):
     answer = json.loads(json.dumps(cat.to_json(), allow_nan=False))
     cells = answer.pop("cells")
     assert answer == {
@@ -247,11 +247,11 @@ def test_json_has_all_that_was_compared(cat):
 
 @pytest.fixture
 def run(icons, icons_searcher, capsys):
-    """Run `compare` on the icons in this process; give its exit code, output and errors."""
+    """Run `compare` on the icons in this process; return its exit code, output and errors."""
 
     def run(*arguments, shared=False):
         if not shared:
-            icons_searcher.indexes.close()  # ChromaDB belongs to one at a time
+            icons_searcher.indexes.close()  # only one index can have ChromaDB open
         capsys.readouterr()
         code = main(["compare", *map(str, arguments), "--index", str(icons)])
         return (code, *capsys.readouterr())
@@ -259,7 +259,7 @@ def run(icons, icons_searcher, capsys):
     return run
 
 
-def test_command_prints_a_row_a_combination(run, queries, icons_searcher):
+def test_command_prints_one_row_per_combination(run, queries, icons_searcher):
     code, out, err = run(queries / "cat.png", "--top-k", 4)
     assert (code, err) == (0, "")
     assert "icons: 1,852 images, mini" in out
@@ -283,8 +283,8 @@ def test_command_prints_json(run, queries, icons_searcher):
     assert answer == json.loads(json.dumps(again))
 
 
-def test_command_without_chroma_runs_beside_the_app(run, queries, icons_searcher):
-    icons_searcher.search(Query(position=0, engine="chroma"))  # as a running app has it
+def test_command_without_chroma_runs_while_the_app_is_running(run, queries, icons_searcher):
+    icons_searcher.search(Query(position=0, engine="chroma"))  # opens ChromaDB, like a running app
     code, out, err = run(queries / "cat.png", shared=True)
     assert (code, out) == (2, "")
     assert "in use" in err
@@ -295,7 +295,7 @@ def test_command_without_chroma_runs_beside_the_app(run, queries, icons_searcher
 
 
 @pytest.mark.parametrize(("arguments", "said"), [(["none.png"], "cannot be read"), (["--top-k", 0], "1 to 10,000")])
-def test_command_refuses_in_one_line(run, queries, tmp_path, arguments, said):
+def test_command_reports_errors_in_one_line(run, queries, tmp_path, arguments, said):
     picture = [queries / "cat.png"] if arguments[0].startswith("--") else []
     code, out, err = run(*picture, *arguments)
     assert (code, out) == (2, "")

@@ -31,7 +31,7 @@ from retrieval.search.query import Query
 from retrieval.ui.tabs.evaluate import best
 from tests.support.published import publish
 
-# Four classes, one picture that is alone in its class, and five without a label.
+# Four classes, one picture that is the only one of its class, and five without a label.
 LABELS = [f"class {i}" for i in np.random.default_rng(1).integers(0, 4, 40)] + ["alone"] + [""] * 5
 
 
@@ -47,7 +47,7 @@ def index(tmp_path_factory):
 
 
 def figures(index, features, metric, queries):
-    """P@1, P@5 and mAP in plain Python; queries are triples of vector, label and own position or None."""
+    """Compute P@1, P@5 and mAP in plain Python; each query has a vector, a label and its own position or None."""
     first, five, average = [], [], []
     labels = index.labels
     for vector, label, own in queries:
@@ -63,8 +63,8 @@ def figures(index, features, metric, queries):
     return [sum(part) / len(part) for part in (first, five, average)]
 
 
-def strangers():
-    """Queries that are not in the gallery: known labels, an unknown one, and none."""
+def outside_queries():
+    """Queries that are not in the gallery: with known labels, an unknown label, and no label."""
     chance, names = np.random.default_rng(2), ["class 0", "class 3", "alone", "unheard of", "", "class 1"]
     vectors = {
         "pixels": chance.random((len(names), 12), np.float32),
@@ -83,15 +83,15 @@ def strangers():
         ([0, 1, 1, 0], (1 / 2 + 2 / 3) / 2),
     ],
 )
-def test_average_precision_by_hand(hits, expected):
+def test_average_precision_of_known_hits(hits, expected):
     assert average_precision(np.array([hits], bool))[0] == pytest.approx(expected, abs=1e-15)
 
 
-def test_average_precision_of_nothing_is_not_a_number():
+def test_average_precision_without_hits_is_nan():
     assert np.isnan(average_precision(np.zeros((1, 4), bool))[0])
 
 
-def test_leave_one_out_equals_plain_python(index):
+def test_leave_one_out_matches_plain_python(index):
     queries = leave_one_out(index)
     for result in evaluate(index, queries):
         vectors = index.vectors(result.features)
@@ -100,15 +100,17 @@ def test_leave_one_out_equals_plain_python(index):
         assert [result.p_at_1, result.p_at_5, result.map] == pytest.approx(expected, abs=1e-12)
 
 
-def test_labelled_queries_equal_plain_python(index):
-    queries, names = strangers()
+def test_labelled_queries_match_plain_python(index):
+    queries, names = outside_queries()
     for result in evaluate(index, queries):
         triples = zip(queries.vectors[result.features], names, [None] * len(names), strict=True)
         expected = figures(index, result.features, result.metric, triples)
         assert [result.p_at_1, result.p_at_5, result.map] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("queries", [leave_one_out, lambda index: strangers()[0]], ids=["leave-one-out", "labelled"])
+@pytest.mark.parametrize(
+    "queries", [leave_one_out, lambda index: outside_queries()[0]], ids=["leave-one-out", "labelled"]
+)
 def test_chroma_has_the_same_precision_on_a_small_gallery(index, queries):
     exact, chroma = (list(evaluate(index, queries(index), engine)) for engine in ("exact", "chroma"))
     for one, other in zip(exact, chroma, strict=True):
@@ -116,12 +118,12 @@ def test_chroma_has_the_same_precision_on_a_small_gallery(index, queries):
         assert other.map is None
 
 
-def test_leave_one_out_asks_only_what_can_be_answered(index):
+def test_leave_one_out_skips_pictures_without_a_match(index):
     asked = [LABELS[i] for i in leave_one_out(index).positions]
     assert asked == [label for label in LABELS if label.startswith("class")]
 
 
-def test_leave_one_out_samples_without_repeating(index):
+def test_leave_one_out_samples_without_replacement(index):
     positions = leave_one_out(index, sample=10).positions
     assert len(positions) == 10
     assert np.all(np.diff(positions) > 0)
@@ -129,14 +131,14 @@ def test_leave_one_out_samples_without_repeating(index):
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_a_query_never_counts_as_its_own_hit(metric):
+def test_query_is_never_its_own_hit(metric):
     gallery = np.random.default_rng(0).random((6, 9), np.float32)
     different = np.arange(6)
     hits = next(relevance(Scan(gallery), metric, gallery, different, different, different))
     assert not hits.any()
 
 
-def test_a_copy_of_the_query_does_count():
+def test_copy_of_the_query_is_a_hit():
     gallery = np.random.default_rng(0).random((4, 9), np.float32)
     gallery[3] = gallery[0]
     labels = np.array([7, 1, 2, 7])
@@ -144,11 +146,11 @@ def test_a_copy_of_the_query_does_count():
     np.testing.assert_array_equal(hits, [[True, False, False, False]])
 
 
-def test_no_label_is_no_class():
+def test_empty_and_unknown_labels_have_no_code():
     assert label_codes(["b", "", "unknown", "a"], ["a", "b", "", "b"]).tolist() == [1, -1, -1, 0]
 
 
-def test_a_gallery_without_shared_labels_says_what_to_do(tmp_path):
+def test_error_for_a_gallery_without_shared_labels(tmp_path):
     pixels, clip = np.eye(3, 12, dtype=np.float32), np.eye(3, 8, dtype=np.float32)
     indexes = publish(tmp_path, pixels, clip, ["a", "b", ""])
     with pytest.raises(GalleryError, match=r"no label that two images share.*--queries"):
@@ -156,7 +158,7 @@ def test_a_gallery_without_shared_labels_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("position", [0, 7, 39])
-def test_average_precision_of_an_item_equals_plain_python(index, position):
+def test_average_precision_of_an_item_matches_plain_python(index, position):
     label = LABELS[position]
     results = list(average_precision_of(index, QueryEmbedder(), Query(position=position), label))
     assert [(each.features, each.metric) for each in results] == list(product(FEATURES, Metric))
@@ -167,7 +169,7 @@ def test_average_precision_of_an_item_equals_plain_python(index, position):
         assert [each.p_at_1, each.p_at_5, each.map] == pytest.approx(expected, abs=1e-12)
 
 
-def test_average_precision_of_a_picture_equals_plain_python(icons_searcher, queries):
+def test_average_precision_of_a_picture_matches_plain_python(icons_searcher, queries):
     index, query, label = icons_searcher.indexes.get(), Query(queries / "cat.png", top_k=3), "animals-nature"
     results = list(average_precision_of(index, icons_searcher.embedder, query, label))
     for each in results:
@@ -178,7 +180,7 @@ def test_average_precision_of_a_picture_equals_plain_python(icons_searcher, quer
     assert best["clip"] > 2 * best["pixels"]
 
 
-def test_average_precisions_of_items_have_the_mean_of_leave_one_out(index):
+def test_mean_over_items_equals_leave_one_out(index):
     queries = leave_one_out(index, sample=5)
     of_items = [average_precision_of(index, QueryEmbedder(), Query(position=i), LABELS[i]) for i in queries.positions]
     for result, *each in zip(evaluate(index, queries), *of_items, strict=True):
@@ -187,14 +189,14 @@ def test_average_precisions_of_items_have_the_mean_of_leave_one_out(index):
             assert mean == pytest.approx(getattr(result, figure), abs=1e-12)
 
 
-def test_average_precision_of_words_is_by_clip_alone(icons_searcher):
+def test_average_precision_of_a_text_uses_clip_features_only(icons_searcher):
     index = icons_searcher.indexes.get()
     results = list(average_precision_of(index, icons_searcher.embedder, Query(text="pizza"), "food-drink"))
     assert [(each.features, each.metric) for each in results] == list(product(["clip"], Metric))
     assert results[2].map > index.labels.count("food-drink") / len(index)  # better than chance
 
 
-def test_average_precision_is_over_the_whole_gallery_whatever_the_filter(index):
+def test_average_precision_ignores_label_filter_and_top_k(index):
     query = Query(position=0)
     narrow = replace(query, labels=(LABELS[1],), metric=Metric.L1, engine="chroma", top_k=1)
     both = [list(average_precision_of(index, QueryEmbedder(), each, LABELS[0])) for each in (query, narrow)]
@@ -211,19 +213,19 @@ def test_average_precision_is_over_the_whole_gallery_whatever_the_filter(index):
         (Query(), "class 0", PictureError, "no query image"),
     ],
 )
-def test_average_precision_of_nothing_says_why(index, query, label, error, said):
+def test_error_when_average_precision_is_undefined(index, query, label, error, said):
     with pytest.raises(error, match=said):
         list(average_precision_of(index, QueryEmbedder(), query, label))
 
 
-def test_chroma_that_finds_fewer_than_five_is_no_error(index, monkeypatch):
+def test_chroma_may_return_fewer_than_five_hits(index, monkeypatch):
     nearest = Collections.nearest
     monkeypatch.setattr(Collections, "nearest", lambda *a: nearest(*a)[: 2 + int(a[2][0] * 1e3) % 4])
     for result in evaluate(index, leave_one_out(index), "chroma"):
         assert 0 <= result.p_at_5 <= 1
 
 
-def test_csv_parses_back(index):
+def test_csv_round_trip(index):
     results = [*evaluate(index, leave_one_out(index)), *evaluate(index, leave_one_out(index), "chroma")]
     rows = list(csv.DictReader(io.StringIO(to_csv(results))))
     back = [
@@ -240,19 +242,19 @@ def test_csv_parses_back(index):
     assert back == results
 
 
-def test_csv_of_nothing_has_no_rows():
+def test_csv_without_results_is_empty():
     assert to_csv([]).strip() == ""
 
 
 @pytest.fixture
 def some_results():
-    """Eight results, the first perfect and the last without any hit."""
+    """Eight results, the first perfect and the last with no hits."""
     figures = iter(np.linspace(1, 0, 24).reshape(8, 3).tolist())
     return [Result(features, metric, "exact", *next(figures)) for features, metric in product(FEATURES, Metric)]
 
 
-def drawn(results, **options):
-    """The figure, the text that is readable on it, and its pixels."""
+def render(results, **options):
+    """Return the figure, its visible texts, and its rendered image."""
     figure = plot_results(results, **options)
     file = io.BytesIO()
     figure.savefig(file, format="png")
@@ -267,8 +269,8 @@ def drawn(results, **options):
     return figure, texts, Image.open(file)
 
 
-def test_plot_has_a_bar_and_its_number_for_every_result(some_results):
-    figure, texts, _ = drawn(some_results)
+def test_plot_has_a_labelled_bar_for_each_result(some_results):
+    figure, texts, _ = render(some_results)
     assert [axes.get_title() for axes in figure.axes] == ["P@1", "P@5", "mAP"]
     for axes, field in zip(figure.axes, ("p_at_1", "p_at_5", "map"), strict=True):
         values = [getattr(each, field) for each in some_results]
@@ -280,8 +282,8 @@ def test_plot_has_a_bar_and_its_number_for_every_result(some_results):
     assert top > bottom
 
 
-def test_plot_cuts_no_text_off_and_lets_none_overlap(some_results):
-    figure, texts, image = drawn(some_results)
+def test_plot_text_is_neither_cut_off_nor_overlapping(some_results):
+    figure, texts, image = render(some_results)
     for box in (text.get_window_extent() for text in texts):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= image.width and box.y1 <= image.height
     for axes in figure.axes:
@@ -291,16 +293,16 @@ def test_plot_cuts_no_text_off_and_lets_none_overlap(some_results):
     assert min(text.get_fontsize() for text in texts) >= 10
 
 
-def test_plot_has_no_panel_without_values_and_names_engines_that_differ(some_results):
+def test_plot_omits_empty_panels_and_names_engines_if_several(some_results):
     chroma = [replace(each, engine="chroma", map=None) for each in some_results]
     assert [axes.get_title() for axes in plot_results(chroma).axes] == ["P@1", "P@5"]
-    figure, texts, _ = drawn([*some_results, *chroma], average="AP")
+    figure, texts, _ = render([*some_results, *chroma], average="AP")
     assert [axes.get_title() for axes in figure.axes] == ["P@1", "P@5", "AP"]
     assert "CLIP features · L2 · ChromaDB" in {text.get_text() for text in texts}
     assert not plot_results([]).axes
 
 
-def test_sentence_names_the_best_metrics_by_the_figures_as_they_are_shown(some_results):
+def test_sentence_names_the_best_metrics_after_rounding(some_results):
     assert best(some_results, "mAP") == "Highest mAP: 0.913 by raw pixels with L1; 0.391 by CLIP features with L1."
     equal = [replace(each, map=0.5 + 1e-5 * place) for place, each in enumerate(some_results[6:])]
     assert best(equal, "AP") == "Highest AP: 0.500 by CLIP features with Cosine and Correlation."
@@ -308,7 +310,7 @@ def test_sentence_names_the_best_metrics_by_the_figures_as_they_are_shown(some_r
 
 
 def luminance(colour):
-    """Relative luminance of WCAG 2.2."""
+    """Return the relative luminance as defined by WCAG 2.2."""
     channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return float(np.dot(channels, [0.2126, 0.7152, 0.0722]))
 
@@ -319,8 +321,8 @@ def contrast(one, other):
 
 
 @pytest.mark.parametrize(("dark", "pages"), [(False, ["white"]), (True, ["#0f172a"]), (None, ["white", "#0f172a"])])
-def test_plot_is_legible_on_the_page_and_transparent(some_results, dark, pages):
-    _, texts, image = drawn(some_results, dark=dark)
+def test_plot_is_transparent_and_legible_on_the_page(some_results, dark, pages):
+    _, texts, image = render(some_results, dark=dark)
     assert image.mode == "RGBA"
     assert all(image.getpixel((x, y))[3] == 0 for x in (0, image.width - 1) for y in (0, image.height - 1))
     for page in pages:

@@ -1,4 +1,4 @@
-"""Maps: the plane itself, the files beside an index, what is marked, and what visitors may ask."""
+"""Maps: the projection, its files in the index, the marked pictures, and requests from visitors."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def some_vectors(count: int, dimensions: int, seed: int = 0) -> Vectors:
 
 
 @pytest.mark.parametrize(("count", "dimensions"), [(300, 40), (30, 200), (3, 5), (2, 3)])
-def test_pca_is_that_of_a_singular_value_decomposition(count: int, dimensions: int) -> None:
+def test_pca_matches_a_singular_value_decomposition(count: int, dimensions: int) -> None:
     vectors = some_vectors(count, dimensions)
     found = project(vectors, Method.PCA)
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
@@ -64,7 +64,7 @@ def test_a_query_vector_is_projected_like_the_gallery() -> None:
 
 
 @pytest.mark.parametrize("method", Method)
-def test_the_same_vectors_give_the_same_map(method: Method) -> None:
+def test_maps_are_deterministic(method: Method) -> None:
     vectors = some_vectors(120, 20)
     first, second = project(vectors, method), project(vectors.copy(), method)
     np.testing.assert_array_equal(first.coordinates, second.coordinates)
@@ -73,7 +73,7 @@ def test_the_same_vectors_give_the_same_map(method: Method) -> None:
 @pytest.mark.parametrize("method", Method)
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("same", [False, True])
-def test_tiny_galleries_and_galleries_of_one_picture_have_maps(method: Method, count: int, same: bool) -> None:
+def test_tiny_galleries_and_identical_vectors_have_maps(method: Method, count: int, same: bool) -> None:
     vectors = np.ones((count, 12), np.float32) if same else some_vectors(count, 12)
     found = project(vectors, method).coordinates
     assert found.shape == (count, 2)
@@ -81,7 +81,7 @@ def test_tiny_galleries_and_galleries_of_one_picture_have_maps(method: Method, c
     assert np.isfinite(found).all()
 
 
-def test_of_a_large_gallery_a_sample_finds_the_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_galleries_are_projected_from_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(1)
     centres = random.normal(size=(4, 10)) * 20
     group = random.integers(4, size=400)
@@ -95,7 +95,7 @@ def test_of_a_large_gallery_a_sample_finds_the_plane(monkeypatch: pytest.MonkeyP
     assert sampled.kept == pytest.approx(whole.kept, abs=0.05)
     tsne = project(vectors, Method.TSNE)
     assert tsne.computed_from == 150
-    # Who was not in the sample lies with its group all the same.
+    # Pictures outside the sample are placed with their group, too.
     middle = np.array([tsne.coordinates[group == each].mean(axis=0) for each in range(4)])
     nearest = np.linalg.norm(tsne.coordinates[:, None] - middle, axis=2).argmin(axis=1)
     assert (nearest == group).mean() > 0.95
@@ -117,7 +117,7 @@ def build(root: Path, gallery: Path, *flags: str) -> int:
     return index_builder.main(["--index", str(root), "--dataset", str(gallery), "--model", "mini", *flags])
 
 
-def test_the_builder_makes_pca_and_on_demand_tsne_without_building_again(
+def test_builder_adds_a_tsne_map_without_rebuilding(
     tmp_path: Path, gallery: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "index"
@@ -132,7 +132,7 @@ def test_the_builder_makes_pca_and_on_demand_tsne_without_building_again(
     out = capsys.readouterr().out
     assert "maps added in" in out
     assert "maps:     pixels by tsne, clip by tsne" in out
-    assert len(index.maps) == 4, "an index that is open sees maps that are added"
+    assert len(index.maps) == 4, "an open index sees maps that are added later"
     assert index.map("clip", Method.TSNE).coordinates.shape == (12, 2)
     assert (root / "pictures" / FILE).read_bytes() == published
     assert (index.build / "clip.npy").stat().st_mtime_ns == matrix
@@ -142,7 +142,7 @@ def test_the_builder_makes_pca_and_on_demand_tsne_without_building_again(
     assert not list(index.build.glob("*.tmp"))
 
 
-def test_an_index_older_than_maps_gets_them_and_a_damaged_one_is_replaced(
+def test_missing_and_damaged_maps_are_rebuilt(
     tmp_path: Path, gallery: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "index"
@@ -168,7 +168,7 @@ def test_an_index_older_than_maps_gets_them_and_a_damaged_one_is_replaced(
         assert path.read_bytes() == whole["pixels", Method.PCA]
 
 
-def test_a_map_is_added_while_another_builder_is_kept_out(tmp_path: Path, gallery: Path) -> None:
+def test_builder_needs_the_lock_to_add_a_map(tmp_path: Path, gallery: Path) -> None:
     from retrieval.engines.lock import acquire_lock
 
     root = tmp_path / "index"
@@ -181,14 +181,14 @@ def test_a_map_is_added_while_another_builder_is_kept_out(tmp_path: Path, galler
     assert len(Indexes(root).get().maps) == 2
 
 
-def test_the_app_says_that_a_map_is_missing_instead_of_leaving_the_flag_away(
+def test_app_reports_a_missing_map_instead_of_ignoring_the_flag(
     icons: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.main(["--index", str(icons), "--model", "mini", "--map", "tsne"]) == 2
     assert "without a t-SNE map" in capsys.readouterr().err
 
 
-def test_tsne_says_that_it_takes_patience(tmp_path: Path, gallery: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tsne_is_announced_in_the_log(tmp_path: Path, gallery: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "index"
     with caplog.at_level(logging.INFO, "retrieval.indexing.fit_projection"):
         assert build(root, gallery, "--map", "tsne") == 0
@@ -201,7 +201,7 @@ def searcher_of(root: Path, pixels: Vectors, clip: Vectors, labels: list[str], m
     return Searcher(indexes)
 
 
-def test_points_of_a_large_gallery_are_a_sample_with_the_labels_of_all(tmp_path: Path) -> None:
+def test_large_galleries_draw_a_sample_but_count_all_labels(tmp_path: Path) -> None:
     count = DRAWN + 300
     labels = ["common" if row % 3 else "rare" if row % 2 else "" for row in range(count)]
     searcher = searcher_of(tmp_path, some_vectors(count, 3), some_vectors(count, 4, 1), labels, [Method.PCA])
@@ -221,7 +221,7 @@ def test_points_of_a_large_gallery_are_a_sample_with_the_labels_of_all(tmp_path:
     assert marked.hits[0].position == outside
 
 
-def test_marks_are_the_closest_by_l2_and_an_own_picture_lies_exactly_where_pca_puts_it(
+def test_marks_show_the_closest_by_l2_and_the_exact_pca_position_of_the_query(
     icons_searcher: Searcher, queries: Path
 ) -> None:
     index = icons_searcher.indexes.get()
@@ -237,9 +237,7 @@ def test_marks_are_the_closest_by_l2_and_an_own_picture_lies_exactly_where_pca_p
         assert not found.estimated
 
 
-def test_words_alone_are_not_placed_and_beside_a_picture_the_mark_is_the_picture(
-    icons_searcher: Searcher, queries: Path
-) -> None:
+def test_position_of_a_query_comes_only_from_its_picture(icons_searcher: Searcher, queries: Path) -> None:
     alone = marks(icons_searcher, icons_searcher.indexes.get(), Query(text="red fruit"), Method.PCA)
     assert alone.query is None
     assert len(alone.hits) == HITS
@@ -252,7 +250,9 @@ def test_words_alone_are_not_placed_and_beside_a_picture_the_mark_is_the_picture
     assert "without the text" in about_marks(both, replace(picture, text="red fruit"))
 
 
-def test_on_tsne_an_own_picture_lies_between_its_three_nearest(tmp_path: Path, gallery: Path, queries: Path) -> None:
+def test_tsne_places_an_uploaded_picture_between_its_three_nearest(
+    tmp_path: Path, gallery: Path, queries: Path
+) -> None:
     root = tmp_path / "index"
     assert build(root, gallery, "--map", "tsne") == 0
     searcher = Searcher(Indexes(root))
@@ -266,24 +266,24 @@ def test_on_tsne_an_own_picture_lies_between_its_three_nearest(tmp_path: Path, g
     assert "between its 3 nearest" in about_marks(found, query)
 
 
-def made(searcher: Searcher) -> MapTab:
+def make_tab(searcher: Searcher) -> MapTab:
     with gr.Blocks() as page:
         panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
         with gr.Tab("Map") as tab:
             return MapTab(TabContext(page, searcher, panel, thumbnails), tab)
 
 
-def ran(tab: MapTab, gallery: str, opened: bool = True) -> dict[Any, Any]:
-    """What the tab shows for an empty query."""
+def run_tab(tab: MapTab, gallery: str, opened: bool = True) -> dict[Any, Any]:
+    """Return what the tab shows for an empty query."""
     return tab.run("clip", "pca", opened, **vars(Asked(None, "", "", 0.5, [], 1, None, gallery)))
 
 
 @pytest.fixture(scope="module")
 def tab(icons_searcher: Searcher) -> MapTab:
-    return made(icons_searcher)
+    return make_tab(icons_searcher)
 
 
-def test_a_point_is_taken_by_its_position(tab: MapTab, icons_searcher: Searcher) -> None:
+def test_point_is_selected_by_its_position(tab: MapTab, icons_searcher: Searcher) -> None:
     index = icons_searcher.indexes.get()
     data = {"gallery": "icons", "build": index.build.name, "position": 7}
     assert tab.take_point(gr.EventData(None, data)) == str(index.thumbnail(7))
@@ -291,7 +291,7 @@ def test_a_point_is_taken_by_its_position(tab: MapTab, icons_searcher: Searcher)
 
 
 @pytest.mark.parametrize("position", [-1, 1852, 10**30, 1.0, True, "7", None, [7], {"path": "/etc/passwd"}])
-def test_a_position_that_is_none_is_refused(tab: MapTab, icons_searcher: Searcher, position: object) -> None:
+def test_invalid_positions_are_refused(tab: MapTab, icons_searcher: Searcher, position: object) -> None:
     build = icons_searcher.indexes.get().build.name
     data = {"gallery": "icons", "build": build, "position": position}
     assert tab.take_point(gr.EventData(None, data)) == gr.skip()
@@ -301,13 +301,13 @@ def test_a_position_that_is_none_is_refused(tab: MapTab, icons_searcher: Searche
 @pytest.mark.parametrize(
     "data", [None, [], "x", {}, ["icons", "build-of-yesterday", 7], ["../icons", "", 7], [[], [], []]]
 )
-def test_a_request_of_another_form_is_refused(tab: MapTab, data: object) -> None:
+def test_malformed_requests_are_refused(tab: MapTab, data: object) -> None:
     assert tab.map.thumbnail(data) == ""
     named = dict(zip(("gallery", "build", "position"), data, strict=True)) if isinstance(data, list) and data else data
     assert tab.take_point(gr.EventData(None, named)) == gr.skip()
 
 
-def test_a_part_of_a_gallery_picture_lies_where_that_part_does(icons_searcher):
+def test_region_of_a_gallery_picture_is_placed_like_the_cropped_picture(icons_searcher):
     index = icons_searcher.indexes.get()
     region = (0.0, 0.0, 0.3, 0.3)
     part = marks(icons_searcher, index, Query(position=700, region=region), Method.PCA)
@@ -317,12 +317,12 @@ def test_a_part_of_a_gallery_picture_lies_where_that_part_does(icons_searcher):
     assert not np.allclose(part.query, index.map("clip", Method.PCA).coordinates[700])
 
 
-def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
+def test_page_receives_json_without_html_tags(tmp_path: Path) -> None:
     hostile = '</script><img src=x onerror=alert(1)>${alert(2)}{{alert}}`"\u2028'
     labels = [hostile, "tame", hostile, "tame"]
     searcher = searcher_of(tmp_path, some_vectors(4, 3), some_vectors(4, 4, 1), labels, [Method.PCA])
-    tab = made(searcher)
-    text = ran(tab, "given")[tab.map].value
+    tab = make_tab(searcher)
+    text = run_tab(tab, "given")[tab.map].value
     assert "<" not in text
     sent = json.loads(text)
     assert [row[4] for row in sent["points"]] == labels
@@ -331,18 +331,18 @@ def test_what_is_sent_to_the_page_is_json_without_tags(tmp_path: Path) -> None:
     assert sent["hits"] == []
 
 
-def test_without_maps_the_tab_says_which_command_adds_them(tmp_path: Path) -> None:
+def test_tab_without_maps_names_the_command_that_adds_them(tmp_path: Path) -> None:
     searcher = Searcher(publish(tmp_path, some_vectors(4, 3), some_vectors(4, 4, 1), ["a", "b", "a", "b"]))
-    tab = made(searcher)
-    shown = ran(tab, "given")
+    tab = make_tab(searcher)
+    shown = run_tab(tab, "given")
     note, drawing = shown[tab.note], shown[tab.map]
     assert "python index_builder.py" in note
     assert str(tmp_path) not in note
     assert drawing.value == ""
-    assert ran(tab, "given", opened=False) == gr.skip(), "a closed tab is left alone"
+    assert run_tab(tab, "given", opened=False) == gr.skip(), "a closed tab must not change"
 
 
-def test_map_on_the_command_line(icons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_map_command(icons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = Indexes(icons).get()
     plot = tmp_path / "map.png"
     assert cli.main(["map", "--index", str(icons), "--features", "pixels", "--plot", str(plot)]) == 0
@@ -368,7 +368,7 @@ def test_map_on_the_command_line(icons: Path, tmp_path: Path, capsys: pytest.Cap
     assert "Choose one of: pca, tsne" in capsys.readouterr().err
 
 
-def test_maps_of_the_icons_say_how_little_is_kept(icons: Path) -> None:
+def test_note_states_the_variance_that_the_map_keeps(icons: Path) -> None:
     index = Indexes(icons).get()
     note = about_map(index, "clip", Method.PCA, len(index))
     centred = index.vectors("clip") - index.vectors("clip").mean(axis=0)
@@ -392,7 +392,7 @@ def linear(colour: str) -> np.ndarray:
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
-    """Björn Ottosson, "A perceptual color space for image processing" (2020), from linear sRGB."""
+    """Convert linear sRGB to Oklab (Björn Ottosson, "A perceptual color space for image processing", 2020)."""
     cones = [
         [0.4122214708, 0.5363325363, 0.0514459929],
         [0.2119034982, 0.6806995451, 0.1073969566],
@@ -407,7 +407,7 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("colours", "page"), [((*LIGHT, OTHER[False]), "#ffffff"), ((*DARK, OTHER[True]), "#0f172a")])
-def test_colours_stand_out_from_the_page_and_from_each_other_for_all_eyes(colours: tuple[str, ...], page: str) -> None:
+def test_colours_are_distinguishable_with_any_colour_vision(colours: tuple[str, ...], page: str) -> None:
     luminance = [0.05 + linear(colour) @ [0.2126, 0.7152, 0.0722] for colour in (*colours, page)]
     for value in luminance[:-1]:
         assert max(value, luminance[-1]) / min(value, luminance[-1]) >= 3
@@ -417,15 +417,15 @@ def test_colours_stand_out_from_the_page_and_from_each_other_for_all_eyes(colour
         assert apart > 0.15, name  # 0.02 is just noticeable
 
 
-def test_a_copy_of_an_index_without_clip_maps_offers_what_there_is(tmp_path: Path, icons: Path) -> None:
+def test_tab_offers_only_the_maps_that_exist(tmp_path: Path, icons: Path) -> None:
     root = tmp_path / "index"
     shutil.copytree(icons, root, ignore=shutil.ignore_patterns("lock"))
     index = Indexes(root).get()
     projection_path(index.build, "clip", Method.PCA).unlink()
     searcher = Searcher(Indexes(root))
-    tab = made(searcher)
-    shown = ran(tab, "icons")
+    tab = make_tab(searcher)
+    shown = run_tab(tab, "icons")
     features, method, note = shown[tab.features], shown[tab.method], shown[tab.note]
-    assert (features.value, method.value) == ("pixels", None), "the other choice is the visitor's"
+    assert (features.value, method.value) == ("pixels", None), "the tab must not change the method"
     assert not features.visible
     assert "Raw pixels" in note

@@ -1,4 +1,4 @@
-"""What a distortion does to a ranking: nothing without one, by hand against plain Python, command line and sweep."""
+"""The effect of distortions on a ranking: figures against plain Python, the sweep, the command and the endpoint."""
 
 import json
 from dataclasses import asdict, replace
@@ -44,7 +44,7 @@ def positions(ranking):
 
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("k", [1, 7, 5000])
-def test_without_a_distortion_nothing_changes_at_all(icons_searcher, cat, metric, k):
+def test_ranking_is_unchanged_without_a_distortion(icons_searcher, cat, metric, k):
     result = measure(icons_searcher, replace(cat, metric=metric, top_k=k))
     assert [each.distorted.features for each in result.by_features] == list(FEATURES)
     for each in result.by_features:
@@ -55,7 +55,7 @@ def test_without_a_distortion_nothing_changes_at_all(icons_searcher, cat, metric
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_both_rankings_are_those_of_a_search_and_the_figures_those_of_plain_python(icons_searcher, cat, metric):
+def test_rankings_match_a_search_and_figures_match_plain_python(icons_searcher, cat, metric):
     query = replace(cat, metric=metric, distortion=TILTED)
     for each in measure(icons_searcher, query).by_features:
         features = each.distorted.features
@@ -74,13 +74,13 @@ def test_both_rankings_are_those_of_a_search_and_the_figures_those_of_plain_pyth
         assert each.cosine == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), abs=1e-9)
 
 
-def test_words_and_engine_do_not_count(icons_searcher, cat):
+def test_text_and_engine_are_ignored(icons_searcher, cat):
     plain = measure(icons_searcher, replace(cat, distortion=TILTED))
     asked = replace(cat, distortion=TILTED, text="red", without="dog", engine="chroma", features="pixels")
     assert measure(icons_searcher, asked).to_json() == plain.to_json()
 
 
-def test_labels_and_region_do(icons_searcher, cat):
+def test_labels_and_region_are_used(icons_searcher, cat):
     food = measure(icons_searcher, replace(cat, distortion=TILTED, labels=("food-drink",)))
     for each in food.by_features:
         assert {hit.label for hit in (*each.undistorted.hits, *each.distorted.hits)} == {"food-drink"}
@@ -90,7 +90,7 @@ def test_labels_and_region_do(icons_searcher, cat):
         assert found in [each.undistorted.hits for each in measure(icons_searcher, corner).by_features]
 
 
-def test_a_picture_of_the_gallery_is_its_thumbnail_with_a_distortion_and_without(icons_searcher):
+def test_gallery_picture_equals_its_thumbnail_with_and_without_distortion(icons_searcher):
     index = icons_searcher.indexes.get()
     item = measure(icons_searcher, Query(position=700, distortion=TILTED))
     thumbnail = measure(icons_searcher, Query(picture=index.thumbnail(700), distortion=TILTED))
@@ -98,7 +98,7 @@ def test_a_picture_of_the_gallery_is_its_thumbnail_with_a_distortion_and_without
     assert all((each.overlap, each.tau) == (1, 1) for each in measure(icons_searcher, Query(position=700)).by_features)
 
 
-def test_without_a_picture_it_says_so(icons_searcher):
+def test_missing_picture_is_an_error(icons_searcher):
     with pytest.raises(PictureError, match="There is no query image"):
         measure(icons_searcher, Query(text="red fruit"))
     with pytest.raises(PictureError, match="There is no query image"):
@@ -108,13 +108,13 @@ def test_without_a_picture_it_says_so(icons_searcher):
 
 
 @pytest.mark.parametrize("colour", ["black", "white"])
-def test_a_picture_of_one_colour_gives_figures_and_no_nan(icons_searcher, colour):
+def test_single_colour_picture_gives_finite_figures(icons_searcher, colour):
     steps = list(sweep(icons_searcher, Query(picture=Image.new("RGB", (40, 30), colour), metric=Metric.CORRELATION)))
     figures = [value for step in steps for each in step.withstood.values() for value in (each.overlap, each.cosine)]
     assert np.isfinite(figures).all()
 
 
-def test_sweep_has_every_step_and_agrees_with_measuring_it_alone(icons_searcher, queries, swept):
+def test_sweep_has_every_step_and_matches_single_measurements(icons_searcher, queries, swept):
     assert [(step.kind, step.distortion) for step in swept] == [(k, d) for k, ds in SWEEP.items() for d in ds]
     assert len(swept) == STEPS
     assert all(step.strength == getattr(step.distortion, step.kind) for step in swept)
@@ -130,7 +130,7 @@ def test_sweep_has_every_step_and_agrees_with_measuring_it_alone(icons_searcher,
             assert other.cosine == each.cosine
 
 
-def test_sweep_decodes_once_and_embeds_nothing_again(icons_searcher, queries, monkeypatch):
+def test_sweep_decodes_once_and_embeds_each_step_once(icons_searcher, queries, monkeypatch):
     counted = {"decoded": 0, "embedded": 0}
     embed = QueryEmbedder.embed_pictures
 
@@ -153,7 +153,7 @@ def test_sweep_decodes_once_and_embeds_nothing_again(icons_searcher, queries, mo
     assert counted == {"decoded": 1, "embedded": 2 * (STEPS + 1)}
 
 
-def test_a_sweep_can_be_left_at_any_step(icons_searcher, queries):
+def test_sweep_can_be_closed_early(icons_searcher, queries):
     steps = sweep(icons_searcher, Query(picture=queries / "pizza.png"))
     assert next(steps).kind is Kind.ROTATION
     steps.close()
@@ -161,7 +161,7 @@ def test_a_sweep_can_be_left_at_any_step(icons_searcher, queries):
         next(steps)
 
 
-def test_vectors_come_in_the_order_asked(icons_searcher, cat):
+def test_vectors_keep_the_requested_order(icons_searcher, cat):
     picture = QueryPicture(icons_searcher.embedder, icons_searcher.indexes.get(), cat)
     asked = [Distortion(grey=1), UNDISTORTED, TILTED, Distortion(grey=1)]
     together = picture.vectors(asked)
@@ -171,8 +171,8 @@ def test_vectors_come_in_the_order_asked(icons_searcher, cat):
             assert np.array_equal(row, picture.vectors([each])[features][0])
 
 
-def test_raw_pixels_hardly_notice_blur_and_jpeg_and_clip_withstands_rotation_better(icons_searcher, queries):
-    """The lesson of the tab holds for the bundled queries on average: measured, not claimed."""
+def test_pixels_are_more_robust_than_clip_only_to_blur_and_jpeg(icons_searcher, queries):
+    """The tab's explanation holds for the bundled queries on average."""
     means = []
     for path in sorted(queries.glob("*.png"))[::3]:
         of_one = mean_overlaps(list(sweep(icons_searcher, Query(picture=path))))
@@ -188,8 +188,8 @@ def test_raw_pixels_hardly_notice_blur_and_jpeg_and_clip_withstands_rotation_bet
     }
 
 
-def made_up(kind, clip, pixels):
-    """A step with overlaps made up, to try the sentence."""
+def make_step(kind, clip, pixels):
+    """Return a step with given overlaps, for tests of the sentence."""
     hits = type("Ranking", (), {"hits": range(10)})()
     withstood = {
         features: Withstood(hits, hits, overlap, 0.0, (), 0.0)
@@ -214,17 +214,17 @@ def made_up(kind, clip, pixels):
         ([(Kind.QUALITY, 0.1, 0.2)], "raw pixels keep more under JPEG (0.20 against 0.10)."),
     ],
 )
-def test_the_sentence_says_what_the_figures_say(steps, sentence):
-    assert robustness.lesson([made_up(*step) for step in steps]) == f"Mean overlap@10 for this image: {sentence}"
+def test_sentence_matches_the_figures(steps, sentence):
+    assert robustness.lesson([make_step(*step) for step in steps]) == f"Mean overlap@10 for this image: {sentence}"
 
 
 class Edges(PixelFeatures):
     name, title, phrase = "edges", "Edges", "edges"
 
 
-def test_a_third_feature_type_takes_part_with_a_look_of_its_own(monkeypatch):
+def test_third_feature_type_is_included_with_its_own_colour_and_marker(monkeypatch):
     monkeypatch.setitem(FEATURES, "edges", Edges())
-    steps = [made_up(Kind.ROTATION, 0.4, 0.1), made_up(Kind.BLUR, 0.5, 0.9), made_up(Kind.CROP, 0.2, 0.2)]
+    steps = [make_step(Kind.ROTATION, 0.4, 0.1), make_step(Kind.BLUR, 0.5, 0.9), make_step(Kind.CROP, 0.2, 0.2)]
     for step, overlap in zip(steps, (0.3, 0.9, 0.2), strict=True):
         step.withstood["edges"] = replace(step.withstood["clip"], overlap=overlap)
     assert robustness.lesson(steps) == (
@@ -233,11 +233,11 @@ def test_a_third_feature_type_takes_part_with_a_look_of_its_own(monkeypatch):
     )
     assert robustness.sweep_columns() == ["Distortion", "CLIP features", "Raw pixels", "Edges"]
     assert len({colour_of(each) for each in FEATURES}) == len({marker_of(each) for each in FEATURES}) == 3
-    row = next(row for row in robustness.sweep_rows([made_up(Kind.ROTATION, 0.4, 0.1)]) if row[0] == "Rotation 15°")
+    row = next(row for row in robustness.sweep_rows([make_step(Kind.ROTATION, 0.4, 0.1)]) if row[0] == "Rotation 15°")
     assert row[1:] == ["0.40", "0.10", robustness.MISSING], "the gallery was built without it"
 
 
-def test_the_table_has_every_step_and_leaves_open_what_is_not_tried(swept):
+def test_table_has_every_step_and_marks_pending_ones(swept):
     empty, some, full = (robustness.sweep_rows(swept[:n]) for n in (0, 3, STEPS))
     assert [row[0] for row in empty] == [row[0] for row in full]
     assert [row[0] for row in full][:5] == [
@@ -267,11 +267,11 @@ def test_the_table_has_every_step_and_leaves_open_what_is_not_tried(swept):
         ),
     ],
 )
-def test_what_was_done_is_said(distortion, said):
+def test_distortions_are_described(distortion, said):
     assert robustness.about_distortion(distortion) == said
 
 
-def test_the_plot_draws_both_features_on_nothing(swept):
+def test_plot_shows_both_features_on_a_transparent_background(swept):
     for dark in (False, True):
         drawing = np.asarray(plot_sweep(swept, dark))
         assert drawing.shape[2] == 4
@@ -287,7 +287,7 @@ def run(capsys, icons, *arguments):
     return code, capsys.readouterr()
 
 
-def test_command_line_compares(capsys, icons, icons_searcher, cat):
+def test_command_compares_with_a_distortion(capsys, icons, icons_searcher, cat):
     flags = ["--rotation", "30", "--quality", "40", "--top-k", "8", "--metric", "l1"]
     code, said = run(capsys, icons, cat.picture, *flags, "--json")
     answer = json.loads(said.out)
@@ -301,7 +301,7 @@ def test_command_line_compares(capsys, icons, icons_searcher, cat):
     assert "rotated by 30°, saved as JPEG of quality 40" in said.out
 
 
-def test_command_line_sweeps_without_a_distortion(capsys, icons, cat, swept):
+def test_command_sweeps_without_a_distortion(capsys, icons, cat, swept):
     code, said = run(capsys, icons, cat.picture, "--json")
     steps = json.loads(said.out)["steps"]
     assert code == 0
@@ -324,13 +324,13 @@ def test_command_line_sweeps_without_a_distortion(capsys, icons, cat, swept):
         (["--top-k", "0"], "top_k must be a whole number"),
     ],
 )
-def test_command_line_words_what_is_out_of_range(capsys, icons, cat, flags, said):
+def test_command_reports_values_out_of_range(capsys, icons, cat, flags, said):
     code, answer = run(capsys, icons, cat.picture, *flags)
     assert (code, answer.out) == (2, "")
     assert said in answer.err
 
 
-def test_nothing_asked_for_is_a_comparison_too(capsys, icons, cat):
+def test_command_compares_with_a_distortion_of_zero(capsys, icons, cat):
     code, said = run(capsys, icons, cat.picture, "--rotation", "0", "--json")
     assert code == 0
     assert [(each["overlap"], each["tau"]) for each in json.loads(said.out)["results"]] == [(1, 1), (1, 1)]
@@ -341,7 +341,7 @@ def client(address):  # the fixture
     return Client(address, verbose=False)
 
 
-def test_the_endpoint_answers_as_the_command_line(client, capsys, icons, queries):
+def test_endpoint_returns_the_same_as_the_command(client, capsys, icons, queries):
     path = queries / "lion.png"
     answer = client.predict(handle_file(str(path)), 30, 0.2, 0.02, 1, 20, "l2", 6, "icons", api_name="/robustness")
     flags = "--rotation 30 --crop 0.2 --blur 0.02 --grey 1 --quality 20 --metric l2 --top-k 6 --gallery icons --json"
@@ -350,7 +350,7 @@ def test_the_endpoint_answers_as_the_command_line(client, capsys, icons, queries
     assert answer == nearly(json.loads(said.out))
 
 
-def test_the_endpoint_has_defaults_that_distort_nothing(client, queries):
+def test_endpoint_distorts_nothing_by_default(client, queries):
     answer = client.predict(image=handle_file(str(queries / "lion.png")), api_name="/robustness")
     assert answer["distortion"] == asdict(UNDISTORTED)
     assert (answer["metric"], answer["top_k"]) == ("cosine", 10)
@@ -368,7 +368,7 @@ def test_the_endpoint_has_defaults_that_distort_nothing(client, queries):
         ({"image": None}, "The argument image is missing."),
     ],
 )
-def test_the_endpoint_words_what_is_wrong(client, queries, changed, said):
+def test_endpoint_reports_invalid_arguments(client, queries, changed, said):
     with pytest.raises(AppError) as caught:
         client.predict(**({"image": handle_file(str(queries / "fox.png"))} | changed), api_name="/robustness")
     assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""A third engine, in one file: random hyperplanes, one bit each, kept in a file of its own.
+"""A third engine in one module: random hyperplanes, one bit each, stored in one file.
 
 M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms", 2002.
 """
@@ -16,14 +16,14 @@ from retrieval.metrics import Metric
 
 FILE = "signs.bin"
 BITS = 256
-VERSION = b"1"  # one byte; to be raised whenever `signs` changes
+VERSION = b"1"  # one byte; increase it whenever `signs` changes
 FACTOR = 4  # candidates per result
 
 Bits = npt.NDArray[np.bool_]
 
 
 def signs(vectors: Vectors) -> Bits:
-    """Return on which side of each random hyperplane the vectors are, shape (n, BITS)."""
+    """Return the side of each random hyperplane on which each vector is, shape (n, BITS)."""
     planes = np.random.default_rng(0).standard_normal((vectors.shape[1], BITS), np.float32)
     return np.asarray((vectors - vectors.mean(axis=1, keepdims=True)) @ planes > 0)
 

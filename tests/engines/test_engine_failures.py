@@ -1,4 +1,4 @@
-"""Engines that take long to open, that fail, and that are asked for unusual subsets."""
+"""Engines that open slowly, fail, or search unusual subsets."""
 
 import sqlite3
 import threading
@@ -27,7 +27,7 @@ COUNT = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The index of a gallery with the classes a and b."""
+    """An index of a gallery with the classes a and b."""
     root = tmp_path_factory.mktemp("engines")
     for label in ("a", "b"):
         draw(root / NAME / label, COUNT // 2)
@@ -57,20 +57,20 @@ class SlowEngine(SignsEngine):
             self.started.set()
 
 
-def test_a_long_rebuild_delays_neither_maps_nor_closing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_rebuild_delays_neither_maps_nor_closing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = SlowEngine()
     monkeypatch.setitem(ENGINES, slow.name, slow)
     indexes = Indexes(folder)
     index = indexes.get()
     raised: list[Exception] = []
 
-    def open_it() -> None:
+    def open_slow() -> None:
         try:
             index.engine(slow.name)
         except IndexingError as error:
             raised.append(error)
 
-    opening = threading.Thread(target=open_it, daemon=True)
+    opening = threading.Thread(target=open_slow, daemon=True)
     opening.start()
     assert slow.started.wait(60)
     assert index.map(DEFAULT_FEATURES, Method.PCA)
@@ -91,7 +91,7 @@ class FullDiskEngine(SignsEngine):
         raise OSError(28, "No space left on device")
 
 
-def test_a_failed_rebuild_is_not_tried_again_at_once(index: GalleryIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rebuild_is_not_retried_immediately(index: GalleryIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     full = FullDiskEngine()
     monkeypatch.setitem(ENGINES, full.name, full)
     index = GalleryIndex(index._published)
@@ -120,7 +120,7 @@ def _fail_connecting(*args: object, **kwargs: object) -> sqlite3.Connection:
 @pytest.mark.parametrize(
     ("place", "name", "failure"), [(checksums, "_checksum", _fail_reading), (sqlite3, "connect", _fail_connecting)]
 )
-def test_files_that_cannot_be_read_at_the_moment_are_kept(
+def test_temporarily_unreadable_files_are_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, failure: Callable[..., object]
 ) -> None:
     [database] = folder.glob(f"{NAME}/build-*/chroma/chroma.sqlite3")
@@ -136,7 +136,7 @@ def test_files_that_cannot_be_read_at_the_moment_are_kept(
     assert (database.stat().st_ino, database.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_file_in_the_place_of_a_folder_is_replaced(folder: Path, tmp_path: Path) -> None:
+def test_drop_removes_a_file_named_like_the_folder(folder: Path, tmp_path: Path) -> None:
     [build] = folder.glob(f"{NAME}/build-*")
     (tmp_path / "chroma").write_text("not a folder")
     ENGINES["chroma"].drop(tmp_path)
@@ -145,9 +145,7 @@ def test_a_file_in_the_place_of_a_folder_is_replaced(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("named_max", [0, 5, COUNT])
-def test_chroma_finds_k_among_any_positions(
-    index: GalleryIndex, named_max: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chroma_finds_k_among_any_subset(index: GalleryIndex, named_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = index.engine("chroma")
     assert isinstance(opened, OpenChroma)
     object.__setattr__(opened._collections, "named_max", named_max)

@@ -1,4 +1,4 @@
-"""An engine that the project does not know: one file and one line in the registry are enough."""
+"""A third engine needs only one module and one line in the registry."""
 
 import logging
 from dataclasses import replace
@@ -31,13 +31,13 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "index"
 
 
-def file_of(index: Path) -> Path:
+def engine_file(index: Path) -> Path:
     [file] = index.glob(f"{NAME}/build-*/{FILE}")
     return file
 
 
-def test_it_searches_compares_and_evaluates(index: Path) -> None:
-    assert file_of(index).is_file()  # built before anything was searched
+def test_third_engine_searches_compares_and_evaluates(index: Path) -> None:
+    assert engine_file(index).is_file()  # built before the first search
     searcher = Searcher(Indexes(index))
     for metric in Metric:
         query = Query(position=5, metric=metric, engine="signs", top_k=6)
@@ -62,21 +62,21 @@ def test_it_searches_compares_and_evaluates(index: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
-def test_its_file_is_rebuilt_when_it_is_damaged(index: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    whole = file_of(index).read_bytes()
+def test_damaged_engine_file_is_rebuilt(index: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    whole = engine_file(index).read_bytes()
     if damage == "gone":
-        file_of(index).unlink()
+        engine_file(index).unlink()
     else:
-        file_of(index).write_bytes(bytes(each ^ 1 for each in whole))
+        engine_file(index).write_bytes(bytes(each ^ 1 for each in whole))
     searcher = Searcher(Indexes(index))
     with caplog.at_level(logging.WARNING):
         assert searcher.search(Query(position=3, engine="signs", top_k=1)).hits[0].position == 3
     assert "Rebuilding Random hyperplanes" in caplog.text
-    assert file_of(index).read_bytes() == whole
+    assert engine_file(index).read_bytes() == whole
     searcher.indexes.close()
 
 
-def test_an_index_from_before_it_was_registered_gets_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_file_is_added_to_an_older_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(ENGINES, "signs", raising=False)
     draw(tmp_path / NAME, 6)
     assert index_builder.main(arguments(tmp_path / "index", tmp_path / NAME)) == 0
@@ -84,5 +84,5 @@ def test_an_index_from_before_it_was_registered_gets_its_file(tmp_path: Path, mo
     monkeypatch.setitem(ENGINES, "signs", SignsEngine())
     searcher = Searcher(Indexes(tmp_path / "index"))
     assert searcher.search(Query(position=2, engine="signs", top_k=1)).hits[0].position == 2
-    assert file_of(tmp_path / "index").is_file()
+    assert engine_file(tmp_path / "index").is_file()
     searcher.indexes.close()

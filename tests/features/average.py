@@ -1,4 +1,4 @@
-"""A third feature type, in one file: the average colour of an image."""
+"""A third feature type in one module: the average colour of an image."""
 
 from collections.abc import Sequence
 

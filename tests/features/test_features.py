@@ -41,7 +41,7 @@ def vectors(encoder, pictures):
 
 @pytest.fixture
 def model(tmp_path):
-    """A copy of the bundled model, to be spoiled."""
+    """A copy of the bundled model that tests may damage."""
     return shutil.copytree(BUNDLED_FOLDER, tmp_path / "some-model")
 
 
@@ -49,7 +49,7 @@ def load(folder):
     return ClipEncoder(choose_model(str(folder)), "float32", "cpu")
 
 
-def test_pixels_are_rows_then_columns_then_red_green_blue():
+def test_pixels_are_ordered_by_row_column_and_channel():
     values = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     vector = embed_pixels([Image.fromarray(values)], size=4)
     np.testing.assert_array_equal(vector, values.reshape(1, -1) / np.float32(255))
@@ -57,7 +57,7 @@ def test_pixels_are_rows_then_columns_then_red_green_blue():
 
 
 @pytest.mark.parametrize("size", [1, 32, 640])
-def test_pixels_have_the_size_asked_for_and_stay_in_range(pictures, size):
+def test_pixels_have_the_given_size_and_stay_in_range(pictures, size):
     rows = embed_pixels(pictures[:3], size)
     assert rows.shape == (3, size * size * 3)
     assert rows.min() >= 0 and rows.max() <= 1
@@ -67,7 +67,7 @@ def test_pixels_keep_the_order_of_the_batch(pictures):
     np.testing.assert_array_equal(embed_pixels(pictures, 32), np.concatenate([embed_pixels([p], 32) for p in pictures]))
 
 
-def test_pixels_ignore_the_aspect():
+def test_pixels_ignore_the_aspect_ratio():
     left_black, right_white = Image.new("RGB", (400, 10)), Image.new("RGB", (200, 10), "white")
     left_black.paste(right_white, (200, 0))
     columns = embed_pixels([left_black], 8).reshape(8, 8, 3)[..., 0]
@@ -80,53 +80,53 @@ def test_clip_vectors_have_unit_length(encoder, vectors, names):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_company_in_a_batch_does_not_matter_in_float32(encoder, pictures, vectors):
+def test_vectors_do_not_depend_on_the_batch_in_float32(encoder, pictures, vectors):
     alone = np.concatenate([encoder.embed_query([picture]) for picture in pictures])
     np.testing.assert_allclose(alone, vectors, atol=1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "count"), [("bfloat16", 20), ("float16", 1)])  # float16 is slow on a processor
-def test_half_precision_means_the_same(pictures, vectors, dtype, count):
+@pytest.mark.parametrize(("dtype", "count"), [("bfloat16", 20), ("float16", 1)])  # float16 is slow on a CPU
+def test_half_precision_vectors_are_close_to_float32(pictures, vectors, dtype, count):
     half = ClipEncoder(choose_model("mini"), dtype, "cpu")
     together = half.embed_query(pictures[:count])
     alone = np.concatenate([half.embed_query([picture]) for picture in pictures[:count]])
     assert together.dtype == np.float32
-    # bfloat16 has 8 bits, and the 23 blocks of the vision tower round one after another: 0.987 was measured.
+    # bfloat16 has 8 bits, and the 23 blocks of the vision tower round in turn: 0.987 was measured.
     assert (together * vectors[:count]).sum(axis=1).min() >= 0.98
     assert (together * alone).sum(axis=1).min() >= 0.98
     assert half.identity.dtype == dtype
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
-def test_a_ribbon_or_a_dot_has_a_vector(encoder, size):
+def test_extreme_aspect_ratios_and_tiny_pictures_have_unit_vectors(encoder, size):
     assert np.linalg.norm(encoder.embed_query([Image.new("RGB", size, "red")])) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("words", "name"), [("a pizza", "pizza"), ("a red apple", "red-apple"), ("a cat", "cat"), ("a castle", "castle")]
 )
-def test_words_are_near_the_picture_they_name(encoder, vectors, names, words, name):
+def test_texts_are_close_to_the_picture_they_describe(encoder, vectors, names, words, name):
     text = encoder.embed_texts([words])
     assert np.linalg.norm(text) == pytest.approx(1, abs=1e-6)
     best = np.argsort(-(vectors @ text[0]))[:3]
     assert name in [names[i] for i in best]
 
 
-def test_a_text_longer_than_the_model_reads_is_cut(encoder):
+def test_long_texts_are_truncated(encoder):
     assert np.isfinite(encoder.embed_texts(["very " * 1000 + "long"])).all()
 
 
 @pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: file.write_text("{")])
-def test_a_model_without_tokenizer_takes_pictures_and_refuses_words(model, pictures, vectors, spoil):
+def test_model_without_tokenizer_embeds_pictures_but_not_text(model, pictures, vectors, spoil):
     for file in model.glob("tokenizer*"):
         spoil(file)
-    deaf = load(model)
-    np.testing.assert_allclose(deaf.embed_query(pictures[:2]), vectors[:2], atol=1e-4)
+    textless = load(model)
+    np.testing.assert_allclose(textless.embed_query(pictures[:2]), vectors[:2], atol=1e-4)
     with pytest.raises(QueryError, match=r"does not support text\. Search with an image"):
-        deaf.embed_texts(["a cat"])
+        textless.embed_texts(["a cat"])
 
 
-def test_a_changed_model_is_another_model(model):
+def test_changed_weights_change_the_revision(model):
     before = choose_model(str(model)).revision
     assert before == choose_model("mini").revision
     weights = next(model.glob("*.safetensors"))
@@ -136,26 +136,26 @@ def test_a_changed_model_is_another_model(model):
     assert choose_model(str(model)).revision != before
 
 
-def test_a_folder_without_config_is_no_model(model):
+def test_error_for_a_model_folder_without_config(model):
     (model / "config.json").unlink()
     with pytest.raises(ModelError, match=r"some-model` has no config.json.*--model mini"):
         load(model)
 
 
-def test_a_folder_that_is_not_there_is_named():
+def test_error_names_a_missing_model_folder():
     with pytest.raises(ModelError, match=r"no model folder '\./nowhere'.*Check the path"):
         choose_model("./nowhere")
 
 
 @pytest.mark.parametrize("spoil", [lambda data: b"no weights at all", lambda data: data[: len(data) // 2]])
-def test_damaged_weights_are_called_so(model, spoil):
+def test_error_for_damaged_weights(model, spoil):
     weights = next(model.glob("*.safetensors"))
     weights.write_bytes(spoil(weights.read_bytes()))
     with pytest.raises(ModelError, match=r"some-model` cannot be loaded: .*another `--model`"):
         load(model)
 
 
-def test_missing_weights_are_called_so(model):
+def test_error_for_missing_weights(model):
     next(model.glob("*.safetensors")).unlink()
     with pytest.raises(ModelError, match=r"some-model` cannot be loaded: .*another `--model`"):
         load(model)
@@ -163,13 +163,13 @@ def test_missing_weights_are_called_so(model):
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "processor_config.json"])
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_damaged_settings_are_called_so(model, name, text):
+def test_error_for_damaged_config_files(model, name, text):
     (model / name).write_text(text)
     with pytest.raises(ModelError, match=r"some-model` cannot be loaded: .*another `--model`"):
         load(model)
 
 
-def test_a_model_of_texts_only_has_no_image_features(model):
+def test_error_for_a_text_only_model(model):
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     for file in model.glob("*.safetensors*"):
         file.unlink()
@@ -178,7 +178,7 @@ def test_a_model_of_texts_only_has_no_image_features(model):
         load(model)
 
 
-def test_folded_norms_change_a_vector_by_rounding_alone(pictures, vectors):
+def test_folding_batch_norms_changes_vectors_only_by_rounding(pictures, vectors):
     plain = AutoModel.from_pretrained(BUNDLED_FOLDER, dtype=torch.float32).eval()
     processor = AutoImageProcessor.from_pretrained(BUNDLED_FOLDER, backend="pil")
     with torch.inference_mode():
@@ -190,7 +190,7 @@ def test_folded_norms_change_a_vector_by_rounding_alone(pictures, vectors):
     assert fold_batch_norms(plain) == 0
 
 
-def test_gates_that_are_always_open_are_removed_and_others_stay():
+def test_only_gates_that_are_always_open_are_removed():
     model = AutoModel.from_pretrained(BUNDLED_FOLDER, dtype=torch.float32).eval().vision_model
     pixels = torch.randn(1, 3, 64, 64)
     blocks = model.encoder.blocks
@@ -203,7 +203,7 @@ def test_gates_that_are_always_open_are_removed_and_others_stay():
     assert remove_open_gates(model) == 1
 
 
-def test_only_a_norm_that_follows_its_convolution_is_folded():
+def test_only_norms_directly_after_their_convolution_are_folded():
     convolution, other, norm = torch.nn.Conv2d(3, 5, 1), torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(5)
     for layers in (
         [norm, convolution],

@@ -1,4 +1,4 @@
-"""Model folders of a stranger."""
+"""Untrusted model folders."""
 
 import json
 import pickle
@@ -12,7 +12,7 @@ from tests.support.hostile_pictures import small
 
 
 @pytest.mark.parametrize("which", ["auto_map", "config", "pickle"])
-def test_a_model_of_a_stranger_runs_no_code(tmp_path: Path, which: str) -> None:
+def test_untrusted_model_runs_no_code(tmp_path: Path, which: str) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")

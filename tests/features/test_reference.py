@@ -1,4 +1,4 @@
-"""Both kinds of features of odd pictures against plain reimplementations of what is published of them."""
+"""Both feature types of unusual pictures against plain implementations of their published definitions."""
 
 import io
 import itertools
@@ -17,14 +17,14 @@ from retrieval.features.pixels import embed_pixels
 from retrieval.pictures.loading import load_picture
 
 SIDE, PIXELS = 224, 32
-# Of OpenAI's CLIP (Radford et al. 2021), and of all that follow it.
+# From OpenAI's CLIP (Radford et al. 2021); later CLIP models use the same.
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LEVEL = 1 / 255
-ALIKE = 0.99999  # measured 0.999999; what is bilinear in place of bicubic has 0.99994
+ALIKE = 0.99999  # measured: 0.999999; with bilinear instead of bicubic resizing: 0.99994
 
 
 def scene(width, height):
-    """A picture of smooth colours with sharp edges, different everywhere."""
+    """A picture of smooth colours and sharp edges without repetition."""
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / 7 + y / 19), np.cos(x / 23 - y / 5), np.sin((x + y) / 11)]
     values = 128 + 90 * np.stack(waves, axis=-1)
@@ -43,7 +43,7 @@ def chunk(kind, data):
 
 
 def interlaced(picture):
-    """Return an RGB picture as an interlaced PNG: the seven passes of Adam7, which Pillow reads and does not write."""
+    """Return an RGB picture as an interlaced PNG: the seven passes of Adam7, which Pillow can read but not write."""
     values, rows = np.asarray(picture), b""
     passes = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
     for top, down, left, right in passes:
@@ -53,7 +53,7 @@ def interlaced(picture):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def wide_gamut():
+def wide_gamut_profile():
     """Return an ICC profile (version 2) with the primaries of Display P3 for D50 and a gamma of 2.2."""
 
     def fixed(*values):
@@ -110,8 +110,8 @@ def files():
         "1 bit": encode(grey.convert("1")),
         "animated GIF": encode(plain, "GIF", **frames),
         "animated WebP": encode(plain, "WEBP", lossless=True, **frames),
-        "wide gamut": encode(plain, icc_profile=wide_gamut()),
-        "wide gamut JPEG": encode(plain, "JPEG", icc_profile=wide_gamut()),
+        "wide gamut": encode(plain, icc_profile=wide_gamut_profile()),
+        "wide gamut JPEG": encode(plain, "JPEG", icc_profile=wide_gamut_profile()),
         "progressive JPEG": encode(plain, "JPEG", progressive=True),
         "interlaced PNG": interlaced(plain),
     }
@@ -125,8 +125,8 @@ def files():
 FILES = files()
 
 
-def upright(data):
-    """Return the values that are meant, 0 to 255, shape (height, width, 3): by Pillow's own means, laid on white."""
+def reference_picture(data):
+    """Decode with Pillow: upright, on a white background, values from 0 to 255, shape (height, width, 3)."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if image.mode.startswith("I"):
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
@@ -135,10 +135,10 @@ def upright(data):
     return layers[..., :3] * opacity + 255 * (1 - opacity)
 
 
-def cubic(old, new):
-    """Return the weights of a bicubic resize along one axis, shape (new, old); the result is rounded to 8 bits.
+def bicubic_weights(old, new):
+    """Return the weights of a bicubic resize along one axis, shape (new, old); round the result to 8 bits.
 
-    Keys, "Cubic convolution interpolation" (1981), with a = -0.5; widened where it shrinks, as Pillow does.
+    Keys, "Cubic convolution interpolation" (1981), with a = -0.5; the filter is widened for shrinking, as in Pillow.
     """
     scale = old / new
     widened = max(scale, 1)
@@ -150,10 +150,10 @@ def cubic(old, new):
 
 
 def reference_pixels(data):
-    """Return the pixels' features by either order of the axes, since the first is rounded: Pillow chooses by cost."""
-    values = upright(data)
+    """Yield the pixel features for both orders of the axes: Pillow rounds after the first and chooses it by cost."""
+    values = reference_picture(data)
     height, width = values.shape[:2]
-    axes = [("yh,hwc->ywc", cubic(height, PIXELS)), ("xw,hwc->hxc", cubic(width, PIXELS))]
+    axes = [("yh,hwc->ywc", bicubic_weights(height, PIXELS)), ("xw,hwc->hxc", bicubic_weights(width, PIXELS))]
     for order in (axes, axes[::-1]):
         small = values
         for subscripts, weights in order:
@@ -162,13 +162,13 @@ def reference_pixels(data):
 
 
 def reference_input(data):
-    """Return CLIP's input of a picture, shape (3, 224, 224): the shorter side to 224, the middle of it, normalised."""
-    picture = Image.fromarray(np.rint(upright(data)).astype(np.uint8))
+    """Return CLIP's input, shape (3, 224, 224): shorter side resized to 224, cropped at the centre, normalised."""
+    picture = Image.fromarray(np.rint(reference_picture(data)).astype(np.uint8))
     width, height = picture.size
     short = min(width, height)
     wide, high = int(SIDE * width / short), int(SIDE * height / short)
     left, top = (wide - SIDE) // 2, (high - SIDE) // 2
-    # Resizing only what is cut out is the same as cutting afterwards, and a ribbon does not become gigabytes.
+    # Resizing only the crop gives the same result, and very long pictures do not take gigabytes.
     box = (left * width / wide, top * height / high, (left + SIDE) * width / wide, (top + SIDE) * height / high)
     cut = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box), np.float32)
     return ((cut / 255 - MEAN) / DEVIATION).transpose(2, 0, 1).astype(np.float32)
@@ -176,7 +176,7 @@ def reference_input(data):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A CLIP with the form of ViT-B/32 but few numbers, random and far from alike; return its folder and itself."""
+    """The folder of a small random CLIP shaped like ViT-B/32, and the model; its vectors differ widely."""
     folder = tmp_path_factory.mktemp("clip")
     side = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
     torch.manual_seed(0)
@@ -204,26 +204,26 @@ def encoder(clip):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_clip_features_are_those_of_the_published_preprocessing(encoder, reference_vectors, name):
+def test_clip_features_match_the_published_preprocessing(encoder, reference_vectors, name):
     vector, again = (encoder.embed_query([load_picture(FILES[name])])[0] for _ in range(2))
     assert np.array_equal(vector, again)
     assert vector @ reference_vectors[name] >= ALIKE
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_pixels_are_those_of_a_plain_bicubic_resize(name):
+def test_pixels_match_a_plain_bicubic_resize(name):
     vector, again = (embed_pixels([load_picture(FILES[name])], PIXELS)[0] for _ in range(2))
     assert np.array_equal(vector, again)
     assert min(np.abs(vector - reference).max() for reference in reference_pixels(FILES[name])) <= 1.01 * LEVEL
 
 
-def test_bfloat16_means_the_same_as_float32(clip, reference_vectors):
+def test_bfloat16_vectors_are_close_to_float32(clip, reference_vectors):
     half = ClipEncoder(choose_model(str(clip[0])), "bfloat16", "cpu")
     vectors = half.embed_query([load_picture(data) for data in FILES.values()])
     assert min((vectors * np.stack(list(reference_vectors.values()))).sum(axis=1)) >= 0.99
 
 
-def test_the_reference_tells_pictures_and_preprocessings_apart(encoder, reference_vectors):
+def test_reference_distinguishes_pictures_and_preprocessings(encoder, reference_vectors):
     whole, turned = (reference_vectors[f"PNG of orientation {orientation}"] for orientation in (1, 2))
     assert whole @ turned < 0.99
     picture = load_picture(FILES["PNG of orientation 1"])
@@ -233,10 +233,10 @@ def test_the_reference_tells_pictures_and_preprocessings_apart(encoder, referenc
         assert encoder.embed_query([other])[0] @ whole < ALIKE
 
 
-def test_a_colour_profile_is_not_applied():
+def test_colour_profiles_are_not_applied():
     data = FILES["wide gamut"]
     picture = Image.open(io.BytesIO(data))
     profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"]))
     converted = ImageCms.profileToProfile(picture, profile, ImageCms.createProfile("sRGB"))
-    assert np.abs(np.subtract(converted, picture, dtype=np.int16)).max() > 20  # to apply it would show
+    assert np.abs(np.subtract(converted, picture, dtype=np.int16)).max() > 20  # so applying it would be noticed
     np.testing.assert_array_equal(load_picture(data), picture)

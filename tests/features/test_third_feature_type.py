@@ -1,4 +1,4 @@
-"""A feature type that the project does not know: one file and one line in the registry are enough."""
+"""A third feature type needs only one module and one line in the registry."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "index"
 
 
-def test_it_is_built_searched_compared_evaluated_and_mapped(
+def test_third_feature_type_builds_searches_compares_evaluates_and_maps(
     index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     searcher = Searcher(Indexes(index))
@@ -65,7 +65,7 @@ def test_it_is_built_searched_compared_evaluated_and_mapped(
     assert len(results) == 3 * len(Metric)
     withstood = measure(searcher, Query(query, distortion=Distortion(rotation=90), top_k=3)).by_features
     assert [each.distorted.features for each in withstood] == ["pixels", "clip", "average"]
-    assert withstood[2].overlap == 1  # turning an image leaves its average colour
+    assert withstood[2].overlap == 1  # rotation does not change the average colour
 
     assert ("average", Method.PCA) in gallery.maps
     assert points(gallery, "average", Method.PCA).coordinates.shape == (3 * EACH, 2)
@@ -79,9 +79,7 @@ def test_it_is_built_searched_compared_evaluated_and_mapped(
         assert min(drawn.size) > 100
 
 
-def test_its_vectors_are_passed_over_once_it_is_not_registered_any_more(
-    index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_of_unregistered_feature_types_are_ignored(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(FEATURES, "average")
     searcher = Searcher(Indexes(index))
     assert searcher.indexes.get().features == ("pixels", "clip")

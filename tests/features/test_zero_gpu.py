@@ -1,4 +1,4 @@
-"""A GPU that is lent by the call."""
+"""ZeroGPU: a GPU that is allocated for each call."""
 
 import importlib
 import sys
@@ -22,10 +22,10 @@ def GPU(duration):
 """
 
 
-def test_zero_gpu_lends_to_visitors_alone(
+def test_zero_gpu_is_used_only_for_queries_of_visitors(
     few_icons: Path, queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for the package `spaces`, which notes what it would lend a GPU for."""
+    """A fake `spaces` package records the functions that would get a GPU."""
     (tmp_path / "spaces.py").write_text(SPACES)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")

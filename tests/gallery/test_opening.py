@@ -1,4 +1,4 @@
-"""Datasets and galleries whose names come from a stranger."""
+"""Untrusted names of datasets and galleries."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ DATASETS = """
 
 
 @pytest.mark.parametrize("dataset", [*DATASETS.split(), "a\0b", "\ud800", "x" * 5000])
-def test_a_data_set_of_a_strange_name_is_refused_in_words(tmp_path: Path, dataset: str) -> None:
+def test_strange_dataset_names_are_refused_with_a_message(tmp_path: Path, dataset: str) -> None:
     chosen = settings_of(tmp_path / "index", f"--dataset={dataset}", "--model", "mini")
     with pytest.raises(RetrievalError) as error:
         check_dataset(chosen.source)
@@ -27,6 +27,6 @@ def test_a_data_set_of_a_strange_name_is_refused_in_words(tmp_path: Path, datase
 
 
 @pytest.mark.parametrize("gallery", [*["../x", "/x", ".", "..", "a/b", "a\\b", ".hidden", "<b>"], "a\0b", "x" * 300])
-def test_a_gallery_of_a_strange_name_is_refused(tmp_path: Path, gallery: str) -> None:
+def test_invalid_gallery_names_are_refused(tmp_path: Path, gallery: str) -> None:
     with pytest.raises((RetrievalError, SystemExit)):
         settings_of(tmp_path, "--gallery", gallery)

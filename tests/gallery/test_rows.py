@@ -1,4 +1,4 @@
-"""Every form of dataset becomes the same items, and every one that cannot be read says why."""
+"""All dataset formats give the same items, and those that cannot be read give a clear error."""
 
 import io
 import shutil
@@ -16,7 +16,7 @@ from retrieval.pictures.loading import load_picture
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.paths import ROOT
 
-CLASSES = ("bullet_train", "cat", "test")  # datasets alone would take the first and the last for splits
+CLASSES = ("bullet_train", "cat", "test")  # the library `datasets` would take the first and the last for splits
 LABELS = [name for name in CLASSES for _ in range(2)]
 NAMES = ["0", "1"] * 3
 SLICE = {"split": "train[1:3]"}
@@ -33,8 +33,8 @@ def png(shade):
     return file.getvalue()
 
 
-def put(folder, **shades):
-    """Write pictures named like the keys into a folder."""
+def write_pictures(folder, **shades):
+    """Write one picture per keyword to a folder, named by the keyword."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, shade in shades.items():
         (folder / f"{name}.png").write_bytes(png(shade))
@@ -51,15 +51,15 @@ def shade(item):
 
 @pytest.fixture
 def classes(tmp_path):
-    """A folder of three classes with two pictures each; file names repeat from class to class."""
+    """A folder of three classes with two pictures each; all classes use the same file names."""
     for place, name in enumerate(CLASSES):
-        put(tmp_path / "classes" / name, **{"0": place * 20, "1": place * 20 + 1})
+        write_pictures(tmp_path / "classes" / name, **{"0": place * 20, "1": place * 20 + 1})
     return tmp_path / "classes"
 
 
 @pytest.fixture
 def forms(classes, tmp_path):
-    """The same six pictures in every form, each with what must be chosen to read it."""
+    """The same six pictures in every format, each with the options needed to read it."""
     rows = datasets.load_dataset("imagefolder", data_files={"train": f"{classes}/**"}, split="train")
     rows.to_parquet(tmp_path / "datasets.parquet")
     rows.save_to_disk(tmp_path / "disk")
@@ -83,7 +83,7 @@ FORMS = ["folder", "datasets.parquet", "pyarrow.parquet", "binary.parquet", "sav
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_items_mapped_streamed_and_limited(forms, form):
+def test_every_format_gives_the_same_items(forms, form):
     dataset, columns = forms[form]
     items = read(dataset, **columns)
     assert [item.row for item in items] == list(range(6))
@@ -98,14 +98,14 @@ def test_every_form_gives_the_same_items_mapped_streamed_and_limited(forms, form
         assert read(dataset, limit=99, streaming=streaming, **columns) == items
 
 
-def test_ids_of_files_are_their_paths_below_the_folder(classes):
+def test_ids_of_files_are_their_relative_paths(classes):
     assert [item.id for item in read(classes)] == [f"{name}/{i}.png" for name in CLASSES for i in range(2)]
 
 
-def test_folders_named_like_splits_are_splits_and_the_first_is_train(tmp_path):
+def test_folders_named_like_splits_become_splits_with_train_as_default(tmp_path):
     for split in ("test", "train"):
-        put(tmp_path / "two" / split / "cat", **{f"{split}-cat": 1})
-        put(tmp_path / "two" / split / "dog", **{f"{split}-dog": 2})
+        write_pictures(tmp_path / "two" / split / "cat", **{f"{split}-cat": 1})
+        write_pictures(tmp_path / "two" / split / "dog", **{f"{split}-dog": 2})
     captions = {split: [item.caption for item in read(tmp_path / "two", split=split)] for split in ("train", "test")}
     assert captions == {"train": ["train-cat", "train-dog"], "test": ["test-cat", "test-dog"]}
     assert [item.label for item in read(tmp_path / "two")] == ["cat", "dog"]
@@ -113,21 +113,21 @@ def test_folders_named_like_splits_are_splits_and_the_first_is_train(tmp_path):
     assert len(read(tmp_path / "two", split="train+test")) == 4
 
 
-def test_pictures_beside_a_folder_named_like_a_split_are_not_lost(tmp_path):
-    put(put(tmp_path / "pictures", loose=1) / "test", inside=2)
+def test_pictures_next_to_a_folder_named_like_a_split_are_kept(tmp_path):
+    write_pictures(write_pictures(tmp_path / "pictures", loose=1) / "test", inside=2)
     assert [item.id for item in read(tmp_path / "pictures")] == ["loose.png", "test/inside.png"]
 
 
 def test_flat_folder_has_no_labels(tmp_path):
-    items = read(put(tmp_path / "flat", a=1, b=2))
+    items = read(write_pictures(tmp_path / "flat", a=1, b=2))
     assert [(item.id, item.label, item.caption) for item in items] == [("a.png", "", "a"), ("b.png", "", "b")]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_names_with_characters_of_patterns(tmp_path, streaming):
+def test_names_may_contain_glob_characters(tmp_path, streaming):
     folder = tmp_path / "my [pics] *"
-    put(folder / "one?", **{"[1] a*": 7})
-    put(folder / "two", **{"{b}": 8})
+    write_pictures(folder / "one?", **{"[1] a*": 7})
+    write_pictures(folder / "two", **{"{b}": 8})
     items = read(folder, streaming=streaming)
     assert [(item.id, item.label, shade(item)) for item in items] == [
         ("one?/[1] a*.png", "one?", 7),
@@ -136,7 +136,7 @@ def test_names_with_characters_of_patterns(tmp_path, streaming):
 
 
 def test_metadata_gives_captions_and_labels(tmp_path):
-    folder = put(tmp_path / "captioned", a=1, b=2)
+    folder = write_pictures(tmp_path / "captioned", a=1, b=2)
     (folder / "metadata.csv").write_text(
         "file_name,label,note,caption\na.png,red,n1,a  red\nb.png,blue,n2,the blue one\n"
     )
@@ -156,25 +156,25 @@ def test_slices_of_splits(classes):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_batches_start_at_multiples_and_unwanted_ones_are_left_out(classes, streaming):
+def test_batches_start_at_multiples_and_can_be_skipped(classes, streaming):
     gallery = Gallery(GallerySource(str(classes), streaming=streaming))
     batches = list(gallery.batches(4, wanted=lambda start: start == 4))
     assert [[item.row for item in batch] for batch in batches] == [[4, 5]]
     assert gallery.total == (None if streaming else 6)
 
 
-def test_fingerprint_follows_the_items_but_not_the_way_of_reading(classes):
+def test_fingerprint_depends_on_the_items_but_not_on_streaming(classes):
     def fingerprint(**chosen):
         return Gallery(GallerySource(str(classes), **chosen)).fingerprint
 
     first = fingerprint()
     assert fingerprint(streaming=True) == first
     assert len({first, fingerprint(limit=2), fingerprint(**SLICE)}) == 3
-    put(classes / "cat", added=99)
+    write_pictures(classes / "cat", added=99)
     assert fingerprint() != first
 
 
-def test_bundled_gallery_is_an_ordinary_data_set(monkeypatch):
+def test_bundled_gallery_is_an_ordinary_dataset(monkeypatch):
     monkeypatch.chdir(ROOT)
     rows = datasets.load_dataset("assets/gallery", split="train")
     source = GallerySource("assets/gallery")
@@ -187,9 +187,9 @@ def test_bundled_gallery_is_an_ordinary_data_set(monkeypatch):
     assert load_picture(items[0].picture).size == rows[0]["image"].size
 
 
-def spoilt(folder):
-    """Put a good, an empty, a cut and a text file that claims to be a picture into a folder."""
-    put(folder, good=1)
+def write_bad_files(folder):
+    """Write a good picture, an empty file, a truncated picture and a text file named `.jpg` to a folder."""
+    write_pictures(folder, good=1)
     (folder / "empty.png").write_bytes(b"")
     (folder / "cut.png").write_bytes(png(3)[:45])
     (folder / "text.jpg").write_text("no picture")
@@ -197,8 +197,8 @@ def spoilt(folder):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_spoilt_files_are_items_that_cannot_be_decoded(tmp_path, streaming):
-    items = {item.caption: item for item in read(spoilt(tmp_path / "spoilt"), streaming=streaming)}
+def test_bad_files_become_items_that_cannot_be_decoded(tmp_path, streaming):
+    items = {item.caption: item for item in read(write_bad_files(tmp_path / "spoilt"), streaming=streaming)}
     assert set(items) == {"good", "empty", "cut", "text"}
     assert shade(items.pop("good")) == 1
     for item in items.values():
@@ -206,8 +206,8 @@ def test_spoilt_files_are_items_that_cannot_be_decoded(tmp_path, streaming):
             load_picture(item.picture)
 
 
-def test_a_file_that_vanished_is_an_item_with_the_reason_and_without_its_path(tmp_path):
-    gallery = Gallery(GallerySource(str(put(tmp_path / "pictures", a=1, b=2))))
+def test_deleted_file_becomes_an_item_with_an_error_without_its_path(tmp_path):
+    gallery = Gallery(GallerySource(str(write_pictures(tmp_path / "pictures", a=1, b=2))))
     (tmp_path / "pictures" / "a.png").unlink()
     gone, there = next(gallery.batches(2))
     assert isinstance(gone.picture, PictureError)
@@ -217,7 +217,7 @@ def test_a_file_that_vanished_is_an_item_with_the_reason_and_without_its_path(tm
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_rows_without_a_picture_are_items_with_the_reason(tmp_path, streaming):
+def test_rows_without_a_picture_become_items_with_an_error(tmp_path, streaming):
     rows = [{"bytes": png(5), "path": None}, None, {"bytes": None, "path": str(tmp_path / "gone.png")}]
     pq.write_table(pa.table({"image": rows}), tmp_path / "holes.parquet")
     good, null, gone = read(tmp_path / "holes.parquet", streaming=streaming)
@@ -227,9 +227,9 @@ def test_rows_without_a_picture_are_items_with_the_reason(tmp_path, streaming):
     assert str(tmp_path) not in gone.id + str(gone.picture)
 
 
-def test_rows_may_not_name_files_or_addresses_outside_the_data_set(tmp_path):
-    put(tmp_path, secret=6)
-    folder = put(tmp_path / "set", inside=7)
+def test_rows_cannot_refer_to_files_or_urls_outside_the_dataset(tmp_path):
+    write_pictures(tmp_path, secret=6)
+    folder = write_pictures(tmp_path / "set", inside=7)
     with LoopbackHub(tmp_path) as server:
         paths = [
             tmp_path / "secret.png",
@@ -245,15 +245,15 @@ def test_rows_may_not_name_files_or_addresses_outside_the_data_set(tmp_path):
     assert shade(inside) == 7
 
 
-def test_links_in_a_folder_are_followed(tmp_path):
-    put(tmp_path / "elsewhere", far=6)
-    folder = put(tmp_path / "set", near=7)
+def test_symlinks_in_a_folder_are_followed(tmp_path):
+    write_pictures(tmp_path / "elsewhere", far=6)
+    folder = write_pictures(tmp_path / "set", near=7)
     (folder / "linked.png").symlink_to(tmp_path / "elsewhere" / "far.png")
     assert [(item.id, shade(item)) for item in read(folder)] == [("linked.png", 6), ("near.png", 7)]
 
 
 @pytest.mark.parametrize("dataset", ["no/such/folder", "/no/folder", "~/no-folder", "../../etc", "http://127.0.0.1/x"])
-def test_missing_paths_and_addresses_are_not_found(tmp_path, monkeypatch, dataset):
+def test_error_for_missing_paths_and_urls(tmp_path, monkeypatch, dataset):
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
     with pytest.raises(GalleryError, match="no such file or folder") as error:
@@ -261,7 +261,7 @@ def test_missing_paths_and_addresses_are_not_found(tmp_path, monkeypatch, datase
     assert dataset in str(error.value)
 
 
-def test_folders_without_pictures(tmp_path, monkeypatch):
+def test_error_for_folders_without_pictures(tmp_path, monkeypatch):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "passwd").write_text("root")
@@ -272,11 +272,11 @@ def test_folders_without_pictures(tmp_path, monkeypatch):
         assert str(dataset) in str(error.value)
 
 
-def damaged(parquet, wreck):
+def damage(parquet, wreck):
     data = bytearray(parquet.read_bytes())
     if wreck == "cut":
         del data[len(data) // 2 :]
-    elif wreck == "pages":  # the footer still tells of rows that are not there
+    elif wreck == "pages":  # the footer still lists rows that are gone
         data[4:300] = b"\xff" * 296
     else:
         data = bytearray(b"just text")
@@ -286,50 +286,50 @@ def damaged(parquet, wreck):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("wreck", ["cut", "pages", "text"])
-def test_damaged_parquet(forms, wreck, streaming):
-    dataset = damaged(forms["datasets.parquet"][0], wreck)
+def test_error_for_damaged_parquet_files(forms, wreck, streaming):
+    dataset = damage(forms["datasets.parquet"][0], wreck)
     with pytest.raises(GalleryError, match=r"datasets\.parquet.*(cannot be read|stopped)"):
         read(dataset, streaming=streaming)
 
 
-def test_a_file_that_is_no_parquet(tmp_path):
+def test_error_for_a_file_that_is_not_parquet(tmp_path):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     with pytest.raises(GalleryError, match="not a Parquet file"):
         read(tmp_path / "table.csv")
 
 
-def test_a_saved_data_set_whose_data_is_gone(forms):
+def test_error_for_a_saved_dataset_without_its_data(forms):
     dataset, _ = forms["save_to_disk"]
     next(dataset.glob("*.arrow")).unlink()
     with pytest.raises(GalleryError, match="cannot be read"):
         read(dataset)
 
 
-def test_no_image_column_lists_the_columns_and_the_flag(forms):
+def test_error_without_an_image_column_lists_the_columns_and_the_flag(forms):
     with pytest.raises(GalleryError, match=r"no image column.*jpg \(binary\).*--image-column"):
         read(forms["binary.parquet"][0])
 
 
 @pytest.mark.parametrize("meaning", ["image_column", "label_column", "caption_column"])
-def test_unknown_column_lists_the_columns(forms, meaning):
+def test_error_for_an_unknown_column_lists_the_columns(forms, meaning):
     with pytest.raises(GalleryError, match=r"no column 'colour'.*label"):
         read(forms["datasets.parquet"][0], **{meaning: "colour"})
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_column_of_numbers_holds_no_pictures(forms, streaming):
+def test_error_for_a_numeric_image_column(forms, streaming):
     with pytest.raises(GalleryError, match=r"binary\.parquet"):
         read(forms["binary.parquet"][0], image_column="n", streaming=streaming)
 
 
 @pytest.mark.parametrize("form", ["folder", "datasets.parquet", "save_to_disk", "save_to_disk of splits"])
-def test_unknown_split_lists_the_splits(forms, form):
+def test_error_for_an_unknown_split_lists_the_splits(forms, form):
     with pytest.raises(GalleryError, match=r"no split 'validation'.*train"):
         read(forms[form][0], split="validation")
 
 
 @pytest.mark.parametrize("split", ["train[5:3]", "train[x", "train+nothing"])
-def test_senseless_slices(classes, split):
+def test_error_for_invalid_slices(classes, split):
     with pytest.raises(GalleryError, match="classes"):
         read(classes, split=split)
 

@@ -1,4 +1,4 @@
-"""The builder: stopped anywhere, run twice, beside another, on damaged indexes, on bad galleries."""
+"""The builder: interrupted, run twice, run concurrently, with damaged indexes and with bad galleries."""
 
 import itertools
 import json
@@ -36,9 +36,9 @@ from retrieval.storage import folder as locations
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.folder import sweep
 from retrieval.storage.manifest import FORMAT, read_manifest
-from tests.support.builds import NAME, arguments, assert_same_contents, contents, draw, nearest, spoil
+from tests.support.builds import NAME, arguments, assert_same_contents, contents, corrupt_pictures, draw, nearest
 from tests.support.paths import ROOT
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, wait_until
 from tests.support.warm import Builder
 
 
@@ -52,19 +52,19 @@ def build(index, dataset, *more):
 
 
 def files(folder):
-    """Every file below a folder with its size and time of change."""
+    """Return all files below a folder with their sizes and modification times."""
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 def only_build(index):
-    """The folder of the one build of the gallery, or None before it exists."""
+    """Return the folder of the gallery's only build, or None if there is no build yet."""
     builds = list((index / NAME).glob("build-*"))
     assert len(builds) <= 1
     return builds[0] if builds else None
 
 
 @pytest.fixture(scope="module")
-def six(tmp_path_factory):
+def six_pictures(tmp_path_factory):
     """A gallery of six pictures and its index."""
     folder = tmp_path_factory.mktemp("six")
     draw(folder / NAME, 6)
@@ -73,23 +73,23 @@ def six(tmp_path_factory):
 
 
 @pytest.fixture
-def copied(six, tmp_path):
-    """A copy of the index of six pictures, to be damaged."""
-    shutil.copytree(six.index, tmp_path / "index")
-    return SimpleNamespace(dataset=six.dataset, index=tmp_path / "index")
+def copied(six_pictures, tmp_path):
+    """A copy of the index of six pictures that tests may damage."""
+    shutil.copytree(six_pictures.index, tmp_path / "index")
+    return SimpleNamespace(dataset=six_pictures.dataset, index=tmp_path / "index")
 
 
-def test_second_run_has_nothing_to_do_and_touches_nothing(six, capsys):
-    before = files(six.index)
-    assert build(six.index, six.dataset) == 0
+def test_second_run_changes_nothing(six_pictures, capsys):
+    before = files(six_pictures.index)
+    assert build(six_pictures.index, six_pictures.dataset) == 0
     assert "nothing to do, 6 images" in capsys.readouterr().out
-    assert build(six.index, six.dataset, "--streaming", "--batch-size", "2") == 0
+    assert build(six_pictures.index, six_pictures.dataset, "--streaming", "--batch-size", "2") == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert files(six.index) == before
+    assert files(six_pictures.index) == before
 
 
 def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
-    spoil(draw(tmp_path / NAME, 12), 2, 5, 8)
+    corrupt_pictures(draw(tmp_path / NAME, 12), 2, 5, 8)
     assert build(tmp_path / "index", tmp_path / NAME) == 0
     printed = capsys.readouterr().out
     assert "9 images indexed" in printed
@@ -111,46 +111,46 @@ def thumbnails(index):
     return len(list(build.glob("thumbnails/*/*.jpg"))) if build else 0
 
 
-def written(index):
-    """When ChromaDB wrote last; one collection's part of a batch takes two writes."""
+def last_chroma_write(index):
+    """Return the time of ChromaDB's last write; it writes twice for each collection of a batch."""
     return (only_build(index) / "chroma" / "chroma.sqlite3").stat().st_mtime_ns
 
 
-def stop(command, index, number, so_far, writes=0):
-    """Start the builder, signal it after so many thumbnails and then writes; return its exit code and last words."""
+def run_and_stop(command, index, number, so_far, writes=0):
+    """Run the builder, signal it after `so_far` thumbnails and `writes` more writes; return exit code and stderr."""
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until(lambda: thumbnails(index) >= so_far or process.poll() is not None)
+    wait_until(lambda: thumbnails(index) >= so_far or process.poll() is not None)
     for _ in range(writes):
-        before = written(index)
-        until(lambda before=before: written(index) != before or process.poll() is not None)
+        before = last_chroma_write(index)
+        wait_until(lambda before=before: last_chroma_write(index) != before or process.poll() is not None)
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)
     return process.returncode, said
 
 
-@pytest.mark.endurance  # the real program with its own sizes; test_kills.py is quicker and stricter
-def test_a_build_stopped_at_any_moment_ends_like_an_undisturbed_one(tmp_path, capsys):
+@pytest.mark.endurance  # the real program with real batch sizes; test_kills.py is faster and stricter
+def test_repeatedly_stopped_build_ends_like_an_uninterrupted_one(tmp_path, capsys):
     dataset = draw(tmp_path / NAME, 290)  # five batches of 64 rows, the last one short
-    spoil(dataset, 3, 70, 285)
-    assert build(tmp_path / "undisturbed", dataset) == 0
+    corrupt_pictures(dataset, 3, 70, 285)
+    assert build(tmp_path / "reference", dataset) == 0
     index = tmp_path / "index"
     command = [sys.executable, str(ROOT / "index_builder.py"), *arguments(index, dataset)]
 
-    # Each stop comes one batch later than the one before; a batch writes thumbnails first, vectors last.
-    assert stop(command, index, signal.SIGKILL, 1)[0] == -signal.SIGKILL
+    # Each stop is one batch later than the previous one; a batch writes thumbnails first and vectors last.
+    assert run_and_stop(command, index, signal.SIGKILL, 1)[0] == -signal.SIGKILL
     for number, so_far in ((signal.SIGTERM, 65), (signal.SIGINT, 130)):
-        code, said = stop(command, index, number, so_far)
+        code, said = run_and_stop(command, index, number, so_far)
         assert code == 130
         assert "Run the same command again" in said
         assert "Traceback" not in said
-    assert stop(command, index, signal.SIGKILL, 195, writes=5)[0] == -signal.SIGKILL  # between two collections
+    assert run_and_stop(command, index, signal.SIGKILL, 195, writes=5)[0] == -signal.SIGKILL  # between two collections
     assert read_manifest(index / NAME) is None
     assert not Indexes(index).names()
 
     capsys.readouterr()
     assert build(index, dataset) == 0
-    assert ", 0 before)" not in capsys.readouterr().out  # it went on, and did not start anew
-    whole, resumed = contents(tmp_path / "undisturbed"), contents(index)
+    assert ", 0 before)" not in capsys.readouterr().out  # it resumed instead of starting over
+    whole, resumed = contents(tmp_path / "reference"), contents(index)
     assert len(whole.items) == len(whole.thumbnails) == 287
     assert_same_contents(resumed, whole)
 
@@ -167,16 +167,16 @@ def plan(index, gallery, options=FeatureOptions(model=BUNDLED), rebuild=False): 
     return BuildPlan(index, NAME, gallery, features, batch_size=16, workers=1, rebuild=rebuild)
 
 
-def test_a_second_builder_is_refused_while_one_works(tmp_path, capsys):
+def test_second_builder_is_refused_during_a_build(tmp_path, capsys):
     dataset, index = draw(tmp_path / NAME, 5), tmp_path / "index"
     answers = []
 
-    def meanwhile(done, total):
+    def build_again(done, total):
         if not answers:
             answers.append(build(index, dataset))
 
     gallery = Gallery(GallerySource(str(dataset)))
-    build_index(plan(index, gallery), Callbacks(meanwhile))
+    build_index(plan(index, gallery), Callbacks(build_again))
     assert answers == [2]
     assert "in use by another process" in capsys.readouterr().err
     assert build(index, dataset) == 0
@@ -184,7 +184,7 @@ def test_a_second_builder_is_refused_while_one_works(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change", ["pixel size", "model", "dataset", "--rebuild"])
-def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp_path, change):
+def test_open_readers_switch_to_a_new_build_when_it_is_complete(copied, tmp_path, change):
     dataset = tmp_path / NAME
     if change == "dataset":
         shutil.copytree(copied.dataset, dataset)
@@ -213,25 +213,25 @@ def test_a_new_build_is_taken_up_by_open_readers_when_it_is_complete(copied, tmp
     assert len(nearest(new, "clip", Metric.COSINE, new.vectors("clip")[0], 6)) == 6
     assert indexes.get(NAME) is new
     sweep(copied.index / NAME)
-    assert only_build(copied.index) == new.build  # the old one went when its reader had left it
+    assert only_build(copied.index) == new.build  # the old build is deleted once no reader uses it
     indexes.close()
 
 
 @pytest.mark.endurance
 @pytest.mark.short
-def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
-    """Four visitors search all the time; each answer is wholly of the one build or of the other."""
+def test_searches_continue_during_a_rebuild(reference_build, tmp_path):
+    """Four visitors search continuously; each answer comes entirely from one build."""
     index, other = tmp_path / "index", draw(tmp_path / NAME, 14)
-    shutil.copytree(undisturbed.index, index)
+    shutil.copytree(reference_build.index, index)
     ways = list(itertools.product(FEATURES, (Metric.L2, Metric.CORRELATION), ENGINES))
 
-    def ask(searcher, features, metric, engine):
+    def search(searcher, features, metric, engine):
         found = searcher.search(Query(position=5, features=features, metric=metric, engine=engine, top_k=50))
         return found.size, [(hit.id, hit.score) for hit in found.hits]
 
-    def asked_alone():
+    def search_alone():
         searcher = Searcher(Indexes(index))
-        found = [ask(searcher, *way) for way in ways]
+        found = [search(searcher, *way) for way in ways]
         searcher.indexes.close()
         return found
 
@@ -239,23 +239,23 @@ def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
         seen = [[] for _ in ways]
         while not over.is_set():
             for answers, way in zip(seen, ways, strict=True):
-                if (answer := ask(searcher, *way)) not in answers[-1:]:
+                if (answer := search(searcher, *way)) not in answers[-1:]:
                     answers.append(answer)
         return seen
 
-    expected = [asked_alone()]
+    expected = [search_alone()]
     searcher, over = Searcher(Indexes(index)), threading.Event()
     with ThreadPoolExecutor(4) as pool:
         try:
             visits = [pool.submit(visit) for _ in range(4)]
-            for dataset in (other, undisturbed.dataset, other):
-                builder = Builder(tmp_path, *arguments(index, dataset, "--rebuild"), apart=True)
-                assert builder.end() == 0, builder.said
+            for dataset in (other, reference_build.dataset, other):
+                builder = Builder(tmp_path, *arguments(index, dataset, "--rebuild"), separate_writer=True)
+                assert builder.wait() == 0, builder.output
         finally:
             over.set()
-    expected.append([ask(searcher, *way) for way in ways])
+    expected.append([search(searcher, *way) for way in ways])
     searcher.indexes.close()
-    assert expected[1] == asked_alone()
+    assert expected[1] == search_alone()
     for visited in visits:
         for answers, (before, after) in zip(visited.result(), zip(*expected, strict=True), strict=True):
             assert answers[0] == before
@@ -263,7 +263,7 @@ def test_searches_go_on_while_a_gallery_is_built_anew(undisturbed, tmp_path):
             assert len(answers) <= 4, "an old build came back"
 
 
-def test_another_data_set_under_a_taken_name_is_refused(copied, tmp_path, capsys):
+def test_another_dataset_with_an_existing_gallery_name_is_refused(copied, tmp_path, capsys):
     other = draw(tmp_path / "other" / NAME, 2)
     before = files(copied.index)
     assert build(copied.index, other) == 2
@@ -287,11 +287,11 @@ BAD_MANIFESTS = {
 
 
 @pytest.mark.parametrize("kind", BAD_MANIFESTS)
-def test_a_bad_manifest_is_told_with_the_remedy(copied, capsys, kind):
+def test_error_for_a_bad_manifest_names_the_rebuild_command(copied, capsys, kind):
     file = copied.index / NAME / "manifest.json"
     bad = BAD_MANIFESTS[kind](file.read_text())
     file.write_bytes(bad if isinstance(bad, bytes) else bad.encode())
-    dataset = copied.dataset if kind == "of a later format" else "..."  # where the manifest still tells
+    dataset = copied.dataset if kind == "of a later format" else "..."  # only a readable manifest names the dataset
     remedy = f"--index {copied.index} --gallery {NAME} --dataset {dataset} --rebuild"
     with pytest.raises(IndexingError) as error:
         Indexes(copied.index).get(NAME)
@@ -304,22 +304,22 @@ def test_a_bad_manifest_is_told_with_the_remedy(copied, capsys, kind):
         assert len(Indexes(copied.index).get(NAME)) == 6
 
 
-class Halt(Exception):
+class Interrupted(Exception):
     pass
 
 
-def test_a_rebuild_leaves_a_build_alone_whose_manifest_cannot_be_read(copied, monkeypatch):
+def test_rebuild_keeps_the_old_build_if_its_manifest_is_unreadable(copied, monkeypatch):
     published = only_build(copied.index)
     before = files(published)
     manifest = copied.index / NAME / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text("{")  # perhaps for a moment only
+    manifest.write_text("{")  # unreadable, perhaps only for a moment
 
-    def halt(*_):
-        raise Halt
+    def interrupt(*_):
+        raise Interrupted
 
-    monkeypatch.setattr(locations, "publish_manifest", halt)
-    with pytest.raises(Halt):
+    monkeypatch.setattr(locations, "publish_manifest", interrupt)
+    with pytest.raises(Interrupted):
         build(copied.index, copied.dataset, "--rebuild")
     manifest.write_text(text)
     assert files(published) == before
@@ -327,8 +327,8 @@ def test_a_rebuild_leaves_a_build_alone_whose_manifest_cannot_be_read(copied, mo
     assert nearest(index, "clip", Metric.L2, index.vectors("clip")[2], 1)[0] == 2
 
 
-def age(index):
-    """Turn an index of six pictures into one of format 2: no checksums, its build without a number."""
+def downgrade(index):
+    """Turn an index into format 2: without checksums, and without a number in the name of its build."""
     build = only_build(index)
     (build / "checksums.json").unlink()
     old = build.rename(build.with_name(build.name.rpartition("-")[0]))
@@ -339,8 +339,8 @@ def age(index):
     return old
 
 
-def test_an_index_of_an_older_format_is_told_and_the_command_it_names_replaces_it(copied, capsys):
-    old = age(copied.index)
+def test_error_for_an_older_format_names_a_command_that_replaces_it(copied, capsys):
+    old = downgrade(copied.index)
     assert build(copied.index, copied.dataset) == 2
     said = capsys.readouterr().err
     assert f"format 2, but this program reads format {FORMAT}" in said
@@ -351,7 +351,7 @@ def test_an_index_of_an_older_format_is_told_and_the_command_it_names_replaces_i
     assert only_build(copied.index) != old
 
 
-def wreck_chroma(build):
+def damage_chroma(build):
     file = build / "chroma" / "chroma.sqlite3"
     file.write_bytes(os.urandom(4096) + file.read_bytes()[4096:])
 
@@ -368,7 +368,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_index_is_reported_with_the_remedy(copied, damage):
+def test_error_for_a_damaged_index_names_the_rebuild_command(copied, damage):
     DAMAGES[damage](only_build(copied.index))
     indexes = Indexes(copied.index)
     with pytest.raises(IndexingError, match=r"index_builder\.py.*--rebuild"):
@@ -386,7 +386,7 @@ def test_damaged_chroma_files_are_rebuilt_from_the_vectors(copied, caplog):
     index = Indexes(copied.index).get(NAME)
     expected = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in FEATURES for metric in Metric]
     index.close()
-    wreck_chroma(only_build(copied.index))
+    damage_chroma(only_build(copied.index))
     index = Indexes(copied.index).get(NAME)
     query = index.vectors("clip")[2]
     assert list(rank(index, Combination("clip"), query, 1)[0]) == [2]  # the exact scan does not need ChromaDB
@@ -397,8 +397,8 @@ def test_damaged_chroma_files_are_rebuilt_from_the_vectors(copied, caplog):
     index.close()
 
 
-def test_a_gallery_without_one_good_picture_publishes_nothing(tmp_path, capsys):
-    spoil(draw(tmp_path / NAME, 3), 0, 1, 2)
+def test_gallery_without_readable_pictures_is_not_published(tmp_path, capsys):
+    corrupt_pictures(draw(tmp_path / NAME, 3), 0, 1, 2)
     assert build(tmp_path / "index", tmp_path / NAME) == 2
     said = capsys.readouterr().err
     assert "None of the 3 images can be used" in said
@@ -406,7 +406,7 @@ def test_a_gallery_without_one_good_picture_publishes_nothing(tmp_path, capsys):
     assert not Indexes(tmp_path / "index").names()
 
 
-def test_a_gallery_of_one_picture(tmp_path):
+def test_gallery_of_one_picture(tmp_path):
     assert build(tmp_path / "index", draw(tmp_path / NAME, 1)) == 0
     index = Indexes(tmp_path / "index").get()
     vector = index.vectors("clip")[0]
@@ -415,7 +415,7 @@ def test_a_gallery_of_one_picture(tmp_path):
     index.close()
 
 
-def test_an_index_that_cannot_be_written(six, tmp_path, capsys):
+def test_error_for_an_index_that_cannot_be_written(six_pictures, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    assert build(tmp_path / "file" / "index", six.dataset) == 2
+    assert build(tmp_path / "file" / "index", six_pictures.dataset) == 2
     assert "cannot be written" in capsys.readouterr().err

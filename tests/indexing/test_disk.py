@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: worded, nothing lost, and what can answer answers."""
+"""Full and read-only disks: a clear error, no data loss, and searches still work."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ import pytest
 
 import index_builder
 from retrieval import cli
-from tests.support.builds import NAME, answers, arguments, assert_same_contents, contents
+from tests.support.builds import NAME, arguments, assert_same_contents, contents, search_published
 from tests.support.warm import Builder
 
 pytestmark = pytest.mark.endurance
@@ -22,8 +22,8 @@ NEWNS, NEWUSER = 0x00020000, 0x10000000  # of <sched.h>
 NO_MOUNTS = 77
 
 
-def may_mount() -> bool:
-    """Take this process into a name space in which it may mount file systems that nobody else sees."""
+def enter_mount_namespace() -> bool:
+    """Move this process to a namespace for private mounts; return whether it may mount there."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
     if user and libc.unshare(NEWUSER | NEWNS) == 0:
@@ -40,54 +40,54 @@ def mount(folder: Path, *options: str) -> None:
     subprocess.run(["mount", *options, str(folder)], check=True)
 
 
-def full_disk(given: list[str]) -> int:
-    """Rebuild on a disk that gets full, and again when there is room; the body of a process."""
-    if not may_mount():
+def build_on_full_disk(given: list[str]) -> int:
+    """Rebuild on a disk that fills up, and again with enough space; this is the body of a process."""
+    if not enter_mount_namespace():
         return NO_MOUNTS
     source, dataset, disk, room = Path(given[0]), given[1], Path(given[2]), int(given[3])
     size = sum(path.stat().st_blocks * 512 for path in source.rglob("*"))
     mount(disk, "-t", "tmpfs", "-o", f"size={2 * size + 2**24}", "none")
     shutil.copytree(source, disk / "index")
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
-    return recovers(disk / "index", source, dataset, given[4], (disk / "ballast").unlink)
+    return check_recovery(disk / "index", source, dataset, given[4], (disk / "ballast").unlink)
 
 
-def small_files(given: list[str]) -> int:
-    """Rebuild where no file may grow beyond some bytes, and again without that; needs no right to mount anything."""
+def build_with_file_size_limit(given: list[str]) -> int:
+    """Rebuild with a limit on the size of files, and again without it; needs no permission to mount."""
     source, dataset, folder, most = Path(given[0]), given[1], Path(given[2]), int(given[3])
     shutil.copytree(source, folder / "index")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    return recovers(
+    return check_recovery(
         folder / "index", source, dataset, given[4], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     )
 
 
-def recovers(index: Path, source: Path, dataset: str, picture: str, mend: Callable[[], object]) -> int:
-    """Rebuild in vain, `mend`, and rebuild; the old index answers until then, the new one is equal to the source."""
+def check_recovery(index: Path, source: Path, dataset: str, picture: str, repair: Callable[[], object]) -> int:
+    """Check that a rebuild fails, the old index still works, and a rebuild after `repair` equals the source."""
     before = (index / NAME / "manifest.json").read_text()
     command = arguments(index, dataset, "--rebuild")
     assert index_builder.main(command) == 2
     assert (index / NAME / "manifest.json").read_text() == before
     print("old index", cli.main(["search", picture, "--features", "pixels", "--index", str(index)]))
-    mend()
-    assert answers(index)
+    repair()
+    assert search_published(index)
     assert index_builder.main(command) == 0
     assert (index / NAME / "manifest.json").read_text() != before
     assert_same_contents(contents(index), contents(source))
-    assert answers(index)
+    assert search_published(index)
     return 0
 
 
-def read_only(given: list[str]) -> int:
-    """Search and build on a disk that is read-only; the body of a process."""
-    if not may_mount():
+def use_read_only_disk(given: list[str]) -> int:
+    """Search and try to build on a read-only disk; this is the body of a process."""
+    if not enter_mount_namespace():
         return NO_MOUNTS
     source, dataset, disk, picture = Path(given[0]), given[1], Path(given[2]), given[3]
     mount(disk, "-t", "tmpfs", "none")
     shutil.copytree(source, disk / "index")
     mount(disk, "-o", "remount,ro")
-    assert answers(disk / "index")
+    assert search_published(disk / "index")
     for engine in ("exact", "chroma"):
         command = ["search", picture, "--features", "pixels", "--engine", engine, "--index", str(disk / "index")]
         assert cli.main(command) == 0
@@ -96,22 +96,22 @@ def read_only(given: list[str]) -> int:
     return 0
 
 
-def said_by(
-    program: Callable[[list[str]], int], undisturbed: SimpleNamespace, *given: object, apart: bool = False
+def run_and_get_output(
+    program: Callable[[list[str]], int], reference_build: SimpleNamespace, *given: object, apart: bool = False
 ) -> str:
-    """Run the body of a process, and return what it said."""
-    picture = undisturbed.dataset / "005.png"
-    passed = map(str, (undisturbed.index, undisturbed.dataset, *given, picture))
-    process = Builder(undisturbed.folder, *passed, program=program, apart=apart)
-    code = process.end()
+    """Run a function in its own process, and return its output."""
+    picture = reference_build.dataset / "005.png"
+    passed = map(str, (reference_build.index, reference_build.dataset, *given, picture))
+    process = Builder(reference_build.folder, *passed, program=program, separate_writer=apart)
+    code = process.wait()
     if code == NO_MOUNTS:
-        pytest.skip("this machine lets nobody mount a small file system in a name space of its own")
-    assert code == 0, process.said
-    assert "Traceback" not in process.said
-    return process.said
+        pytest.skip("this machine does not allow mounts in a private namespace")
+    assert code == 0, process.output
+    assert "Traceback" not in process.output
+    return process.output
 
 
-# Bytes of room: none to begin with, in the midst of ChromaDB's writing, of the export, at the very end.
+# Bytes of free space: the disk is full at the start, while ChromaDB writes, during the export, and at the very end.
 @pytest.mark.parametrize(
     ("room", "apart"),
     [
@@ -121,13 +121,13 @@ def said_by(
         (9 * 2**19, False),
     ],
 )
-def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
-    undisturbed: SimpleNamespace,
+def test_full_disk_is_reported_and_the_build_succeeds_with_enough_space(
+    reference_build: SimpleNamespace,
     tmp_path: Path,
     room: int,
     apart: bool,
 ) -> None:
-    said = said_by(full_disk, undisturbed, tmp_path, room, apart=apart)
+    said = run_and_get_output(build_on_full_disk, reference_build, tmp_path, room, apart=apart)
     assert said.count("cannot be written: No space left on device") == 1, said.splitlines()
     assert f"The index in `{tmp_path}" in said
     assert "Free some space" in said
@@ -135,21 +135,21 @@ def test_a_full_disk_is_told_and_the_build_goes_on_when_there_is_room(
 
 
 @pytest.mark.short
-def test_a_file_that_cannot_grow_is_told_and_the_build_goes_on_when_it_can(
-    undisturbed: SimpleNamespace,
+def test_file_size_limit_is_reported_and_the_build_succeeds_without_it(
+    reference_build: SimpleNamespace,
     tmp_path: Path,
 ) -> None:
-    said = said_by(small_files, undisturbed, tmp_path, 2**20, apart=True)
+    said = run_and_get_output(build_with_file_size_limit, reference_build, tmp_path, 2**20, apart=True)
     assert f"{tmp_path / 'index' / NAME}" in said
     assert "error: " in said
     assert "old index 0" in said
 
 
 @pytest.mark.short
-def test_a_read_only_index_is_searched_by_both_engines_and_not_built(
-    undisturbed: SimpleNamespace,
+def test_read_only_index_can_be_searched_but_not_built(
+    reference_build: SimpleNamespace,
     tmp_path: Path,
 ) -> None:
-    said = said_by(read_only, undisturbed, tmp_path)
+    said = run_and_get_output(use_read_only_disk, reference_build, tmp_path)
     assert said.count("cannot be written: Read-only file system. Free some space or change its permissions") == 2
     assert "is read-only: ChromaDB uses a copy" in said

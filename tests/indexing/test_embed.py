@@ -1,4 +1,4 @@
-"""The builder's way from pictures to a store: the processor's own numbers, shared cores, a writer beside it."""
+"""Embedding and writing during a build: number of threads, the writer process, and the size of thumbnails."""
 
 import multiprocessing
 import os
@@ -31,18 +31,18 @@ def items(queries, count):
     return [Item(row, file.stem, "", file.stem, file.read_bytes()) for row, file in enumerate(files)]
 
 
-def test_embedding_in_workers_leaves_other_threads_their_cores(queries, monkeypatch):
+def test_embedding_in_workers_does_not_change_threads_elsewhere(queries, monkeypatch):
     encoder = ClipEncoder(choose_model("mini"), "float32", "cpu")
     share, before = max(1, os.cpu_count() // 2), torch.get_num_threads()
     torch.set_num_threads(share + 2)
     forward, threads = encoder.forward, []
 
-    def counted(pixels):
+    def record_threads(pixels):
         vectors = forward(pixels)
         threads.append(torch.get_num_threads())
         return vectors
 
-    monkeypatch.setattr(encoder, "forward", counted)
+    monkeypatch.setattr(encoder, "forward", record_threads)
     try:
         runs = [items(queries, 6)[:4], items(queries, 6)[4:]]
         found = list(embed_all(iter(runs), {"pixels": Pixels(4), "clip": encoder}, batch_size=3, workers=2))
@@ -65,7 +65,7 @@ def batch(some, vectors):
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path, apart):
+def test_writer_writes_all_batches_and_releases_the_store(queries, tmp_path, apart):
     some = items(queries, 3)
     random = np.random.default_rng(0)
     vectors = {features: random.random((3, 5), np.float32) for features in FEATURES}
@@ -89,7 +89,7 @@ def test_a_writer_writes_what_it_is_given_and_leaves_the_store(queries, tmp_path
     assert [thumbnail_path(tmp_path, row).read_bytes() for row in range(3)] == [b"thumbnail"] * 3
 
 
-def test_a_writer_that_ends_is_told(queries, tmp_path):
+def test_writer_failures_are_reported(queries, tmp_path):
     some = items(queries, 2)
     good, bad = ({each: np.ones((1, width), np.float32) for each in FEATURES} for width in (5, 6))
     open_store = partial(FolderStore, tmp_path, FEATURES)
@@ -106,6 +106,6 @@ def test_a_writer_that_ends_is_told(queries, tmp_path):
             writer.finish()
 
 
-def test_no_thumbnail_is_larger_than_a_record_of_a_server():
+def test_thumbnails_fit_into_a_server_record():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 2, (256, 256, 3), dtype=np.uint8) * 255)
     assert 20_000 < len(thumbnail_of(noise)) <= min(THUMBNAIL_BYTES, RECORD_BYTES)

@@ -1,4 +1,4 @@
-"""A builder that is asked to stop ends soon and says so; of several builders on one index, one builds."""
+"""An interrupted builder ends soon with a message; of several builders on one index, only one builds."""
 
 import shutil
 import signal
@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support.builds import answers, arguments, assert_same
+from tests.support.builds import arguments, assert_same, search_published
 from tests.support.stages import STAGES
 from tests.support.warm import Builder, Moment
 
 pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
-ASKED = (
+INTERRUPTED = (
     "the gallery is claimed",
     "some vectors of some batches are written",
     "every batch is written",
@@ -24,50 +24,50 @@ ASKED = (
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_at_any_stage_it_ends_in_words_and_can_be_gone_on_from(
-    undisturbed: SimpleNamespace,
+def test_build_interrupted_at_any_stage_ends_with_a_message_and_resumes(
+    reference_build: SimpleNamespace,
     tmp_path: Path,
     number: signal.Signals,
 ) -> None:
     index = tmp_path / "index"
-    shutil.copytree(undisturbed.index, index)
-    command = arguments(index, undisturbed.dataset, "--rebuild")
-    for stage in ASKED:
-        builder = Builder(undisturbed.folder, *command, at=STAGES[stage], number=number)
-        assert builder.end() == 130, f"where {stage}: {builder.said}"
-        assert "Run the same command again" in builder.said
-        assert "Traceback" not in builder.said
-        assert answers(index)
-    assert Builder(undisturbed.folder, *command[:-1]).end() == 0
-    assert_same(index, undisturbed.whole)
+    shutil.copytree(reference_build.index, index)
+    command = arguments(index, reference_build.dataset, "--rebuild")
+    for stage in INTERRUPTED:
+        builder = Builder(reference_build.folder, *command, at=STAGES[stage], number=number)
+        assert builder.wait() == 130, f"{stage}: {builder.output}"
+        assert "Run the same command again" in builder.output
+        assert "Traceback" not in builder.output
+        assert search_published(index)
+    assert Builder(reference_build.folder, *command[:-1]).wait() == 0
+    assert_same(index, reference_build.snapshot)
 
 
-def test_chromadb_gets_the_batch_too_that_was_kept_in_the_moment_of_a_stop(
-    undisturbed: SimpleNamespace, tmp_path: Path
+def test_batch_stored_during_an_interrupt_also_reaches_chromadb(
+    reference_build: SimpleNamespace, tmp_path: Path
 ) -> None:
     index = tmp_path / "index"
-    command = arguments(index, undisturbed.dataset)
-    kept = Moment("Batches.add", "return", 2)  # another one waits for ChromaDB then
-    assert Builder(undisturbed.folder, *command, at=kept, number=signal.SIGINT).end() == 130
-    assert Builder(undisturbed.folder, *command).end() == 0
-    assert_same(index, undisturbed.whole)
+    command = arguments(index, reference_build.dataset)
+    kept = Moment("Batches.add", "return", 2)  # at this moment another batch waits for ChromaDB
+    assert Builder(reference_build.folder, *command, at=kept, number=signal.SIGINT).wait() == 130
+    assert Builder(reference_build.folder, *command).wait() == 0
+    assert_same(index, reference_build.snapshot)
 
 
-def test_of_three_builders_at_the_same_instant_one_builds(
-    undisturbed: SimpleNamespace,
+def test_only_one_of_three_simultaneous_builders_builds(
+    reference_build: SimpleNamespace,
     tmp_path: Path,
 ) -> None:
     index = tmp_path / "index"
     folders = [tmp_path / str(number) for number in range(3)]
     for folder in folders:
-        shutil.copytree(undisturbed.folder / "cache", folder / "cache")
-    builders = [Builder(folder, *arguments(index, undisturbed.dataset)) for folder in folders]
-    codes = [builder.end() for builder in builders]
+        shutil.copytree(reference_build.folder / "cache", folder / "cache")
+    builders = [Builder(folder, *arguments(index, reference_build.dataset)) for folder in folders]
+    codes = [builder.wait() for builder in builders]
     assert set(codes) <= {0, 2}
     assert 0 in codes
     for code, builder in zip(codes, builders, strict=True):
-        # Who comes when the first is done finds nothing to do.
+        # A builder that starts after the first has finished finds nothing to do.
         said = "in use by another process" if code else "pictures"
-        assert said in builder.said
-        assert "Traceback" not in builder.said
-    assert_same(index, undisturbed.whole)
+        assert said in builder.output
+        assert "Traceback" not in builder.output
+    assert_same(index, reference_build.snapshot)

@@ -1,4 +1,4 @@
-"""Building from the page: who may, one at a time, stopped and taken up again, and worded when it cannot be."""
+"""Builds from the page: permissions, one build at a time, stop and resume, and error messages."""
 
 import argparse
 import json
@@ -28,12 +28,12 @@ from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
 from retrieval.ui.tabs.galleries import MODEL_SHOWN, building, on_page
 from tests.support.builds import draw_classes
-from tests.support.held import Held
+from tests.support.held import PausableModel
 from tests.support.serving import post, running
 from tests.support.waiting import PATIENCE
 
 
-def parsed(*arguments: str) -> Settings:
+def parse_flags(*arguments: str) -> Settings:
     parser = argparse.ArgumentParser()
     settings.add_index_flag(parser)
     settings.add_gallery_flag(parser, "")
@@ -42,12 +42,12 @@ def parsed(*arguments: str) -> Settings:
     return settings.parse(parser, list(arguments), {})[1]
 
 
-def asked(index: Path, dataset: Path | str, *more: str) -> Settings:
-    return parsed("--index", str(index), "--dataset", str(dataset), "--model", "mini", *more)
+def build_settings(index: Path, dataset: Path | str, *more: str) -> Settings:
+    return parse_flags("--index", str(index), "--dataset", str(dataset), "--model", "mini", *more)
 
 
 @pytest.fixture(autouse=True)
-def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_space_or_share(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SPACE_ID", "SYSTEM", "GRADIO_SERVER_NAME", "GRADIO_SHARE", "GRADIO_ROOT_PATH"):
         monkeypatch.delenv(name, raising=False)
 
@@ -67,7 +67,7 @@ def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--host", "192.168.0.2"], {}, False),
         (["--host", "localhost.example.com"], {}, False),
         ([], {"GRADIO_SERVER_NAME": "0.0.0.0"}, False),
-        ([], {"GRADIO_SERVER_NAME": ""}, False),  # which gradio takes for all interfaces
+        ([], {"GRADIO_SERVER_NAME": ""}, False),  # for gradio this means all interfaces
         (["--share"], {}, False),
         ([], {"GRADIO_SHARE": "True"}, False),
         ([], {"GRADIO_ROOT_PATH": "/lookalike"}, False),
@@ -76,19 +76,19 @@ def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--host", "127.0.0.1"], {"SYSTEM": "spaces"}, False),
     ],
 )
-def test_own_machine_is_loopback_without_link_space_or_proxy(
+def test_own_machine_means_loopback_without_share_link_space_or_proxy(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], environment: dict[str, str], own: bool
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert parsed(*flags).own_machine is own
+    assert parse_flags(*flags).own_machine is own
 
 
-def test_fields_are_read_as_flags_are() -> None:
-    base = parsed("--index", "somewhere", "--pixel-size", "16")
+def test_fields_are_parsed_like_flags() -> None:
+    base = parse_flags("--index", "somewhere", "--pixel-size", "16")
     given = {"dataset": "~/pictures", "limit": "20", "image_column": "-x", "gallery": "mine", "model": "mini"}
     flags = [f"--{name.replace('_', '-')}={text}" for name, text in given.items()]
-    assert with_flags(base, given) == parsed("--index", "somewhere", "--pixel-size", "16", *flags)
+    assert with_flags(base, given) == parse_flags("--index", "somewhere", "--pixel-size", "16", *flags)
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_fields_are_read_as_flags_are() -> None:
         ("gallery", ".hidden", "cannot be the name of a folder"),
     ],
 )
-def test_bad_field_is_worded_like_the_flag(name: str, text: str, said: str) -> None:
+def test_errors_of_fields_name_the_field(name: str, text: str, said: str) -> None:
     with pytest.raises(RetrievalError) as error:
-        with_flags(parsed(), {name: text})
+        with_flags(parse_flags(), {name: text})
     assert said in on_page(str(error.value))
 
 
-def test_commands_in_errors_stay_commands() -> None:
+def test_commands_in_errors_are_not_translated() -> None:
     command = "Build it again: python index_builder.py --gallery x --rebuild"
     assert on_page(command) == command
     assert on_page("Choose another name with --gallery.") == "Choose another name with “Gallery name”."
@@ -128,23 +128,23 @@ def test_commands_in_errors_stay_commands() -> None:
         ("EMPTY", "contains neither images nor Parquet files"),
     ],
 )
-def test_data_set_that_cannot_be_is_told_at_once(tmp_path: Path, dataset: str, said: str) -> None:
+def test_invalid_datasets_are_reported_immediately(tmp_path: Path, dataset: str, said: str) -> None:
     with pytest.raises(GalleryError, match=said):
         check_dataset(GallerySource(str(tmp_path) if dataset == "EMPTY" else dataset))
 
 
-def test_code_of_a_data_set_is_not_run(tmp_path: Path) -> None:
+def test_code_of_a_dataset_is_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "scripted"
     folder.mkdir()
     (folder / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     (folder / "x.parquet").write_bytes(b"no parquet")
-    builds = Builds(parsed("--index", str(tmp_path / "index")))
+    builds = Builds(parse_flags("--index", str(tmp_path / "index")))
     with pytest.raises(GalleryError):
-        builds.start(asked(tmp_path / "index", folder)).outcome(PATIENCE)
+        builds.start(build_settings(tmp_path / "index", folder)).outcome(PATIENCE)
     assert not (tmp_path / "ran").exists()
 
 
-def test_rate_and_time_left_count_this_run_alone() -> None:
+def test_rate_and_time_left_count_only_this_run() -> None:
     stage = Stage(Phase.PICTURES, since=100.0, before=64, done=128, total=256, at=104.0)
     assert (stage.rate, stage.left) == (16.0, 8.0)
     assert building("x", stage, 106.0, False) == (
@@ -157,92 +157,94 @@ def test_rate_and_time_left_count_this_run_alone() -> None:
     assert "stopping" in building("x", stage, 106.0, True)
 
 
-def test_stopped_at_the_next_batch_and_taken_up_again(tmp_path: Path) -> None:
+def test_build_stops_after_the_current_batch_and_resumes(tmp_path: Path) -> None:
     dataset, index = draw_classes(tmp_path / "pictures", 200), tmp_path / "index"  # three batches of 64, and one of 8
     threads = set(threading.enumerate())
-    held = Held(free=64 // CONVOLVED)
-    builds = Builds(parsed("--index", str(index)), held.load)
-    build = builds.start(asked(index, dataset))
+    held = PausableModel(free_passes=64 // CONVOLVED)
+    builds = Builds(parse_flags("--index", str(index)), held.load)
+    build = builds.start(build_settings(index, dataset))
     assert held.reached.wait(PATIENCE)
-    while build.stage.done < 64 and build.running:  # written by another thread than those that are held
+    while build.stage.done < 64 and build.running:  # written by a thread that is not paused
         time.sleep(0.01)  # polling another thread
     assert (build.stage.done, build.stage.total) == (64, 200)
     assert builds.running is build
 
     with pytest.raises(BuildRunning, match=r"'pictures' is being built, and only one is built at a time"):
-        builds.start(asked(index, dataset, "--gallery", "another"))
+        builds.start(build_settings(index, dataset, "--gallery", "another"))
     build.stop()
     assert build.stopping
-    held.go.set()
+    held.resume.set()
     with pytest.raises(BuildStopped):
         build.outcome(PATIENCE)
     assert builds.running is None
     assert build.stage.done == 128, "it did not stop at the next batch"
     assert not Indexes(index).names()
     left = {thread for thread in threading.enumerate() if thread.name.startswith(("embed", "build"))}
-    assert left <= threads, "threads of the stopped build live on"
+    assert left <= threads, "threads of the stopped build still run"
 
-    outcome = builds.start(asked(index, dataset)).outcome(PATIENCE)
+    outcome = builds.start(build_settings(index, dataset)).outcome(PATIENCE)
     assert (outcome.resumed_from, outcome.added, outcome.manifest.pictures) == (128, 72, 200)
     assert Indexes(index).get("pictures").classes == ["even", "odd"]
 
     assert index_builder.main(["--index", str(index), "--dataset", str(dataset), "--model", "mini"]) == 0
-    assert builds.start(asked(index, dataset)).outcome(PATIENCE).already_done
+    assert builds.start(build_settings(index, dataset)).outcome(PATIENCE).already_done
 
 
-def test_the_end_of_the_program_stops_a_build(tmp_path: Path) -> None:
-    held = Held(free=1)
-    builds = Builds(parsed("--index", str(tmp_path)), held.load)
-    build = builds.start(asked(tmp_path / "index", draw_classes(tmp_path / "pictures", 70)))
+def test_closing_stops_a_build(tmp_path: Path) -> None:
+    held = PausableModel(free_passes=1)
+    builds = Builds(parse_flags("--index", str(tmp_path)), held.load)
+    build = builds.start(build_settings(tmp_path / "index", draw_classes(tmp_path / "pictures", 70)))
     assert held.reached.wait(PATIENCE)
-    held.go.set()
+    held.resume.set()
     builds.close()
     assert not build.running
     with pytest.raises(BuildStopped):
         build.outcome()
 
 
-def test_failures_are_handed_on_and_the_next_build_may_start(tmp_path: Path) -> None:
+def test_failures_are_raised_and_do_not_block_the_next_build(tmp_path: Path) -> None:
     dataset, index = draw_classes(tmp_path / "pictures", 4), tmp_path / "index"
-    builds = Builds(parsed("--index", str(index)))
+    builds = Builds(parse_flags("--index", str(index)))
     with pytest.raises(GalleryError, match="no column 'nowhere'"):
-        builds.start(asked(index, dataset, "--image-column", "nowhere")).outcome(PATIENCE)
+        builds.start(build_settings(index, dataset, "--image-column", "nowhere")).outcome(PATIENCE)
     with pytest.raises(ModelError, match="There is no model folder"):
-        builds.start(asked(index, dataset, "--model", "/no/model")).outcome(PATIENCE)
-    assert builds.start(asked(index, dataset)).outcome(PATIENCE).manifest.pictures == 4
+        builds.start(build_settings(index, dataset, "--model", "/no/model")).outcome(PATIENCE)
+    assert builds.start(build_settings(index, dataset)).outcome(PATIENCE).manifest.pictures == 4
     other = draw_classes(tmp_path / "other", 2)
     with pytest.raises(IndexingError, match="`--gallery`, or replace the gallery with `--rebuild`"):
-        builds.start(asked(index, other, "--gallery", "pictures")).outcome(PATIENCE)
-    replaced = builds.start(asked(index, other, "--gallery", "pictures"), rebuild=True).outcome(PATIENCE)
+        builds.start(build_settings(index, other, "--gallery", "pictures")).outcome(PATIENCE)
+    replaced = builds.start(build_settings(index, other, "--gallery", "pictures"), rebuild=True).outcome(PATIENCE)
     assert replaced.manifest.pictures == 2
 
 
-def test_a_surprise_is_logged_and_shown_as_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_errors_are_logged_but_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fail(name: str, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:
         raise ZeroDivisionError("secret")
 
-    build = Builds(parsed(), fail).start(asked(tmp_path / "index", draw_classes(tmp_path / "pictures", 1)))
+    build = Builds(parse_flags(), fail).start(
+        build_settings(tmp_path / "index", draw_classes(tmp_path / "pictures", 1))
+    )
     with pytest.raises(RetrievalError, match="Something went wrong") as error:
         build.outcome(PATIENCE)
     assert "secret" not in str(error.value)
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_model_in_use_is_not_loaded_twice(tmp_path: Path) -> None:
+def test_model_in_use_is_not_loaded_again(tmp_path: Path) -> None:
     index = tmp_path / "index"
     searcher = Searcher(Indexes(index))
     loaded = searcher.embedder.loaded
-    builds = Builds(parsed("--index", str(index)), loaded.load)
-    manifest = builds.start(asked(index, draw_classes(tmp_path / "one", 2))).outcome(PATIENCE).manifest
+    builds = Builds(parse_flags("--index", str(index)), loaded.load)
+    manifest = builds.start(build_settings(index, draw_classes(tmp_path / "one", 2))).outcome(PATIENCE).manifest
     built_with = loaded.get("clip", manifest.model)
-    builds.start(asked(index, draw_classes(tmp_path / "two", 3))).outcome(PATIENCE)
+    builds.start(build_settings(index, draw_classes(tmp_path / "two", 3))).outcome(PATIENCE)
     assert loaded.get("clip", Indexes(index).get("two").manifest.model) is built_with
 
 
 @pytest.fixture
-def served(small: Path, tmp_path: Path, ordinary: None) -> Iterator[tuple[str, Builds]]:
-    """A served page that can build, and what it builds with."""
-    chosen = parsed("--index", str(small), "--host", "127.0.0.1")
+def served_builds(small: Path, tmp_path: Path, without_space_or_share: None) -> Iterator[tuple[str, Builds]]:
+    """The address of a served page that can build, and its builds."""
+    chosen = parse_flags("--index", str(small), "--host", "127.0.0.1")
     assert chosen.own_machine
     searcher = Searcher(Indexes(small))
     builds = Builds(chosen, searcher.embedder.loaded.load)
@@ -260,7 +262,7 @@ def dependencies(address: str) -> list[dict[str, Any]]:
 
 
 def call(address: str, name: str, data: list[Any], **headers: str) -> str:
-    """Call an endpoint with headers of one's own; return the events' text, or the refusal."""
+    """Call an endpoint with the given headers; return the text of its events, or "refused"."""
     url = f"{address}/gradio_api/call/{name}"
     asking = {"Content-Type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
     try:
@@ -286,7 +288,7 @@ def fields(dataset: Path, gallery: str) -> list[Any]:
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:1"},  # another program's page on this machine
         {"Origin": "http://["},
-        {"Host": "evil.example", "Origin": "http://evil.example"},  # its name was pointed at this machine
+        {"Host": "evil.example", "Origin": "http://evil.example"},  # DNS rebinding: the name resolves to this machine
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example:7860"},
         {"Host": "["},
@@ -295,9 +297,9 @@ def fields(dataset: Path, gallery: str) -> list[Any]:
     ],
 )
 def test_another_website_cannot_build(
-    served: tuple[str, Builds], tmp_path: Path, small: Path, headers: dict[str, str]
+    served_builds: tuple[str, Builds], tmp_path: Path, small: Path, headers: dict[str, str]
 ) -> None:
-    address, builds = served
+    address, builds = served_builds
     answer = call(address, "start", fields(draw_classes(tmp_path / "pictures", 2), "stolen"), **headers)
     assert "built from this page" in answer or "refused" in answer
     for name, data in (("cancel", []), ("check", [str(tmp_path)]), ("arrive", []), ("show_galleries", ["first"])):
@@ -309,9 +311,9 @@ def test_another_website_cannot_build(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_page_itself_builds(served: tuple[str, Builds], tmp_path: Path, small: Path, named: bool) -> None:
-    """What the refusals above are measured against."""
-    address, builds = served
+def test_page_can_build(served_builds: tuple[str, Builds], tmp_path: Path, small: Path, named: bool) -> None:
+    """The control for the refusals above: the same call succeeds from the page."""
+    address, builds = served_builds
     headers = {"Origin": address} if named else {}
     answer = call(address, "start", fields(draw_classes(tmp_path / "pictures", 3), f"mine-{named}"), **headers)
     assert "event: complete" in answer
@@ -323,8 +325,8 @@ def test_the_page_itself_builds(served: tuple[str, Builds], tmp_path: Path, smal
 
 
 @pytest.mark.parametrize("junk", [None, 5, ["x"], {"path": "/etc"}, "\ud800", "a\0b", "<img src=x>"])
-def test_junk_in_fields_builds_nothing(served: tuple[str, Builds], small: Path, junk: Any) -> None:
-    address, builds = served
+def test_invalid_field_values_build_nothing(served_builds: tuple[str, Builds], small: Path, junk: Any) -> None:
+    address, builds = served_builds
     call(address, "start", ["first", False, False, junk, junk, junk, MODEL_SHOWN, *[junk] * 6])
     if builds.last:
         with pytest.raises(RetrievalError):
@@ -340,7 +342,7 @@ def test_junk_in_fields_builds_nothing(served: tuple[str, Builds], small: Path, 
         pytest.param({"SYSTEM": "spaces"}, marks=[pytest.mark.endurance, pytest.mark.short]),
     ],
 )
-def test_nothing_on_a_space_can_build(small: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_builds_are_impossible_on_a_space(small: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     dataset = draw_classes(tmp_path / "pictures", 2)
     before = Indexes(small).names()
     with running(tmp_path / "app.log", "--index", str(small), **environment) as address:

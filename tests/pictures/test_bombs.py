@@ -18,7 +18,7 @@ from retrieval.pictures.decoder import CRASHED, PROCESSES, TOO_SLOW, Decoders
 from retrieval.pictures.decoding import FORMATS, MAX_PIXELS, WEB_FORMATS, decode
 from retrieval.pictures.metadata import MAX_SCANS, orientation_of
 from tests.support.hostile_pictures import progressive_with_empty_scans
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 MEGABYTE = 2**20
 MEMORY = 300 * MEGABYTE  # of a decoder that works on 18 MB
@@ -136,7 +136,7 @@ def test_a_killed_process_is_replaced(decoders):
     load(decoders, encode("PNG"))
     [one] = decoders._idle
     os.kill(one._process.pid, signal.SIGKILL)
-    until(lambda: not one.alive)
+    wait_until(lambda: not one.alive)
     assert load(decoders, encode("PNG")).size == (24, 20)
 
 

@@ -1,4 +1,4 @@
-"""Distortions of a query picture: against plain numpy and scipy, at their limits, and what the cache makes of them."""
+"""Distortions of a query picture: against numpy and scipy, at their limits, and in the cache of vectors."""
 
 import io
 from dataclasses import replace
@@ -43,19 +43,19 @@ def fox(queries):
     return load_picture(queries / "fox.png")
 
 
-def test_the_undistorted_picture_is_the_very_picture():
-    given = picture(3000, 2000)  # also where others would be shrunk
+def test_no_distortion_returns_the_same_object():
+    given = picture(3000, 2000)  # large enough that a distortion would shrink it first
     assert UNDISTORTED.apply(given) is given
     assert checked_distortion() == UNDISTORTED == checked_distortion(0, 0.0, 0, 0, 100.0)
 
 
 @pytest.mark.parametrize(("degrees", "quarters"), [(90, 1), (180, 2), (-180, 2), (-90, 3)])
-def test_a_quarter_turn_moves_pixels_and_changes_none(degrees, quarters):
+def test_quarter_turns_only_move_pixels(degrees, quarters):
     given = picture(31, 17)
     assert np.array_equal(pixels(Distortion(rotation=degrees).apply(given)), np.rot90(pixels(given), quarters))
 
 
-def test_a_turned_picture_lies_whole_on_white():
+def test_rotated_picture_is_complete_on_a_white_background():
     black = Image.new("RGB", (100, 60))
     tilted = pixels(Distortion(rotation=30).apply(black))
     assert np.allclose(tilted.shape[1::-1], rotated_size(100, 60, 30), atol=2)
@@ -72,10 +72,10 @@ def test_crop_is_a_slice(share, x, y):
 @pytest.mark.parametrize("name", ["fox", "cat", "pizza"])
 @pytest.mark.parametrize("share", [0.005, 0.02, 0.06, 0.1])
 def test_blur_is_a_gaussian(queries, name, share):
-    # Pillow's is three box blurs in turn (Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by
-    # Extended Box Filtering", 2011), each rounded to 8 bits: it may differ by a few of 255 levels, not by more.
-    # At the edge each of the three repeats the edge of what the last one left, scipy the edge of the picture itself,
-    # so what is compared closely lies 2.5 standard deviations away from it.
+    # Pillow applies three box blurs (Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box
+    # Filtering", 2011) and rounds each to 8 bits, so it may differ by a few of 255 levels. At the edge, each of the
+    # three extends the result of the previous one, but scipy extends the picture itself. The close comparison
+    # therefore starts 2.5 standard deviations from the edge.
     given = load_picture(queries / f"{name}.png")
     sigma = share * min(given.size)
     error = np.abs(
@@ -97,8 +97,8 @@ def test_grey_is_the_luma_of_bt_601(share):
     assert np.abs(pixels(Distortion(grey=share).apply(given)) - expected).max() <= 1.01  # rounded twice
 
 
-def test_jpeg_is_worse_the_lower_its_quality(fox):
-    # Below 5 libjpeg's tables are at their limit of 255 almost everywhere, so there worse is not lower any more.
+def test_lower_jpeg_quality_gives_larger_errors(fox):
+    # Below quality 5, most entries of libjpeg's tables are at their limit of 255, so errors hardly grow any more.
     errors = [np.abs(pixels(Distortion(quality=q).apply(fox)) - pixels(fox)).mean() for q in (99, 50, 20, 5)]
     assert errors == sorted(errors)
     assert 0 < errors[0] < 1 < 5 < errors[-1]
@@ -107,7 +107,7 @@ def test_jpeg_is_worse_the_lower_its_quality(fox):
     assert np.array_equal(pixels(Distortion(quality=20).apply(fox)), pixels(load_picture(buffer.getvalue())))
 
 
-def test_the_order_is_crop_rotation_blur_grey_jpeg(fox):
+def test_distortions_are_applied_in_a_fixed_order(fox):
     parts = [Distortion(crop=0.3), Distortion(rotation=20), Distortion(blur=0.02), Distortion(grey=1)]
     parts.append(Distortion(quality=30))
     one_by_one = fox
@@ -118,7 +118,7 @@ def test_the_order_is_crop_rotation_blur_grey_jpeg(fox):
 
 @pytest.mark.parametrize("size", ODD, ids=str)
 @pytest.mark.parametrize("each", EACH, ids=str)
-def test_odd_pictures(size, each):
+def test_unusual_sizes(size, each):
     changed = each.apply(picture(*size))
     assert changed.mode == "RGB"
     assert min(changed.size) >= 1
@@ -126,15 +126,15 @@ def test_odd_pictures(size, each):
 
 @pytest.mark.parametrize("size", [(10**7, 1), (3, 5 * 10**6)], ids=str)
 @pytest.mark.parametrize("each", EACH, ids=str)
-def test_a_ribbon_neither_fills_the_memory_nor_exceeds_what_jpeg_can(size, each):
+def test_very_long_pictures_stay_within_memory_and_jpeg_limits(size, each):
     changed = each.apply(Image.new("RGB", size))
     assert changed.width * changed.height <= 1.1 * WORKING_PIXELS
     assert max(changed.size) <= LONGEST
 
 
 @pytest.mark.parametrize("each", [part for part in EACH if part.quality == 100], ids=str)
-def test_shrinking_a_large_picture_first_changes_nothing_material(each, fox, monkeypatch):
-    """What raw pixels are made of is the same to a few levels, far less than what the distortion itself does."""
+def test_shrinking_large_pictures_first_hardly_changes_the_result(each, fox, monkeypatch):
+    """The raw pixel features change by a few levels at most, far less than by the distortion itself."""
     large = fox.resize((1600, 1600), Image.Resampling.BICUBIC)
     first = pixels(each.apply(large).resize((32, 32), Image.Resampling.BICUBIC))
     monkeypatch.setattr(distortion, "WORKING_PIXELS", 10**9)
@@ -160,13 +160,13 @@ def test_shrinking_a_large_picture_first_changes_nothing_material(each, fox, mon
         ("quality", [20], "not [20]."),
     ],
 )
-def test_out_of_range_is_worded(part, value, words):
+def test_errors_for_values_out_of_range(part, value, words):
     with pytest.raises(QueryError) as caught:
         checked_distortion(**{part: value})
     assert words in str(caught.value)
 
 
-def test_limits_themselves_are_allowed():
+def test_limits_are_inclusive():
     for part, limits in LIMITS.items():
         for limit in limits:
             assert getattr(checked_distortion(**{part: limit}), part) == limit
@@ -177,26 +177,26 @@ within = {part: st.floats(low, high) for part, (low, high) in LIMITS.items()} | 
 
 
 @given(width=sides, height=sides, seed=st.integers(0, 99), chosen=st.fixed_dictionaries(within))
-def test_any_distortion_within_the_limits_is_a_picture_and_repeatable(width, height, seed, chosen):
+def test_distortions_within_the_limits_are_deterministic(width, height, seed, chosen):
     given = picture(width, height, seed)
     before = given.tobytes()
     one, two = (checked_distortion(**chosen).apply(given) for _ in "ab")
     assert one.mode == "RGB"
     assert min(one.size) >= 1
     assert (one.size, one.tobytes()) == (two.size, two.tobytes())
-    assert given.tobytes() == before  # the picture itself is left alone
+    assert given.tobytes() == before  # the picture itself is unchanged
 
 
 @given(width=sides, height=sides, share=st.floats(0, 0.9))
-def test_a_crop_keeps_the_middle_and_about_its_share(width, height, share):
+def test_crop_keeps_the_centre_and_the_given_share(width, height, share):
     cropped = Distortion(crop=share).apply(Image.new("RGB", (width, height)))
     for before, after in zip((width, height), cropped.size, strict=True):
         assert (before - after) % 2 == 0
-        assert -1e-9 <= after - before * (1 - share) <= 2 + 1e-9  # of numbers in binary
+        assert -1e-9 <= after - before * (1 - share) <= 2 + 1e-9  # floating-point rounding
 
 
 @given(value=st.floats(), part=st.sampled_from(sorted(LIMITS)))
-def test_what_is_accepted_lies_within_the_limits(value, part):
+def test_accepted_values_are_within_the_limits(value, part):
     low, high = LIMITS[part]
     try:
         accepted = getattr(checked_distortion(**{part: value}), part)
@@ -207,7 +207,7 @@ def test_what_is_accepted_lies_within_the_limits(value, part):
         assert accepted == value
 
 
-def test_the_cache_tells_distortions_apart(icons_searcher, queries):
+def test_cache_distinguishes_distortions(icons_searcher, queries):
     query = Query(picture=queries / "fox.png")
     index, embedder = icons_searcher.indexes.get(), icons_searcher.embedder
     for features in FEATURES:

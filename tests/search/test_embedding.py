@@ -1,4 +1,4 @@
-"""The vector of a query is computed once, however often and from however many threads it is asked for."""
+"""The vector of a query is computed once, no matter how many searches or threads need it."""
 
 import itertools
 import threading
@@ -20,7 +20,7 @@ from retrieval.search.embedding import QueryPicture
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.search.vector_cache import VectorCache
-from tests.support.forwards import Forwards
+from tests.support.forwards import ForwardCounter
 from tests.support.waiting import PATIENCE
 
 VISITORS = 6
@@ -28,22 +28,24 @@ VISITORS = 6
 
 @pytest.fixture
 def searcher(icons_searcher: Searcher) -> Searcher:
-    """A searcher that remembers no vector yet, with the model of the others."""
+    """A searcher with an empty cache of vectors that shares the loaded model."""
     fresh = Searcher(icons_searcher.indexes)
     fresh.embedder.loaded = icons_searcher.embedder.loaded
     return fresh
 
 
 @pytest.fixture
-def forwards(searcher: Searcher) -> Iterator[Forwards]:
+def forwards(searcher: Searcher) -> Iterator[ForwardCounter]:
     model = searcher.embedder.loaded.get("clip", searcher.indexes.get().manifest.model)._model
-    counted = Forwards()
-    handle = model.vision_model.register_forward_pre_hook(counted, with_kwargs=True)
-    yield counted
+    counter = ForwardCounter()
+    handle = model.vision_model.register_forward_pre_hook(counter, with_kwargs=True)
+    yield counter
     handle.remove()
 
 
-def test_no_change_of_settings_embeds_a_picture_again(searcher: Searcher, forwards: Forwards, queries: Path) -> None:
+def test_changing_settings_does_not_embed_a_picture_again(
+    searcher: Searcher, forwards: ForwardCounter, queries: Path
+) -> None:
     picture = Query((queries / "fox.png").read_bytes())
     found = set()
     for metric, engine, k, labels, alike in itertools.product(
@@ -55,11 +57,11 @@ def test_no_change_of_settings_embeds_a_picture_again(searcher: Searcher, forwar
     assert len(found) > 8, "the settings changed nothing"
     assert forwards.pictures == [1]
     searcher.search(replace(picture, region=(0, 0, 0.5, 1)))
-    assert forwards.pictures == [1, 1], "the model is not what was counted"
+    assert forwards.pictures == [1, 1], "the counter does not see the model"
 
 
-class Counted(VectorCache):
-    """Tells how many threads have asked it."""
+class CountingCache(VectorCache):
+    """Counts the calls in the semaphore `asked`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,10 +72,10 @@ class Counted(VectorCache):
         return super().vectors(keys, compute)
 
 
-def test_a_picture_asked_for_many_times_at_once_is_embedded_once(
-    searcher: Searcher, forwards: Forwards, queries: Path
+def test_concurrent_searches_for_a_picture_embed_it_once(
+    searcher: Searcher, forwards: ForwardCounter, queries: Path
 ) -> None:
-    cache = searcher.embedder.cache = Counted()
+    cache = searcher.embedder.cache = CountingCache()
     query = Query((queries / "castle.png").read_bytes())
     forwards.open.clear()
     with ThreadPoolExecutor(VISITORS) as pool:
@@ -86,7 +88,7 @@ def test_a_picture_asked_for_many_times_at_once_is_embedded_once(
     assert [len(each) for each in hits] == list(range(1, VISITORS + 1))
 
 
-def test_a_sweep_takes_what_a_search_computes(searcher: Searcher, forwards: Forwards, queries: Path) -> None:
+def test_sweep_reuses_the_vector_of_a_search(searcher: Searcher, forwards: ForwardCounter, queries: Path) -> None:
     query = Query((queries / "turtle.png").read_bytes())
     searcher.search(query)
     distortions = [UNDISTORTED, Distortion(grey=1), UNDISTORTED, Distortion(blur=0.05)]
@@ -98,7 +100,7 @@ def test_a_sweep_takes_what_a_search_computes(searcher: Searcher, forwards: Forw
         assert len(np.unique(found, axis=0)) == 3
 
 
-def test_who_waits_for_a_computation_that_fails_gets_its_error_and_the_next_tries_again() -> None:
+def test_waiting_threads_share_an_error_and_the_next_call_retries() -> None:
     cache = VectorCache()
     begun, go, others = threading.Event(), threading.Event(), threading.Event()
 
@@ -125,7 +127,7 @@ def test_who_waits_for_a_computation_that_fails_gets_its_error_and_the_next_trie
 
 
 @pytest.mark.parametrize(("size", "numbers", "kept"), [(2, 1000, 2), (100, 30, 3), (100, 5, 1)])
-def test_the_vectors_unused_for_longest_are_forgotten(size: int, numbers: int, kept: int) -> None:
+def test_least_recently_used_vectors_are_evicted(size: int, numbers: int, kept: int) -> None:
     cache = VectorCache(size, numbers)
     for key in range(6):
         cache.vectors([key], lambda _: [np.zeros(10, np.float32)])
@@ -133,7 +135,7 @@ def test_the_vectors_unused_for_longest_are_forgotten(size: int, numbers: int, k
     assert [key for key in range(6) if key in cache] == ([0, *range(7 - kept, 6)] if kept > 1 else [0])
 
 
-def test_both_features_are_remembered(searcher: Searcher, queries: Path) -> None:
+def test_vectors_of_both_feature_types_are_cached(searcher: Searcher, queries: Path) -> None:
     query = Query((queries / "cat.png").read_bytes())
     for features in FEATURES:
         assert searcher.search(replace(query, features=features)).timings.features > 0

@@ -1,4 +1,4 @@
-"""The same question has the same answer in every process."""
+"""The same query gives the same results in every process."""
 
 import json
 import os
@@ -31,11 +31,11 @@ print(json.dumps(found))
 """
 
 
-def test_every_start_gives_the_same_answers(few_icons: Path, queries: Path, tmp_path: Path) -> None:
-    """Whatever order Python's sets have, and however many threads compute, but for the last digits of scores."""
+def test_every_process_gives_the_same_answers(few_icons: Path, queries: Path, tmp_path: Path) -> None:
+    """Hash seeds and the number of threads may change only the last digits of scores."""
     starts = []
     for seed in ("1", "2"):
-        index = shutil.copytree(few_icons, tmp_path / seed)  # ChromaDB's files have one owner at a time
+        index = shutil.copytree(few_icons, tmp_path / seed)  # only one process can use ChromaDB's files at a time
         environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed}
         command = [sys.executable, "-c", ANSWERS, str(index), str(queries)]
         starts.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE))

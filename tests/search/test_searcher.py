@@ -28,11 +28,11 @@ PICTURES = ("pizza", "cat", "soccer-ball", "castle", "red-apple")
 
 
 def formula(metric, query, gallery):
-    """The scores of one query, one gallery vector at a time, so that long vectors fit into memory."""
+    """Compute the scores of one query one gallery vector at a time, so that long vectors fit into memory."""
     return np.array([reference(metric, query[None], row[None])[0, 0] for row in gallery])
 
 
-# ---- the original pipeline's OpenCLIP vectors, in a store of ours
+# ---- the original pipeline's OpenCLIP vectors in our store
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def openclip(seed, tmp_path_factory):
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_exact_engine_ranks_openclip_as_the_formula_does(openclip, metric):
+def test_exact_engine_ranks_openclip_vectors_like_the_formula(openclip, metric):
     vectors = openclip.vectors("clip")
     for row in range(0, len(vectors), 10):
         positions, scores = rank(openclip, Combination("clip", metric), vectors[row], 10)
@@ -57,7 +57,7 @@ def test_exact_engine_ranks_openclip_as_the_formula_does(openclip, metric):
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_chroma_finds_what_the_exact_engine_finds_in_openclip(openclip, metric):
+def test_chroma_and_exact_engine_agree_on_openclip_vectors(openclip, metric):
     vectors, found = openclip.vectors("clip"), []
     for vector in vectors:
         exact, chroma = (set(rank(openclip, Combination("clip", metric, engine), vector, 10)[0]) for engine in ENGINES)
@@ -65,7 +65,7 @@ def test_chroma_finds_what_the_exact_engine_finds_in_openclip(openclip, metric):
     assert np.mean(found) >= 0.99
 
 
-def test_openclip_precision_is_that_of_the_original_pipeline(openclip):
+def test_openclip_precision_matches_the_original_pipeline(openclip):
     results = evaluate(openclip, leave_one_out(openclip))
     cosine = next(r for r in results if (r.features, r.metric) == ("clip", Metric.COSINE))
     assert cosine.p_at_5 == pytest.approx(0.806, abs=0.001)
@@ -91,7 +91,7 @@ def test_both_engines_agree(icons_searcher, queries, features, metric):
 
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("features", FEATURES)
-def test_scores_are_the_metric_itself(icons_searcher, queries, features, metric):
+def test_scores_match_the_formula(icons_searcher, queries, features, metric):
     index = icons_searcher.indexes.get()
     picture = load_picture(queries / "pizza.png")
     vector = icons_searcher.embedder.feature_set(index, features).embed([picture])[0]
@@ -101,7 +101,7 @@ def test_scores_are_the_metric_itself(icons_searcher, queries, features, metric)
     assert [hit.score for hit in hits] == pytest.approx([expected[hit.position] for hit in hits], abs=1e-9)
 
 
-def test_hits_tell_what_the_gallery_knows(icons_searcher, queries):
+def test_hits_have_the_id_label_and_caption_of_the_gallery(icons_searcher, queries):
     index = icons_searcher.indexes.get()
     ranking = icons_searcher.search(Query(queries / "cat.png", top_k=7))
     assert [hit.rank for hit in ranking.hits] == [1, 2, 3, 4, 5, 6, 7]
@@ -114,7 +114,7 @@ def test_hits_tell_what_the_gallery_knows(icons_searcher, queries):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("features", FEATURES)
-def test_a_gallery_picture_finds_itself_first(icons_searcher, features, metric, engine):
+def test_gallery_picture_finds_itself_first(icons_searcher, features, metric, engine):
     query = Query(position=1234, features=features, metric=metric, engine=engine)
     first = icons_searcher.search(query).hits[0]
     assert first.position == 1234
@@ -127,17 +127,17 @@ def test_a_gallery_picture_finds_itself_first(icons_searcher, features, metric, 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("features", FEATURES)
-def test_more_than_there_is_gives_all_that_the_engine_finds_once(icons_searcher, features, metric, engine):
+def test_top_k_above_the_gallery_size_returns_each_picture_once(icons_searcher, features, metric, engine):
     ranking = icons_searcher.search(Query(position=0, features=features, metric=metric, engine=engine, top_k=MAX_TOP_K))
     found = [hit.position for hit in ranking.hits]
     assert len(set(found)) == len(found)
-    # A graph is made by several threads, and seldom, by chance, no link leads to a picture.
+    # Several threads build the graph, and rarely a picture ends up without a link to it.
     assert len(found) >= ranking.size - (2 if engine == "chroma" else 0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("metric", Metric)
-def test_identical_pictures_come_in_gallery_order(icons_searcher, metric, engine):
+def test_identical_pictures_keep_the_gallery_order(icons_searcher, metric, engine):
     index = icons_searcher.indexes.get()
     places = defaultdict(list)
     for position, vector in enumerate(index.vectors("pixels")):
@@ -152,10 +152,10 @@ def test_identical_pictures_come_in_gallery_order(icons_searcher, metric, engine
 @pytest.mark.parametrize("k", [1, 5, 30])
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("metric", Metric)
-def test_ties_at_the_cut_come_in_gallery_order(tmp_path, metric, engine, k):
+def test_ties_at_the_last_rank_keep_the_gallery_order(tmp_path, metric, engine, k):
     chance = np.random.default_rng(0)
     pixels, clip = chance.random((90, 12), np.float32), np.eye(90, dtype=np.float32)
-    pixels[20::2] = pixels[20]  # 35 copies: more than the neighbours that are asked of ChromaDB at first
+    pixels[20::2] = pixels[20]  # 35 copies: more than the number of neighbours first requested from ChromaDB
     indexes = publish(tmp_path, pixels, clip, [""] * 90)
     positions, _ = rank(indexes.get(), Combination("pixels", metric, engine), pixels[20], k)
     indexes.close()
@@ -163,7 +163,7 @@ def test_ties_at_the_cut_come_in_gallery_order(tmp_path, metric, engine, k):
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_the_same_picture_is_embedded_once(icons_searcher, queries, features):
+def test_same_picture_is_embedded_once(icons_searcher, queries, features):
     searcher = Searcher(icons_searcher.indexes)
     searcher.embedder.loaded = icons_searcher.embedder.loaded
     data = (queries / "fox.png").read_bytes()
@@ -174,7 +174,7 @@ def test_the_same_picture_is_embedded_once(icons_searcher, queries, features):
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_a_region_is_searched_as_that_part_alone(icons_searcher, queries, features):
+def test_region_is_searched_like_the_cropped_picture(icons_searcher, queries, features):
     whole = load_picture(queries / "castle.png")
     width, height = whole.size
     part = icons_searcher.search(Query(whole, region=(0.25, 0.5, 1, 1), features=features))
@@ -183,7 +183,7 @@ def test_a_region_is_searched_as_that_part_alone(icons_searcher, queries, featur
     assert part.hits != icons_searcher.search(Query(whole, features=features)).hits
 
 
-def test_a_region_of_a_gallery_picture_is_cut_from_its_thumbnail(icons_searcher):
+def test_region_of_a_gallery_picture_is_cropped_from_its_thumbnail(icons_searcher):
     thumbnail = icons_searcher.indexes.get().thumbnail(7)
     region = (0.1, 0.1, 0.6, 0.7)
     assert (
@@ -197,7 +197,7 @@ def test_a_region_of_a_gallery_picture_is_cut_from_its_thumbnail(icons_searcher)
     st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=2, unique=True).map(sorted),
     st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(sorted),
 )
-def test_what_is_cut_out_lies_within_and_has_pixels(size, across, down):
+def test_cropped_region_is_inside_the_picture_and_not_empty(size, across, down):
     left, top, right, bottom = across[0], down[0], across[1], down[1]
     part = cut_out(Image.new("RGB", size), (left, top, right, bottom))
     assert 1 <= part.width <= size[0]
@@ -227,13 +227,13 @@ def test_no_region_means_the_whole_picture(value):
         ["0", "0", "1", "1"],
     ],
 )
-def test_other_regions_are_refused(value):
+def test_invalid_regions_are_refused(value):
     with pytest.raises(QueryError, match="four numbers from 0 to 1"):
         checked_region(value)
 
 
 def reference_without_duplicates(vectors, alike, enough):
-    """Plain loops: keep a picture unless one kept before it is alike; stop before one more than enough."""
+    """Plain loops: keep a picture unless a kept one is similar; stop when another would exceed `enough`."""
     kept, duplicates = [], []
     for place, vector in enumerate(vectors):
         like = [i for i, other in enumerate(kept) if float(vectors[other] @ vector) >= alike]
@@ -249,7 +249,7 @@ def reference_without_duplicates(vectors, alike, enough):
 
 @pytest.mark.parametrize("enough", [1, 7, 300, 1000])
 @pytest.mark.parametrize("alike", [0.0, 0.5, 0.8, 0.95])
-def test_near_duplicates_are_left_out_as_a_plain_loop_does(alike, enough):
+def test_near_duplicates_match_a_plain_loop(alike, enough):
     chance = np.random.default_rng(3)
     vectors = np.repeat(chance.normal(size=(200, 6)), 4, axis=0) + chance.normal(size=(800, 6)) * 0.3
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -271,14 +271,14 @@ def test_near_duplicates_are_shown_once_and_counted(tmp_path, features, engine):
     groups = [hit.position // 5 for hit in ranking.hits]
     assert len(set(groups)) == len(groups) == 20
     assert [hit.rank for hit in ranking.hits] == list(range(1, 21))
-    first = list(dict.fromkeys(hit.position // 5 for hit in plain.hits))  # of each group the closest is kept
+    first = list(dict.fromkeys(hit.position // 5 for hit in plain.hits))  # the closest of each group is kept
     assert groups == first[:20]
     assert [hit.duplicates for hit in everything.hits] == [4] * 30
     assert ranking.to_json()["hits"][0]["duplicates"] == ranking.hits[0].duplicates
     assert all("duplicates" not in hit for hit in plain.to_json()["hits"])
 
 
-def test_pictures_of_the_same_bytes_and_other_colours_are_told_apart(icons_searcher):
+def test_pictures_that_differ_only_in_the_palette_are_distinguished(icons_searcher):
     found = []
     for colour in ([200, 0, 0], [0, 0, 200]):
         picture = Image.new("P", (32, 32))
@@ -287,7 +287,7 @@ def test_pictures_of_the_same_bytes_and_other_colours_are_told_apart(icons_searc
     assert found[0] != found[1]
 
 
-def test_many_threads_get_what_one_gets(icons_searcher):
+def test_many_threads_get_the_same_results_as_one(icons_searcher):
     wanted = [
         Query(position=position, features=features, engine=engine)
         for position in range(0, 1000, 50)
@@ -299,7 +299,7 @@ def test_many_threads_get_what_one_gets(icons_searcher):
     assert together == [icons_searcher.search(query).hits for query in wanted]
 
 
-def test_l2_and_cosine_rank_alike_on_unit_vectors(icons_searcher, queries):
+def test_l2_and_cosine_rank_unit_vectors_equally(icons_searcher, queries):
     for name in PICTURES:
         l2, cosine = (
             [hit.position for hit in icons_searcher.search(Query(queries / f"{name}.png", metric=metric)).hits]
@@ -308,44 +308,44 @@ def test_l2_and_cosine_rank_alike_on_unit_vectors(icons_searcher, queries):
         assert l2 == cosine
 
 
-def test_clip_finds_the_thing_and_not_only_its_colours(icons_searcher, queries):
+def test_clip_finds_the_object_and_not_only_its_colours(icons_searcher, queries):
     captions = [hit.caption for hit in icons_searcher.search(Query(queries / "pizza.png", top_k=3)).hits]
     assert "pizza" in captions
 
 
 @pytest.mark.parametrize("position", [-1, 1852, 10**12])
-def test_a_position_outside_the_gallery_is_refused(icons_searcher, position):
+def test_positions_outside_the_gallery_are_refused(icons_searcher, position):
     with pytest.raises(QueryError, match="The gallery has no item"):
         icons_searcher.search(Query(position=position))
 
 
-def test_a_query_without_a_picture_is_refused(icons_searcher):
+def test_error_for_a_query_without_a_picture(icons_searcher):
     with pytest.raises(PictureError, match=r"no query image\. Choose one first"):
         icons_searcher.search(Query())
 
 
-# ---- words and numbers from outside
+# ---- validation of parameters
 
 
 @pytest.mark.parametrize(("word", "meant"), [("l1", Metric.L1), (" Cosine ", Metric.COSINE), (Metric.L2, Metric.L2)])
-def test_choices_are_taken_as_words(word, meant):
+def test_choices_are_parsed_from_strings(word, meant):
     assert one_of(Metric, word) is meant
 
 
 @pytest.mark.parametrize("word", ["l3", "", None, 7, "x" * 10_000])
-def test_an_unknown_choice_is_answered_with_those_there_are(word):
+def test_error_for_an_unknown_choice_lists_the_choices(word):
     with pytest.raises(QueryError, match=r"^Metric .{0,50} does not exist. Choose one of: l1, l2, cosine, correlation"):
         one_of(Metric, word)
 
 
 @pytest.mark.parametrize("value", [1, 10, MAX_TOP_K, 7.0])
-def test_whole_numbers_are_taken_as_top_k(value):
+def test_whole_numbers_are_valid_top_k(value):
     assert checked_top_k(value) == value
     assert type(checked_top_k(value)) is int
 
 
 @pytest.mark.parametrize("value", [0, -1, 10**9, True, 2.5, "x", "5", None, float("nan"), float("inf"), [5]])
-def test_other_top_k_are_refused(value):
+def test_invalid_top_k_is_refused(value):
     with pytest.raises(QueryError, match="top_k must be a whole number from 1 to 10,000"):
         checked_top_k(value)
 
@@ -355,7 +355,7 @@ def test_other_top_k_are_refused(value):
 
 @pytest.fixture(scope="module")
 def large_pixels(seed):
-    """Vectors of 1,228,800 numbers: 150 photos, and 3 others as queries."""
+    """Vectors of 1,228,800 numbers: 60 photos, and 3 others as queries."""
     gallery, others = (sorted((seed / part).glob("*/*"))[::step] for part, step in (("train", 3), ("test", 20)))
     files = [*gallery[:60], *others[:3]]
     vectors = np.concatenate([embed_pixels([load_picture(file)], size=640) for file in files])
@@ -363,7 +363,7 @@ def large_pixels(seed):
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_pixels_of_the_original_size_rank_as_the_formula_does(large_pixels, metric):
+def test_pixels_of_the_original_size_rank_like_the_formula(large_pixels, metric):
     gallery, others = large_pixels
     scan = Scan(gallery, side=640)
     for query in others:

@@ -1,4 +1,4 @@
-"""Whatever a disk does to a file of a finished index: the right answer, or a message with the command that rebuilds."""
+"""Damaged files of a finished index: the right result, or an error that names the command to rebuild."""
 
 import json
 import random
@@ -28,14 +28,14 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "cut": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
     "zeroed": lambda content: bytes(len(content)),
-    "noise in the middle": lambda content: _noisy(content, [len(content) // 2 + i for i in range(-32, 32)]),
-    "noise all over": lambda content: _noisy(content, range(0, len(content), 97)),
+    "noise in the middle": lambda content: _with_noise(content, [len(content) // 2 + i for i in range(-32, 32)]),
+    "noise all over": lambda content: _with_noise(content, range(0, len(content), 97)),
     "gone": lambda content: None,
 }
 
 FEW = ("cut", "noise in the middle", "gone")
 
-# Of several files of a kind the first by name.
+# Patterns; only the first file by name is damaged.
 FILES = (
     "manifest.json",
     "build-*/items.parquet",
@@ -50,11 +50,11 @@ FILES = (
         for name in ("data_level0.bin", "header.bin", "length.bin", "link_lists.bin", "index_metadata.pickle")
     ),
 )
-# One of each kind that is read in a way of its own; the others, and more damages, take minutes.
+# One file for each way of reading; the others, and more kinds of damage, take minutes.
 QUICK = (FILES[0], FILES[2], FILES[6], FILES[7], FILES[8])
 
 
-def _noisy(content: bytes, places: Any) -> bytes:
+def _with_noise(content: bytes, places: Any) -> bytes:
     changed = bytearray(content)
     chance = random.Random(0)
     for place in places:
@@ -64,7 +64,7 @@ def _noisy(content: bytes, places: Any) -> bytes:
 
 
 def start(arguments: list[str]) -> int:
-    """Start the app as far as it gets before it serves, and warm it."""
+    """Start the app up to the point before it serves, and warm up its searcher."""
     from retrieval import settings
     from retrieval.errors import RetrievalError
 
@@ -103,45 +103,45 @@ def commands(index: Path, picture: Path, plot: Path, few: bool) -> list[tuple[Ca
 
 
 def outputs(index: Path, picture: Path, plot: Path, few: bool) -> list[tuple[str, int, str, str]]:
-    """Run every command; return its name, exit code, what it printed without times, and what it complained of."""
+    """Run every command; return its name, exit code, output without times, and errors."""
     found = []
     for program, arguments in commands(index, picture, plot, few):
-        said, complained = StringIO(), StringIO()
-        with redirect_stdout(said), redirect_stderr(complained):
-            code = program(arguments)  # what it raises is a failure of the test
-        # The app builds what is not there; of that only the answers count.
-        text = "" if program is start and code == 0 else said.getvalue()
+        out, err = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = program(arguments)  # an exception fails the test
+        # The app may build what is missing; that output does not matter.
+        text = "" if program is start and code == 0 else out.getvalue()
         if "--json" in arguments and code == 0:
             answer = json.loads(text)
             text = json.dumps({key: value for key, value in answer.items() if key != "timings_ms"})
-        found.append((" ".join(arguments), code, text, complained.getvalue()))
+        found.append((" ".join(arguments), code, text, err.getvalue()))
     return found
 
 
-def visit(arguments: list[str]) -> int:
-    """Damage a file in every way, and run every command each time; the body of a process that may be ended by it."""
+def damage_and_check(arguments: list[str]) -> int:
+    """Damage a file in every way, and run all commands each time; in its own process, because it may crash."""
     index, pattern, picture, plot = (Path(each) for each in arguments[:4])
     few = arguments[4] == "few"
     file = min((index / NAME).glob(str(pattern)))
     content = file.read_bytes()
     right = [text for _, _, text, _ in outputs(index, picture, plot, few)]
     wrong = 0
-    for damage, spoil in DAMAGES.items():
+    for damage, damage_content in DAMAGES.items():
         if few and damage not in FEW:
             continue
-        spoilt = spoil(content)
+        damaged = damage_content(content)
         whole = index.with_name("whole")
-        shutil.copytree(index, whole)  # since ChromaDB may mend its files, or make new ones
-        if spoilt is None:
+        shutil.copytree(index, whole)  # because ChromaDB may repair its files or create new ones
+        if damaged is None:
             file.unlink()
         else:
-            file.write_bytes(spoilt)
-        for (command, code, text, complained), expected in zip(outputs(index, picture, plot, few), right, strict=True):
+            file.write_bytes(damaged)
+        for (command, code, text, err), expected in zip(outputs(index, picture, plot, few), right, strict=True):
             good = code == 0 and text == expected
-            worded = (code == 2 and "--rebuild" in complained) or "index_builder.py" in complained + text
-            if not (good or worded) or "Traceback" in complained:
+            reported = (code == 2 and "--rebuild" in err) or "index_builder.py" in err + text
+            if not (good or reported) or "Traceback" in err:
                 wrong += 1
-                print(f"{pattern} {damage}: {command}: {code}\n{text[:300]}\n{complained[-1500:]}")
+                print(f"{pattern} {damage}: {command}: {code}\n{text[:300]}\n{err[-1500:]}")
         shutil.rmtree(index)
         whole.rename(index)
     return wrong
@@ -149,12 +149,12 @@ def visit(arguments: list[str]) -> int:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A labelled gallery and its index, of which ChromaDB has written graphs."""
+    """A labelled gallery, and its index with ChromaDB's graphs."""
     folder = tmp_path_factory.mktemp("built")
     dataset = draw_classes(folder / NAME, 24)
     arguments = ["--index", str(folder / "index"), "--dataset", str(dataset), "--model", "mini"]
     builder = Builder(folder, *arguments)
-    assert builder.end() == 0, builder.said
+    assert builder.wait() == 0, builder.output
     return SimpleNamespace(folder=folder, index=folder / "index", picture=dataset / "odd" / "011.png")
 
 
@@ -166,10 +166,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         *((pattern, "all") for pattern in FILES),
     ],
 )
-def test_a_damaged_file_is_told_or_does_no_harm(
+def test_damaged_file_is_reported_or_harmless(
     built: SimpleNamespace, tmp_path: Path, pattern: str, extent: str
 ) -> None:
     shutil.copytree(built.index, tmp_path / "index")
     given = [str(each) for each in (tmp_path / "index", pattern, built.picture, tmp_path / "plot.png", extent)]
-    visitor = Builder(built.folder, *given, program=visit)
-    assert visitor.end() == 0, visitor.said
+    process = Builder(built.folder, *given, program=damage_and_check)
+    assert process.wait() == 0, process.output

@@ -1,4 +1,4 @@
-"""An index in a real ChromaDB server: several workers, one of them killed; readers with copies; servers that fail."""
+"""Indexes in a real ChromaDB server: several workers, one of them killed; local copies; failing servers."""
 
 import logging
 import os
@@ -49,10 +49,10 @@ from retrieval.storage.server.location import PUBLISHED, Head, ServerLocation
 from retrieval.storage.server.store import ServerStore
 from retrieval.storage.store import Store
 from tests.support.browsing import served, settings_of
-from tests.support.builds import draw, nearest, spoil
+from tests.support.builds import corrupt_pictures, draw, nearest
 from tests.support.paths import ROOT
 from tests.support.serving import post
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
@@ -63,7 +63,7 @@ GOOD = [row for row in range(200) if row not in BAD]
 
 @contextmanager
 def chroma(folder: Path) -> Iterator[str]:
-    """`chroma run` on a free port of loopback; gives its address."""
+    """Start `chroma run` on a free port of loopback; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -77,7 +77,7 @@ def chroma(folder: Path) -> Iterator[str]:
             return caller.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        until(answers)
+        wait_until(answers)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
@@ -86,7 +86,7 @@ def chroma(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server for the whole module; each test has galleries of its own there."""
+    """One server for the whole module; each test uses its own galleries."""
     with chroma(tmp_path_factory.mktemp("chroma")) as address:
         yield address
 
@@ -100,8 +100,8 @@ def store_of(indexes: Indexes, index: GalleryIndex) -> Store:
     return indexes.location.begin(index.manifest.gallery, index.manifest.build, FEATURES, False)
 
 
-def written(collections: Collections) -> dict[Any, tuple[list[str], Any, Any]]:
-    """Ids, vectors and metadata of every collection, by id."""
+def read_collections(collections: Collections) -> dict[Any, tuple[list[str], Any, Any]]:
+    """Return the ids, vectors and metadata of every collection, sorted by id."""
     found = {}
     for key, collection in collections.by_key.items():
         all_of_it = collection.get(include=["embeddings", "metadatas"])
@@ -113,10 +113,10 @@ def written(collections: Collections) -> dict[Any, tuple[list[str], Any, Any]]:
 
 @pytest.fixture(scope="module")
 def built(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """The same gallery in a folder, undisturbed, and in the server, by two workers of which one was killed."""
+    """The same gallery in a folder, and in the server, built by two workers of which one was killed and restarted."""
     folder = tmp_path_factory.mktemp("built")
     dataset = draw(folder / NAME, 200)  # four batches of 64 rows, the last one short
-    spoil(dataset, *BAD)
+    corrupt_pictures(dataset, *BAD)
     program = [sys.executable, str(ROOT / "index_builder.py"), *flags(address, folder / "cache", dataset)]
     logs = {name: folder / f"{name}.log" for name in ("first", "second", "again")}
 
@@ -134,7 +134,7 @@ def built(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     workers = {"first": start("first", "--shard", "1/2"), "second": start("second", "--shard", "2/2")}
     try:
         # The first worker has begun its second batch: the thumbnails are there, the vectors are not.
-        until(lambda: has_thumbnail(128) or workers["first"].poll() is not None)
+        wait_until(lambda: has_thumbnail(128) or workers["first"].poll() is not None)
         workers["first"].send_signal(signal.SIGKILL)
         killed = workers["first"].wait()
         second = workers["second"].wait(PATIENCE)
@@ -160,17 +160,17 @@ def built(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     plain.close()
 
 
-def test_a_killed_worker_loses_nothing_and_nobody_publishes_too_early(built: SimpleNamespace) -> None:
+def test_killed_worker_loses_nothing_and_nothing_is_published_early(built: SimpleNamespace) -> None:
     assert built.codes == (-signal.SIGKILL, 0, 0), built.said
     assert built.half == []
     assert "(72 rows). " in built.said["second"]
     assert " of 4 batches are missing" in built.said["second"]
     assert "197 images indexed" in built.said["again"]
-    assert "now, 63 before)" in built.said["again"]  # it went on: one batch, of which a picture is bad, was there
+    assert "now, 63 before)" in built.said["again"]  # it resumed: one batch, with one bad picture, was already there
     assert "skipped:  3" in built.said["again"]
 
 
-def test_two_workers_write_what_one_writes_into_a_folder(built: SimpleNamespace) -> None:
+def test_two_workers_on_a_server_give_the_same_index_as_one_in_a_folder(built: SimpleNamespace) -> None:
     server, folder = built.server.get(NAME), built.folder.get(NAME)
     assert [server.entry(i) for i in range(197)] == [folder.entry(i) for i in range(197)]
     assert server.rows.tolist() == folder.rows.tolist() == GOOD
@@ -185,7 +185,7 @@ def test_two_workers_write_what_one_writes_into_a_folder(built: SimpleNamespace)
     ours = ChromaFolder(folder.build, reading=True)
     theirs = store_of(built.server, server)
     assert isinstance(theirs, ServerStore)
-    in_folder, on_server = written(ours.open(FEATURES)), written(theirs.collections)
+    in_folder, on_server = read_collections(ours.open(FEATURES)), read_collections(theirs.collections)
     assert in_folder.keys() == on_server.keys()
     for (ids, vectors, metadata), (ids_there, vectors_there, metadata_there) in zip(
         in_folder.values(), on_server.values(), strict=True
@@ -196,18 +196,18 @@ def test_two_workers_write_what_one_writes_into_a_folder(built: SimpleNamespace)
     ours.close()
 
 
-def test_a_finished_gallery_is_left_alone_by_late_workers(
+def test_late_workers_do_not_change_a_finished_gallery(
     built: SimpleNamespace, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = built.server.location.version(NAME)
     assert index_builder.main(flags(address, tmp_path, built.dataset, "--shard", "2/3")) == 0
     assert "nothing to do, 197 images" in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []  # and fetched nothing
+    assert list(tmp_path.iterdir()) == []  # nothing was downloaded
     assert Indexes(Server(address, tmp_path)).location.version(NAME) == before
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_a_search_over_the_server_is_that_over_the_folder(built: SimpleNamespace, engine: str) -> None:
+def test_server_and_folder_give_the_same_hits(built: SimpleNamespace, engine: str) -> None:
     ours, theirs = Searcher(built.folder), Searcher(built.server)
     picture = built.dataset / "011.png"
     for features, metric in product(FEATURES, Metric):
@@ -216,7 +216,7 @@ def test_a_search_over_the_server_is_that_over_the_folder(built: SimpleNamespace
     built.folder.close()
 
 
-def test_the_page_answers_from_the_server_with_thumbnails(
+def test_page_searches_the_server_and_serves_thumbnails(
     built: SimpleNamespace, address: str, tmp_path: Path, queries: Path
 ) -> None:
     chosen = replace(settings_of(tmp_path), index=Server(address, tmp_path))
@@ -235,7 +235,7 @@ def test_the_page_answers_from_the_server_with_thumbnails(
     searcher.indexes.close()
 
 
-def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: Path) -> None:
+def test_readers_switch_to_a_new_build_once_it_is_copied(address: str, tmp_path: Path) -> None:
     dataset = draw(tmp_path / "six", 6)
     build = flags(address, tmp_path / "builder", dataset)
     assert index_builder.main(build) == 0
@@ -245,8 +245,8 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
     assert sorted(nearest(first, "clip", Metric.COSINE, vector, 6)) == [0, 1, 2, 3, 4, 5]
 
     assert index_builder.main([*build, "--rebuild"]) == 0
-    until(lambda: indexes.get("six") is not first)  # it is fetched meanwhile
-    assert len(nearest(first, "clip", Metric.COSINE, vector, 6)) == 6  # who still has the one before may search it
+    wait_until(lambda: indexes.get("six") is not first)  # until the copy is complete, readers get the old build
+    assert len(nearest(first, "clip", Metric.COSINE, vector, 6)) == 6  # the previous build can still be searched
     second = indexes.get("six")
     assert second.build != first.build
     assert first.thumbnail(5).read_bytes() == second.thumbnail(5).read_bytes()
@@ -254,13 +254,13 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
     assert index_builder.main([*build, "--rebuild", "--map", "tsne"]) == 0
     with pytest.raises(IndexingError, match="was rebuilt or deleted"):
         nearest(first, "clip", Metric.COSINE, vector, 6)
-    until(lambda: ("clip", Method.TSNE) in indexes.get("six").maps)
+    wait_until(lambda: ("clip", Method.TSNE) in indexes.get("six").maps)
     assert indexes.get("six").map("clip", Method.TSNE).coordinates.shape == (6, 2)
 
     def copies() -> set[str]:
         return {path.name.rpartition("-")[0] for path in (tmp_path / "reader").glob("*/*build-*")}
 
-    until(lambda: len(copies()) == 2)  # of the published build and of the one before
+    wait_until(lambda: len(copies()) == 2)  # the published build and the previous one
     names = [each.name for each in connect(Server(address)).list_collections()]
     assert all(any(name.startswith(f"{copy}-") for name in names) for copy in copies())
     gallery = next(iter(copies())).partition("-build-")[0]
@@ -268,7 +268,7 @@ def test_readers_go_over_to_a_new_build_when_it_is_here(address: str, tmp_path: 
     indexes.close()
 
 
-def test_two_workers_that_publish_at_the_same_moment_end_right(address: str, tmp_path: Path) -> None:
+def test_two_workers_can_publish_simultaneously(address: str, tmp_path: Path) -> None:
     server = Server(address, tmp_path)
     locations = [location_of(replace(server, cache=tmp_path / each)) for each in "ab"]
     random = np.random.default_rng(0)
@@ -305,14 +305,14 @@ def test_two_workers_that_publish_at_the_same_moment_end_right(address: str, tmp
         each.close()
 
 
-def test_what_a_batch_left_that_was_interrupted_is_replaced_or_removed(address: str, tmp_path: Path) -> None:
+def test_records_of_an_interrupted_batch_are_replaced_or_removed(address: str, tmp_path: Path) -> None:
     server = Server(address, tmp_path)
     store = ServerStore(server, connect(server), "lookalike-left-build-left", make=True)
     items = tuple(Item(row, f"id-{row}", "", "", b"") for row in range(4))
     vectors = {"pixels": np.ones((4, 3), np.float32), "clip": np.ones((4, 2), np.float32)}
     store.write_thumbnails(Batch(0, 4, items, (b"old and longer" * 900,) * 4, vectors, ()))
     store.collections.insert(range(4), [{"id": item.id, "label": "", "caption": ""} for item in items], vectors)
-    assert store.rows().tolist() == []  # not before it is complete
+    assert store.rows().tolist() == []  # the batch is not complete
     assert store.complete() == set()
     vectors = {features: matrix[[0, 1, 3]] * 2 for features, matrix in vectors.items()}
     good = tuple(items[row] for row in (0, 1, 3))
@@ -320,14 +320,14 @@ def test_what_a_batch_left_that_was_interrupted_is_replaced_or_removed(address: 
     store.reconcile()
     assert store.rows().tolist() == [0, 1, 3]
     assert store.skipped() == [Skipped(2, "id-2", "is broken now")]
-    assert {len(ids) for ids, _, _ in written(store.collections).values()} == {3}
+    assert {len(ids) for ids, _, _ in read_collections(store.collections).values()} == {3}
     assert list(store.thumbnails(np.arange(4))) == [{0: b"new", 1: b"new", 3: b"new"}]
     found, _ = next(store.read(store.rows(), "pixels"))
     np.testing.assert_array_equal(found, vectors["pixels"])
 
 
-def test_what_a_server_is_given_stays_below_the_limits_of_chroma_cloud() -> None:
-    noise = np.random.default_rng(0).bytes(60_000)  # no thumbnail is larger
+def test_records_stay_within_the_limits_of_chroma_cloud() -> None:
+    noise = np.random.default_rng(0).bytes(60_000)  # the largest size of a thumbnail
     packed = pack(noise)
     assert unpack(packed) == noise
     assert len(packed) <= 31
@@ -335,7 +335,7 @@ def test_what_a_server_is_given_stays_below_the_limits_of_chroma_cloud() -> None
     assert max(map(len, packed)) <= 36
 
 
-def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
+def test_unreachable_server_is_named_and_the_local_copy_still_works(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = draw(tmp_path / "six", 6)
@@ -351,7 +351,7 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
         unfinished.write_thumbnails(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
     with pytest.raises(IndexingError, match=f"`{address}` cannot be reached"):
         searcher.search(query)
-    until(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
+    wait_until(lambda: searcher.indexes.names() and "cannot be reached" in caplog.text)
     assert searcher.search(replace(query, engine="exact")).hits[0].id == "004.png"
     capsys.readouterr()
     assert index_builder.main(flags(address, tmp_path / "cache", dataset)) == 2
@@ -361,8 +361,8 @@ def test_a_server_that_goes_away_is_named_and_the_copy_is_searched_on(
     assert "Traceback" not in said
 
 
-class Answers(BaseHTTPRequestHandler):
-    """A server that is no ChromaDB, or one that does not want us."""
+class FakeServer(BaseHTTPRequestHandler):
+    """An HTTP server that gives a fixed answer to every request."""
 
     status, body, asked, times = 200, b"", "", 0
 
@@ -388,10 +388,10 @@ class Answers(BaseHTTPRequestHandler):
         (403, b"", "Set the environment variable `RETRIEVAL_INDEX_TOKEN`"),
     ],
 )
-def test_a_server_of_another_kind_is_named_without_its_secret(
+def test_errors_of_unsuitable_servers_do_not_contain_the_token(
     status: int, body: bytes, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = type("Answering", (Answers,), {"status": status, "body": body})
+    answers = type("Answering", (FakeServer,), {"status": status, "body": body})
     with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setitem(os.environ, "RETRIEVAL_INDEX_TOKEN", "a-secret")
@@ -403,17 +403,17 @@ def test_a_server_of_another_kind_is_named_without_its_secret(
     assert answers.asked == "Bearer a-secret"
 
 
-def test_a_database_that_is_not_there_is_named(address: str, tmp_path: Path) -> None:
+def test_error_names_a_missing_database(address: str, tmp_path: Path) -> None:
     with pytest.raises(IndexingError, match=r"\[nowhere\] not found.*CHROMA_DATABASE"):
         Indexes(Server(address, tmp_path, database="nowhere")).names()
 
 
-def test_who_opens_one_gallery_keeps_nobody_from_another(built: SimpleNamespace, tmp_path: Path) -> None:
+def test_opening_a_slow_gallery_does_not_block_others(built: SimpleNamespace, tmp_path: Path) -> None:
     for name in (NAME, "slow"):
         shutil.copytree(built.folder.root / NAME, tmp_path / name)
     begun, go_on = threading.Event(), threading.Event()
 
-    class Slow(FolderLocation):
+    class SlowLocation(FolderLocation):
         def published(self, name: str) -> Published | None:
             if name == "slow":
                 begun.set()
@@ -421,13 +421,13 @@ def test_who_opens_one_gallery_keeps_nobody_from_another(built: SimpleNamespace,
             return super().published(name)
 
     indexes = Indexes(tmp_path)
-    indexes.location = Slow(tmp_path)
+    indexes.location = SlowLocation(tmp_path)
     threads = [threading.Thread(target=indexes.get, args=("slow",)) for _ in range(2)]
     for thread in threads:
         thread.start()
     assert begun.wait(PATIENCE)
     assert len(indexes.get(NAME)) == 197
-    assert all(thread.is_alive() for thread in threads)  # it did not wait for them
+    assert all(thread.is_alive() for thread in threads)  # it opened without waiting for the slow gallery
     go_on.set()
     for thread in threads:
         thread.join(PATIENCE)
@@ -435,14 +435,14 @@ def test_who_opens_one_gallery_keeps_nobody_from_another(built: SimpleNamespace,
     indexes.close()
 
 
-def test_a_server_that_fails_is_left_in_peace_and_what_is_known_is_kept(
+def test_failing_server_is_not_retried_immediately_and_known_versions_are_kept(
     built: SimpleNamespace, address: str, tmp_path: Path
 ) -> None:
     location = ServerLocation(Server(address, tmp_path))
     version = location.version(NAME)
     assert version
     location.close()
-    answers = type("Failing", (Answers,), {"status": 502})
+    answers = type("Failing", (FakeServer,), {"status": 502})
     with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         location.server = Server(f"http://127.0.0.1:{server.server_port}", tmp_path)
@@ -451,7 +451,7 @@ def test_a_server_that_fails_is_left_in_peace_and_what_is_known_is_kept(
         assert answers.times == 1
         assert not location.is_local(NAME)
         with pytest.raises(IndexingError, match="not a ChromaDB"):
-            ServerLocation(location.server).names()  # which knows nothing
+            ServerLocation(location.server).names()  # it has no known versions
         server.shutdown()
 
 
@@ -465,7 +465,7 @@ def test_a_server_that_fails_is_left_in_peace_and_what_is_known_is_kept(
         {"more": "text"},
     ],
 )
-def test_a_record_that_is_no_head_is_passed_over(
+def test_invalid_gallery_records_are_ignored(
     built: SimpleNamespace, address: str, tmp_path: Path, change: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     good = {"gallery": "evil", "build": "build-0123456789abcdef-again", "previous": "", "version": "0" * 32}
@@ -482,9 +482,7 @@ def test_a_record_that_is_no_head_is_passed_over(
     location.close()
 
 
-def test_an_unfinished_build_is_gone_on_with_a_published_one_started_over_and_one_of_another_format_named(
-    address: str, tmp_path: Path
-) -> None:
+def test_begin_resumes_unfinished_builds_and_restarts_published_ones(address: str, tmp_path: Path) -> None:
     location = ServerLocation(Server(address, tmp_path))
     head = Head("anew", "build-00000000000000ae", "", "0" * 32)
     location.begin(head.gallery, head.build, FEATURES, True).commit(Batch(0, 4, (), (), {}, ()))
@@ -502,7 +500,7 @@ def test_an_unfinished_build_is_gone_on_with_a_published_one_started_over_and_on
     location.close()
 
 
-def test_a_token_that_cannot_be_sent_is_not_shown() -> None:
+def test_invalid_token_is_not_shown() -> None:
     for token in ("qq\nqq", "qq\u00e9"):
         server = Server("http://127.0.0.1:1", token=token)
         with pytest.raises(IndexingError, match=r"^The environment variable `RETRIEVAL_INDEX_TOKEN`") as caught:
@@ -512,7 +510,7 @@ def test_a_token_that_cannot_be_sent_is_not_shown() -> None:
         assert said == str(caught.value)
 
 
-def test_shards_of_a_folder_are_refused_and_shares_are_checked(
+def test_shards_need_a_server_and_are_validated(
     address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = draw(tmp_path / "two", 2)
@@ -527,7 +525,7 @@ def test_shards_of_a_folder_are_refused_and_shares_are_checked(
         assert "such as 1/2 or 2/2" in capsys.readouterr().err
 
 
-def test_an_address_is_read_and_its_secrets_come_from_the_environment_alone(tmp_path: Path) -> None:
+def test_address_is_parsed_and_secrets_come_only_from_the_environment(tmp_path: Path) -> None:
     assert read_address("index") == Path("index")
     assert read_address("https://example.com/chroma/") == Server("https://example.com/chroma")
     for text in ("ftp://x", "http://", "http://a:b@c", "http://x?token=1", "http://x:port", "hf://datasets/a/b"):

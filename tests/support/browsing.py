@@ -1,4 +1,4 @@
-"""What the browser tests share: a page that is really served, and what a visitor does on it."""
+"""Helpers for the browser tests: serve the page, and act on it like a visitor."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +18,16 @@ from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
 from retrieval.ui.serving.limits import limits_of
 from retrieval.ui.tabs.stopping import Job
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
-PATIENCE = 60_000  # ms; a slow machine is no failure
+PATIENCE = 60_000  # ms; generous, so that slow machines pass
 ROWS = len(FEATURES) * len(Metric)  # of the Compare tab
 expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
 def served(searcher: Searcher, chosen: settings.Settings, queries: Path, builds: Builds | None = None) -> Iterator[str]:
-    """Serve the page as the app does, in this process; gives its address."""
+    """Serve the page as the app does, in this process; yield its address."""
     page = build_page(searcher, queries.glob("*.png"), "about", builds, limits_of(chosen))
     launch(page, chosen, Health(searcher))
     yield str(page.local_url).rstrip("/")
@@ -39,17 +39,17 @@ def settings_of(index: Path, *flags: str) -> settings.Settings:
     return settings.parse(app.parser(), ["--index", str(index), "--host", "127.0.0.1", *flags], {})[1]
 
 
-def arrived(page: Page) -> None:
-    """Wait until the page is complete: gradio mounts its components in waves, each of which may move the others."""
+def wait_until_loaded(page: Page) -> None:
+    """Wait until the page is complete: gradio mounts components in stages, and each stage may move the others."""
     for part in ("#query", "#results", "#examples .thumbnail-item", "#timings", "#link"):
         expect(page.locator(part).first).to_be_attached()
     expect(timings(page)).not_to_be_empty()
     expect(page.locator("#announcement")).to_be_attached()
-    settled(page)
+    wait_until_settled(page)
 
 
-def settled(page: Page) -> None:
-    """Wait until no answer is on its way and nothing moves."""
+def wait_until_settled(page: Page) -> None:
+    """Wait until no response is pending and no animation runs."""
     expect(page.locator(".pending, .generating, .progress-text:visible")).to_have_count(0)
     page.evaluate("document.fonts.ready.then(() => undefined)")
     page.wait_for_function(
@@ -58,13 +58,13 @@ def settled(page: Page) -> None:
 
 
 def hold_until_stopped(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the next long job wait after some steps until its visitor stops it, however slow the visitor is."""
+    """Pause the next long job after `steps` steps until the visitor stops it, so that the test is not a race."""
     over, asked, first = Job.over, count(), list[Job]()
 
     def held(job: Job) -> str:
         first.append(job)
-        if job is first[0] and next(asked) == steps:  # the visitor's next job must not be held too
-            until(job.ended)
+        if job is first[0] and next(asked) == steps:  # the visitor's next job must not pause
+            wait_until(job.ended)
         return over(job)
 
     monkeypatch.setattr(Job, "over", held)

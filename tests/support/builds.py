@@ -1,4 +1,4 @@
-"""What tests of the builder share: galleries to build, and everything that an index holds, to be compared."""
+"""Helpers for tests of the builder: make galleries, and read and compare the contents of indexes."""
 
 import random
 from dataclasses import asdict
@@ -21,11 +21,11 @@ from retrieval.storage.reader import GalleryIndex
 NAME = "pictures"
 PICTURES = 22  # six batches, the last one short
 BAD = (3, 9, 21)
-OF_THE_RUN = ("build", "created", "seconds", "bytes", "checksum")  # differ between builds of the same
+PER_RUN = ("build", "created", "seconds", "bytes", "checksum")  # differ even between builds of the same gallery
 
 
 def draw(folder: Path, count: int) -> Path:
-    """Fill a folder with pictures of random stripes; the same ones each time."""
+    """Fill a folder with pictures of random stripes, the same ones on each call."""
     folder.mkdir(parents=True)
     for number in range(count):
         colours = random.Random(number).randbytes(5 * 4 * 3)
@@ -34,7 +34,7 @@ def draw(folder: Path, count: int) -> Path:
 
 
 def draw_classes(folder: Path, count: int) -> Path:
-    """Fill two class folders with pictures of random stripes; the same ones each time."""
+    """Fill two class folders with pictures of random stripes, the same ones on each call."""
     for number in range(count):
         picture = folder / ("even", "odd")[number % 2] / f"{number:03}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +42,8 @@ def draw_classes(folder: Path, count: int) -> Path:
     return folder
 
 
-def spoil(folder: Path, *numbers: int) -> None:
-    """Make three of a folder's pictures unreadable, each in its own way."""
+def corrupt_pictures(folder: Path, *numbers: int) -> None:
+    """Make three pictures of a folder unreadable: one empty, one truncated, one a text file."""
     empty, cut, text = (folder / f"{number:03}.png" for number in numbers)
     empty.write_bytes(b"")
     cut.write_bytes(cut.read_bytes()[:70])
@@ -52,7 +52,7 @@ def spoil(folder: Path, *numbers: int) -> None:
 
 
 def arguments(index: Path | str, dataset: Path | str, *more: str) -> list[str]:
-    """The flags of a builder with the bundled model."""
+    """The builder's arguments, with the bundled model."""
     return ["--index", str(index), "--dataset", str(dataset), "--gallery", NAME, "--model", BUNDLED, *more]
 
 
@@ -80,7 +80,7 @@ def contents(index: Path) -> SimpleNamespace:
 
 
 def assert_same_contents(found: SimpleNamespace, expected: SimpleNamespace) -> None:
-    """See that two builds hold the same, vectors bit for bit."""
+    """Assert that two builds have the same contents, with bit-identical vectors."""
     assert found.items == expected.items
     assert found.counts == expected.counts
     assert found.thumbnails == expected.thumbnails
@@ -91,36 +91,37 @@ def assert_same_contents(found: SimpleNamespace, expected: SimpleNamespace) -> N
         np.testing.assert_array_equal(found.matrices[features], expected.matrices[features])
 
 
-def names(index: Path, build: str) -> set[str]:
-    """Every file and folder of an index but ChromaDB's own; its build by the same name whatever its number."""
+def file_names(index: Path, build: str) -> set[str]:
+    """The files and folders of an index except ChromaDB's own, with the build's number removed from their names."""
     found = {path.relative_to(index).as_posix() for path in index.rglob("*")}
     return {path.replace(build, "build") for path in found if "/chroma/" not in path}
 
 
-def whole(index: Path) -> SimpleNamespace:
+def take_snapshot(index: Path) -> SimpleNamespace:
     """Everything that an index holds."""
     manifest = read_manifest(index / NAME)
     assert manifest is not None
     maps = Indexes(index).get(NAME)
     return SimpleNamespace(
-        manifest={key: value for key, value in asdict(manifest).items() if key not in OF_THE_RUN},
-        names=names(index, manifest.build),
+        manifest={key: value for key, value in asdict(manifest).items() if key not in PER_RUN},
+        file_names=file_names(index, manifest.build),
         maps={features: maps.map(features, Method.PCA).coordinates for features in FEATURES},
         contents=contents(index),
     )
 
 
 def assert_same(index: Path, expected: SimpleNamespace) -> None:
-    found = whole(index)
+    """Assert that an index equals a snapshot."""
+    found = take_snapshot(index)
     assert found.manifest == expected.manifest
-    assert found.names == expected.names, "something is left over"
+    assert found.file_names == expected.file_names, "files are missing or left over"
     assert_same_contents(found.contents, expected.contents)
     for features in FEATURES:
         np.testing.assert_array_equal(found.maps[features], expected.maps[features])
 
 
-def answers(index: Path) -> str:
-    """Search what is published, with both engines; return its build, or an empty text if nothing is published."""
+def search_published(index: Path) -> str:
+    """Search the published build, and return its name, or an empty string if nothing is published."""
     indexes = Indexes(index)
     if not indexes.names():
         return ""
@@ -133,6 +134,6 @@ def answers(index: Path) -> str:
 
 
 def nearest(index: GalleryIndex, features: str, metric: Metric, vector: np.ndarray, count: int) -> np.ndarray:
-    """The positions that ChromaDB finds."""
+    """Return the positions that ChromaDB finds."""
     [found] = index.engine("chroma").candidates(features, metric, vector[None], count)
     return found

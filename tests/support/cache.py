@@ -1,4 +1,4 @@
-"""Indexes that are built once for a state of the code and kept between test runs, outside the checkout."""
+"""A cache of built indexes that is kept between test runs, outside the checkout, until the code changes."""
 
 import hashlib
 import os
@@ -13,15 +13,15 @@ from filelock import FileLock
 import index_builder
 from tests.support.paths import ROOT
 
-KEPT = 6  # indexes that were used most recently; several checkouts may share the folder
-# What an index holds depends on all of the project's code but this.
+KEPT = 6  # most recently used indexes; several checkouts may share the folder
+# The only code of the project that does not affect the contents of an index.
 WITHOUT_EFFECT = ("ui", "analysis", "search", "cli.py", "__main__.py")
 DATA = ("assets/gallery", "assets/mini-clip")
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "chromadb", "datasets", "pyarrow", "scikit-learn")
 
 
 def cache_folder() -> Path:
-    """Where the indexes are kept: `LOOKALIKE_TEST_CACHE`, or a folder in the user's cache."""
+    """The folder of the cache: `LOOKALIKE_TEST_CACHE`, or a folder in the user's cache."""
     if named := os.environ.get("LOOKALIKE_TEST_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike-tests"
@@ -29,9 +29,9 @@ def cache_folder() -> Path:
 
 @cache
 def fingerprint() -> str:
-    """A digest of the code, data, model, packages and machine that decide what an index holds."""
+    """A digest of everything that affects the contents of an index: code, data, model, packages, machine."""
     digest = hashlib.sha256()
-    code = [path for path in (ROOT / "retrieval").rglob("*.py") if _decides(path.relative_to(ROOT / "retrieval"))]
+    code = [path for path in (ROOT / "retrieval").rglob("*.py") if _affects_index(path.relative_to(ROOT / "retrieval"))]
     data = [path for folder in DATA for path in (ROOT / folder).rglob("*") if path.is_file()]
     for path in sorted([ROOT / "index_builder.py", *code, *data]):
         if "training" not in path.parts and "__pycache__" not in path.parts:
@@ -42,7 +42,7 @@ def fingerprint() -> str:
     return digest.hexdigest()[:24]
 
 
-def _decides(path: Path) -> bool:
+def _affects_index(path: Path) -> bool:
     return path.parts[0] not in WITHOUT_EFFECT
 
 

@@ -1,16 +1,16 @@
-"""A server on loopback that must not be asked."""
+"""A server on loopback that must not receive any request."""
 
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 
 class Canary(BaseHTTPRequestHandler):
-    """Answers everything, /redirect with a redirect, and remembers that it was asked."""
+    """Answers every request, `/redirect` with a redirect, and records its path."""
 
-    asked: list[str]
+    requests: list[str]
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         self.send_response(302 if self.path == "/redirect" else 200)
         if self.path == "/redirect":
             self.send_header("Location", "/x.png")

@@ -1,4 +1,4 @@
-"""The metrics by scipy and numpy in float64, to compare ours with."""
+"""Reference implementations of the metrics: scipy and numpy in float64."""
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -22,5 +22,5 @@ def reference(metric, queries, gallery):
 
 
 def best_first(metric, scores):
-    """Return the positions in the order of a ranking."""
+    """Return the positions, closest first."""
     return np.argsort(scores if DEFINITIONS[metric].smaller_is_closer else -scores, kind="stable")

@@ -1,15 +1,15 @@
-"""A counter of what passes through a model."""
+"""A counter of the forward passes of a model."""
 
 import threading
 
 from tests.support.waiting import PATIENCE
 
 
-class Forwards:
-    """Counts the pictures that pass through the real model, and can hold a pass up."""
+class ForwardCounter:
+    """Counts the pictures in each forward pass of the real model; clear `open` to block the next pass."""
 
     def __init__(self) -> None:
-        self.pictures: list[int] = []  # of each pass
+        self.pictures: list[int] = []  # in each pass
         self.open = threading.Event()
         self.open.set()
 

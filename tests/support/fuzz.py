@@ -1,4 +1,4 @@
-"""Random inputs for a given time, in rounds that can be repeated by their seed."""
+"""Random inputs for a given time, in rounds that can be repeated with their seed."""
 
 import os
 import random
@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 SECONDS = float(os.environ.get("ENDURANCE_SECONDS", "10"))  # for each target
-ROUND = 100  # inputs between two looks at the clock
+ROUND = 100  # inputs between two checks of the time
 
 
 def fuzz(inputs: SearchStrategy[Any], check: Callable[[Any], None]) -> None:
-    """Check random inputs until the time is over; a failure is shrunk, and its seed printed."""
+    """Check random inputs until the time is up; print the seed of each round, and shrink failures."""
     end, rounds = time.monotonic() + SECONDS, 0
     while time.monotonic() < end:
         number = random.SystemRandom().getrandbits(32)

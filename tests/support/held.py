@@ -1,4 +1,4 @@
-"""A model that a test can hold up."""
+"""A model that a test can pause."""
 
 import threading
 
@@ -10,12 +10,12 @@ from retrieval.features.encoder import ClipEncoder
 from tests.support.waiting import PATIENCE
 
 
-class Held:
-    """Loads the bundled model so that it does `free` forward passes and then waits until it is let go."""
+class PausableModel:
+    """Loads the bundled model so that it blocks after `free_passes` forward passes until `resume` is set."""
 
-    def __init__(self, free: int) -> None:
-        self.free = free
-        self.go = threading.Event()
+    def __init__(self, free_passes: int) -> None:
+        self.free_passes = free_passes
+        self.resume = threading.Event()
         self.reached = threading.Event()
 
     def load(self, name: str, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:
@@ -26,9 +26,9 @@ class Held:
         class Encoder(ClipEncoder):
             def forward(self, pixels: torch.Tensor) -> Vectors:
                 nonlocal done
-                if done > held.free:  # the first pass tells the number of dimensions
+                if done > held.free_passes:  # one more pass determines the number of dimensions
                     held.reached.set()
-                    assert held.go.wait(PATIENCE)
+                    assert held.resume.wait(PATIENCE)
                 done += 1
                 return super().forward(pixels)
 

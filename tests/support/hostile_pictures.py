@@ -1,4 +1,4 @@
-"""Files that a hostile visitor could send as a picture, made here byte by byte, and what must come of each."""
+"""Files that a hostile visitor could upload as a picture, made byte by byte, with the expected response to each."""
 
 import functools
 import gzip
@@ -17,14 +17,14 @@ NO_PICTURE = "not an image this program can read"
 DAMAGED = "damaged or cut off"
 BOMB = "too many pixels"
 EMPTY = "is empty"
-READ = ""  # is read as the picture that it also is
+READ = ""  # no error message: it is read as a picture
 
 
-class Sent(NamedTuple):
-    """A file, and what is said of it; several where versions of a decoder may tell either."""
+class HostileFile(NamedTuple):
+    """A file and its expected error message; several messages where it depends on the decoder's version."""
 
     make: Callable[[], bytes]
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
     name: str = "picture.png"
 
 
@@ -40,24 +40,24 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, *chunks: bytes, rows: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG of any header, with chunks before its pixels."""
+    """A PNG with any header, and with chunks before its pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @functools.cache
-def zeros(count: int) -> bytes:
+def compressed_zeros(count: int) -> bytes:
     return zlib.compress(bytes(count), 9)
 
 
 def with_chunk(kind: bytes, data: bytes) -> bytes:
-    """A sound picture of 2 x 2 with a chunk of metadata."""
+    """A valid 2 x 2 picture with a metadata chunk."""
     return png(2, 2, chunk(kind, data), rows=b"\0" + bytes(6) + b"\0" + bytes(6))
 
 
 def tiff(*entries: tuple[int, int, int, int], tail: bytes = b"", after: int = 0) -> bytes:
-    """A little-endian TIFF with one directory; entries are tag, type, count and value, `after` is the next one."""
+    """A little-endian TIFF with one directory; entries are tag, type, count and value; `after` links the next."""
     body = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *each) for each in entries)
     return b"II*\0" + struct.pack("<I", 8) + body + struct.pack("<I", after) + tail
 
@@ -106,7 +106,7 @@ def jp2(width: int, height: int) -> bytes:
 
 
 def jpeg_sized(width: int, height: int) -> bytes:
-    """A sound JPEG whose header says another size."""
+    """A valid JPEG with another size in its header."""
     data = bytearray(small("JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
@@ -114,7 +114,7 @@ def jpeg_sized(width: int, height: int) -> bytes:
 
 
 def webp_sized(width: int, height: int) -> bytes:
-    """The extended form of WebP, whose canvas is said in 24 bits."""
+    """A WebP of the extended form, with the size of its canvas in 24 bits."""
     vp8x = bytes([0, 0, 0, 0]) + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     body = b"WEBP" + b"VP8X" + struct.pack("<I", 10) + vp8x + small("WEBP")[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body
@@ -134,7 +134,7 @@ def progressive_with_empty_scans(scans: int, size: tuple[int, int] = (24, 20)) -
 
 
 def exif_loop() -> bytes:
-    """EXIF whose directory points at itself, for the next one and as its own sub-directory."""
+    """EXIF whose directory refers to itself, both as the next one and as its own sub-directory."""
     entries = struct.pack("<H", 2) + struct.pack("<HHII", 0x8769, 4, 1, 8) + struct.pack("<HHII", 0x0112, 3, 1, 6)
     return jpeg_with(0xE1, b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries + struct.pack("<I", 8))
 
@@ -175,7 +175,7 @@ EPS = """%!PS-Adobe-3.0 EPSF-3.0
 (CANARY/eps) (w) file pop
 %%EOF"""
 OBJECTS = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
-PROGRAMS = {  # formats that Pillow or what it calls would open by a program, or that name other files
+PROGRAMS = {  # formats that need another program to open, or that refer to other files
     "eps": lambda: EPS.encode(),
     "eps with a binary header": lambda: b"\xc5\xd0\xd3\xc6" + struct.pack("<II18x", 30, len(EPS)) + EPS.encode(),
     "svg with a script and an entity": lambda: SVG.encode(),
@@ -234,7 +234,7 @@ BOMBS = {
     "ico holding a png bomb": lambda: ico(0, png(50_000, 50_000)),
 }
 
-SOUND = {  # strange, but pictures, or near enough for their pixels to be shown
+VALID = {  # strange, but readable as pictures
     "html after a gif": lambda: small("GIF") + b"<html><script>alert(1)</script></html>",
     "gif whose comment is a script": lambda: small("GIF", comment=b"*/=1;alert(1);/*"),
     "zip after a jpeg": lambda: small("JPEG") + zipped(b"x"),
@@ -254,18 +254,24 @@ SOUND = {  # strange, but pictures, or near enough for their pixels to be shown
     "tiff whose next page is itself": lambda: tiff_of(4, 4, after=8),
 }
 
-DAMAGES = {  # and what is said of each
+DAMAGED_FILES = {  # with the expected message
     "gif of 400,000 comments": (DAMAGED, lambda: gif(4, 4)[:19] + b"!\xfe\1x\0" * 400_000),
     "gif comment of 400,000 parts": (DAMAGED, lambda: gif(4, 4)[:19] + b"!\xfe" + b"\1x" * 400_000 + b"\0"),
     "gif comment of 16 MB": (DAMAGED, lambda: gif(4, 4)[:19] + b"!\xfe" + (b"\xff" + bytes(255)) * 65_536 + b"\0"),
     "png of 500,000 chunks": (DAMAGED, lambda: small()[:33] + chunk(b"tIME", b"") * 500_000),
     "jpeg 2000 of 500,000 boxes": (DAMAGED, lambda: jp2(8, 8)[:32] + box(b"free", b"") * 500_000),
-    "png text that unpacks to 200 MB": (DAMAGED, lambda: with_chunk(b"zTXt", b"Comment\0\0" + zeros(200_000_000))),
+    "png text that unpacks to 200 MB": (
+        DAMAGED,
+        lambda: with_chunk(b"zTXt", b"Comment\0\0" + compressed_zeros(200_000_000)),
+    ),
     "png text in utf-8 that unpacks to 200 MB": (
         DAMAGED,
-        lambda: with_chunk(b"iTXt", b"C\0\1\0\0\0" + zeros(200_000_000)),
+        lambda: with_chunk(b"iTXt", b"C\0\1\0\0\0" + compressed_zeros(200_000_000)),
     ),
-    "png profile that unpacks to 200 MB": (DAMAGED, lambda: with_chunk(b"iCCP", b"p\0\0" + zeros(200_000_000))),
+    "png profile that unpacks to 200 MB": (
+        DAMAGED,
+        lambda: with_chunk(b"iCCP", b"p\0\0" + compressed_zeros(200_000_000)),
+    ),
     "png rows that unpack to 200 MB": (READ, lambda: png(2, 2, rows=bytes(200_000_000))),
     "png of 0 x 5": (NO_PICTURE, lambda: png(0, 5)),
     "png of 5 x 0": (NO_PICTURE, lambda: png(5, 0)),
@@ -306,20 +312,20 @@ DAMAGES = {  # and what is said of each
 
 
 @functools.cache
-def files() -> dict[str, Sent]:
-    """All of them, by what they are."""
-    found = {name: Sent(make, (NO_PICTURE,)) for name, make in PROGRAMS.items()}
-    found |= {name: Sent(make, (BOMB,)) for name, make in BOMBS.items()}
-    found |= {name: Sent(make, (READ,)) for name, make in SOUND.items()}
-    found |= {name: Sent(make, (said,)) for name, (said, make) in DAMAGES.items()}
-    found["nothing"] = Sent(bytes, (EMPTY,))
+def files() -> dict[str, HostileFile]:
+    """All files by name."""
+    found = {name: HostileFile(make, (NO_PICTURE,)) for name, make in PROGRAMS.items()}
+    found |= {name: HostileFile(make, (BOMB,)) for name, make in BOMBS.items()}
+    found |= {name: HostileFile(make, (READ,)) for name, make in VALID.items()}
+    found |= {name: HostileFile(make, (message,)) for name, (message, make) in DAMAGED_FILES.items()}
+    found["nothing"] = HostileFile(bytes, (EMPTY,))
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000"):
         for share in (5, 50, 95):
-            cut = functools.partial(_cut, kind, share)
-            found[f"{share} % of a {kind}"] = Sent(cut, (DAMAGED, NO_PICTURE))
+            cut = functools.partial(_truncated, kind, share)
+            found[f"{share} % of a {kind}"] = HostileFile(cut, (DAMAGED, NO_PICTURE))
     return found
 
 
-def _cut(kind: str, share: int) -> bytes:
+def _truncated(kind: str, share: int) -> bytes:
     whole = small(kind)
     return whole[: len(whole) * share // 100]

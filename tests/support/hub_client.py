@@ -1,4 +1,4 @@
-"""Processes that use a Hub on 127.0.0.1 by the real client and reach nothing else, and what that Hub serves them."""
+"""Processes that use the real client with a Hub on 127.0.0.1 and can reach nothing else, and data for that Hub."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 
 from tests.support.paths import ROOT
 
-# Placed in the way of every connection of the processes below.
+# Loaded by the processes below; refuses every connection that is not loopback, and records it.
 GUARD = """
 import os, sys
 def only_loopback(event, arguments):
@@ -52,7 +52,7 @@ for name in json.loads(sys.argv[1]):
         answer = {"name": None, "why": str(error)}
     print(json.dumps({**answer, "seconds": time.perf_counter() - started}))
 """
-# Models and datasets by turns: {"model": id} or {"dataset": id}, with the other arguments of each.
+# Fetches models and datasets: {"model": id} or {"dataset": id}, each with its other arguments.
 FETCHES = """
 import json, sys, time
 from retrieval import errors, hub
@@ -115,7 +115,7 @@ def make_pictures(folder):
 
 
 class Client:
-    """Starts processes that take an address for the Hub and share one empty cache."""
+    """Starts processes that use a given address as the Hub and share one cache, empty at first."""
 
     def __init__(self, folder, **environment):
         self.folder, self.environment = folder, environment
@@ -123,7 +123,7 @@ class Client:
         (folder / "guard" / "sitecustomize.py").write_text(GUARD)
 
     def __call__(self, address, *command):
-        """Run Python on a command; return its exit code, lines and errors."""
+        """Run Python with these arguments; return its exit code, output lines and errors."""
         foreign = self.folder / "foreign-hosts"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "RETRIEVAL_"))}
         done = subprocess.run(
@@ -145,11 +145,11 @@ class Client:
         return SimpleNamespace(code=done.returncode, lines=done.stdout.splitlines(), err=done.stderr)
 
     def fetch(self, address, *wanted, before=""):
-        """Return what `FETCHES` says of models and datasets, after some code."""
-        return answers(self(address, "-c", before + FETCHES, json.dumps(wanted)))
+        """Run the code `before`, fetch models and datasets, and return the result of each."""
+        return parse_lines(self(address, "-c", before + FETCHES, json.dumps(wanted)))
 
 
-def answers(result):
-    """What a process printed, one JSON value a line."""
+def parse_lines(result):
+    """Parse the output of a process, one JSON value per line."""
     assert result.code == 0, result.err
     return [json.loads(line, object_hook=lambda value: SimpleNamespace(**value)) for line in result.lines]

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on 127.0.0.1 that serves files of a folder, for tests with the real client."""
+"""A Hugging Face Hub on 127.0.0.1 that serves the files of a folder, for tests with the real client."""
 
 import hashlib
 import json
@@ -14,20 +14,19 @@ from huggingface_hub import RepoCard
 
 COMMIT = "c0ffee" + "0" * 34
 STORE = "/store"
-DRIPS, DRIP = 8, 0.5  # how many pieces a file drips in, and the seconds between two
+DRIPS, DRIP = 8, 0.5  # the number of pieces of a slow download, and the seconds between two
 ROUTE = re.compile(r"/(api/)?(?:(models|datasets)/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?")
 
 
 class LoopbackHub(ThreadingHTTPServer):
     """Serves `root/models/<org>/<name>/...` and `root/datasets/<org>/<name>/...`; every repository has one commit.
 
-    `refusals` gives the status that a repository answers with, `gated` the token that one asks for, and `silent`
-    leaves every request without an answer. `revisions` holds further branches, tags and commits: a repository's name
-    and the revision -> a folder in its place. `faults` says what happens to the next downloads from a repository or
-    of a file (`org/name/file`), one each: "drop" sends half of the rest and ends the connection, "stall" sends half
-    of it and then nothing, "drip" sends it a little at a time, and an address sends the client there. The bytes of
-    files in `apart` lie in a store of large files (Xet), which never answers. `requests` lists what was asked, and
-    `tokens` what was shown for it.
+    `refusals` maps repositories to an HTTP error status, `gated` maps repositories to the token they require, and
+    with `silent` no request is answered. `revisions` adds branches, tags and commits: it maps (repository, revision)
+    to a folder. `faults` maps a repository or a file (`org/name/file`) to an iterator with one fault for each of its
+    next downloads: "drop" sends half of the body and closes the connection, "stall" sends half and then nothing,
+    "drip" sends the body slowly, and a URL redirects the client. Files in `stored_in_xet` are in the store for large
+    files (Xet), which never answers. `requests` lists all requests, and `tokens` their Authorization headers.
     """
 
     daemon_threads = True
@@ -39,7 +38,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.gated: dict[str, str] = {}
         self.revisions: dict[tuple[str, str], Path] = {}
         self.faults: dict[str, Iterator[str]] = {}
-        self.apart: set[str] = set()
+        self.stored_in_xet: set[str] = set()
         self.silent = False
         self.requests: list[str] = []
         self.tokens: list[str | None] = []
@@ -51,7 +50,7 @@ class LoopbackHub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def close(self) -> None:
-        """Stop answering; from now on the port refuses connections."""
+        """Stop the server; the port refuses connections from now on."""
         self.closing.set()
         self.shutdown()
         self.server_close()
@@ -120,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         data = file.read_bytes()
         known = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X_Repo_Commit": commit}
-        if name in self.server.apart:
+        if name in self.server.stored_in_xet:
             where = f'<{self.server.url}/api/models/{name}/xet-read-token/main>; rel="xet-auth"'
             known |= {"X_Xet_Hash": hashlib.sha256(data).hexdigest(), "X_Linked_Size": str(len(data)), "Link": where}
         faults = self.server.faults.get(name) or self.server.faults.get("/".join(name.split("/")[:2]), iter(()))
@@ -159,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def commit_of(folder: Path) -> str:
-    """Return the commit of what stands in `LoopbackHub.revisions`."""
+    """Return the commit of a folder in `LoopbackHub.revisions`."""
     return hashlib.sha1(folder.name.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Answers that are equal but for rounding: a picture embedded beside others differs in its last digits."""
+"""Compare results except for rounding: the last digits of a vector depend on the other pictures in its batch."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def nearly(answer: Any) -> Any:
-    """Return what equals an answer (of dicts, lists, texts and numbers) whose fractions are about the same."""
+    """Return a copy of nested dicts and lists in which each float is replaced by `pytest.approx`."""
     if isinstance(answer, dict):
         return {key: nearly(value) for key, value in answer.items()}
     if isinstance(answer, list | tuple):

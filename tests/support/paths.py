@@ -1,9 +1,9 @@
-"""Where things are: the project, and the photos for measuring."""
+"""Paths of the project and of the photos used for measurements."""
 
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT.parent / "shared" / "seed-data"
-# For the tests that ask for the real Hub: conftest sets another HF_HOME, and the workers inherit that one.
+# The user's own HF_HOME, for tests with the real Hub: conftest sets another one, which the workers inherit.
 OWN_HF_HOME = os.environ.setdefault("LOOKALIKE_OWN_HF_HOME", os.environ.get("HF_HOME", ""))

@@ -1,4 +1,4 @@
-"""A finished index made from given vectors, written and exported by the real store."""
+"""Make a finished index from given vectors with the real store and export."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The stages of a build: where a builder can be interrupted."""
+"""The stages of a build at which the tests interrupt the builder."""
 
 from tests.support.warm import Moment
 
@@ -17,7 +17,7 @@ STAGES = {
     "one map is made": Moment("project", "return"),
     "the maps are made": Moment("_Run._make_maps", "return"),
     "the checksums are written": Moment("write_checksums", "return"),
-    "the manifest is about to be renamed": Moment("Path.replace", "call", of="manifest.json"),
+    "the manifest is about to be renamed": Moment("Path.replace", "call", name_prefix="manifest.json"),
     "the manifest is renamed": Moment("publish_manifest", "return"),
     "the old build is about to be swept away": Moment("sweep", "call"),
     "the old build is half swept away": Moment("_rmtree_safe_fd", "return"),

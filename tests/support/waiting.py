@@ -1,4 +1,4 @@
-"""Waiting for another thread or process: with patience, since a slow machine is no failure."""
+"""Wait for another thread or process, long enough for slow machines."""
 
 import time
 from collections.abc import Callable
@@ -9,10 +9,10 @@ PATIENCE = 180.0  # seconds
 Result = TypeVar("Result")
 
 
-def until(happened: Callable[[], Result], said: Callable[[], object] = lambda: "it did not come so far") -> Result:
-    """Look again and again until something has happened; return it. Who waits in vain is told what `said` returns."""
+def wait_until(condition: Callable[[], Result], message: Callable[[], object] = lambda: "timed out") -> Result:
+    """Poll until the condition is true, and return its value; after a timeout, fail with the message."""
     end = time.monotonic() + PATIENCE
-    while not (found := happened()):
-        assert time.monotonic() < end, said()
-        time.sleep(0.002)  # between two looks; longer could miss the part of one collection
+    while not (found := condition()):
+        assert time.monotonic() < end, message()
+        time.sleep(0.002)  # short enough to see each write of a collection
     return found

@@ -1,7 +1,7 @@
-"""Imported by the server process alone from which builders are forked, see `warm`: the model, loaded once."""
+"""The model, loaded once by the server process that builders are forked from; see `warm`."""
 
-import chromadb.api.rust  # noqa: F401  # what a builder imports when it comes to it
-import pytest  # noqa: F401  # which a forked process imports as its main module
+import chromadb.api.rust  # noqa: F401  # the builder imports these only when it needs them
+import pytest  # noqa: F401  # a forked process imports it as its main module
 import scipy.io  # noqa: F401
 import sklearn.decomposition  # noqa: F401
 import torch
@@ -10,5 +10,5 @@ from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import BUNDLED, choose_model
 from tests.support import warm  # noqa: F401
 
-torch.set_num_threads(1)  # whoever is forked could not use this process's threads
+torch.set_num_threads(1)  # forked processes cannot use this process's threads
 ENCODER = ClipEncoder(choose_model(BUNDLED))

@@ -1,4 +1,4 @@
-"""The page for everyone: axe-core in each state and look, and what it cannot judge: keyboard, focus, size, motion."""
+"""Accessibility: axe-core in each state and theme, and what it cannot check: keyboard, focus, size and motion."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.support.browsing import PATIENCE, ROWS, arrived, settled
+from tests.support.browsing import PATIENCE, ROWS, wait_until_loaded, wait_until_settled
 
 pytestmark = pytest.mark.browser
 
@@ -20,17 +20,17 @@ TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 LOOKS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
 
-# What gradio's own widgets break and nothing here can mend: rule and selector. Each must still occur in every look.
+# Violations in gradio's own widgets that we cannot fix: rule and selector. Each must still occur in every theme.
 EXCEPTED = {
-    # The gear beside "Settings" has that word as its alternative; an empty one would be right. Minor.
+    # The gear next to "Settings" repeats that word as its alt text, which should be empty. A minor violation.
     ("image-redundant-alt", "footer button.settings img"),
 }
 
 FOCUSABLE = "button, input, textarea, select, a[href], [tabindex]"
 
 
-def missing(what: str) -> None:
-    """Skip; but where everything is meant to be tested, a missing tool must not pass unseen."""
+def skip_or_fail(what: str) -> None:
+    """Skip the test; in CI, fail, because CI must run every test."""
     (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
 
 
@@ -38,7 +38,7 @@ def missing(what: str) -> None:
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The script of axe-core, from npm."""
     if not (npm := shutil.which("npm")):
-        missing("no npm in PATH to install axe-core with")
+        skip_or_fail("no npm in PATH to install axe-core with")
     folder = tmp_path_factory.mktemp("axe")
     command = [str(npm), "install", "--no-save", "--ignore-scripts", "--prefix", str(folder), AXE]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
@@ -48,26 +48,26 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
-    """A visitor; a test may ask for options of the browser by indirect parametrization."""
+    """A new browser context; tests can set its options by indirect parametrization."""
     context = browser.new_context(**getattr(request, "param", {}))
     context.set_default_timeout(PATIENCE)
     yield context
     context.close()
 
 
-def opened(context: BrowserContext, address: str, theme: str = "light", width: int = 1280) -> Page:
+def open_page(context: BrowserContext, address: str, theme: str = "light", width: int = 1280) -> Page:
     page = context.new_page()
     page.set_viewport_size({"width": width, "height": 900})
-    page.on("filechooser", lambda _: None)  # asked for later, the browser may be told too late and open its own dialog
+    page.on("filechooser", lambda _: None)  # register early, or the browser may open its own dialog
     page.goto(f"{address}?__theme={theme}")
-    arrived(page)
+    wait_until_loaded(page)
     return page
 
 
-def with_results(page: Page, queries: Path) -> None:
+def show_results(page: Page, queries: Path) -> None:
     page.locator("#query input[type=file]").set_input_files(str(queries / "pizza.png"))
     expect(page.locator("#results .caption-label")).to_have_count(12)
-    settled(page)
+    wait_until_settled(page)
 
 
 def tabs(page: Page) -> list[str]:
@@ -75,25 +75,25 @@ def tabs(page: Page) -> list[str]:
 
 
 def states(page: Page, queries: Path) -> Iterator[str]:
-    """Bring the page into each state, one after the other, and name it."""
-    settled(page)
+    """Bring the page into each state in turn, and yield its name."""
+    wait_until_settled(page)
     yield "empty"
-    with_results(page, queries)
+    show_results(page, queries)
     yield "results"
     page.locator("#results .thumbnail-item").nth(2).click()
     expect(page.locator("#trail .thumbnail-item")).to_have_count(2)
-    settled(page)
-    yield "way back"
+    wait_until_settled(page)
+    yield "recent queries"
     page.locator("#features input[value=pixels]").check()
     expect(page.locator("#text textarea")).to_be_disabled()
-    settled(page)
-    yield "words off"
+    wait_until_settled(page)
+    yield "text disabled"
     page.locator("#features input[value=clip]").check()
     expect(page.locator("#text textarea")).to_be_enabled()
     page.locator("#more button").first.click()
     expect(page.locator("#balance")).to_be_visible()
-    settled(page)
-    yield "more"
+    wait_until_settled(page)
+    yield "advanced"
     for name in tabs(page):
         page.get_by_role("tab", name=name, exact=True).click()
         if name == "Compare":
@@ -101,7 +101,7 @@ def states(page: Page, queries: Path) -> Iterator[str]:
         if name == "Evaluate":
             page.locator("#evaluate_query").click()
             expect(page.locator("#figures_plot img")).to_be_visible()
-        settled(page)
+        wait_until_settled(page)
         yield f"tab {name}"
 
 
@@ -122,11 +122,11 @@ SMALL = """selector => [...document.querySelectorAll(selector)].filter(e => e.ch
 
 
 @pytest.mark.parametrize(("theme", "width"), LOOKS)
-def test_every_state_is_free_of_faults(
+def test_every_state_is_accessible(
     context: BrowserContext, address: str, queries: Path, axe: str, theme: str, width: int
 ) -> None:
-    """By axe-core; and on a phone nothing that one taps is under 24 pixels, and nothing scrolls sideways."""
-    page = opened(context, address, theme, width)
+    """Run axe-core; on a phone, also check that controls are at least 24 pixels and that nothing scrolls sideways."""
+    page = open_page(context, address, theme, width)
     page.evaluate(axe)
     excepted = sorted(EXCEPTED)
     found: list[str] = []
@@ -141,7 +141,7 @@ def test_every_state_is_free_of_faults(
             found += [f"{state}: small: {each}" for each in page.evaluate(SMALL, FOCUSABLE)]
             for wide in (320, 390):
                 page.set_viewport_size({"width": wide, "height": 900})
-                settled(page)
+                wait_until_settled(page)
                 if (scroll := page.evaluate("document.documentElement.scrollWidth")) != wide:
                     found.append(f"{state}: scrolls sideways: {scroll} pixels at {wide}")
     assert not found, "\n".join(found)
@@ -149,8 +149,8 @@ def test_every_state_is_free_of_faults(
 
 
 @pytest.mark.parametrize("context", [{"locale": "de-DE"}], indirect=True)
-def test_the_language_is_that_of_the_words(context: BrowserContext, address: str) -> None:
-    assert opened(context, address).evaluate("document.documentElement.lang") == "en"
+def test_page_language_is_english(context: BrowserContext, address: str) -> None:
+    assert open_page(context, address).evaluate("document.documentElement.lang") == "en"
 
 
 CONTRAST = """focused => {
@@ -168,11 +168,11 @@ CONTRAST = """focused => {
 
 
 @pytest.mark.parametrize(("theme", "width"), LOOKS)
-def test_tab_reaches_every_control_in_order_and_shows_where_it_is(
+def test_tab_key_reaches_every_control_in_order_with_visible_focus(
     context: BrowserContext, address: str, queries: Path, theme: str, width: int
 ) -> None:
-    page = opened(context, address, theme, width)
-    with_results(page, queries)
+    page = open_page(context, address, theme, width)
+    show_results(page, queries)
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     regions: list[str] = []
     for _ in range(200):
@@ -180,7 +180,7 @@ def test_tab_reaches_every_control_in_order_and_shows_where_it_is(
         focused = page.evaluate_handle("document.activeElement").as_element()
         if focused.evaluate("e => e === document.body || e.dataset.reached === ''"):
             break
-        settled(page)  # rings fade in
+        wait_until_settled(page)  # focus rings fade in
         ring = focused.evaluate(CONTRAST)
         shown = focused.evaluate("e => e.outerHTML.slice(0, 200)")
         assert ring["style"] == "solid" and ring["width"] >= 2, shown
@@ -200,8 +200,8 @@ def test_tab_reaches_every_control_in_order_and_shows_where_it_is(
     assert not unreached
 
 
-def test_from_upload_to_result_by_keyboard_alone(context: BrowserContext, address: str, queries: Path) -> None:
-    page = opened(context, address)
+def test_upload_and_results_work_by_keyboard(context: BrowserContext, address: str, queries: Path) -> None:
+    page = open_page(context, address)
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Drop an image here")).to_be_focused()
     with page.expect_file_chooser() as chooser:
@@ -220,10 +220,10 @@ def test_from_upload_to_result_by_keyboard_alone(context: BrowserContext, addres
 
 
 def test_results_are_announced(context: BrowserContext, address: str, queries: Path) -> None:
-    page = opened(context, address)
+    page = open_page(context, address)
     said = page.locator("#announcement[role=status]")
     expect(said).to_have_text("")
-    with_results(page, queries)
+    show_results(page, queries)
     expect(said).to_have_text(re.compile(r"^12 images found. Closest: 1\. pizza · 0\.\d+$"))
     page.locator("#metric input[value=l1]").check()
     expect(said).to_have_text(re.compile(r"^12 images found. Closest: 1\. pizza · \d{2}\.\d+$"))
@@ -236,7 +236,7 @@ def test_results_are_announced(context: BrowserContext, address: str, queries: P
     [({"reduced_motion": "reduce"}, "auto"), ({"reduced_motion": "no-preference"}, "smooth")],
     indirect=["context"],
 )
-def test_scrolling_is_smooth_only_for_who_wants_motion(
+def test_smooth_scrolling_respects_reduced_motion(
     context: BrowserContext, address: str, queries: Path, behavior: str
 ) -> None:
     context.add_init_script("""
@@ -244,9 +244,9 @@ def test_scrolling_is_smooth_only_for_who_wants_motion(
         const real = Element.prototype.scrollIntoView;
         Element.prototype.scrollIntoView = function (how) { scrolls.push(how?.behavior); real.call(this, how); };
     """)
-    page = opened(context, address, width=390)
-    with_results(page, queries)
-    page.locator("#examples .thumbnail-item").first.click()  # who chooses the next one sees the picture before it
+    page = open_page(context, address, width=390)
+    show_results(page, queries)
+    page.locator("#examples .thumbnail-item").first.click()  # scrolls to the query picture
     page.wait_for_function("scrolls.length > 0")
     scrolls: list[Any] = page.evaluate("scrolls")
     assert set(scrolls) == {behavior}

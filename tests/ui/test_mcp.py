@@ -1,4 +1,4 @@
-"""The page as an MCP server, asked by the `mcp` package's own client; and that no visitor makes it fetch an address."""
+"""The page as an MCP server, called with the client of the package `mcp`; and no visitor can make it fetch a URL."""
 
 import asyncio
 import base64
@@ -33,9 +33,9 @@ from tests.support.canary import Canary
 from tests.support.waiting import PATIENCE
 
 PICTURE_TOOL = "search"
-WORDS_TOOL = "query"
+TEXT_TOOL = "query"
 
-LATER = {  # what both tools take besides their query, and its default
+COMMON_DEFAULTS = {  # arguments of both tools besides their query, with their defaults
     "features": "clip",
     "metric": "cosine",
     "engine": "exact",
@@ -46,19 +46,19 @@ LATER = {  # what both tools take besides their query, and its default
 
 @pytest.fixture(scope="module")
 def searcher(page_searcher: Searcher) -> Searcher:
-    """The very one that the page asks."""
+    """The searcher of the served page."""
     return page_searcher
 
 
 @pytest.fixture
 def canary() -> Iterator[str]:
-    """The address of a server on loopback that must not be asked."""
-    handler = type("Handler", (Canary,), {"asked": []})
+    """The address of a server on loopback that must not receive any request."""
+    handler = type("Handler", (Canary,), {"requests": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-    assert handler.asked == []
+    assert handler.requests == []
 
 
 def in_session(address: str, ask: Any) -> Any:
@@ -69,7 +69,7 @@ def in_session(address: str, ask: Any) -> Any:
         ):
             return await ask(session, await session.initialize())
 
-    with ThreadPoolExecutor(1) as thread:  # of its own, since the browser tests have a loop running in this one
+    with ThreadPoolExecutor(1) as thread:  # because the browser tests have an event loop running in this one
         return thread.submit(asyncio.run, run()).result()
 
 
@@ -80,14 +80,14 @@ def call(address: str, tool: str, **arguments: Any) -> CallToolResult:
     return in_session(address, ask)
 
 
-def answer(address: str, tool: str, **arguments: Any) -> dict[str, Any]:
+def call_for_result(address: str, tool: str, **arguments: Any) -> dict[str, Any]:
     result = call(address, tool, **arguments)
     assert not result.isError, result.content
     (text,) = result.content
     return json.loads(text.text)
 
 
-def error(address: str, tool: str, **arguments: Any) -> str:
+def call_for_error(address: str, tool: str, **arguments: Any) -> str:
     result = call(address, tool, **arguments)
     assert result.isError, result.content
     (text,) = result.content
@@ -110,70 +110,70 @@ def tools(address: str) -> dict[str, Tool]:
     return {tool.name: tool for tool in in_session(address, ask)}
 
 
-def test_the_tools_are_the_endpoints_and_no_event_of_the_page(tools: dict[str, Tool]) -> None:
-    assert set(tools) == {PICTURE_TOOL, WORDS_TOOL, "compare", "robustness"}
+def test_tools_are_the_endpoints_without_events_of_the_page(tools: dict[str, Tool]) -> None:
+    assert set(tools) == {PICTURE_TOOL, TEXT_TOOL, "compare", "robustness"}
 
 
-@pytest.mark.parametrize("name", [PICTURE_TOOL, WORDS_TOOL])
-def test_a_model_is_told_of_every_argument(tools: dict[str, Tool], name: str) -> None:
+@pytest.mark.parametrize("name", [PICTURE_TOOL, TEXT_TOOL])
+def test_every_argument_is_documented(tools: dict[str, Tool], name: str) -> None:
     tool = tools[name]
     schema = tool.inputSchema
     assert tool.description.startswith("Find the images of a gallery")
     assert "Returns: JSON" in tool.description
     properties = schema["properties"]
     assert all(len(each["description"]) > 20 for each in properties.values())
-    assert {key: properties[key]["default"] for key in LATER} == LATER
+    assert {key: properties[key]["default"] for key in COMMON_DEFAULTS} == COMMON_DEFAULTS
     assert properties["features"]["enum"] == list(FEATURES)
     assert properties["metric"]["enum"] == list(Metric)
     assert properties["engine"]["enum"] == list(ENGINES)
     assert (properties["top_k"]["type"], properties["top_k"]["maximum"]) == ("integer", 10_000)
     assert properties["image"]["oneOf"] == [{"type": "string"}, {"type": "null"}]
     assert "base64" in properties["image"]["description"]
-    assert "url" not in json.dumps(schema).lower(), "would invite addresses"
+    assert "url" not in json.dumps(schema).lower(), "this would invite URLs"
 
 
-def test_only_the_picture_of_a_search_by_picture_is_required(tools: dict[str, Tool]) -> None:
+def test_only_the_picture_of_an_image_search_is_required(tools: dict[str, Tool]) -> None:
     assert tools[PICTURE_TOOL].inputSchema["required"] == ["image"]
-    assert "required" not in tools[WORDS_TOOL].inputSchema
-    assert tools[WORDS_TOOL].inputSchema["properties"]["labels"]["items"] == {"type": "string"}
+    assert "required" not in tools[TEXT_TOOL].inputSchema
+    assert tools[TEXT_TOOL].inputSchema["properties"]["labels"]["items"] == {"type": "string"}
 
 
 @pytest.mark.parametrize("prefix", ["data:image/png;base64,", ""])
-def test_search_by_base64_is_that_of_the_searcher(address: str, searcher: Searcher, queries: Path, prefix: str) -> None:
+def test_search_with_base64_matches_the_searcher(address: str, searcher: Searcher, queries: Path, prefix: str) -> None:
     picture = (queries / "pizza.png").read_bytes()
-    found = answer(address, PICTURE_TOOL, image=prefix + base64.b64encode(picture).decode(), top_k=7)
+    found = call_for_result(address, PICTURE_TOOL, image=prefix + base64.b64encode(picture).decode(), top_k=7)
     wanted = searcher.search(Query(picture=picture, top_k=7)).to_json()
     assert found | {"timings_ms": None} == wanted | {"timings_ms": None}
     assert found["hits"][0]["caption"] == "pizza"
 
 
-def test_search_by_words_is_that_of_the_searcher(address: str, searcher: Searcher) -> None:
+def test_text_search_matches_the_searcher(address: str, searcher: Searcher) -> None:
     asked: dict[str, Any] = {"text": "red fruit", "without": "apple", "labels": ["food-drink"]}
-    found = answer(address, WORDS_TOOL, **asked, top_k=3)
+    found = call_for_result(address, TEXT_TOOL, **asked, top_k=3)
     wanted = searcher.search(Query(text="red fruit", without="apple", labels=("food-drink",), top_k=3)).to_json()
     assert found | {"timings_ms": None} == wanted | {"timings_ms": None}
 
 
-def test_words_beside_a_picture(address: str, searcher: Searcher, queries: Path) -> None:
+def test_search_with_text_and_picture(address: str, searcher: Searcher, queries: Path) -> None:
     picture = (queries / "cat.png").read_bytes()
-    found = answer(address, WORDS_TOOL, text="blue", image=data_uri(picture), balance=0.7)
+    found = call_for_result(address, TEXT_TOOL, text="blue", image=data_uri(picture), balance=0.7)
     assert found["hits"] == searcher.search(Query(picture=picture, text="blue", balance=0.7)).to_json()["hits"]
 
 
-def test_a_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Path) -> None:
+def test_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Path) -> None:
     with (queries / "fox.png").open("rb") as file:  # what `gradio upload-mcp` does
         uploaded = httpx.post(f"{address}/gradio_api/upload", files={"files": file}).raise_for_status().json()[0]
-    found = answer(address, PICTURE_TOOL, image=f"{address}/gradio_api/file={uploaded}", top_k=1)
+    found = call_for_result(address, PICTURE_TOOL, image=f"{address}/gradio_api/file={uploaded}", top_k=1)
     assert len(found["hits"]) == 1
 
 
 @pytest.mark.parametrize(
     ("tool", "arguments", "said"),
     [
-        (WORDS_TOOL, {"text": "red", "features": "pixels"}, "Text search needs CLIP features"),
-        (WORDS_TOOL, {"text": "red", "labels": ["nothing"]}, "No image has the label 'nothing'."),
-        (WORDS_TOOL, {"text": "red", "labels": "flags"}, "'flags' is not of type 'array'"),
-        (WORDS_TOOL, {}, "The argument image is missing."),
+        (TEXT_TOOL, {"text": "red", "features": "pixels"}, "Text search needs CLIP features"),
+        (TEXT_TOOL, {"text": "red", "labels": ["nothing"]}, "No image has the label 'nothing'."),
+        (TEXT_TOOL, {"text": "red", "labels": "flags"}, "'flags' is not of type 'array'"),
+        (TEXT_TOOL, {}, "The argument image is missing."),
         (PICTURE_TOOL, {}, "'image' is a required property"),
         (PICTURE_TOOL, {"image": ""}, "The argument image is missing."),
         (PICTURE_TOOL, {"image": "x", "features": "colour"}, "'colour' is not one of ['pixels', 'clip']"),
@@ -181,15 +181,15 @@ def test_a_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Pa
         (PICTURE_TOOL, {"image": data_uri(b"no picture")}, "not an image this program can read"),
         (PICTURE_TOOL, {"image": "data:image/png;base64,"}, "is empty"),
         (
-            WORDS_TOOL,
+            TEXT_TOOL,
             {"text": "red", "gallery": "nowhere"},
             "There is no gallery 'nowhere'. Available galleries: icons.",
         ),
         ("run", {}, "Unknown tool"),
     ],
 )
-def test_errors_are_worded(address: str, tool: str, arguments: dict[str, Any], said: str) -> None:
-    assert said in error(address, tool, **arguments)
+def test_errors_for_invalid_arguments(address: str, tool: str, arguments: dict[str, Any], said: str) -> None:
+    assert said in call_for_error(address, tool, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -208,25 +208,25 @@ def test_errors_are_worded(address: str, tool: str, arguments: dict[str, Any], s
         "data:image/png;base64,CANARY/x.png",
     ],
 )
-def test_an_address_or_a_path_is_no_picture(address: str, canary: str, queries: Path, image: str) -> None:
+def test_urls_and_paths_are_refused_as_pictures(address: str, canary: str, queries: Path, image: str) -> None:
     unserved = str(queries.parents[1] / "screens" / "search-clip.png")
     image = image.replace("CANARY", canary).replace("ADDRESS", address).replace("PICTURE", unserved)
-    for tool in (PICTURE_TOOL, WORDS_TOOL):
-        assert error(address, tool, image=image) in (NOT_BASE64, NOT_UPLOADED)
+    for tool in (PICTURE_TOOL, TEXT_TOOL):
+        assert call_for_error(address, tool, image=image) in (NOT_BASE64, NOT_UPLOADED)
 
 
 @pytest.mark.parametrize("argument", ["image", "text", "labels", "gallery", "unknown"])
 @pytest.mark.parametrize("path", ["/etc/hostname", "/dev/zero", "CANARY/x.png"])
-def test_a_file_named_in_any_argument_is_refused(address: str, canary: str, argument: str, path: str) -> None:
-    """gradio's MCP server would read it by a client of its own, which runs on the server."""
+def test_file_references_in_any_argument_are_refused(address: str, canary: str, argument: str, path: str) -> None:
+    """gradio's MCP server would read such files with its own client, which runs on the server."""
     file = {"path": path.replace("CANARY", canary), "meta": {"_type": "gradio.FileData"}}
     arguments: dict[str, Any] = {"text": "red"} | {argument: [file] if argument == "labels" else file}
-    said = error(address, WORDS_TOOL, **arguments)
+    said = call_for_error(address, TEXT_TOOL, **arguments)
     assert "is not of type 'string'" in said or "is not valid under any" in said or "`unknown` is not a valid" in said
 
 
-def fetches(address: str, target: str) -> None:
-    """Try each way by which gradio fetches an address for a visitor; only the canary tells what came of it."""
+def try_to_fetch(address: str, target: str) -> None:
+    """Try each way to make gradio fetch a URL; the canary records whether it did."""
     for path in ("file=", "file/", "proxy="):
         httpx.get(f"{address}/gradio_api/{path}{target}", timeout=PATIENCE)
     client = Client(address, verbose=False)
@@ -235,8 +235,8 @@ def fetches(address: str, target: str) -> None:
             client.predict(**arguments, api_name=f"/{PICTURE_TOOL}")
 
 
-def open_the_doors(monkeypatch: pytest.MonkeyPatch, *, fetching: bool) -> None:
-    """Let loopback pass for a public address; with `fetching`, undo what the page forbids, as if it did not."""
+def allow_loopback(monkeypatch: pytest.MonkeyPatch, *, fetching: bool) -> None:
+    """Treat loopback as a public address; with `fetching`, also remove the page's protection against fetching."""
     spec = importlib.util.find_spec("safehttpx")
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
@@ -248,20 +248,20 @@ def open_the_doors(monkeypatch: pytest.MonkeyPatch, *, fetching: bool) -> None:
 
 
 @pytest.mark.parametrize("path", ["x.png", "redirect"])
-def test_nothing_fetches_an_address(address: str, canary: str, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    open_the_doors(monkeypatch, fetching=False)
-    fetches(address, f"{canary}/{path}")
+def test_urls_are_never_fetched(address: str, canary: str, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    allow_loopback(monkeypatch, fetching=False)
+    try_to_fetch(address, f"{canary}/{path}")
     with pytest.raises(AppError, match=NO_ADDRESS):
         Client(address, verbose=False).predict(handle_file(f"{canary}/{path}"), api_name=f"/{PICTURE_TOOL}")
 
 
-def test_the_canary_would_have_sung(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can fail: where the page does not forbid it, gradio fetches by each of the ways tried."""
-    open_the_doors(monkeypatch, fetching=True)
-    handler = type("Handler", (Canary,), {"asked": []})
+def test_canary_detects_requests_without_the_protection(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control for the test above: without the page's protection, gradio fetches the URL in each of these ways."""
+    allow_loopback(monkeypatch, fetching=True)
+    handler = type("Handler", (Canary,), {"requests": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
-        fetches(address, f"http://127.0.0.1:{server.server_port}/redirect")
+        try_to_fetch(address, f"http://127.0.0.1:{server.server_port}/redirect")
         server.shutdown()
-    assert handler.asked.count("/redirect") >= 3
-    assert handler.asked.count("/x.png") >= 3
+    assert handler.requests.count("/redirect") >= 3
+    assert handler.requests.count("/x.png") >= 3

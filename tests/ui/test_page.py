@@ -1,4 +1,4 @@
-"""The page in a real browser: what a visitor does, and what the visitor then reads."""
+"""The page in a real browser: actions of a visitor, and what the page then shows."""
 
 import contextlib
 import re
@@ -17,14 +17,14 @@ from tests.support.browsing import PATIENCE, captions, open_tab, timings, toggle
 pytestmark = pytest.mark.browser
 
 
-def test_without_a_picture_the_page_gives_a_hint_and_no_error(page: Page) -> None:
+def test_page_shows_a_hint_without_a_picture(page: Page) -> None:
     expect(timings(page)).to_contain_text("Choose an image to start")
     page.locator("#search").click()
     expect(timings(page)).to_contain_text("Choose an image to start")
     expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
 
 
-def test_upload_toggles_captions_and_a_click_on_a_result(page: Page, queries: Path) -> None:
+def test_upload_toggles_captions_and_clicking_a_result(page: Page, queries: Path) -> None:
     upload(page, queries / "pizza.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     assert len(captions(page)) == 12
@@ -46,7 +46,7 @@ def test_upload_toggles_captions_and_a_click_on_a_result(page: Page, queries: Pa
                 scores = [float(text.rsplit("· ", 1)[1]) for text in found]
                 assert scores == sorted(scores, reverse=not DEFINITIONS[metric].smaller_is_closer)
                 seen.add(tuple(found))
-    # By CLIP features cosine and correlation may be the same to three decimals.
+    # With CLIP features, cosine and correlation may agree to three decimals.
     assert len(seen) >= 7, "the toggles changed nothing"
 
     name = re.match(r"2\. (.+) · ", captions(page)[1])[1]
@@ -55,25 +55,25 @@ def test_upload_toggles_captions_and_a_click_on_a_result(page: Page, queries: Pa
     expect(timings(page)).to_contain_text("decode 0.0 ms · features 0.0 ms")
 
 
-def test_timings_name_every_part(page: Page, queries: Path) -> None:
+def test_timings_show_every_part(page: Page, queries: Path) -> None:
     upload(page, queries / "fox.png")
     pattern = r"decode [\d.]+ ms · features [\d.]+ ms · search [\d.]+ ms · total [\d.]+ ms · 1,852 images · "
     expect(timings(page)).to_have_text(re.compile(pattern + r"Exact scan · mini \(\w+\)"))
 
 
-def test_nothing_moves_when_results_come(page: Page, queries: Path) -> None:
+def test_results_do_not_shift_the_layout(page: Page, queries: Path) -> None:
     before = timings(page).bounding_box()
     upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label")).to_have_count(12)
     assert timings(page).bounding_box()["y"] == before["y"]
 
 
-def test_example_is_searched_at_a_click(page: Page) -> None:
+def test_clicking_an_example_searches_it(page: Page) -> None:
     page.locator("#examples .thumbnail-item").first.click()
     expect(page.locator("#results .caption-label").first).to_be_visible()
 
 
-def test_how_many(page: Page, queries: Path) -> None:
+def test_number_of_results(page: Page, queries: Path) -> None:
     upload(page, queries / "lion.png")
     expect(page.locator("#results .caption-label")).to_have_count(12)
     page.locator("#top_k input[type=number]").fill("3")
@@ -100,7 +100,7 @@ def test_webcam_picture_is_searched(page: Page) -> None:
     expect(page.locator("#results .caption-label").first).to_be_visible()
 
 
-def test_words_alone_and_words_beside_a_picture(page: Page, queries: Path) -> None:
+def test_text_search_with_and_without_a_picture(page: Page, queries: Path) -> None:
     page.locator("#text input, #text textarea").fill("something to drink")
     page.keyboard.press("Enter")
     expect(page.locator("#results .caption-label").first).to_be_visible()
@@ -111,7 +111,7 @@ def test_words_alone_and_words_beside_a_picture(page: Page, queries: Path) -> No
     assert captions(page) != drinks
 
 
-def test_words_are_off_for_raw_pixels_and_say_why(page: Page, queries: Path) -> None:
+def test_text_field_is_disabled_for_raw_pixels_with_a_reason(page: Page, queries: Path) -> None:
     toggle(page, "features", "pixels")
     expect(page.locator("#text input, #text textarea")).to_be_disabled()
     expect(page.locator("#text")).to_contain_text("Text search needs CLIP features")
@@ -119,7 +119,7 @@ def test_words_are_off_for_raw_pixels_and_say_why(page: Page, queries: Path) -> 
     expect(page.locator("#text input, #text textarea")).to_be_enabled()
 
 
-def test_way_back_through_the_last_pictures(page: Page) -> None:
+def test_recent_queries_can_be_reopened(page: Page) -> None:
     for example in (0, 1):
         page.locator("#examples .thumbnail-item").nth(example).click()
         expect(page.locator("#results .caption-label").first).to_be_visible()
@@ -145,15 +145,15 @@ def test_filter_by_class(page: Page, queries: Path) -> None:
     expect(page.locator("#results .caption-label").first).not_to_contain_text("fox")
 
 
-def test_a_score_no_better_than_chance_is_said_so(page: Page, tmp_path: Path) -> None:
+def test_scores_no_better_than_chance_are_explained(page: Page, tmp_path: Path) -> None:
     noise = tmp_path / "noise.png"
     Image.effect_noise((200, 200), 200).save(noise)
     upload(page, noise)
     expect(page.locator("#explanation")).to_contain_text("No convincing match:")
 
 
-def draw(page: Page, left: float, top: float, right: float, bottom: float) -> None:
-    """Draw a box on the query picture with the mouse; shares of the picture."""
+def draw_box(page: Page, left: float, top: float, right: float, bottom: float) -> None:
+    """Draw a box on the query picture with the mouse; the coordinates are fractions of the picture."""
     area = page.locator(".region-layer").bounding_box()
     page.mouse.move(area["x"] + left * area["width"], area["y"] + top * area["height"])
     page.mouse.down()
@@ -161,11 +161,11 @@ def draw(page: Page, left: float, top: float, right: float, bottom: float) -> No
     page.mouse.up()
 
 
-def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, page_searcher: Searcher, queries: Path) -> None:
+def test_drawn_box_is_searched(page: Page, page_searcher: Searcher, queries: Path) -> None:
     upload(page, queries / "castle.png")
     expect(page.locator("#results .caption-label").first).to_contain_text("castle")
     whole = captions(page)
-    draw(page, 0.1, 0.5, 0.6, 0.9)
+    draw_box(page, 0.1, 0.5, 0.6, 0.9)
     expect(page.locator("#region")).to_contain_text("Searched: 10 % to 60 % across, 50 % to 90 % down.")
     expect(page.locator("#results .caption-label").first).not_to_have_text(whole[0])
     query = Query(queries / "castle.png", region=(0.1, 0.5, 0.6, 0.9), top_k=12)
@@ -176,7 +176,7 @@ def test_a_box_drawn_on_the_picture_is_what_is_searched(page: Page, page_searche
     assert captions(page) == whole
 
 
-def test_the_box_is_there_when_the_pictures_component_comes_late(browser: Browser, address: str, queries: Path) -> None:
+def test_box_works_when_the_picture_component_loads_late(browser: Browser, address: str, queries: Path) -> None:
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
     late: list[str] = []
@@ -194,7 +194,7 @@ def test_the_box_is_there_when_the_pictures_component_comes_late(browser: Browse
     page.close()
 
 
-def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(
+def test_box_can_be_edited_by_keyboard_and_belongs_to_its_picture(
     page: Page, page_searcher: Searcher, queries: Path
 ) -> None:
     upload(page, queries / "castle.png")
@@ -205,14 +205,14 @@ def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(
         page.keyboard.press(key)
     status = page.locator("#region [role=status]")
     expect(status).to_have_text("Searched: 15 % to 80 % across, 25 % to 80 % down.")
-    # The search follows when the keys rest.
+    # The search starts after a pause in the key presses.
     query = Query(queries / "castle.png", region=(0.15, 0.25, 0.8, 0.8), top_k=12)
     found = [re.compile(rf"^{hit.rank}\. {re.escape(hit.caption)} · ") for hit in page_searcher.search(query).hits]
     expect(page.locator("#results .caption-label")).to_have_text(found)
     for _ in range(40):
         page.keyboard.press("ArrowRight")
     expect(status).to_have_text("Searched: 35 % to 100 % across, 25 % to 80 % down.")
-    upload(page, queries / "fox.png")  # another picture is searched whole
+    upload(page, queries / "fox.png")  # a new picture is searched as a whole
     expect(page.locator("#results .caption-label").first).to_contain_text("1. fox")
     expect(status).to_have_text("")
     page.get_by_role("button", name="Search part of the image").click()
@@ -221,7 +221,7 @@ def test_a_box_by_keyboard_moves_grows_goes_and_belongs_to_its_picture(
     expect(page.get_by_role("button", name="Search part of the image")).to_be_focused()
 
 
-def test_near_duplicates_are_shown_once_with_their_count(page: Page, queries: Path) -> None:
+def test_near_duplicates_are_hidden_and_counted(page: Page, queries: Path) -> None:
     upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label")).to_have_count(12)
     assert not any("near-duplicate" in each for each in captions(page))
@@ -233,7 +233,7 @@ def test_near_duplicates_are_shown_once_with_their_count(page: Page, queries: Pa
     assert any(re.search(r" · \+\d+ near-duplicates?$", each) for each in captions(page))
 
 
-def test_the_address_opens_the_same_page_for_another_visitor(page: Page, browser: Browser, queries: Path) -> None:
+def test_link_opens_the_same_search_for_another_visitor(page: Page, browser: Browser, queries: Path) -> None:
     upload(page, queries / "pizza.png")
     expect(page.locator("#link")).to_contain_text("The link does not include your uploaded image.")
     assert "id=" not in page.url
@@ -264,7 +264,7 @@ def test_the_address_opens_the_same_page_for_another_visitor(page: Page, browser
     context.close()
 
 
-def test_a_broken_address_is_worded_and_opens_what_it_can(page: Page, address: str) -> None:
+def test_invalid_parts_of_a_link_are_reported_and_the_rest_is_used(page: Page, address: str) -> None:
     page.goto(f"{address}?text=red+fruit&k=5&metric=<b>magic</b>&id=nothing")
     expect(page.locator("#results .caption-label")).to_have_count(5)
     toast = page.locator("[data-testid=toast-body]")
@@ -273,7 +273,7 @@ def test_a_broken_address_is_worded_and_opens_what_it_can(page: Page, address: s
     expect(page.locator("#metric input[value=cosine]")).to_be_checked()
 
 
-def test_an_address_at_the_limits_of_the_page_leaves_it_usable(page: Page, address: str, queries: Path) -> None:
+def test_page_stays_usable_after_a_link_with_extreme_values(page: Page, address: str, queries: Path) -> None:
     page.goto(f"{address}?text=cat&alike=0.3&k=9999&balance=0")
     expect(page.locator("#results .caption-label")).to_have_count(60)
     expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
@@ -281,7 +281,7 @@ def test_an_address_at_the_limits_of_the_page_leaves_it_usable(page: Page, addre
     expect(page.locator("#results .caption-label").first).to_contain_text("pizza")
 
 
-def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) -> None:
+def test_removing_the_picture_shows_the_hint_again(page: Page, queries: Path) -> None:
     upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     page.locator("#query button[aria-label='Remove Image']").click()
@@ -297,7 +297,7 @@ def test_removing_the_picture_brings_the_hint_back(page: Page, queries: Path) ->
         ("cut.png", None, "damaged or cut off"),
     ],
 )
-def test_bad_upload_is_worded_and_the_page_lives_on(
+def test_bad_upload_is_reported_and_the_page_keeps_working(
     page: Page, queries: Path, tmp_path: Path, name: str, data: bytes | None, words: str
 ) -> None:
     whole = (queries / "fox.png").read_bytes()
@@ -310,7 +310,7 @@ def test_bad_upload_is_worded_and_the_page_lives_on(
     expect(page.locator("#results .caption-label").first).to_be_visible()
 
 
-def test_every_picture_is_there_and_has_alt_text(page: Page, queries: Path) -> None:
+def test_all_pictures_load_and_have_alt_text(page: Page, queries: Path) -> None:
     upload(page, queries / "turtle.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     for picture in page.locator("img").all():
@@ -319,7 +319,7 @@ def test_every_picture_is_there_and_has_alt_text(page: Page, queries: Path) -> N
     assert first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
 
 
-def test_phone_and_dark(browser: Browser, address: str, queries: Path) -> None:
+def test_dark_theme_on_a_phone(browser: Browser, address: str, queries: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -335,7 +335,7 @@ def test_phone_and_dark(browser: Browser, address: str, queries: Path) -> None:
     context.close()
 
 
-def test_keyboard_alone_gets_from_example_to_result_to_search(page: Page) -> None:
+def test_examples_metrics_and_results_work_by_keyboard(page: Page) -> None:
     page.locator("#examples .thumbnail-item").nth(3).focus()
     page.keyboard.press("Enter")
     expect(page.locator("#results .caption-label").first).to_be_visible()

@@ -1,4 +1,4 @@
-"""A search as an address: what is written comes back, and what strangers write does no harm."""
+"""Links to a search: they round-trip, and untrusted ones do no harm."""
 
 from urllib.parse import parse_qsl
 
@@ -16,7 +16,7 @@ from retrieval.ui.permalink import NAMES, from_address, linked, to_address
 DEFAULT = Query(top_k=12)
 
 
-def opened(address: str, searcher: Searcher) -> tuple[Query, list[str]]:
+def parse_address(address: str, searcher: Searcher) -> tuple[Query, list[str]]:
     return from_address(parse_qsl(address), searcher.indexes, DEFAULT)
 
 
@@ -36,14 +36,14 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
     engine=st.sampled_from(list(ENGINES)),
     top_k=st.integers(1, 60),
 )
-def test_what_is_written_comes_back(icons_searcher, position, region, **values):
+def test_address_round_trip(icons_searcher, position, region, **values):
     query = Query(position=position, region=region if position is not None else None, gallery="icons", **values)
-    again, problems = opened(to_address(query, icons_searcher.indexes.get()), icons_searcher)
+    again, problems = parse_address(to_address(query, icons_searcher.indexes.get()), icons_searcher)
     assert not problems
     assert again == query
 
 
-def test_a_picture_of_ones_own_is_never_in_it(icons_searcher, queries):
+def test_address_never_contains_an_uploaded_picture(icons_searcher, queries):
     index = icons_searcher.indexes.get()
     value = linked(Query(picture=queries / "fox.png", region=(0.1, 0.1, 0.5, 0.5)), index)
     assert value["own"]
@@ -53,9 +53,9 @@ def test_a_picture_of_ones_own_is_never_in_it(icons_searcher, queries):
     assert not linked(Query(position=3), index)["own"]
 
 
-def test_an_empty_address_asks_nothing(icons_searcher):
-    assert opened("", icons_searcher) == (DEFAULT, [])
-    assert opened("__theme=dark&utm_source=x", icons_searcher) == (DEFAULT, [])
+def test_empty_address_gives_the_default_query(icons_searcher):
+    assert parse_address("", icons_searcher) == (DEFAULT, [])
+    assert parse_address("__theme=dark&utm_source=x", icons_searcher) == (DEFAULT, [])
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_an_empty_address_asks_nothing(icons_searcher):
         ("k=many", "top_k must be"),
     ],
 )
-def test_what_cannot_be_understood_is_said_and_the_rest_counts(icons_searcher, address, words):
-    query, problems = opened(f"text=red&{address}", icons_searcher)
+def test_invalid_parts_are_reported_and_the_rest_is_used(icons_searcher, address, words):
+    query, problems = parse_address(f"text=red&{address}", icons_searcher)
     assert query.text == "red"
     assert len(problems) == 1
     assert words in problems[0]
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.text(max_size=30)), max_size=12))
-def test_no_address_of_a_stranger_is_a_surprise(icons_searcher, items):
+def test_arbitrary_addresses_cause_no_unexpected_errors(icons_searcher, items):
     query, problems = from_address(items, icons_searcher.indexes, DEFAULT)
     assert len(problems) <= len(NAMES)
     if not problems:

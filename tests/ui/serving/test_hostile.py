@@ -1,7 +1,7 @@
-"""What a hostile visitor of a public page would try: nothing is told, fetched, run or kept that should not be.
+"""Attacks by a hostile visitor of a public page: nothing is leaked, fetched, run or stored that should not be.
 
-One app of its own, as on a Space, takes all of it; every answer is searched for what must never be in one, and at the
-end it answers as at first and has hardly grown. No test names an address but of this machine.
+All tests attack one app that runs as on a Space. They check every answer for secrets. The last test checks that the app
+still works as before and that its memory has hardly grown. All addresses are on this machine.
 """
 
 import base64
@@ -40,7 +40,7 @@ from tests.support.fuzz import fuzz
 from tests.support.hostile_pictures import READ, files, small
 from tests.support.paths import ROOT
 from tests.support.serving import running
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
@@ -48,18 +48,18 @@ Result = TypeVar("Result")
 
 SECRET = "the-secret-of-the-owner"
 PROGRAMS = ("gs", "ffmpeg", "convert", "magick", "inkscape", "rsvg-convert", "djpeg", "xv", "display")
-GROWTH_MB = 1200  # of the app's memory at its peak; any one bomb that opened would take more
+GROWTH_MB = 1200  # allowed growth of the app's peak memory; a single decompression bomb would take more
 JSON = {"Content-Type": "application/json"}
 
 
 class Site:
-    """The app that is attacked."""
+    """The app under attack."""
 
     def __init__(self, address: str, index: Path, canary: str) -> None:
         self.address = address
         self.index = index
         self.canary = canary
-        # A connection of its own for each request: after a fault the app closes it, and then one request would be lost.
+        # Use a new connection for each request: the app closes it after an error, and the next request would fail.
         self.client = httpx.Client(base_url=address, timeout=PATIENCE, headers={"Connection": "close"})
         self.pid = next(
             int(process.parent.name)
@@ -68,7 +68,7 @@ class Site:
         )
 
     def clean(self, text: str) -> str:
-        """Check that an answer tells nothing of the server."""
+        """Check that an answer reveals nothing about the server; return it."""
         for told in (
             SECRET,
             str(ROOT),
@@ -86,7 +86,7 @@ class Site:
         return reply.status_code, self.clean(f"{reply.headers}\n{reply.text}")
 
     def post(self, name: str, data: Any) -> str:
-        """Call an endpoint, as any program can; its events, or the refusal."""
+        """Call an endpoint; return its events, or "refused" with the status and the reason."""
         content = data if isinstance(data, bytes) else json.dumps({"data": data}).encode()
         url = f"/gradio_api/call/{name}"
         reply = self.client.post(url, content=content, headers=JSON)
@@ -115,7 +115,7 @@ class Site:
         return int(head.split(" ", 2)[1]) if head else 0, body
 
     def memory(self, which: str = "VmRSS") -> float:
-        """Megabytes that the app takes now, or took at most."""
+        """Return the memory of the app in MB: now, or at its peak with `VmHWM`."""
         found = re.search(rf"{which}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
         assert found
         return int(found[1]) / 1024
@@ -143,7 +143,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def site(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("attacked")
     shutil.copytree(icons, folder / "index")
-    for name in PROGRAMS:  # found before any that this machine has
+    for name in PROGRAMS:  # these come before the real programs in PATH
         program = folder / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\ntouch {folder}/ran\n")
@@ -154,7 +154,7 @@ def site(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "GRADIO_TEMP_DIR": str(folder.with_name("uploads")),
     }
-    handler = type("Handler", (Canary,), {"asked": []})
+    handler = type("Handler", (Canary,), {"requests": []})
     with (
         ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
         running(folder / "app.log", "--index", str(folder / "index"), **environment) as address,
@@ -162,17 +162,17 @@ def site(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
         threading.Thread(target=server.serve_forever).start()
         yield Site(address, folder / "index", f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
-    assert handler.asked == [], "an address was asked that a visitor named"
-    assert not (folder / "ran").exists(), "a program was run for a visitor"
+    assert handler.requests == [], "the app fetched an address that a visitor named"
+    assert not (folder / "ran").exists(), "the app ran a program for a visitor"
 
 
 @pytest.fixture(scope="module")
 def before(site: Site) -> tuple[str, float]:
-    """What the app answers before all this, and the memory that it takes then."""
-    return hits(site), site.memory()
+    """The results of a search and the memory of the app before the attacks."""
+    return search_hits(site), site.memory()
 
 
-def hits(site: Site) -> str:
+def search_hits(site: Site) -> str:
     found = site.post("query", list(DEFAULTS["query"].values()))
     assert "event: complete" in found
     return found.partition('"timings_ms"')[0]
@@ -182,11 +182,11 @@ def hits(site: Site) -> str:
 
 
 @pytest.mark.parametrize("name", files())
-def test_a_file_is_refused_in_words_or_is_a_picture(site: Site, before: object, name: str) -> None:
+def test_files_are_read_or_refused_with_a_message(site: Site, before: object, name: str) -> None:
     sent = files()[name]
     answer = site.search(site.upload(sent.make().replace(b"CANARY", site.canary.encode())))
-    assert ("event: complete" in answer) is (sent.said == (READ,)), answer
-    assert any(said in answer for said in sent.said), answer
+    assert ("event: complete" in answer) is (sent.messages == (READ,)), answer
+    assert any(message in answer for message in sent.messages), answer
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_file_is_refused_in_words_or_is_a_picture(site: Site, before: object, 
         "x.py",
     ],
 )  # fmt: skip
-def test_a_file_is_kept_under_a_name_that_does_no_harm(site: Site, name: str) -> None:
+def test_uploads_are_stored_under_safe_names(site: Site, name: str) -> None:
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
     body = head + small() + b"\r\n--x--\r\n"
     form = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -231,13 +231,13 @@ def test_a_file_is_kept_under_a_name_that_does_no_harm(site: Site, name: str) ->
     shown = site.client.get(f"/gradio_api/file={urllib.parse.quote(path)}")
     assert shown.status_code == 200
     kind = shown.headers["content-type"]
-    assert kind == "image/png" or "attachment" in shown.headers["content-disposition"], "could be run as a page"
+    assert kind == "image/png" or "attachment" in shown.headers["content-disposition"], "could be opened as a page"
 
 
 # Values
 
 
-def deep(depth: int) -> list[Any]:
+def nested(depth: int) -> list[Any]:
     value: list[Any] = []
     for _ in range(depth):
         value = [value]
@@ -250,7 +250,7 @@ VALUES: dict[str, Any] = {
     "true": True,
     "a list": ["x", 1, None],
     "an object": {"a": 1},
-    "nesting": deep(60),
+    "nesting": nested(60),
     "not a number": math.nan,
     "infinity": math.inf,
     "1e308": 1e308,
@@ -285,13 +285,13 @@ VALUES: dict[str, Any] = {
 
 @pytest.mark.parametrize("endpoint", DEFAULTS)
 @pytest.mark.parametrize("value", VALUES)
-def test_any_value_in_any_argument_is_answered_in_words(site: Site, endpoint: str, value: str) -> None:
+def test_any_value_of_any_argument_gets_a_result_or_a_message(site: Site, endpoint: str, value: str) -> None:
     sent = json.loads(json.dumps(VALUES[value]).replace("CANARY", site.canary))
     for argument in DEFAULTS[endpoint]:
         answer = site.post(endpoint, list((DEFAULTS[endpoint] | {argument: sent}).values()))
         assert errors.SURPRISE not in answer, argument
         if "meta" in json.dumps(sent) and "event: error" in answer:
-            continue  # gradio refuses to look at such a file, without a word
+            continue  # gradio refuses such files without a message
         assert "event: complete" in answer or '{"error": "' in answer, (argument, answer)
 
 
@@ -324,7 +324,7 @@ def test_any_value_in_any_argument_is_answered_in_words(site: Site, endpoint: st
         (b"data=1&data=2", "refused: 4"),
     ],
 )
-def test_a_body_that_is_no_call_is_refused(site: Site, body: bytes, said: str) -> None:
+def test_invalid_bodies_are_refused(site: Site, body: bytes, said: str) -> None:
     answer = site.post("search", body)
     assert said in answer, answer[:500]
     assert "hits" not in answer
@@ -361,7 +361,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_form_of_an_address_is_asked(site: Site, form: str) -> None:
+def test_no_form_of_a_url_is_fetched(site: Site, form: str) -> None:
     address = form.replace("PORT", site.canary.rpartition(":")[2])
     for image in (address, {"path": address, "url": address, **FILE}, {"path": address}, {"url": address}):
         answer = site.post("search", [image, *TAIL.values()])
@@ -397,8 +397,8 @@ PATHS = """
 
 
 @pytest.fixture(scope="module")
-def places(site: Site) -> dict[str, str]:
-    """What the paths above name; thumbnails are shown already."""
+def path_values(site: Site) -> dict[str, str]:
+    """The values of the placeholders in the paths above; some thumbnails are already published."""
     site.post("run", [None, "red", "", 0.5, [], 1, None, "icons", "clip", "cosine", "exact", 1, None])
     return {
         "INDEX": str(site.index),
@@ -411,8 +411,8 @@ def places(site: Site) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", [*(f"/gradio_api/file={path}" for path in FILES.split()), *PATHS.split()])
-def test_no_path_leads_to_a_file_of_the_server(site: Site, places: dict[str, str], path: str) -> None:
-    for name, value in places.items():
+def test_server_files_cannot_be_read_by_any_path(site: Site, path_values: dict[str, str], path: str) -> None:
+    for name, value in path_values.items():
         path = re.sub(rf"\b{name}\b", value, path)
     status, body = site.raw(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
     known = ("session_not_found", "event: error", "Session not found")
@@ -421,10 +421,10 @@ def test_no_path_leads_to_a_file_of_the_server(site: Site, places: dict[str, str
     assert SECRET not in body
 
 
-def test_what_a_page_shows_is_served(site: Site, places: dict[str, str]) -> None:
-    """The paths above would be, if they named what is shown."""
-    for shown in (f"icons/{places['BUILD']}/000000/000000000001.jpg", "examples/cat.png"):
-        path = f"/gradio_api/file={places['UPLOADS']}/shown/{shown}"
+def test_pictures_on_the_page_are_served(site: Site, path_values: dict[str, str]) -> None:
+    """The control for the paths above: pictures on the page have the same kind of path."""
+    for shown in (f"icons/{path_values['BUILD']}/000000/000000000001.jpg", "examples/cat.png"):
+        path = f"/gradio_api/file={path_values['UPLOADS']}/shown/{shown}"
         assert site.client.get(path).headers["content-type"] in ("image/jpeg", "image/png")
 
 
@@ -433,12 +433,14 @@ def test_what_a_page_shows_is_served(site: Site, places: dict[str, str]) -> None
 
 @pytest.fixture(scope="module")
 def events(site: Site) -> list[dict[str, Any]]:
-    """Every event of the page, private ones too."""
+    """All events of the page, including private ones."""
     return list(site.client.get("/config").json()["dependencies"])
 
 
 @pytest.mark.parametrize("value", ["nothing", "an object", "a NUL", "up", "a file", "an update"])
-def test_no_event_of_the_page_is_surprised_into_telling(site: Site, events: list[dict[str, Any]], value: str) -> None:
+def test_page_events_do_not_leak_details_with_invalid_data(
+    site: Site, events: list[dict[str, Any]], value: str
+) -> None:
     sent = VALUES[value]
     for event in events:
         call = {"data": [sent] * len(event["inputs"]), "event_data": sent, "fn_index": event["id"]}
@@ -451,7 +453,7 @@ def test_no_event_of_the_page_is_surprised_into_telling(site: Site, events: list
 
 @pytest.mark.parametrize("endpoint", [*DEFAULTS, "run", "sweep", "evaluate_gallery"])
 @pytest.mark.parametrize("way", ["run", "api"])
-def test_nobody_passes_by_the_queue(site: Site, endpoint: str, way: str) -> None:
+def test_queue_cannot_be_bypassed(site: Site, endpoint: str, way: str) -> None:
     status, text = site.ask("POST", f"/gradio_api/{way}/{endpoint}", json={"data": []})
     assert status == 404
     assert "join the queue" in text or "Not Found" in text
@@ -459,7 +461,7 @@ def test_nobody_passes_by_the_queue(site: Site, endpoint: str, way: str) -> None
 
 @pytest.mark.parametrize("component", [0, 7, 8, 11, -1, 10**6])
 @pytest.mark.parametrize("name", ["thumbnail", "preprocess", "__init__", "get_config", "__class__", "../x"])
-def test_only_functions_for_the_page_are_called_by_it(site: Site, component: int, name: str) -> None:
+def test_only_public_component_functions_can_be_called(site: Site, component: int, name: str) -> None:
     call = {"data": ["icons", "../..", 0], "component_id": component, "session_hash": "s", "fn_name": name}
     status, _ = site.ask("POST", "/gradio_api/component_server", json=call)
     assert status in (404, 500)
@@ -485,7 +487,7 @@ def test_only_functions_for_the_page_are_called_by_it(site: Site, component: int
         ("POST", "/gradio_api/upload", {"files": {"files": ("x.png", bytes(MAX_BYTES + FORM_BYTES + 1))}}, {413}),
         ("POST", "/gradio_api/call/search", {"content": (bytes(2**20) for _ in range(14))}, {413}),
         ("POST", "/gradio_api/mcp/", {"content": (bytes(2**20) for _ in range(14))}, {413}),
-        ("POST", "/gradio_api/mcp/", {"json": deep(900)}, {400, 406, 500}),
+        ("POST", "/gradio_api/mcp/", {"json": nested(900)}, {400, 406, 500}),
         ("POST", "/gradio_api/cancel", {"json": {"session_hash": "x", "fn_index": 1, "event_id": "x"}}, {200}),
         ("POST", "/gradio_api/reset", {"json": {"event_id": "x"}}, {200}),
         ("POST", "/login", {"data": {"username": "x", "password": "y"}}, {302}),
@@ -507,7 +509,7 @@ def test_only_functions_for_the_page_are_called_by_it(site: Site, component: int
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_a_request_out_of_order_is_refused(
+def test_unexpected_requests_are_refused(
     site: Site, method: str, path: str, sent: dict[str, Any], statuses: set[int]
 ) -> None:
     assert site.ask(method, path, **sent)[0] in statuses
@@ -534,7 +536,7 @@ def test_a_request_out_of_order_is_refused(
     ],
     ids=lambda sent: str(sent[:30]),
 )  # fmt: skip
-def test_bytes_that_are_no_request_are_refused(site: Site, sent: bytes) -> None:
+def test_malformed_http_is_refused(site: Site, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", httpx.URL(site.address).port), timeout=PATIENCE) as line:
         line.sendall(sent)
         line.shutdown(socket.SHUT_WR)
@@ -543,31 +545,31 @@ def test_bytes_that_are_no_request_are_refused(site: Site, sent: bytes) -> None:
     assert not answer or int(answer.split(b" ", 2)[1]) >= 400 or sent.startswith(b"GET http"), answer[:200]
 
 
-def test_who_sends_slowly_keeps_nobody_else_from_searching(site: Site, before: tuple[str, float]) -> None:
+def test_slow_senders_do_not_block_other_searches(site: Site, before: tuple[str, float]) -> None:
     head = b"POST /gradio_api/call/search HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{"
     lines = [socket.create_connection(("127.0.0.1", httpx.URL(site.address).port)) for _ in range(200)]
     for line in lines:
         line.sendall(head)
     try:
-        assert hits(site) == before[0]
+        assert search_hits(site) == before[0]
     finally:
         for line in lines:
             line.close()
 
 
-def test_a_picture_of_somebody_else_is_reached_by_its_own_name_alone(site: Site) -> None:
+def test_uploads_of_other_visitors_can_only_be_reached_by_their_full_path(site: Site) -> None:
     path = Path(site.upload(small(size=(31, 17))))
     for other in (path.parent, path.parents[1], path.with_name("other.png"), path.parent / ".." / path.parent.name):
         answer = site.search(str(other))
         assert "event: error" in answer, other
-    assert len(path.parent.name) == 64, "could be guessed"
+    assert len(path.parent.name) == 64, "the path can be guessed"
 
 
 # Floods
 
 
-def test_a_flood_of_calls_is_told_to_wait_and_what_is_kept_stays_bounded(site: Site, before: tuple[str, float]) -> None:
-    """Three hundred calls of sessions that never ask for their answers, and one visitor in between."""
+def test_flood_of_calls_is_refused_and_memory_stays_bounded(site: Site, before: tuple[str, float]) -> None:
+    """300 calls from sessions that never fetch their results, and one visitor among them."""
     first = site.memory()
     body = {"data": list((DEFAULTS["query"] | {"top_k": 1800}).values())}
 
@@ -579,15 +581,15 @@ def test_a_flood_of_calls_is_told_to_wait_and_what_is_kept_stays_bounded(site: S
     assert found <= {200, 503}, found
     status = site.client.get("/gradio_api/queue/status").json()
     assert status["queue_size"] <= WAITING
-    for _ in range(200):  # until there is room again, which each refusal gives time for
+    for _ in range(200):  # until the queue has space again; each refusal takes some time
         answer = site.post("query", list(DEFAULTS["query"].values()))
         if "refused: 503" not in answer:
             break
-    assert hits(site) == before[0]
+    assert search_hits(site) == before[0]
     assert site.memory() - first < 400
 
 
-def test_uploads_that_are_broken_off_or_for_nobody_leave_nothing(site: Site) -> None:
+def test_aborted_uploads_leave_no_files(site: Site) -> None:
     uploads = Path(site.upload(small())).parents[1]
 
     def kept() -> set[Path]:
@@ -600,12 +602,12 @@ def test_uploads_that_are_broken_off_or_for_nobody_leave_nothing(site: Site) -> 
         with socket.create_connection(("127.0.0.1", httpx.URL(site.address).port)) as line:
             line.sendall(f"{request}Content-Length: {10**7}\r\n\r\n".encode() + head)
     site.upload(small())
-    until(lambda: not kept() - left, lambda: f"beside {left} there are {kept()}")
+    wait_until(lambda: not kept() - left, lambda: f"expected {left}, found {kept()}")
 
 
 @pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])
-def test_a_call_of_two_kinds_is_a_call(site: Site, kinds: tuple[str, str]) -> None:
-    """Whichever of the two is read further in."""
+def test_call_with_two_content_types_has_the_limits_of_a_call(site: Site, kinds: tuple[str, str]) -> None:
+    """No matter which of the two headers later code reads."""
     headers = [("Content-Type", f"{kind}; boundary=x") for kind in kinds]
     for body in (b'{"data": [' + b"[]," * 200_000 + b"[]]}", bytes(MAX_CALL + 1)):
         reply = site.client.post("/gradio_api/call/search", content=body, headers=headers)
@@ -627,11 +629,11 @@ ANY = st.recursive(
 )
 
 
-def read_or_refused(spoilt: tuple[bytes, list[tuple[float, bytes]], float]) -> None:
+def check_picture(spoilt: tuple[bytes, list[tuple[float, bytes]], float]) -> None:
     good, changes, share = spoilt
     data = bytearray(good)
     for at, change in changes:
-        place = int(at**3 * len(data))  # mostly in the headers
+        place = int(at**3 * len(data))  # mostly in the header
         data[place : place + len(change)] = change
     try:
         assert load_picture(bytes(data[: int(share * len(data))])).mode == "RGB"
@@ -639,29 +641,29 @@ def read_or_refused(spoilt: tuple[bytes, list[tuple[float, bytes]], float]) -> N
         assert str(error).endswith(("Choose another file.", "or choose another.", "Shrink it.", "TIFF or AVIF."))
 
 
-def answered(site: Site, endpoint: str, arguments: list[Any]) -> None:
+def check_answer(site: Site, endpoint: str, arguments: list[Any]) -> None:
     answer = site.post(endpoint, json.dumps({"data": arguments}).encode())
     assert errors.SURPRISE not in answer
     assert answer.startswith(("event: ", "refused: 4"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-def test_any_bytes_are_a_picture_or_refused_in_words() -> None:
-    fuzz(SPOILT, read_or_refused)
+def test_random_bytes_are_read_or_refused_with_a_message() -> None:
+    fuzz(SPOILT, check_picture)
 
 
-def test_any_arguments_are_answered(site: Site) -> None:
-    fuzz(st.tuples(st.sampled_from(list(DEFAULTS)), st.lists(ANY, max_size=13)), lambda call: answered(site, *call))
+def test_random_arguments_get_an_answer(site: Site) -> None:
+    fuzz(st.tuples(st.sampled_from(list(DEFAULTS)), st.lists(ANY, max_size=13)), lambda call: check_answer(site, *call))
 
 
 # In a browser
 
 
 @pytest.mark.browser
-def test_nothing_in_a_data_set_or_a_link_is_run_or_fetched_by_a_browser(
+def test_browser_runs_and_fetches_nothing_from_a_dataset_or_a_link(
     tmp_path: Path, browser: Browser, queries: Path, site: Site
 ) -> None:
-    """Labels, captions and links are texts of strangers; a page that showed them as more would ask the canary."""
+    """Labels, captions and links are untrusted text; rendered as HTML, they would send requests to the canary."""
     evil = (
         f"</script><img src={site.canary}/a.png onerror=window.hacked=1>![x]({site.canary}/b.png)"
         f"[x](javascript:window.hacked=1)${{window.hacked=1}}{{{{x}}}}<svg onload=window.hacked=1>"
@@ -679,9 +681,9 @@ def test_nothing_in_a_data_set_or_a_link_is_run_or_fetched_by_a_browser(
         context = browser.new_context()
         page = context.new_page()
         page.set_default_timeout(60_000)
-        asked: set[str] = set()
-        page.on("request", lambda request: asked.add(request.url))
-        page.on("dialog", lambda dialog: asked.add(dialog.message))
+        requested: set[str] = set()
+        page.on("request", lambda request: requested.add(request.url))
+        page.on("dialog", lambda dialog: requested.add(dialog.message))
         names = ("text", "without", "label", "gallery", "id", "region", "features", "metric", "k")
         page.goto(f"{address}/?{urllib.parse.urlencode(dict.fromkeys(names, evil))}")
         expect(page.locator("#results .caption-label").first).to_contain_text("onerror")
@@ -698,12 +700,12 @@ def test_nothing_in_a_data_set_or_a_link_is_run_or_fetched_by_a_browser(
         assert page.evaluate("window.hacked") is None
         context.close()
     searcher.indexes.close()
-    assert not [url for url in asked if not url.startswith((address, "blob:", "data:"))]
+    assert not [url for url in requested if not url.startswith((address, "blob:", "data:"))]
 
 
-# And after all of it
+# After all attacks
 
 
-def test_it_answers_as_before_and_has_hardly_grown(site: Site, before: tuple[str, float]) -> None:
-    assert hits(site) == before[0]
+def test_app_still_works_and_has_hardly_grown(site: Site, before: tuple[str, float]) -> None:
+    assert search_hits(site) == before[0]
     assert site.memory("VmHWM") - before[1] < GROWTH_MB

@@ -1,4 +1,4 @@
-"""The app as a Hugging Face Space runs it: first start, strangers as visitors, nothing asked outside, its end."""
+"""The app as on a Hugging Face Space: first start, public visitors, no outside requests, and shutdown."""
 
 import ctypes
 import json
@@ -28,11 +28,11 @@ from retrieval.ui.tabs.galleries import GalleriesTab
 from tests.support.hub_client import GUARD
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.paths import ROOT
-from tests.support.serving import address_in, post
-from tests.support.waiting import PATIENCE, until
+from tests.support.serving import post, wait_for_address
+from tests.support.waiting import PATIENCE, wait_until
 
 SECRET = "hf_canaryToken"
-CANARY = "zanzibar-7e1c"  # in all that a visitor sends
+CANARY = "zanzibar-7e1c"  # part of everything that the visitor sends
 
 ENDED = """
 import json, sys
@@ -53,21 +53,21 @@ print(json.dumps(answers))
 
 @dataclass
 class Space:
-    """A running Space: its process, its address, what it wrote, and whom it tried to reach."""
+    """A running Space: its process, its address, its log, and the file with the hosts it tried to reach."""
 
     process: subprocess.Popen[bytes]
     address: str
     log: Path
     foreign: Path
 
-    def ready(self) -> None:
-        """Wait until `/health` says so."""
-        until(lambda: health(self.address)[0] == 200, self.log.read_text)
+    def wait_until_ready(self) -> None:
+        """Wait until `/health` reports that the app is ready."""
+        wait_until(lambda: health(self.address)[0] == 200, self.log.read_text)
 
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """The first start of a Space, with a small gallery; every connection that is not loopback is refused and noted."""
+    """The first start of a Space with a small gallery; connections that are not loopback are refused and recorded."""
     folder = tmp_path_factory.mktemp("space")
     (folder / "guard").mkdir()
     (folder / "guard" / "sitecustomize.py").write_text(GUARD)
@@ -76,12 +76,12 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
     inherited = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "GRADIO_ANALYTICS_ENABLED")}
     environment = {
         **inherited,
-        # As a Space sets them; it listens on all addresses there, which no test does.
+        # Set by the Space; a real one listens on all addresses, which no test does.
         "SPACE_ID": "somebody/lookalike",
         "SYSTEM": "spaces",
         "SPACE_HOST": "somebody-lookalike.hf.space",
         "GRADIO_SERVER_NAME": "127.0.0.1",
-        # As its owner sets them: variables and a secret.
+        # Set by the Space's owner: variables and a secret.
         "RETRIEVAL_INDEX": str(folder / "index"),
         "RETRIEVAL_DATASET": "assets/gallery",
         "RETRIEVAL_LIMIT": "64",
@@ -96,14 +96,14 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
     log = folder / "app.log"
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output)
-    yield Space(process, address_in(log, process), log, foreign)
+    yield Space(process, wait_for_address(log, process), log, foreign)
     process.kill()
     process.wait(30)
 
 
 @pytest.fixture(scope="module")
 def client(space: Space) -> Client:
-    space.ready()
+    space.wait_until_ready()
     return Client(space.address, verbose=False)
 
 
@@ -115,7 +115,7 @@ def health(address: str) -> tuple[int, dict[str, str]]:
         return error.code, json.load(error)
 
 
-def test_a_visit_asks_nobody_outside_and_leaves_no_trace_in_the_log(
+def test_visit_uses_no_network_and_leaves_no_trace_in_the_log(
     space: Space, client: Client, queries: Path, tmp_path: Path
 ) -> None:
     mine = tmp_path / f"{CANARY}.png"
@@ -129,7 +129,7 @@ def test_a_visit_asks_nobody_outside_and_leaves_no_trace_in_the_log(
     for bad in ({"image": handle_file(str(broken))}, {"text": CANARY, "image": None, "labels": [CANARY]}):
         with pytest.raises(AppError):
             client.predict(api_name="/query", **({"text": ""} | bad))
-    # What gradio itself refuses before any function of ours is called, as its own surprise.
+    # gradio itself refuses this call with its own error, before it calls our function.
     config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=PATIENCE))
     tab = next(each for each in config["dependencies"] if each["api_name"] == "evaluate_gallery")
     assert "event: error" in post(space.address, tab["api_name"], CANARY, 50, None, 0, False)
@@ -137,7 +137,7 @@ def test_a_visit_asks_nobody_outside_and_leaves_no_trace_in_the_log(
         f"{space.address}/?text={CANARY}", headers={"X-Forwarded-For": f"{CANARY}.example"}
     )
     assert urllib.request.urlopen(request, timeout=PATIENCE).status == 200
-    # What the MCP server refuses: of a wrong kind, for a method and for a tool that there are not.
+    # The MCP server refuses these: a wrong content type, an unknown method and an unknown tool.
     mcp = f"{space.address}/gradio_api/mcp/"
     either = {"Accept": "application/json, text/event-stream"}
     strange = either | {"Content-Type": f"text/{CANARY}", "Origin": f"http://{CANARY}", "Host": f"{CANARY}.example"}
@@ -161,7 +161,7 @@ def test_a_visit_asks_nobody_outside_and_leaves_no_trace_in_the_log(
     assert not space.foreign.read_text()
 
 
-def test_strangers_get_no_builds_and_smaller_limits(
+def test_public_visitors_cannot_build_and_have_smaller_limits(
     space: Space, client: Client, queries: Path, tmp_path: Path
 ) -> None:
     with urllib.request.urlopen(f"{space.address}/config", timeout=PATIENCE) as reply:
@@ -206,31 +206,33 @@ def test_pages_that_others_can_open_have_lower_limits(
     assert set(public.pictures.formats) < set(own.pictures.formats)
 
 
-def test_no_model_is_asked_of_the_hub_once_access_has_ended(tmp_path: Path) -> None:
+def test_no_model_is_requested_from_the_hub_after_access_has_ended(tmp_path: Path) -> None:
     (tmp_path / "models" / "org" / "model").mkdir(parents=True)
     with LoopbackHub(tmp_path) as hub:
         environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
         environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": SECRET}
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", ENDED], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
         )
         asked = len(hub.requests)
-    before, after = json.loads(told.stdout)
+    before, after = json.loads(done.stdout)
     assert "has no weights" in before
     assert "makes no more requests to the Hub" in after
     assert asked == 1
 
 
-def _signal_beside(process: int, number: signal.Signals) -> None:
-    """Send a signal so that the main thread is not woken, as happens now and then when a process gets one."""
+def _signal_other_thread(process: int, number: signal.Signals) -> None:
+    """Send a signal to another thread than the main one, as the kernel sometimes does when it signals a process."""
     open_to_it = "SigBlk:\t0000000000000000"
     threads = Path(f"/proc/{process}/task").iterdir()
     other = next(each for each in threads if each.name != str(process) and open_to_it in (each / "status").read_text())
     assert ctypes.CDLL(None).tgkill(process, int(other.name), int(number)) == 0
 
 
-def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, client: Client, tmp_path: Path) -> None:
-    """The last test of the module: it ends the Space."""
+def test_shutdown_finishes_the_running_search_and_refuses_new_ones(
+    space: Space, client: Client, tmp_path: Path
+) -> None:
+    """This must be the last test of the module, because it stops the Space."""
     picture = tmp_path / "large.png"
     Image.new("L", (6300, 6300), 90).save(picture)  # seconds of work
     [path] = json.loads(httpx.post(f"{space.address}/gradio_api/upload", files={"files": picture.read_bytes()}).text)
@@ -244,10 +246,10 @@ def test_a_stop_answers_the_search_that_runs_and_takes_no_other(space: Space, cl
     stream = urllib.request.urlopen(f"{space.address}/gradio_api/queue/data?session_hash=visitor", timeout=PATIENCE)
     messages = (json.loads(line[6:]) for line in map(bytes.decode, stream) if line.startswith("data: "))
     assert next(each for each in messages if each["msg"] == "process_starts")
-    _signal_beside(space.process.pid, signal.SIGTERM)
+    _signal_other_thread(space.process.pid, signal.SIGTERM)
     search = f"{space.address}/gradio_api/call/search"
     answers: list[httpx.Response] = []
-    until(lambda: answers.append(httpx.post(search, content=b"{}")) or answers[-1].status_code != 422)
+    wait_until(lambda: answers.append(httpx.post(search, content=b"{}")) or answers[-1].status_code != 422)
     refused = answers[-1]
     assert (refused.status_code, refused.json()) == (503, {"detail": STOPPING})
     assert health(space.address) == (503, {"status": "unavailable", "reason": HEALTH_STOPPING})

@@ -1,4 +1,4 @@
-"""Where uploads are kept, and when they go."""
+"""The folder of uploads, and when they are deleted."""
 
 import os
 import subprocess
@@ -22,8 +22,8 @@ sys.stdin.read()
 """
 
 
-def test_uploads_have_a_folder_of_their_own_which_outlives_its_process_until_the_next_start(tmp_path: Path) -> None:
-    """Three starts in one GRADIO_TEMP_DIR, of which one is killed; what else lies there is left alone."""
+def test_upload_folder_is_deleted_at_exit_or_at_the_next_start_after_a_kill(tmp_path: Path) -> None:
+    """Three starts in one GRADIO_TEMP_DIR, one of them killed; other files there are kept."""
     for name in ("mine.txt", "lookalike-mine/mine.txt", "elsewhere/mine.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -59,19 +59,19 @@ def test_uploads_have_a_folder_of_their_own_which_outlives_its_process_until_the
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_no_place_for_uploads_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_when_the_upload_folder_cannot_be_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
     with pytest.raises(RetrievalError, match="set `GRADIO_TEMP_DIR` to another folder"):
         uploads.own_folder.__wrapped__()
 
 
-def test_the_oldest_uploads_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_uploads_are_deleted_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "x.png").write_bytes(bytes(100))
         os.utime(tmp_path / str(number) / "x.png", (number, number))
-    (tmp_path / "stray").write_bytes(bytes(100))  # of an upload that was never used
+    (tmp_path / "stray").write_bytes(bytes(100))  # from an unfinished upload
     os.utime(tmp_path / "stray", (3.5, 3.5))
     monkeypatch.setattr(uploads, "UPLOADS_BYTES", 550)
     uploads.make_room(tmp_path)
@@ -82,7 +82,7 @@ def test_the_oldest_uploads_make_room(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "stray").exists()
     assert uploads.make_room(tmp_path, needed=1)
     assert len(list(tmp_path.glob("*/x.png"))) == 2
-    assert {path.name for path in tmp_path.iterdir()} == set("0123456789"), "may be about to get its file"
+    assert {path.name for path in tmp_path.iterdir()} == set("0123456789"), "new folders may be about to receive a file"
     for folder in tmp_path.iterdir():
         os.utime(folder, (0, 0))
     uploads.make_room(tmp_path)

@@ -11,7 +11,7 @@ from tests.support.browsing import hold_until_stopped, open_tab, timings, upload
 pytestmark = pytest.mark.browser
 
 
-def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
+def test_evaluate_gallery_shows_table_plot_and_csv(page: Page) -> None:
     open_tab(page, "Evaluate")
     page.locator("#sample input[type=number]").fill("50")
     page.locator("#sample input[type=number]").blur()
@@ -30,7 +30,7 @@ def test_evaluate_gallery_gives_table_plot_and_csv(page: Page) -> None:
     expect(page.locator("#cancel")).to_be_disabled()
 
 
-def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_evaluation_keeps_its_partial_results(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     hold_until_stopped(monkeypatch, 2)
     open_tab(page, "Evaluate")
     page.locator("#sample input[type=number]").fill("2000")
@@ -43,13 +43,11 @@ def test_evaluate_stops_when_asked_and_keeps_what_it_has(page: Page, monkeypatch
     rows = page.locator("#figures .virtual-row")
     assert 1 <= rows.count() < 8
     expect(page.locator("#figures_plot img")).to_have_count(0)
-    page.locator("#evaluate_query").click()  # an answer of the run that was stopped would come before this one's
+    page.locator("#evaluate_query").click()  # an update from the stopped run would arrive before this one
     expect(page.locator("#evaluate_state")).to_contain_text("whose label is known")
 
 
-def test_evaluate_cancelled_and_started_again_at_once_ends_with_all_figures(
-    page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_restarted_right_after_cancelling_completes(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     hold_until_stopped(monkeypatch, 1)
     open_tab(page, "Evaluate")
     page.locator("#evaluate").click()
@@ -62,7 +60,7 @@ def test_evaluate_cancelled_and_started_again_at_once_ends_with_all_figures(
     expect(page.locator("#cancel")).to_be_disabled()
 
 
-def test_evaluate_query_needs_a_picture_whose_label_is_known(page: Page, queries: Path) -> None:
+def test_evaluate_query_needs_a_labelled_picture(page: Page, queries: Path) -> None:
     upload(page, queries / "fox.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     open_tab(page, "Evaluate")

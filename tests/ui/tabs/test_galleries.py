@@ -1,4 +1,4 @@
-"""The Galleries tab in a real browser: build, search in what was built, cancel and go on, and kind refusals."""
+"""The Galleries tab in a real browser: build and search a gallery, cancel and resume, and error messages."""
 
 import re
 from collections.abc import Iterator
@@ -16,38 +16,38 @@ from retrieval.ui.tabs.galleries import GalleriesTab
 from retrieval.ui.tabs.search import SearchTab
 from tests.support.browsing import PATIENCE, open_tab, served, settings_of, timings, toggle, upload
 from tests.support.builds import draw_classes
-from tests.support.held import Held
+from tests.support.held import PausableModel
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def held() -> Held:
-    """Holds each build after its first batch of 64 pictures."""
-    return Held(free=64 // CONVOLVED)
+def held() -> PausableModel:
+    """A model that pauses each build after its first batch of 64 pictures."""
+    return PausableModel(free_passes=64 // CONVOLVED)
 
 
 @pytest.fixture(scope="module")
-def builds(small: Path, held: Held) -> Builds:
+def builds(small: Path, held: PausableModel) -> Builds:
     return Builds(settings_of(small), held.load)
 
 
 @pytest.fixture(scope="module")
-def address(small: Path, builds: Builds, held: Held, queries: Path) -> Iterator[str]:
-    """A served page that can build; ends with the module."""
+def address(small: Path, builds: Builds, held: PausableModel, queries: Path) -> Iterator[str]:
+    """The address of a served page that can build."""
     searcher = Searcher(Indexes(small))
     searcher.warm()
     with served(searcher, builds.base, queries, builds) as address:
         yield address
-        held.go.set()
+        held.resume.set()
         builds.close()
     searcher.indexes.close()
 
 
 @pytest.fixture
-def page(browser: Browser, address: str, held: Held) -> Iterator[Page]:
-    """A fresh visitor on the tab; nothing is held unless the test says so."""
-    held.go.set()
+def page(browser: Browser, address: str, held: PausableModel) -> Iterator[Page]:
+    """The tab as a new visitor sees it; builds are not paused unless the test clears `held.resume`."""
+    held.resume.set()
     context = browser.new_context()
     yield visit(context.new_page(), address)
     context.close()
@@ -71,13 +71,13 @@ def state(page: Page) -> Locator:
 
 
 def row(page: Page, gallery: str) -> Locator:
-    """The row of a gallery; rows before it that gradio only measures by have no gridcells."""
+    """Return the row of a gallery; the rows that gradio uses only for measuring have no grid cells."""
     return (
         page.locator("#galleries").get_by_role("row").filter(has=page.get_by_role("gridcell", name=gallery, exact=True))
     )
 
 
-def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small: Path) -> None:
+def test_folder_is_built_selected_and_searched(page: Page, tmp_path: Path, small: Path) -> None:
     folder = draw_classes(tmp_path / "holiday", 40)
     (folder / "odd" / "broken.png").write_text("no picture")
     upload(page, folder / "even" / "004.png")
@@ -114,31 +114,31 @@ def test_a_folder_is_built_chosen_and_searched(page: Page, tmp_path: Path, small
     expect(page.locator("#skipped")).to_be_hidden()
 
 
-def test_cancelled_and_taken_up_again_while_searches_go_on(
-    page: Page, browser: Browser, address: str, held: Held, builds: Builds, tmp_path: Path
+def test_build_is_cancelled_and_resumed_while_searches_continue(
+    page: Page, browser: Browser, address: str, held: PausableModel, builds: Builds, tmp_path: Path
 ) -> None:
     folder = draw_classes(tmp_path / "long", 200)
-    held.go.clear()
+    held.resume.clear()
     fill(page, "dataset", str(folder))
     page.locator("#build_start").click()
     expect(state(page)).to_contain_text(re.compile(r"long: 64 of 200 images · .* images/s · .* left"))
     expect(state(page).locator("progress")).to_have_attribute("value", "64")
 
-    open_tab(page, SearchTab.title)  # the page answers meanwhile
+    open_tab(page, SearchTab.title)  # the page still works
     upload(page, folder / "even" / "002.png")
     expect(page.locator("#results .caption-label").first).to_contain_text("1. 002")
 
-    context = browser.new_context()  # somebody else, who is told, and sees how far it is
+    context = browser.new_context()  # another visitor sees the progress
     other = visit(context.new_page(), address)
     expect(state(other)).to_contain_text("long: 64 of 200 images")
     expect(other.locator("#build_start")).to_be_disabled()
 
-    page.reload()  # the build outlives the page
+    page.reload()  # the build continues after a reload
     open_tab(page, GalleriesTab.title)
     expect(state(page)).to_contain_text("long: 64 of 200 images")
     page.locator("#build_cancel").click()
     expect(state(page)).to_contain_text("stopping")
-    held.go.set()
+    held.resume.set()
     for each in (page, other):
         expect(state(each)).to_contain_text("Stopped after 128 images. Start the same build again to resume it")
         expect(each.locator("#build_start")).to_be_enabled()
@@ -152,13 +152,13 @@ def test_cancelled_and_taken_up_again_while_searches_go_on(
     expect(page.locator("#gallery input")).to_have_value("long")
 
 
-def test_a_second_build_is_refused_kindly(
-    page: Page, browser: Browser, address: str, held: Held, builds: Builds, tmp_path: Path
+def test_second_build_is_refused_with_a_message(
+    page: Page, browser: Browser, address: str, held: PausableModel, builds: Builds, tmp_path: Path
 ) -> None:
-    """By a page that was opened before the first build began, and so still offers the button."""
+    """The second page was opened before the first build started, so its button is still enabled."""
     context = browser.new_context()
     other = visit(context.new_page(), address)
-    held.go.clear()
+    held.resume.clear()
     fill(page, "dataset", str(draw_classes(tmp_path / "one", 70)))
     page.locator("#build_start").click()
     expect(state(page)).to_contain_text("one: 64 of 70")
@@ -166,7 +166,7 @@ def test_a_second_build_is_refused_kindly(
     other.locator("#build_start").click()
     expect(other.locator("[data-testid=toast-body]")).to_contain_text("'one' is being built, and only one")
     expect(state(other)).to_contain_text("one: 64 of 70")
-    held.go.set()
+    held.resume.set()
     expect(state(page)).to_contain_text("one is ready")
     context.close()
 
@@ -182,7 +182,7 @@ def test_a_second_build_is_refused_kindly(
         ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Gallery name”, or replace"),
     ],
 )
-def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict[str, str], said: str) -> None:
+def test_errors_for_invalid_builds(page: Page, tmp_path: Path, fields: dict[str, str], said: str) -> None:
     folder = draw_classes(tmp_path / "pictures", 1)
     for name, text in fields.items():
         fill(page, name, text.replace("FOLDER", str(folder)))
@@ -191,7 +191,7 @@ def test_what_cannot_be_built_is_worded(page: Page, tmp_path: Path, fields: dict
     expect(page.locator("#build_start")).to_be_enabled()
 
 
-def test_a_gallery_is_replaced_and_its_results_are_renewed(page: Page, tmp_path: Path, small: Path) -> None:
+def test_replacing_a_gallery_updates_its_results(page: Page, tmp_path: Path, small: Path) -> None:
     for count in (3, 5):
         folder = draw_classes(tmp_path / f"{count}" / "changing", count)
         fill(page, "dataset", str(folder))
@@ -207,8 +207,8 @@ def test_a_gallery_is_replaced_and_its_results_are_renewed(page: Page, tmp_path:
         open_tab(page, GalleriesTab.title)
 
 
-def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path: Path) -> None:
-    held.go.set()
+def test_build_on_a_phone_by_keyboard(browser: Browser, address: str, held: PausableModel, tmp_path: Path) -> None:
+    held.resume.set()
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -227,7 +227,7 @@ def test_phone_and_keyboard(browser: Browser, address: str, held: Held, tmp_path
     context.close()
 
 
-def test_without_builds_there_is_no_tab(browser: Browser, small: Path, queries: Path) -> None:
+def test_tab_is_absent_without_builds(browser: Browser, small: Path, queries: Path) -> None:
     searcher = Searcher(Indexes(small))
     with served(searcher, settings_of(small), queries) as address:
         context = browser.new_context()

@@ -1,4 +1,4 @@
-"""The Map tab in a real browser: pointing, clicking, keys, and captions that would like to be code."""
+"""The Map tab in a real browser: hovering, clicking, keys, and captions that contain code."""
 
 import re
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ def open_map(page: Page) -> None:
     page.locator("canvas.map").scroll_into_view_if_needed()
 
 
-def on_canvas(page: Page, index: GalleryIndex, features: str = "clip") -> np.ndarray:
-    """Where each picture must lie on the canvas of a map without a query: fitted, y upwards, one scale for both."""
+def canvas_positions(page: Page, index: GalleryIndex, features: str = "clip") -> np.ndarray:
+    """Compute the expected canvas position of each picture without a query: fitted, y upwards, equal scales."""
     places = index.map(features, Method.PCA).coordinates.astype(np.float64)
     box = page.locator("canvas.map").evaluate("c => [c.clientWidth, c.clientHeight]")
     low, high = places.min(axis=0), places.max(axis=0)
@@ -41,8 +41,8 @@ def on_canvas(page: Page, index: GalleryIndex, features: str = "clip") -> np.nda
     return np.array(box) / 2 + (places - (low + high) / 2) * scale * [1, -1]
 
 
-def alone(places: np.ndarray) -> int:
-    """The picture that is farthest from its nearest neighbour, so that a pointer can mean no other."""
+def most_isolated(places: np.ndarray) -> int:
+    """Return the picture that is farthest from its nearest neighbour, so that hovering over it is unambiguous."""
     distances = np.linalg.norm(places[:, None] - places, axis=2)
     np.fill_diagonal(distances, np.inf)
     nearest = distances.min(axis=1)
@@ -59,15 +59,15 @@ def icons_index(icons: Path) -> GalleryIndex:
     return Indexes(icons).get()
 
 
-def test_pointing_shows_name_and_picture_and_a_click_makes_it_the_query(
+def test_hovering_shows_a_picture_and_clicking_makes_it_the_query(
     page: Page,
     icons_index: GalleryIndex,
 ) -> None:
     open_map(page)
     expect(page.locator("#map_note")).to_contain_text(re.compile(r"1,852 images, CLIP features.*% of the variance"))
     expect(page.locator("#map_note")).to_contain_text("Choose an image to start")
-    places = on_canvas(page, icons_index)
-    position = alone(places)
+    places = canvas_positions(page, icons_index)
+    position = most_isolated(places)
     entry = icons_index.entry(position)
     move_to(page, places[position])
     card = page.locator(".map-card")
@@ -84,15 +84,15 @@ def test_pointing_shows_name_and_picture_and_a_click_makes_it_the_query(
 
 def test_points_have_the_colour_of_their_label(page: Page, icons_index: GalleryIndex) -> None:
     open_map(page)
-    places = on_canvas(page, icons_index)
-    position = alone(places)
+    places = canvas_positions(page, icons_index)
+    position = most_isolated(places)
     place = [name for name, _ in ranked_labels(icons_index)].index(icons_index.entry(position).label)
     expected = bytes.fromhex(LIGHT[place % len(LIGHT)][1:])
     page.wait_for_function(
         """([x, y, colour]) => {
             const canvas = document.querySelector("canvas.map"), ratio = canvas.width / canvas.clientWidth;
             const seen = canvas.getContext("2d").getImageData(Math.round(x * ratio), Math.round(y * ratio), 1, 1).data;
-            // Unmultiplied by the browser, so a shade may be off by a few.
+            // The browser divides by alpha, so values may be off by a few.
             return seen[3] > 150 && colour.every((value, i) => Math.abs(value - seen[i]) <= 6);
         }""",
         arg=[*places[position].tolist(), list(expected)],
@@ -101,7 +101,7 @@ def test_points_have_the_colour_of_their_label(page: Page, icons_index: GalleryI
     expect(page.locator(".map-legend button").first).to_have_text("people-body 361")
 
 
-def test_keys_alone_go_to_a_picture_and_make_it_the_query(page: Page, queries: Path) -> None:
+def test_picture_can_be_selected_by_keyboard(page: Page, queries: Path) -> None:
     upload(page, queries / "cat.png")
     expect(page.locator("#results .caption-label").first).to_be_visible()
     open_map(page)
@@ -130,7 +130,7 @@ def test_keys_alone_go_to_a_picture_and_make_it_the_query(page: Page, queries: P
     expect(card).to_be_hidden()
 
 
-def test_hits_and_query_are_marked_and_follow_the_query(page: Page, queries: Path) -> None:
+def test_marks_follow_the_query(page: Page, queries: Path) -> None:
     open_map(page)
     expect(page.locator(".map-legend")).not_to_contain_text("its closest images")
     upload(page, queries / "pizza.png")
@@ -147,7 +147,7 @@ def test_hits_and_query_are_marked_and_follow_the_query(page: Page, queries: Pat
     expect(page.locator("#map_note")).to_contain_text("Raw pixels: each image is 3,072 numbers")
 
 
-def test_a_closed_map_is_not_drawn_at_every_query(page: Page, queries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_map_is_not_redrawn_for_each_query(page: Page, queries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     draw = MapTab._drawn
     monkeypatch.setattr(MapTab, "_drawn", lambda *args: drawn.append("drawn") or draw(*args))
@@ -163,10 +163,10 @@ def test_a_closed_map_is_not_drawn_at_every_query(page: Page, queries: Path, mon
     assert drawn
 
 
-def test_zoom_by_buttons_and_keys_and_a_label_alone(page: Page, icons_index: GalleryIndex) -> None:
+def test_zoom_and_label_filter(page: Page, icons_index: GalleryIndex) -> None:
     open_map(page)
-    places = on_canvas(page, icons_index)
-    position = alone(places)
+    places = canvas_positions(page, icons_index)
+    position = most_isolated(places)
     card = page.locator(".map-card")
     name = name_of(icons_index.entry(position))
     move_to(page, places[position])
@@ -178,7 +178,7 @@ def test_zoom_by_buttons_and_keys_and_a_label_alone(page: Page, icons_index: Gal
     if inside:
         move_to(page, zoomed)
         expect(card).to_contain_text(name)
-    else:  # it has left the canvas: where it was, there is another one now, or none
+    else:  # it has left the canvas; its old position shows another picture or none
         move_to(page, places[position])
         expect(card).not_to_contain_text(name)
     page.get_by_role("button", name="Show all").click()
@@ -193,8 +193,8 @@ def test_zoom_by_buttons_and_keys_and_a_label_alone(page: Page, icons_index: Gal
 
 
 @pytest.fixture
-def hostile(tmp_path: Path, browser: Browser, queries: Path) -> Iterator[Page]:
-    """A page over a gallery whose labels and names are HTML and templates, with maps by both methods."""
+def hostile_page(tmp_path: Path, browser: Browser, queries: Path) -> Iterator[Page]:
+    """A page over a gallery with HTML and templates in its labels and names, and with maps by both methods."""
     for number in range(8):
         folder = tmp_path / "pictures" / (HOSTILE if number % 2 else "tame")
         folder.mkdir(parents=True, exist_ok=True)
@@ -214,26 +214,26 @@ def hostile(tmp_path: Path, browser: Browser, queries: Path) -> Iterator[Page]:
     searcher.indexes.close()
 
 
-def test_names_and_labels_are_text_whatever_they_hold(hostile: Page) -> None:
-    open_map(hostile)
-    expect(hostile.locator(".map-legend button")).to_have_count(2)
-    expect(hostile.locator(".map-legend")).to_contain_text(HOSTILE)
-    canvas = hostile.locator("canvas.map")
+def test_names_and_labels_are_rendered_as_text(hostile_page: Page) -> None:
+    open_map(hostile_page)
+    expect(hostile_page.locator(".map-legend button")).to_have_count(2)
+    expect(hostile_page.locator(".map-legend")).to_contain_text(HOSTILE)
+    canvas = hostile_page.locator("canvas.map")
     canvas.focus()
-    hostile.keyboard.press("ArrowRight")
-    card = hostile.locator(".map-card")
+    hostile_page.keyboard.press("ArrowRight")
+    card = hostile_page.locator(".map-card")
     expect(card).to_contain_text(HOSTILE)
-    expect(hostile.locator("#map [aria-live]")).to_contain_text(HOSTILE)
-    hostile.keyboard.press("Enter")
+    expect(hostile_page.locator("#map [aria-live]")).to_contain_text(HOSTILE)
+    hostile_page.keyboard.press("Enter")
     expect(card).to_contain_text("your query")
-    toggle(hostile, "map_method", "tsne")
-    expect(hostile.locator("#map_note")).to_contain_text("t-SNE keeps neighbours together")
-    expect(hostile.locator(".map-legend")).to_contain_text("your query")
-    assert hostile.locator("#map img").count() == 1, "the thumbnail is the only picture"
-    assert hostile.evaluate("window.hacked") is None
+    toggle(hostile_page, "map_method", "tsne")
+    expect(hostile_page.locator("#map_note")).to_contain_text("t-SNE keeps neighbours together")
+    expect(hostile_page.locator(".map-legend")).to_contain_text("your query")
+    assert hostile_page.locator("#map img").count() == 1, "the thumbnail is the only picture"
+    assert hostile_page.evaluate("window.hacked") is None
 
 
-def test_phone_in_the_dark(browser: Browser, address: str, queries: Path) -> None:
+def test_dark_theme_on_a_phone(browser: Browser, address: str, queries: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -258,7 +258,7 @@ def test_phone_in_the_dark(browser: Browser, address: str, queries: Path) -> Non
         assert np.abs(shades - wanted).max(axis=1).min() <= 6, colour
     page_colour = page.locator("canvas.map").evaluate("c => getComputedStyle(c).backgroundColor")
     assert page_colour == "rgb(15, 23, 42)"
-    # The first tap shows what is there, the second takes it.
+    # The first tap shows a picture, the second selects it.
     centre = page.locator("canvas.map").evaluate("c => [c.clientWidth / 2, c.clientHeight / 2]")
     spot = {"x": centre[0], "y": centre[1]}
     page.locator("canvas.map").tap(position=spot)
@@ -270,10 +270,10 @@ def test_phone_in_the_dark(browser: Browser, address: str, queries: Path) -> Non
     context.close()
 
 
-def test_a_hit_that_is_pointed_at_says_its_rank(page: Page, icons: Path, icons_index: GalleryIndex) -> None:
+def test_hovering_over_a_hit_shows_its_rank(page: Page, icons: Path, icons_index: GalleryIndex) -> None:
     open_map(page)
-    places = on_canvas(page, icons_index)
-    position = alone(places)
+    places = canvas_positions(page, icons_index)
+    position = most_isolated(places)
     page.locator("canvas.map").click(position={"x": float(places[position][0]), "y": float(places[position][1])})
     expect(page.locator("#map_note")).to_contain_text("◆ Your query.")
     hits = marks(Searcher(Indexes(icons)), icons_index, Query(position=position), Method.PCA).hits[1:]

@@ -16,7 +16,7 @@ UNCHANGED = re.compile(r"overlap@10 1\.00 · τ 1\.00 · cosine 1\.00")
 
 @pytest.fixture
 def opened(page: Page, queries: Path) -> Page:
-    """The tab with a cat that is not distorted yet."""
+    """The tab with an undistorted query picture of a cat."""
     upload(page, queries / "cat.png")
     open_tab(page, "Robustness")
     expect(captions(page, "distorted_pixels")).to_have_count(10)
@@ -27,8 +27,8 @@ def captions(page: Page, strip: str) -> Locator:
     return page.locator(f"#{strip} .caption-label")
 
 
-def done(page: Page, words: str | re.Pattern[str]) -> None:
-    """Wait until the picture that is searched is one to which this was done."""
+def wait_until_described_as(page: Page, words: str | re.Pattern[str]) -> None:
+    """Wait until the distorted query picture has this description."""
     expect(page.locator("#distorted img")).to_have_attribute("alt", words)
 
 
@@ -37,23 +37,23 @@ def distort(page: Page, kind: str, value: str) -> None:
     page.locator(f"#distort_{kind} input[type=number]").blur()
 
 
-def test_undistorted_both_strips_and_all_figures_agree(opened: Page) -> None:
+def test_rows_and_figures_agree_without_distortion(opened: Page) -> None:
     expect(opened.locator("#robustness_note")).to_contain_text("Nothing is distorted yet")
-    done(opened, "The query image, undistorted")
+    wait_until_described_as(opened, "The query image, undistorted")
     for features in ("clip", "pixels"):
         expect(opened.locator(f"#withstood_{features}").first).to_contain_text(UNCHANGED)
         before = captions(opened, f"undistorted_{features}").all_inner_texts()
         assert captions(opened, f"distorted_{features}").all_inner_texts() == before
 
 
-def test_a_slider_changes_picture_strips_and_figures_and_reset_takes_it_back(opened: Page) -> None:
+def test_slider_changes_the_results_and_reset_restores_them(opened: Page) -> None:
     before = captions(opened, "distorted_pixels").all_inner_texts()
     picture = opened.locator("#distorted img").get_attribute("src")
     slider = opened.locator("#distort_rotation input[type=range]")
     box = slider.bounding_box()
     assert box
     opened.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
-    done(opened, re.compile(r"^The query image, rotated by (8|9|10)\d?°$"))
+    wait_until_described_as(opened, re.compile(r"^The query image, rotated by (8|9|10)\d?°$"))
     expect(opened.locator("#robustness_note")).to_contain_text("Overlap: share of")
     expect(opened.locator("#withstood_pixels").first).not_to_contain_text(UNCHANGED)
     assert opened.locator("#distorted img").get_attribute("src") != picture
@@ -63,34 +63,34 @@ def test_a_slider_changes_picture_strips_and_figures_and_reset_takes_it_back(ope
     shown = float(re.search(r"overlap@10 ([\d.]+)", opened.locator("#withstood_pixels").first.inner_text())[1])
     assert sum(text.endswith("new") for text in moved) == round(10 * (1 - shown))
     distort(opened, "grey", "100")
-    done(opened, re.compile("°, 100 % grey$"))
+    wait_until_described_as(opened, re.compile("°, 100 % grey$"))
     opened.locator("#reset").click()
-    done(opened, "The query image, undistorted")
+    wait_until_described_as(opened, "The query image, undistorted")
     expect(opened.locator("#withstood_pixels").first).to_contain_text(UNCHANGED)
     assert captions(opened, "distorted_pixels").all_inner_texts() == before
     for kind, none in (("rotation", "0"), ("grey", "0"), ("quality", "100")):
         expect(opened.locator(f"#distort_{kind} input[type=number]")).to_have_value(none)
 
 
-def test_keyboard_alone_moves_a_slider_and_starts_the_sweep(opened: Page) -> None:
+def test_sliders_and_sweep_work_by_keyboard(opened: Page) -> None:
     opened.locator("#distort_rotation input[type=range]").focus()
     opened.keyboard.press("ArrowRight")
-    done(opened, "The query image, rotated by 1°")
+    wait_until_described_as(opened, "The query image, rotated by 1°")
     opened.keyboard.press("End")
-    done(opened, "The query image, rotated by 180°")
+    wait_until_described_as(opened, "The query image, rotated by 180°")
     number = opened.locator("#distort_blur input[type=number]")
     number.fill("2.5")
     number.press("Enter")
-    done(opened, re.compile("blurred by 2.5 % of its shorter side"))
+    wait_until_described_as(opened, re.compile("blurred by 2.5 % of its shorter side"))
     opened.locator("#reset").focus()
     opened.keyboard.press("Enter")
-    done(opened, "The query image, undistorted")
+    wait_until_described_as(opened, "The query image, undistorted")
     opened.locator("#sweep").focus()
     opened.keyboard.press("Enter")
     expect(opened.locator("#sweep_plot img")).to_be_visible()
 
 
-def test_sweep_fills_table_and_plot_and_says_what_it_found(opened: Page) -> None:
+def test_sweep_shows_table_plot_and_summary(opened: Page) -> None:
     opened.locator("#sweep").click()
     expect(opened.locator("#sweep_plot img")).to_be_visible()
     expect(opened.locator("#sweep_state")).to_contain_text("Mean overlap@10 for this image:")
@@ -105,20 +105,20 @@ def test_sweep_fills_table_and_plot_and_says_what_it_found(opened: Page) -> None
     expect(opened.locator("#sweep_cancel")).to_be_disabled()
 
 
-def test_cancel_ends_a_sweep_and_another_can_follow(opened: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_can_be_cancelled_and_restarted(opened: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     hold_until_stopped(monkeypatch, 3)
     opened.locator("#sweep").click()
     opened.locator("#sweep_cancel:enabled").click()
     expect(opened.locator("#sweep_state")).to_have_text("Stopped.")
     expect(opened.locator("#sweep_cancel")).to_be_disabled()
-    expect(opened.locator("#sweep_table")).to_contain_text("…")  # what was not tried stays open
+    expect(opened.locator("#sweep_table")).to_contain_text("…")  # steps that did not run
     expect(opened.locator("#sweep_plot img")).to_have_count(0)
     opened.locator("#sweep").click()
     expect(opened.locator("#sweep_plot img")).to_be_visible()
     expect(opened.locator("#sweep_table")).not_to_contain_text("…")
 
 
-def test_another_picture_or_metric_is_ranked_at_once_and_the_old_sweep_goes(opened: Page, queries: Path) -> None:
+def test_changing_picture_or_metric_updates_results_and_clears_the_sweep(opened: Page, queries: Path) -> None:
     opened.locator("#sweep").click()
     expect(opened.locator("#sweep_plot img")).to_be_visible()
     opened.locator("#examples .thumbnail-item").nth(17).click()
@@ -135,7 +135,7 @@ def test_another_picture_or_metric_is_ranked_at_once_and_the_old_sweep_goes(open
     expect(opened.locator("#withstood_clip").first).to_contain_text("overlap@3 1.00")
 
 
-def test_words_alone_are_told_that_a_picture_is_needed(page: Page, queries: Path) -> None:
+def test_text_query_gets_a_hint_that_a_picture_is_needed(page: Page, queries: Path) -> None:
     open_tab(page, "Robustness")
     expect(page.locator("#robustness_note")).to_contain_text("Choose an image to start")
     page.locator("#text input, #text textarea").fill("red fruit")
@@ -149,7 +149,7 @@ def test_words_alone_are_told_that_a_picture_is_needed(page: Page, queries: Path
     expect(captions(page, "distorted_clip")).to_have_count(10)
 
 
-def test_a_bad_picture_is_worded_and_the_tab_lives_on(opened: Page, queries: Path, tmp_path: Path) -> None:
+def test_bad_picture_is_reported_and_the_tab_keeps_working(opened: Page, queries: Path, tmp_path: Path) -> None:
     bad = tmp_path / "cut.png"
     bad.write_bytes((queries / "cat.png").read_bytes()[:2000])
     opened.locator("#query button[aria-label='Remove Image']").click()
@@ -162,13 +162,13 @@ def test_a_bad_picture_is_worded_and_the_tab_lives_on(opened: Page, queries: Pat
     expect(captions(opened, "distorted_clip").first).to_contain_text("1. fox")
 
 
-def test_every_picture_of_the_tab_has_alt_text(opened: Page) -> None:
+def test_all_pictures_have_alt_text(opened: Page) -> None:
     for picture in opened.locator("img").all():
         assert picture.get_attribute("alt"), picture.evaluate("image => image.outerHTML")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_on_a_phone_nothing_scrolls_sideways(browser: Browser, address: str, queries: Path, theme: str) -> None:
+def test_page_does_not_scroll_sideways_on_a_phone(browser: Browser, address: str, queries: Path, theme: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = context.new_page()
     page.set_default_timeout(PATIENCE)

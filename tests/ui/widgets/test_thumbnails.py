@@ -1,4 +1,4 @@
-"""Thumbnails reach the page as the files that the builder made."""
+"""The page serves the thumbnail files that the builder wrote."""
 
 import urllib.request
 from pathlib import Path
@@ -16,14 +16,14 @@ from tests.support.waiting import PATIENCE
 pytestmark = pytest.mark.browser
 
 
-def cached() -> set[Path]:
+def uploaded_files() -> set[Path]:
     return {path for path in Path(get_upload_folder()).rglob("*") if path.is_file()}
 
 
-def test_results_are_files_of_the_index_and_a_search_encodes_nothing(
+def test_results_are_served_from_the_index_without_encoding_pictures(
     page: Page, address: str, page_searcher: Searcher, queries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded, save, before = [], Image.Image.save, cached()
+    encoded, save, before = [], Image.Image.save, uploaded_files()
     monkeypatch.setattr(
         Image.Image, "save", lambda self, *args, **named: encoded.append(args) or save(self, *args, **named)
     )
@@ -38,11 +38,11 @@ def test_results_are_files_of_the_index_and_a_search_encodes_nothing(
     index = page_searcher.indexes.get()
     for image in page.locator("#results img").all():
         source = urljoin(address, image.get_attribute("src"))
-        assert str(index.build.parent) not in unquote(source), "tells where the index lies"
+        assert str(index.build.parent) not in unquote(source), "reveals the location of the index"
         path = index.thumbnails.joinpath(*source.rsplit("/", 2)[1:])
         assert index.at_thumbnail(path) is not None, source
         with urllib.request.urlopen(source, timeout=PATIENCE) as answer:
             assert answer.read() == path.read_bytes()
             assert "max-age=86400" in answer.headers["Cache-Control"]
     assert not encoded
-    assert {path.name for path in cached() - before} <= {"pizza.png"}, "only the upload is stored"
+    assert {path.name for path in uploaded_files() - before} <= {"pizza.png"}, "only the upload is stored"
