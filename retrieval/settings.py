@@ -80,7 +80,7 @@ class Settings:
     @property
     def space(self) -> bool:
         """Whether this is a Hugging Face Space, which is open to everyone."""
-        return "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
+        return on_space()
 
     @property
     def features(self) -> FeatureOptions:
@@ -92,6 +92,11 @@ class Settings:
         """The chosen dataset, by default the bundled gallery."""
         given = {name: getattr(self, name) for name in GallerySource.__dataclass_fields__}
         return GallerySource(**given | {"dataset": self.dataset or str(BUNDLED_GALLERY)})
+
+
+def on_space() -> bool:
+    """Return whether this program runs on a Hugging Face Space."""
+    return "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
 
 
 def is_loopback(host: str) -> bool:

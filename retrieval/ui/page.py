@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.scripts import beside
 from retrieval.ui.serving.bodies import BodyLimit
 from retrieval.ui.serving.gradio_patches import forbid_fetching, log_failures
-from retrieval.ui.serving.health import Health, health_route
-from retrieval.ui.serving.limits import ANSWERS, OWN, SESSIONS, WAITING, Limits, limits_of
+from retrieval.ui.serving.health import Health, add_visit, health_route, visit
+from retrieval.ui.serving.limits import OWN, SESSIONS, Limits, limits_of
+from retrieval.ui.serving.queue import FairQueue
 from retrieval.ui.serving.shutdown import Door, Doorkeeper
 from retrieval.ui.serving.uploads import own_folder
 from retrieval.ui.tabs.compare import CompareTab
@@ -58,6 +60,7 @@ class Page(gr.Blocks):
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
         self.thumbnails = Thumbnails()
+        self.fair_queue: FairQueue
 
 
 def build_page(
@@ -86,8 +89,9 @@ def build_page(
                             kind(context, tab)
         gr.Markdown(about, elem_id="about")
         add_endpoints(searcher, limits)
-    page.queue(max_size=WAITING, api_open=False)  # else calls could bypass the queue
-    page._queue.pending_messages_per_session.max_size = ANSWERS
+        add_visit()
+    page.queue(api_open=False)  # else calls could bypass the queue
+    page._queue = page.fair_queue = FairQueue(page, page.max_threads)
     return page
 
 
@@ -121,4 +125,5 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
         prevent_thread_lock=True,
     )
     take_over("uvicorn")
+    health.visit = partial(visit, str(page.local_url), page.fair_queue.exempt)
     return door

@@ -1,9 +1,12 @@
-"""`/health`: whether a search works, checked at most once every half minute however often it is asked."""
+"""`/health`: whether visitors can search, checked at most once every half minute however often it is asked."""
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 
+import gradio as gr
+import httpx
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -20,12 +23,15 @@ from retrieval.search.searcher import Searcher
 PATH = "/health"
 CHECK_EVERY = 30.0  # seconds that an answer is valid
 HUNG_AFTER = 120.0  # seconds
+VISIT_SECONDS = 30.0  # for a call that does nothing
+VISIT = "health_visit"  # the name of that call in gradio's API
 
 STARTING = "starting: the model and the index are being loaded"
 STOPPING = "stopping: new searches are refused"
 HUNG = "a search does not finish"
 INDEX_UNUSABLE = "the index cannot be searched; see the log"
 MODEL_UNUSABLE = "the model cannot be used; see the log"
+UNREACHABLE = "calls of visitors are not answered; see the log"
 SEARCH_FAILED = "a search fails; see the log"
 
 log = logging.getLogger(__name__)
@@ -43,6 +49,7 @@ class Health:
         self._problem: str | None = STARTING
         self.started = False
         self.stopping = False
+        self.visit: Callable[[], None] | None = None  # calls the page as a visitor does, once it is served
 
     def problem(self) -> str | None:
         """Return why searches do not work at the moment, without details of this machine, or None if they work.
@@ -71,6 +78,11 @@ class Health:
     def _check(self) -> str | None:
         try:
             self._search()
+            if self.visit:
+                self.visit()
+        except httpx.HTTPError as error:
+            log.error("health: the page does not answer a call: %s", error)
+            return UNREACHABLE
         except RetrievalError as error:
             log.error("health: %s", error)
             if isinstance(error, ModelError):
@@ -90,6 +102,26 @@ class Health:
                 rank(index, Combination(name, engine=engine), vector, 1)
             except IndexInUse as error:  # another process owns ChromaDB's files, but the exact scan still works
                 log.warning("health: no searches by %s: %s", engine, error)
+
+
+def add_visit() -> None:
+    """Add the call that `visit` makes to the Blocks."""
+    button = gr.Button(visible=False)
+    button.click(lambda: None, api_name=VISIT, api_visibility="undocumented", concurrency_limit=None)
+
+
+def visit(address: str, session: str) -> None:
+    """Call the served page through its queue, as visitors do; raise httpx.HTTPError if it does not answer."""
+    end = time.monotonic() + VISIT_SECONDS
+    with httpx.Client(base_url=f"{address}gradio_api/call/", timeout=VISIT_SECONDS, trust_env=False) as client:
+        sent = client.post(VISIT, json={"data": [], "session_hash": session}).raise_for_status()
+        with client.stream("GET", f"{VISIT}/{sent.json()['event_id']}") as answer:
+            for line in answer.iter_lines():
+                if line == "event: complete":
+                    return
+                if line == "event: error" or time.monotonic() > end:
+                    break
+    raise httpx.ReadError("the call got no answer")
 
 
 def health_route(health: Health) -> Route:

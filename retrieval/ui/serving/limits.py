@@ -14,11 +14,12 @@ from retrieval.settings import Settings
 # The limit holds for all events of a group together; without a group, gradio would apply it to each event.
 SEARCHES: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
 LONG: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 2}  # sweeps and evaluations
-WAITING = 64  # events in the queue; gradio tells further visitors that the page is busy
+WAITING = 128  # events in the queue; further ones are refused
 # Sessions whose state gradio keeps, most recently used first. Each holds the page's whole configuration, and each API
 # call without a session is one. A visitor whose session was dropped only loses the recent queries.
 SESSIONS = 100
-ANSWERS = 200  # sessions whose answers gradio keeps until they are fetched
+# Events that wait, run, or have an answer that was not fetched: of all visitors, of an address, of a session.
+ANSWERS, ANSWERS_PER_ADDRESS, ANSWERS_PER_SESSION = 200, 64, 16
 
 MAX_CALL = 12 * 2**20  # bytes of a request that is not an upload; an image of 9 MB in base64
 CALLS_BYTES = 256 * 2**20  # of all calls being read; calls up to LOOKED_INTO are read in any case

@@ -1,0 +1,169 @@
+"""The page's queue: no visitor can stop it, fill it for long, or keep it for themselves."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from retrieval.search.query import Query, Ranking
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
+from retrieval.ui.page import Page, build_page, launch
+from retrieval.ui.serving import health, queue
+from retrieval.ui.serving.health import UNREACHABLE, Health
+from retrieval.ui.serving.limits import ANSWERS, ANSWERS_PER_ADDRESS, ANSWERS_PER_SESSION
+from retrieval.ui.serving.queue import BUSY, RESTARTED, TOO_MANY, FairQueue
+from tests.support.browsing import settings_of
+from tests.support.waiting import PATIENCE, wait_until
+
+
+class Visitor:
+    """A client of the HTTP API with a session, and optionally an address of its own."""
+
+    def __init__(self, page: Page, session: str) -> None:
+        self.session = session
+        self._client = httpx.Client(base_url=f"{page.local_url}gradio_api/", timeout=PATIENCE)
+
+    def send(self, text: str = "a red fruit") -> httpx.Response:
+        """Start a search; gradio answers with the event's id."""
+        body = {"data": [text, None, "", 0.5, [], None, 1.0, "clip", "cosine", "exact", 3, ""]}
+        return self._client.post("call/query", json=body | {"session_hash": self.session})
+
+    def receive(self, sent: httpx.Response) -> str:
+        """Wait for the end of a search; return "complete" or the error message."""
+        event = sent.raise_for_status().json()["event_id"]
+        with self._client.stream("GET", f"call/query/{event}") as answer:
+            kind = ""
+            for line in answer.iter_lines():
+                kind = line.removeprefix("event: ") if line.startswith("event: ") else kind
+                if line.startswith("data: ") and kind in ("complete", "error"):
+                    found = json.loads(line.removeprefix("data: "))
+                    return kind if kind == "complete" else str(found["error"])
+        return "the stream ended"
+
+    def search(self) -> str:
+        return self.receive(self.send())
+
+
+@pytest.fixture
+def site(few_icons: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A served page, its health, and a searcher whose searches wait while `hold` is set."""
+    searcher = Searcher(Indexes(few_icons))
+    free, texts = threading.Event(), list[str]()
+    free.set()
+    search = searcher.search
+
+    def held(query: Query) -> Ranking:
+        texts.append(query.text)
+        assert free.wait(PATIENCE)
+        return search(query)
+
+    monkeypatch.setattr(searcher, "search", held)
+    chosen, checked = settings_of(few_icons), Health(searcher, every=0)
+    checked.started = True
+    page = build_page(searcher, [], "about")
+    launch(page, chosen, checked)
+    yield SimpleNamespace(page=page, queue=page.fair_queue, health=checked, free=free, texts=texts)
+    free.set()
+    page.close(verbose=False)
+    searcher.indexes.close()
+
+
+def test_flood_of_calls_drops_no_visitor_who_waits(site: SimpleNamespace) -> None:
+    site.free.clear()
+    patient = [Visitor(site.page, f"patient {number}") for number in range(6)]
+    with ThreadPoolExecutor(len(patient)) as threads:
+        found = [threads.submit(each.receive, each.send()) for each in patient]
+        statuses = [Visitor(site.page, f"flood {number}").send().status_code for number in range(ANSWERS_PER_ADDRESS + 20)]
+        assert set(statuses) == {200, 503}
+        assert len(site.queue._mailboxes) <= ANSWERS
+        site.free.set()
+        assert [each.result() for each in found] == ["complete"] * len(patient)
+
+
+@pytest.mark.parametrize(("sessions", "most"), [(1, ANSWERS_PER_SESSION), (40, ANSWERS_PER_ADDRESS)])
+def test_visitor_with_many_unanswered_calls_is_refused(site: SimpleNamespace, sessions: int, most: int) -> None:
+    site.free.clear()
+    visitors = [Visitor(site.page, f"greedy {number}") for number in range(sessions)]
+    for number in range(most):
+        assert visitors[number % sessions].send().status_code == 200
+    refused = visitors[0].send()
+    assert (refused.status_code, refused.json()) == (503, {"detail": TOO_MANY})
+
+
+def test_full_page_refuses_new_calls_with_a_reason(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "WAITING", 3)
+    site.free.clear()
+    sent = [Visitor(site.page, f"visitor {number}").send() for number in range(12)]
+    assert sent[0].status_code == 200
+    assert (sent[-1].status_code, sent[-1].json()) == (503, {"detail": BUSY})
+
+
+def test_abandoned_sessions_make_room(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "ABANDONED", 0.1)
+    site.free.clear()
+    gone = [Visitor(site.page, "gone") for _ in range(ANSWERS_PER_SESSION)]
+    for each in gone:
+        assert each.send().status_code == 200
+    assert gone[0].send().status_code == 503
+    time.sleep(0.2)  # the time after which they count as gone
+    assert gone[0].send().status_code == 200
+    site.free.set()
+    assert Visitor(site.page, "other").search() == "complete"
+    wait_until(lambda: len(site.queue) == 0)
+
+
+def test_visitors_take_turns(site: SimpleNamespace) -> None:
+    site.free.clear()
+    greedy, modest = Visitor(site.page, "greedy"), Visitor(site.page, "modest")
+    sent = [greedy.send(f"greedy {number}") for number in range(10)]
+    asked = modest.send("modest")
+    site.free.set()
+    assert modest.receive(asked) == "complete"
+    assert "modest" in site.texts[:4]  # although ten searches were there first
+    assert greedy.receive(sent[-1]) == "complete"
+
+
+def test_failure_of_the_queue_is_survived(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.free.clear()
+    visitor = Visitor(site.page, "visitor")
+    sent = visitor.send()
+    wait_until(lambda: site.texts)
+    started, choose = [], FairQueue.get_events
+
+    def fail_once(self: FairQueue) -> Any:
+        if not started:
+            started.append(True)
+            raise KeyError("a defect")
+        return choose(self)
+
+    monkeypatch.setattr(FairQueue, "get_events", fail_once)
+    other = Visitor(site.page, "other")
+    second = other.send()  # wakes up the queue
+    assert visitor.receive(sent) == RESTARTED
+    site.free.set()
+    assert other.receive(second) == "complete"
+    assert site.health.problem() is None
+
+
+def test_health_takes_the_way_of_visitors(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "VISIT_SECONDS", 1.0)
+    assert site.health.problem() is None
+    with monkeypatch.context() as broken:
+        broken.setattr(FairQueue, "get_events", lambda self: None)  # nothing is ever started
+        assert site.health.problem() == UNREACHABLE
+    assert site.health.problem() is None
+
+
+def test_health_is_checked_on_a_busy_page(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.free.clear()
+    monkeypatch.setattr(queue, "WAITING", 0)
+    assert Visitor(site.page, "visitor").send().status_code == 503
+    assert site.health.problem() is None
