@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-NO_PICTURE = "not an image this program can read"
+NO_PICTURE = "not an image that can be read"
 DAMAGED = "damaged or cut off"
 BOMB = "too many pixels"
 EMPTY = "is empty"

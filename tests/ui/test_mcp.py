@@ -178,7 +178,7 @@ def test_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Path
         (PICTURE_TOOL, {"image": ""}, "The argument image is missing."),
         (PICTURE_TOOL, {"image": "x", "features": "colour"}, "'colour' is not one of ['pixels', 'clip']"),
         (PICTURE_TOOL, {"image": "x", "top_k": 0}, "0 is less than the minimum of 1"),
-        (PICTURE_TOOL, {"image": data_uri(b"no picture")}, "not an image this program can read"),
+        (PICTURE_TOOL, {"image": data_uri(b"no picture")}, "not an image that can be read"),
         (PICTURE_TOOL, {"image": "data:image/png;base64,"}, "is empty"),
         (
             TEXT_TOOL,

@@ -14,12 +14,12 @@ import uuid
 from collections import Counter
 from typing import Any, Literal
 
-import fastapi
 from gradio.data_classes import PredictBodyInternal
 from gradio.exceptions import Error
 from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.utils import error_payload
+from starlette.requests import Request
 from typing_extensions import override
 
 from retrieval.settings import on_space
@@ -67,7 +67,7 @@ class FairQueue(Queue):
         self._turns: dict[str, float] = {}  # session or address -> when its last event started
 
     @override
-    async def push(self, body: PredictBodyInternal, request: fastapi.Request, username: str | None) -> Pushed:
+    async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> Pushed:
         await self._drop_abandoned()
         body.session_hash = session = body.session_hash or uuid.uuid4().hex
         address = address_of(request)
@@ -172,7 +172,7 @@ class FairQueue(Queue):
         return event.session_hash, self._addresses.get(event.session_hash, "")
 
 
-def address_of(request: fastapi.Request) -> str:
+def address_of(request: Request) -> str:
     """Return the address of a visitor, or for IPv6 its network, since everyone has billions of addresses there.
 
     On a Space, the address of the connection is the proxy's, which appends the visitor's to a header.

@@ -81,7 +81,9 @@ def test_flood_of_calls_drops_no_visitor_who_waits(site: SimpleNamespace) -> Non
     patient = [Visitor(site.page, f"patient {number}") for number in range(6)]
     with ThreadPoolExecutor(len(patient)) as threads:
         found = [threads.submit(each.receive, each.send()) for each in patient]
-        statuses = [Visitor(site.page, f"flood {number}").send().status_code for number in range(ANSWERS_PER_ADDRESS + 20)]
+        statuses = [
+            Visitor(site.page, f"flood {number}").send().status_code for number in range(ANSWERS_PER_ADDRESS + 20)
+        ]
         assert set(statuses) == {200, 503}
         assert len(site.queue._mailboxes) <= ANSWERS
         site.free.set()
