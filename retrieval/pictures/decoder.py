@@ -80,7 +80,6 @@ class _Decoder:
 
     def __init__(self) -> None:
         self._socket, other_end = socket.socketpair()
-        self._socket.settimeout(SECONDS)
         with other_end:
             self._process = subprocess.Popen(
                 # -P: a folder in which the app is started must not replace modules.
@@ -116,6 +115,7 @@ class _Decoder:
             raise
 
     def _decode(self, data: bytes, most_pixels: int, formats: tuple[str, ...]) -> Image.Image:
+        self._socket.settimeout(SECONDS)
         request = json.dumps({"most_pixels": most_pixels, "formats": formats}).encode()
         self._socket.sendall(LENGTHS.pack(len(request), len(data)) + request)
         self._socket.sendall(data)

@@ -24,7 +24,7 @@ from PIL import (  # noqa: F401  # importing a plugin registers it; otherwise Pi
 from typing_extensions import override
 
 from retrieval.errors import PictureError
-from retrieval.pictures.metadata import ExcessiveMetadata, limit_directories, orientation_of, plain_jpeg
+from retrieval.pictures.metadata import MAX_SCANS, TooManyScans, limit_directories, orientation_of, plain_jpeg
 
 WHITE = (255, 255, 255)
 STRIP_ROWS = 64  # converted at once, so that intermediate copies with wider pixels stay small
@@ -98,8 +98,10 @@ def explained(most: int) -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise PictureError("Decoding the image takes too much memory. Shrink it.") from error
-    except ExcessiveMetadata as error:
-        raise PictureError(f"The image is not decoded, because {error}. Save it again or choose another.") from error
+    except TooManyScans as error:
+        raise PictureError(
+            f"The JPEG image has more than {MAX_SCANS} scans, so it is not decoded. Save it again or choose another."
+        ) from error
     except DECODER_ERRORS as error:
         raise PictureError(
             "The image is damaged or cut off and cannot be decoded. Save it again or choose another."

@@ -26,8 +26,8 @@ NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # after a scan, whose d
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
-class ExcessiveMetadata(ValueError):
-    """The metadata would take more memory or time than any real image's."""
+class TooManyScans(ValueError):
+    """A JPEG has more scans than any real one."""
 
 
 def orientation_of(exif: bytes) -> int | None:
@@ -51,7 +51,7 @@ def orientation_of(exif: bytes) -> int | None:
 def plain_jpeg(data: bytes) -> tuple[bytes, bytes]:
     """Return a JPEG without its metadata, and its EXIF block (empty if there is none).
 
-    Raise ExcessiveMetadata if it has more than `MAX_SCANS` scans. From the first damage on, the data stays as it is.
+    Raise TooManyScans if it has more than `MAX_SCANS`. From the first damage on, the data stays as it is.
     """
     kept, exif, end = [data[:2]], b"", 2
     for marker, start, end in _segments(data, scanned=False):
@@ -63,7 +63,7 @@ def plain_jpeg(data: bytes) -> tuple[bytes, bytes]:
     if data.count(SCAN, end) > MAX_SCANS:
         scans = sum(marker == START_OF_SCAN for marker, _, _ in _segments(data, scanned=True))
         if scans > MAX_SCANS:
-            raise ExcessiveMetadata(f"it has more than {MAX_SCANS} scans")
+            raise TooManyScans
     return b"".join((*kept, data[end:])), exif
 
 
@@ -93,7 +93,7 @@ def _segments(data: bytes, scanned: bool) -> Iterator[tuple[int, int, int]]:
 def limit_directories() -> None:
     """Make Pillow add up the sizes of a TIFF directory's values before it reads them, in all formats that have one.
 
-    Pillow then raises ExcessiveMetadata if they are larger than the whole file, so that they must overlap.
+    Pillow then raises ValueError if they are larger than the whole file, so that they must overlap.
     """
     directory = TiffImagePlugin.ImageFileDirectory_v2
     load = directory.load
@@ -118,9 +118,9 @@ def _check_directory(file: IO[bytes], order: str, big: bool) -> None:
         return  # cut off, which Pillow reports
     (entries,) = struct.unpack(order + count, counted)
     if entries * entry_bytes > size:
-        raise ExcessiveMetadata("its metadata claims more entries than fit into the file")
+        raise ValueError("the directory is larger than the file")
     table = file.read(entries * entry_bytes)
     table = table[: len(table) // entry_bytes * entry_bytes]
     values = sum(n * TYPE_BYTES.get(kind, 0) for _, kind, n, _ in struct.iter_unpack(order + entry, table))
     if values > size:
-        raise ExcessiveMetadata("its metadata claims to be larger than the file")
+        raise ValueError("the directory's values are larger than the file")

@@ -16,8 +16,9 @@ from retrieval.errors import PictureError
 from retrieval.pictures import decoder
 from retrieval.pictures.decoder import CRASHED, PROCESSES, TOO_SLOW, Decoders
 from retrieval.pictures.decoding import FORMATS, MAX_PIXELS, WEB_FORMATS, decode
+from retrieval.pictures.loading import read_bytes
 from retrieval.pictures.metadata import MAX_SCANS, orientation_of
-from tests.support.hostile_pictures import progressive_with_empty_scans
+from tests.support.hostile_pictures import READ, files, progressive_with_empty_scans, repeating_directory
 from tests.support.waiting import wait_until
 
 MEGABYTE = 2**20
@@ -42,14 +43,6 @@ def encode(kind, **options):
     return file.getvalue()
 
 
-def directory(entries, size, orientation=None):
-    """Return a TIFF directory whose entries all name the same bytes."""
-    rows = [(0x0112, 3, 1, orientation)] if orientation else []
-    rows += [((0x9000 + number) % 65536, 7, size, 8) for number in range(entries)]
-    table = b"".join(struct.pack("<HHLL", *row) for row in rows)
-    return b"II*\0" + struct.pack("<LH", 8, len(rows)) + table + bytes(4) + bytes(size)
-
-
 def jpeg_with(marker, payload):
     data = encode("JPEG")
     return data[:2] + bytes((0xFF, marker)) + struct.pack(">H", len(payload) + 2) + payload + data[2:]
@@ -63,7 +56,7 @@ def peak(decoders):
 
 
 def test_metadata_that_repeats_itself_is_not_copied(decoders):
-    exif = directory(entries=200, size=18 * MEGABYTE, orientation=6)
+    exif = repeating_directory(entries=200, size=18 * MEGABYTE, orientation=6)
     loaded = load(decoders, encode("WEBP", exif=exif))
     assert loaded.size == (20, 24)  # the orientation is applied all the same
     assert peak(decoders) < MEMORY
@@ -72,21 +65,21 @@ def test_metadata_that_repeats_itself_is_not_copied(decoders):
 @pytest.mark.parametrize("entries", [100, 65_535])
 def test_a_tiff_whose_tags_claim_more_than_the_file_is_refused(decoders, entries):
     with pytest.raises(PictureError, match=r"metadata claims.*Save it again"):
-        load(decoders, directory(entries, size=18 * MEGABYTE))
+        load(decoders, repeating_directory(entries, size=18 * MEGABYTE))
     assert peak(decoders) < MEMORY
 
 
 def test_an_avif_with_such_metadata_is_refused(decoders):
-    exif = directory(entries=100, size=2 * MEGABYTE)
-    data = encode("AVIF", exif=directory(entries=0, size=len(exif) - 14))
+    exif = repeating_directory(entries=100, size=2 * MEGABYTE)
+    data = encode("AVIF", exif=repeating_directory(entries=0, size=len(exif) - 14))
     with pytest.raises(PictureError, match=r"metadata claims.*Save it again"):
-        load(decoders, data.replace(directory(entries=0, size=len(exif) - 14), exif))
+        load(decoders, data.replace(repeating_directory(entries=0, size=len(exif) - 14), exif))
     assert peak(decoders) < MEMORY
 
 
 @pytest.mark.parametrize("marker", [0xE1, 0xE2])  # EXIF, and the directory of a stereo image
 def test_metadata_of_a_jpeg_is_not_read(decoders, marker):
-    block = directory(entries=1000, size=40_000, orientation=3)
+    block = repeating_directory(entries=1000, size=40_000, orientation=3)
     prefix = b"Exif\0\0" if marker == 0xE1 else b"MPF\0"
     loaded = load(decoders, jpeg_with(marker, prefix + block))
     assert loaded.size == (24, 20)
@@ -109,6 +102,18 @@ def test_a_file_that_keeps_the_decoder_busy_costs_its_sender_only(decoders):
     with pytest.raises(PictureError, match=TOO_SLOW):
         load(decoders, comments)
     assert load(decoders, encode("PNG")).size == (24, 20)  # by a new process
+
+
+@pytest.mark.parametrize("name", files())
+def test_hostile_files_are_read_or_refused_with_a_message(decoders, name):
+    sent = files()[name]
+    try:
+        data = read_bytes(sent.make())
+        message = "" if load(decoders, data).mode == "RGB" else "not RGB"
+    except PictureError as error:
+        message = str(error)
+    assert any(expected in message for expected in sent.messages)
+    assert bool(message) is (sent.messages != (READ,))
 
 
 @pytest.mark.parametrize("kind", sorted({*FORMATS} - {*WEB_FORMATS}))
@@ -187,7 +192,8 @@ def test_orientation_is_read_from_both_byte_orders(order, orientation):
 
 
 @pytest.mark.parametrize(
-    "block", [b"", b"II", b"II*\0\xff\xff\xff\xff", directory(3, 10), directory(0, 0)[:9], b"x" * 99]
+    "block",
+    [b"", b"II", b"II*\0\xff\xff\xff\xff", repeating_directory(3, 10), repeating_directory(0, 0)[:9], b"x" * 99],
 )
 def test_a_damaged_exif_block_has_no_orientation(block):
     assert orientation_of(block) is None

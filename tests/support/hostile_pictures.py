@@ -4,6 +4,7 @@ import functools
 import gzip
 import io
 import pickle
+import re
 import struct
 import zipfile
 import zlib
@@ -26,6 +27,7 @@ class HostileFile(NamedTuple):
     make: Callable[[], bytes]
     messages: tuple[str, ...]
     name: str = "picture.png"
+    public: bool = True  # whether public pages accept its format; they call others no image
 
 
 def small(kind: str = "PNG", size: tuple[int, int] = (24, 20), **options: object) -> bytes:
@@ -131,6 +133,14 @@ def progressive_with_empty_scans(scans: int, size: tuple[int, int] = (24, 20)) -
     last = data.rindex(b"\xff\xda")
     header = data[last : last + 2 + int.from_bytes(data[last + 2 : last + 4])]
     return data[:-2] + header * scans + data[-2:]
+
+
+def repeating_directory(entries: int, size: int, orientation: int | None = None) -> bytes:
+    """Return a TIFF directory whose entries all refer to the same bytes."""
+    rows = [(0x0112, 3, 1, orientation)] if orientation else []
+    rows += [((0x9000 + number) % 65536, 7, size, 8) for number in range(entries)]
+    table = b"".join(struct.pack("<HHLL", *row) for row in rows)
+    return b"II*\0" + struct.pack("<LH", 8, len(rows)) + table + bytes(4) + bytes(size)
 
 
 def exif_loop() -> bytes:
@@ -252,7 +262,10 @@ VALID = {  # strange, but readable as pictures
     "webp of 300 frames": lambda: animation("WEBP", 300),
     "3,000 texts in a png": metadata_bomb,
     "tiff whose next page is itself": lambda: tiff_of(4, 4, after=8),
+    "webp whose metadata is 18 MB, 200 times": lambda: small("WEBP", exif=repeating_directory(200, 18 * 2**20)),
 }
+
+NOT_FOR_THE_PUBLIC = re.compile(r"\b(big)?tiff\b|\bp[pf]m\b|\btga\b|\bico\b|\bjpeg ?2000\b", re.IGNORECASE)
 
 DAMAGED_FILES = {  # with the expected message
     "gif of 400,000 comments": (DAMAGED, lambda: gif(4, 4)[:19] + b"!\xfe\1x\0" * 400_000),
@@ -289,6 +302,7 @@ DAMAGED_FILES = {  # with the expected message
     "tiff with a field of 4 GB": (NO_PICTURE, lambda: tiff((256, 4, 1, 5), (257, 4, 1, 5), (270, 2, 2**32 - 1, 8))),
     "tiff of 64-bit floats": (NO_PICTURE, lambda: tiff_of(2, 2, bits=64, kind=3)),
     "bigtiff": (NO_PICTURE, lambda: b"II+\0\x08\0\0\0" + struct.pack("<Q", 16) + bytes(64)),
+    "jpeg of 20,000 scans": ("more than 100 scans", lambda: progressive_with_empty_scans(20_000)),
     "jpeg of 0 x 0": (NO_PICTURE, lambda: jpeg_sized(0, 0)),
     "jpeg of nothing but markers": (DAMAGED, lambda: b"\xff\xd8" + b"\xff\xe0\0\2" * 100_000),
     "jpeg of restarts": (READ, lambda: small("JPEG")[:-40] + b"\xff\xd0\xff\xd1" * 1000),
@@ -323,7 +337,7 @@ def files() -> dict[str, HostileFile]:
         for share in (5, 50, 95):
             cut = functools.partial(_truncated, kind, share)
             found[f"{share} % of a {kind}"] = HostileFile(cut, (DAMAGED, NO_PICTURE))
-    return found
+    return {name: each._replace(public=not NOT_FOR_THE_PUBLIC.search(name)) for name, each in found.items()}
 
 
 def _truncated(kind: str, share: int) -> bytes:
