@@ -64,7 +64,7 @@ def test_metadata_that_repeats_itself_is_not_copied(decoders):
 
 @pytest.mark.parametrize("entries", [100, 65_535])
 def test_a_tiff_whose_tags_claim_more_than_the_file_is_refused(decoders, entries):
-    with pytest.raises(PictureError, match=r"metadata claims.*Save it again"):
+    with pytest.raises(PictureError, match=r"damaged.*Save it again"):
         load(decoders, repeating_directory(entries, size=18 * MEGABYTE))
     assert peak(decoders) < MEMORY
 
@@ -72,7 +72,7 @@ def test_a_tiff_whose_tags_claim_more_than_the_file_is_refused(decoders, entries
 def test_an_avif_with_such_metadata_is_refused(decoders):
     exif = repeating_directory(entries=100, size=2 * MEGABYTE)
     data = encode("AVIF", exif=repeating_directory(entries=0, size=len(exif) - 14))
-    with pytest.raises(PictureError, match=r"metadata claims.*Save it again"):
+    with pytest.raises(PictureError, match=r"damaged.*Save it again"):
         load(decoders, data.replace(repeating_directory(entries=0, size=len(exif) - 14), exif))
     assert peak(decoders) < MEMORY
 
