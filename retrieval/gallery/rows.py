@@ -3,7 +3,12 @@
 import hashlib
 import json
 import logging
+import lzma
 import os
+import re
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -19,6 +24,7 @@ from retrieval import hub
 from retrieval.errors import GalleryError, PictureError
 from retrieval.gallery.opening import open_dataset, reason
 from retrieval.gallery.source import GallerySource, Item
+from retrieval.pictures.loading import MAX_BYTES, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +34,14 @@ CAPTION_LENGTH = 200  # characters; captions are only displayed, so longer ones 
 CONNECTION_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
 
 # Errors of a single row that datasets cannot fetch or decode. The row is skipped.
-ROW_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowInvalid)
+ROW_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pa.ArrowInvalid),
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),  # of damaged archives
+)
+
+# A file in an archive, as datasets writes it. Other protocols, such as ftp, would connect to a server.
+ARCHIVE_MEMBER = re.compile(r"(zip|tar|gzip|bz2|xz|lz4|zstd)://((?!://|::).)*", re.DOTALL)
+OUTSIDE = PictureError("The row names a file or URL outside the dataset. Such files are not read.")
 
 
 @dataclass(frozen=True)
@@ -134,31 +147,50 @@ class Gallery:
             return bytes(image["bytes"])
         if not (path := image.get("path")):
             return PictureError("The row has no image.")
-        if not self._may_read(path):
-            return PictureError("The row names a file or URL outside the dataset. Such files are not read.")
         try:
-            with xopen(path, "rb") as file:
-                return bytes(file.read())
+            return self._read_path(path)
         except CONNECTION_ERRORS as error:
             raise self._read_error(row, error) from error
+        except PictureError as error:
+            return error
         except ROW_ERRORS as error:
             reason = error.strerror if isinstance(error, OSError) else None  # unlike str(error), without the path
             return PictureError(f"The image file cannot be read: {reason or hub.first_line(error)}.")
 
-    def _may_read(self, path: str) -> bool:
-        """Return whether a path in a row lies inside the dataset; an untrusted Parquet file may name any path."""
-        outer = path.split("::")[-1]  # for a file in an archive, the archive's own path
+    def _read_path(self, path: str) -> bytes:
+        """Return the bytes of a file that a row names, which an untrusted row may choose freely.
+
+        Allowed are a regular file inside the dataset, a member of an archive inside the dataset, written by datasets as
+        `zip://member::archive`, and for a streamed dataset of the Hub the same with its own `hf://` paths.
+        """
+        member, _, outer = path.rpartition("::")
+        if member and not ARCHIVE_MEMBER.fullmatch(member):
+            raise OUTSIDE
         if "://" in outer:
-            return outer.startswith("hf://datasets/")
+            if self._root or not outer.startswith(f"hf://datasets/{self.source.dataset}@"):
+                raise OUTSIDE
+        elif not member:
+            return read_bytes(self._inside(outer), follow_link=False)
+        else:
+            path = f"{member}::{self._inside(outer)}"
+        with xopen(path, "rb") as file:
+            return read_bytes(bytes(file.read(MAX_BYTES + 1)))
+
+    def _inside(self, path: str) -> Path:
+        """Return the real path of a file inside the dataset; raise PictureError if it lies outside."""
         if root := self._root:
             folders = [root.parent if root.is_file() else root]
         else:
             cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self.source.dataset.replace('/', '--')}"
             own = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
             folders = [cached, *map(Path, own)]
-        # The owner of the folder chose its symbolic links, so they may lead outside; a `..` in a row may not.
-        lexical = Path(os.path.normpath(Path(outer).absolute()))
-        return any(p.is_relative_to(folder) for p in (lexical, lexical.resolve()) for folder in folders)
+        lexical = Path(os.path.normpath(Path(path).absolute()))
+        resolved = lexical.resolve()
+        # The owner of a folder of images chose its symbolic links, so they may lead outside.
+        allowed = (lexical, resolved) if self._data.info.builder_name == "imagefolder" else (resolved,)
+        if not any(each.is_relative_to(folder) for each in allowed for folder in folders):
+            raise OUTSIDE
+        return resolved
 
     def _relative(self, path: str) -> str:
         """Return a file's path relative to the dataset's folder, or "" if it lies elsewhere."""

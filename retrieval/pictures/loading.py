@@ -1,6 +1,7 @@
 """Load images, for the builder and the search alike, so that an image always has the same pixels."""
 
 import math
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +33,22 @@ Region = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of width and height from 0 to 1."""
 
 
-def read_bytes(source: bytes | Path) -> bytes:
-    """Return the encoded bytes of an image; raise PictureError if it is unreadable, empty or above `MAX_BYTES`."""
+def read_bytes(source: bytes | Path, follow_link: bool = True) -> bytes:
+    """Return the encoded bytes of an image; raise PictureError if it is unreadable, empty or above `MAX_BYTES`.
+
+    Unless `follow_link`, a file that is a symbolic link is unreadable.
+    """
     if isinstance(source, Path):
         unreadable = f"The image file {source.name!r} cannot be read"
+        # Opening a pipe without O_NONBLOCK would wait for a writer.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_link else os.O_NOFOLLOW)
         try:
-            state = source.stat()
-            if not stat.S_ISREG(state.st_mode):  # reading a device or a pipe might never end
-                raise PictureError(f"{unreadable}: it is not a regular file. Choose another file.")
-            size = state.st_size
-            data = source.read_bytes() if size <= MAX_BYTES else b""
+            with os.fdopen(os.open(source, flags), "rb") as file:
+                state = os.fstat(file.fileno())
+                if not stat.S_ISREG(state.st_mode):  # reading a device or a pipe might never end
+                    raise PictureError(f"{unreadable}: it is not a regular file. Choose another file.")
+                size = state.st_size
+                data = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
         except (OSError, ValueError) as error:  # ValueError: the name contains a NUL character
             reason = getattr(error, "strerror", None) or error
             raise PictureError(f"{unreadable}: {reason}. Choose another file.") from error

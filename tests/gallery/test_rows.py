@@ -1,7 +1,10 @@
 """All dataset formats give the same items, and those that cannot be read give a clear error."""
 
 import io
+import os
 import shutil
+import socket
+import zipfile
 
 import datasets
 import pyarrow as pa
@@ -201,6 +204,7 @@ def test_bad_files_become_items_that_cannot_be_decoded(tmp_path, streaming):
     items = {item.caption: item for item in read(write_bad_files(tmp_path / "spoilt"), streaming=streaming)}
     assert set(items) == {"good", "empty", "cut", "text"}
     assert shade(items.pop("good")) == 1
+    assert isinstance(items.pop("empty").picture, PictureError)
     for item in items.values():
         with pytest.raises(PictureError):
             load_picture(item.picture)
@@ -243,6 +247,50 @@ def test_rows_cannot_refer_to_files_or_urls_outside_the_dataset(tmp_path):
         assert not server.requests
     assert all("outside the dataset" in str(item.picture) for item in outside)
     assert shade(inside) == 7
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_are_never_used_as_addresses(tmp_path, streaming):
+    write_pictures(tmp_path, secret=6)
+    folder = write_pictures(tmp_path / "set", inside=7)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
+        archive.writestr("member.png", png(8))
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.setblocking(False)
+        address, inside, outside = canary.getsockname()[1], folder / "inside.png", tmp_path / "secret.png"
+        paths = [
+            f"{outside}::{inside}",
+            f"zip://{outside}::{inside}",
+            f"zip://a::zip://b::{folder / 'archive.zip'}",
+            f"file://{outside}::{inside}",
+            f"ftp://127.0.0.1:{address}/x::{inside}",
+            f"sftp://127.0.0.1:{address}/x::{inside}",
+            f"ftp://127.0.0.1:{address}/x",
+            f"hf://datasets/someone/private@main/x.png::{inside}",
+            folder / "link.png",
+        ]
+        rows = [{"bytes": None, "path": str(path)} for path in [*paths, f"zip://member.png::{folder / 'archive.zip'}"]]
+        pq.write_table(pa.table({"image": rows}), folder / "rows.parquet")
+        *refused, member = read(folder / "rows.parquet", streaming=streaming)
+        with pytest.raises(BlockingIOError):
+            canary.accept()
+    assert [isinstance(item.picture, PictureError) for item in refused] == [True] * len(paths)
+    assert not any(str(tmp_path) in str(item.picture) for item in refused)
+    assert shade(member) == 8
+
+
+def test_rows_that_name_pipes_or_huge_files_are_refused_unread(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "sparse.png").touch()
+    os.truncate(folder / "sparse.png", 40 * 2**30)
+    rows = [{"bytes": None, "path": str(folder / name)} for name in ("pipe.png", "sparse.png")]
+    pq.write_table(pa.table({"image": rows}), folder / "rows.parquet")
+    pipe, sparse = read(folder / "rows.parquet")
+    assert "not a regular file" in str(pipe.picture)
+    assert "the limit is 64 MB" in str(sparse.picture)
 
 
 def test_symlinks_in_a_folder_are_followed(tmp_path):
