@@ -1,12 +1,14 @@
 """Start the page: settings -> index ready -> Blocks -> launch."""
 
 import argparse
+import atexit
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import index_builder
 from retrieval import hub, logs, memory, settings
@@ -68,11 +70,13 @@ def serve(chosen: settings.Settings) -> None:
     from retrieval.features import zero_gpu
     from retrieval.gallery.source import BUNDLED_GALLERY
     from retrieval.indexing.jobs import Builds
+    from retrieval.pictures.loading import DECODERS
     from retrieval.search.searcher import Searcher
     from retrieval.storage.catalog import Indexes
     from retrieval.ui.page import build_page, launch
     from retrieval.ui.serving.health import Health
     from retrieval.ui.serving.limits import limits_of
+    from retrieval.ui.serving.shutdown import close
 
     limits = limits_of(chosen)
     searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pictures)
@@ -96,7 +100,8 @@ def serve(chosen: settings.Settings) -> None:
         health.stopping = True
         if not door.wait_until_empty(page):
             log.warning("stopped before all searches were answered")
-        page.close(verbose=False)
+        DECODERS.close()
+        close(page)
         if builds:
             builds.close()
         searcher.indexes.close()
@@ -177,5 +182,13 @@ def _warm(searcher: "Searcher", health: "Health", alone: bool) -> None:
         health.started = True
 
 
+def _leave(code: int) -> NoReturn:
+    """End this process at once; the interpreter would wait for searches, and C++ libraries would abort during one."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

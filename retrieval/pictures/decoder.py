@@ -41,7 +41,8 @@ class Decoders:
 
     def __init__(self, most: int = PROCESSES) -> None:
         self._free = threading.BoundedSemaphore(most)
-        self._idle: list[_Decoder] = []  # appending and popping are atomic
+        self._idle: list[_Decoder] = []  # adding and removing are atomic
+        self._busy: list[_Decoder] = []
         atexit.register(self.close)
 
     def start(self) -> None:
@@ -56,14 +57,18 @@ class Decoders:
         """
         with self._free:
             decoder = self._idle_decoder()
+            self._busy.append(decoder)
             try:
                 return decoder.decode(data, most_pixels, formats)
             finally:
+                self._busy.remove(decoder)
                 if decoder.alive:
                     self._idle.append(decoder)
 
     def close(self) -> None:
-        """End all idle processes."""
+        """End all processes; images that are being decoded are reported as failed."""
+        for decoder in [*self._busy]:
+            decoder.end()
         while self._idle:
             self._idle.pop().kill()
 
@@ -93,6 +98,10 @@ class _Decoder:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def end(self) -> None:
+        """End the process; the thread that waits for its answer notices and does the rest."""
+        self._process.kill()
 
     def kill(self) -> None:
         self._process.kill()

@@ -1,5 +1,6 @@
 """Graceful shutdown: the page refuses new searches, answers those under way, then the server stops."""
 
+import logging
 import time
 
 import gradio as gr
@@ -8,7 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from retrieval.ui.serving.bodies import refuse
 
 STOPPING = "This page is shutting down. Try again in a minute."
-PATIENCE = 10.0  # seconds for searches under way; a Space, Docker and systemd wait at least as long before they kill
+PATIENCE = 6.0  # seconds for searches under way; a Space, Docker and systemd wait at least 10 s before they kill
+GRACE = 1  # second for connections that stay open, such as heartbeats and uploads that never end
 LOOK = 0.05  # seconds between two checks
 
 
@@ -29,6 +31,13 @@ class Door:
                 return False
             time.sleep(LOOK)  # the server runs in other threads
         return True
+
+
+def close(page: gr.Blocks) -> None:
+    """Stop serving, even if connections are still open."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would report each of them with its traceback
+    page.server.config.timeout_graceful_shutdown = GRACE  # uvicorn would wait for them without end
+    page.close(verbose=False)
 
 
 class Doorkeeper:

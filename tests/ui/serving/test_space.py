@@ -234,7 +234,7 @@ def test_shutdown_finishes_the_running_search_and_refuses_new_ones(
 ) -> None:
     """This must be the last test of the module, because it stops the Space."""
     picture = tmp_path / "large.png"
-    Image.new("L", (6300, 6300), 90).save(picture)  # seconds of work
+    Image.new("L", (4000, 4000), 90).save(picture)  # seconds of work
     [path] = json.loads(httpx.post(f"{space.address}/gradio_api/upload", files={"files": picture.read_bytes()}).text)
     config = json.load(urllib.request.urlopen(f"{space.address}/config", timeout=PATIENCE))
     number = next(each["id"] for each in config["dependencies"] if each["api_name"] == "robustness")
