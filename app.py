@@ -34,6 +34,7 @@ POLL = 1.0  # seconds between two checks for a signal
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the app until Ctrl-C or SIGTERM; return the exit code: 0 stopped, 2 an error message was printed."""
+    logs.accept_any_text()
     _, chosen = settings.parse(parser(), arguments)
     logs.start(chosen.log_level, chosen.log_format)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -66,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
 
 def serve(chosen: settings.Settings) -> None:
     """Build the index if there is none, and serve the page until the program is interrupted."""
+    from retrieval.ui.serving.listening import listening_address
+
+    listening_address(chosen.host, chosen.port)  # a wrong one is reported before anything is built
     first, why = ready(chosen)
     from retrieval.features import zero_gpu
     from retrieval.gallery.source import BUNDLED_GALLERY
@@ -89,10 +93,7 @@ def serve(chosen: settings.Settings) -> None:
     # Models and ChromaDB load while the page is already served; an early search waits for them.
     threading.Thread(target=_warm, args=(searcher, health, builds is None), name="warm-up", daemon=True).start()
     page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds, limits)
-    try:
-        door = launch(page, chosen, health)
-    except OSError as error:
-        raise RetrievalError(f"The page cannot be served: {error} Choose another `--port`.") from error
+    door = launch(page, chosen, health)
     try:
         while True:  # not one long wait: a signal that another thread receives would not end it
             time.sleep(POLL)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import hub, memory, settings
+from retrieval import hub, logs, memory, settings
 from retrieval.errors import RetrievalError, SharesMissing
 from retrieval.features.base import ModelChoice
 from retrieval.indexing.jobs import build_gallery
@@ -30,6 +30,7 @@ Stop it at any time (Ctrl-C), and run the same command again to resume.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the builder; return the exit code: 0 done (with `--shard`: this share), 2 an error, 130 cancelled."""
+    logs.accept_any_text()
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )

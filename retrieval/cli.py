@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from retrieval import hub, settings
+from retrieval import hub, logs, settings
 from retrieval.engines import DEFAULT_ENGINE, ENGINES
 from retrieval.errors import RetrievalError
 from retrieval.features import DEFAULT_FEATURES, FEATURES
@@ -30,6 +30,7 @@ EXAMPLES = """examples:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code: 0 done, 2 an error message was printed, 130 cancelled."""
+    logs.accept_any_text()
     flags, chosen = settings.parse(_parser(), arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("retrieval.fetching").setLevel(logging.INFO)  # downloads from a server can take a while

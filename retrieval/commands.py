@@ -31,7 +31,7 @@ from retrieval.analysis.robustness import (
 from retrieval.engines import ENGINES
 from retrieval.errors import QueryError, RetrievalError
 from retrieval.features import FEATURES
-from retrieval.labels import METRICS
+from retrieval.labels import METRICS, printable, without_formula
 from retrieval.metrics import Metric
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
@@ -75,7 +75,8 @@ def _search(flags: argparse.Namespace, chosen: Settings) -> None:
     if flags.json:
         return _print_json(ranking.to_json())
     for hit in ranking.hits:
-        print(f"{hit.rank:4}  {number(hit.score):>8}  {name_of(hit):30.30}  {hit.label:20.20}  {hit.id}")
+        label = printable(hit.label)
+        print(f"{hit.rank:4}  {number(hit.score):>8}  {name_of(hit):30.30}  {label:20.20}  {printable(hit.id)}")
     print(f"\n{timings(ranking)}\n{explain(query)}")
     if flags.plot:
         print(f"plot: {flags.plot}")
@@ -191,7 +192,7 @@ def _map(flags: argparse.Namespace, chosen: Settings) -> None:
         return _print_json({**about, "variance_kept": index.map(features, method).kept, "pictures": rows})
     writer = csv.DictWriter(sys.stdout, ["id", "label", "x", "y"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row | {name: without_formula(printable(row[name])) for name in ("id", "label")} for row in rows)
     print(map_title(index, features, method), file=sys.stderr)  # not into the table, which may go into a file
 
 

@@ -1,5 +1,6 @@
 """The log of the app, as text or JSON. It never contains what a visitor sends."""
 
+import io
 import json
 import logging
 import sys
@@ -19,6 +20,13 @@ QUOTING_LOGGERS = ("mcp", "root")
 log = logging.getLogger("search")
 
 Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+def accept_any_text() -> None:
+    """Let this program print text that its terminal cannot show, such as other scripts in ASCII, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class TextLines(logging.Formatter):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from retrieval.labels import printable
 from retrieval.storage.manifest import SKIPPED_LISTED, Manifest, Skipped
 
 REASONS = 5  # reasons for skipping that a summary lists
@@ -43,7 +44,7 @@ def summary(outcome: Outcome) -> str:
     ]
     if old := outcome.replaced:
         lines.append(f"replaced: the index of {old.pictures:,} images with {old.model} of {old.created}")
-    lines += [f"  skipped {each.id}: {each.reason}" for each in manifest.skipped_pictures[:20]]
+    lines += [f"  skipped {printable(each.id)}: {printable(each.reason)}" for each in manifest.skipped_pictures[:20]]
     if manifest.skipped > 20:
         lines.append(f"  ... and {manifest.skipped - 20:,} more; the first {SKIPPED_LISTED:,} are in manifest.json")
     return "\n".join(lines)

@@ -20,7 +20,8 @@ from retrieval.ui.serving.bodies import BodyLimit
 from retrieval.ui.serving.gradio_patches import forbid_fetching, log_failures
 from retrieval.ui.serving.health import Health, add_visit, health_route, visit
 from retrieval.ui.serving.limits import OWN, SESSIONS, Limits, limits_of
-from retrieval.ui.serving.queue import FairQueue
+from retrieval.ui.serving.listening import listening_address
+from retrieval.ui.serving.queue import FairQueue, KnownEvents
 from retrieval.ui.serving.shutdown import Door, Doorkeeper
 from retrieval.ui.serving.uploads import own_folder
 from retrieval.ui.tabs.compare import CompareTab
@@ -99,14 +100,15 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
     """Serve the page without tracking visitors or sending requests to other servers; the door returned closes it.
 
     Raises:
-        OSError: it cannot listen at the address in the settings.
+        RetrievalError: it cannot listen at the address in the settings.
     """
     forbid_fetching()
     log_failures()
     door, limits = Door(), limits_of(settings)
+    host, port = listening_address(settings.host, settings.port)
     page.launch(
-        server_name=settings.host,
-        server_port=settings.port,
+        server_name=host,
+        server_port=port,
         share=settings.share,
         theme=THEME,
         css=CSS,
@@ -114,7 +116,11 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
         max_file_size=limits.upload_bytes,
         state_session_capacity=SESSIONS,
         app_kwargs={
-            "middleware": [Middleware(BodyLimit, own_folder(), limits.upload_bytes), Middleware(Doorkeeper, door)],
+            "middleware": [
+                Middleware(BodyLimit, own_folder(), limits.upload_bytes),
+                Middleware(Doorkeeper, door),
+                Middleware(KnownEvents, page.fair_queue),
+            ],
             "routes": [page.thumbnails.route, health_route(health)],
         },
         run_history=False,

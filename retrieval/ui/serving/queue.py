@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import math
 import random
+import re
 import time
 import uuid
 from collections import Counter
@@ -17,9 +18,11 @@ from typing import Any, Literal
 from gradio.data_classes import PredictBodyInternal
 from gradio.exceptions import Error
 from gradio.queueing import Event, Queue
-from gradio.server_messages import EventMessage, ProcessCompletedMessage
+from gradio.server_messages import EventMessage, ProcessCompletedMessage, UnexpectedErrorMessage
 from gradio.utils import error_payload
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from retrieval.settings import on_space
@@ -31,6 +34,11 @@ TURNS = 1000  # visitors whose last turn is remembered
 BUSY = "This page is busy: too many calls are waiting. Try again in a minute."
 TOO_MANY = "Too many of your calls are waiting or have answers that were not fetched. Fetch them first."
 RESTARTED = "The page had to restart its queue. Try again."
+NO_EVENT = "There is no such call. Its answer was fetched before, or too late."
+NO_SESSION = "This page has no call of this session."
+
+EVENT = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)/?")
+SESSION = "/gradio_api/queue/data"
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +125,16 @@ class FairQueue(Queue):
         self._closed = True
         super().close()  # type: ignore[no-untyped-call]
 
+    def has_event(self, event: str) -> bool:
+        """Return whether an event waits, runs, or has an answer that was not fetched."""
+        return event in self.event_ids_to_events or any(
+            event in unanswered for unanswered in self.pending_event_ids_session.values()
+        )
+
+    def has_session(self, session: str) -> bool:
+        """Return whether a session has messages, or will get some."""
+        return session in self._mailboxes
+
     def _refusal(self, session: str, address: str) -> str | None:
         """Return why a visitor's event is refused, or None."""
         unanswered = {each: len(events) for each, events in self.pending_event_ids_session.items() if events}
@@ -170,6 +188,29 @@ class FairQueue(Queue):
 
     def _visitor(self, event: Event) -> tuple[str, str]:
         return event.session_hash, self._addresses.get(event.session_hash, "")
+
+
+class KnownEvents:
+    """ASGI middleware that answers those who wait for an event or a session that does not exist.
+
+    gradio would begin an answer, and then fail with a traceback in the log.
+    """
+
+    def __init__(self, app: ASGIApp, queue: FairQueue) -> None:
+        self._app = app
+        self._queue = queue
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 404 for an event, or as gradio does for a session; pass everything else on."""
+        if scope["type"] == "http" and scope["method"] == "GET":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if (event := EVENT.fullmatch(path)) and not self._queue.has_event(event[1]):
+                return await JSONResponse({"detail": NO_EVENT}, 404)(scope, receive, send)
+            if path == SESSION and not self._queue.has_session(Request(scope).query_params.get("session_hash", "")):
+                message = UnexpectedErrorMessage(message=NO_SESSION, session_not_found=True)
+                answer = Response(f"data: {message.model_dump_json()}\n\n", media_type="text/event-stream")
+                return await answer(scope, receive, send)
+        await self._app(scope, receive, send)
 
 
 def address_of(request: Request) -> str:

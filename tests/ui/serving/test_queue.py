@@ -169,3 +169,24 @@ def test_health_is_checked_on_a_busy_page(site: SimpleNamespace, monkeypatch: py
     monkeypatch.setattr(queue, "WAITING", 0)
     assert Visitor(site.page, "visitor").send().status_code == 503
     assert site.health.problem() is None
+
+
+@pytest.mark.parametrize("path", ["call/query/unknown", "call/v2/query/unknown"])
+def test_unknown_events_are_answered_with_404(
+    site: SimpleNamespace, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    answer = httpx.get(f"{site.page.local_url}gradio_api/{path}", timeout=PATIENCE)
+    assert (answer.status_code, answer.json()) == (404, {"detail": queue.NO_EVENT})
+    visitor = Visitor(site.page, "visitor")
+    sent = visitor.send()
+    assert visitor.receive(sent) == "complete"
+    again = f"{site.page.local_url}gradio_api/call/query/{sent.json()['event_id']}"
+    assert httpx.get(again, timeout=PATIENCE).status_code == 404
+    assert not caplog.records
+
+
+def test_unknown_sessions_are_told_so(site: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    answer = httpx.get(f"{site.page.local_url}gradio_api/queue/data?session_hash=unknown", timeout=PATIENCE)
+    found = json.loads(answer.text.removeprefix("data: "))
+    assert (found["msg"], found["session_not_found"]) == ("unexpected_error", True)
+    assert not caplog.records
