@@ -80,6 +80,7 @@ def serve(chosen: settings.Settings) -> None:
     from retrieval.ui.page import build_page, launch
     from retrieval.ui.serving.health import Health
     from retrieval.ui.serving.limits import limits_of
+    from retrieval.ui.serving.own_page import address_with_token
     from retrieval.ui.serving.shutdown import close
 
     limits = limits_of(chosen)
@@ -94,6 +95,8 @@ def serve(chosen: settings.Settings) -> None:
     threading.Thread(target=_warm, args=(searcher, health, builds is None), name="warm-up", daemon=True).start()
     page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds, limits)
     door = launch(page, chosen, health)
+    if builds:
+        print(f"* To build galleries on the page, open {address_with_token(str(page.local_url))}", flush=True)
     try:
         while True:  # not one long wait: a signal that another thread receives would not end it
             time.sleep(POLL)

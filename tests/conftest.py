@@ -29,6 +29,7 @@ import index_builder  # noqa: E402
 from retrieval.indexing.jobs import Builds  # noqa: E402
 from retrieval.search.searcher import Searcher  # noqa: E402
 from retrieval.storage.catalog import Indexes  # noqa: E402
+from retrieval.ui.serving.own_page import address_with_token  # noqa: E402
 from tests.support.browsing import PATIENCE, served, settings_of, wait_until_loaded  # noqa: E402
 from tests.support.builds import draw_classes  # noqa: E402
 from tests.support.cache import copy_index  # noqa: E402
@@ -139,7 +140,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     page.set_default_timeout(PATIENCE)
     requested: set[str] = set()
     page.on("request", lambda request: requested.add(request.url))
-    page.goto(address)
+    page.goto(address_with_token(address))
     wait_until_loaded(page)
     yield page
     context.close()

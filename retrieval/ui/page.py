@@ -21,6 +21,7 @@ from retrieval.ui.serving.gradio_patches import forbid_fetching, log_failures
 from retrieval.ui.serving.health import Health, add_visit, health_route, visit
 from retrieval.ui.serving.limits import OWN, SESSIONS, Limits, limits_of
 from retrieval.ui.serving.listening import listening_address
+from retrieval.ui.serving.own_page import OwnPage
 from retrieval.ui.serving.queue import FairQueue, KnownEvents
 from retrieval.ui.serving.shutdown import Door, Doorkeeper
 from retrieval.ui.serving.uploads import own_folder
@@ -117,6 +118,7 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
         state_session_capacity=SESSIONS,
         app_kwargs={
             "middleware": [
+                *([Middleware(OwnPage)] if settings.own_machine else []),
                 Middleware(BodyLimit, own_folder(), limits.upload_bytes),
                 Middleware(Doorkeeper, door),
                 Middleware(KnownEvents, page.fair_queue),

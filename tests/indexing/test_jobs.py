@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import index_builder
@@ -26,6 +27,7 @@ from retrieval.settings import Settings, with_flags
 from retrieval.storage.catalog import Indexes
 from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
+from retrieval.ui.serving.own_page import COOKIE, TOKEN, WRONG_HOST, address_with_token
 from retrieval.ui.tabs.galleries import MODEL_SHOWN, building, on_page
 from tests.support.builds import draw_classes
 from tests.support.held import PausableModel
@@ -264,7 +266,8 @@ def dependencies(address: str) -> list[dict[str, Any]]:
 def call(address: str, name: str, data: list[Any], **headers: str) -> str:
     """Call an endpoint with the given headers; return the text of its events, or "refused"."""
     url = f"{address}/gradio_api/call/{name}"
-    asking = {"Content-Type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
+    asking = {"Content-Type": "application/json", "Cookie": f"{COOKIE}={TOKEN}"}
+    asking |= {key.replace("_", "-"): value for key, value in headers.items()}
     try:
         with urllib.request.urlopen(
             urllib.request.Request(url, json.dumps({"data": data}).encode(), asking), timeout=PATIENCE
@@ -294,6 +297,12 @@ def fields(dataset: Path, gallery: str) -> list[Any]:
         {"Host": "["},
         {"X_Forwarded_For": "203.0.113.5"},
         {"Forwarded": "for=203.0.113.5"},
+        {"Via": "1.1 proxy"},
+        {"CF_Connecting_IP": "203.0.113.5"},
+        {"X_Forwarded_Proto": "https"},
+        {"True_Client_IP": "203.0.113.5"},
+        {"Cookie": ""},  # a forwarder that sends no other header
+        {"Cookie": f"{COOKIE}=guessed"},
     ],
 )
 def test_another_website_cannot_build(
@@ -301,13 +310,31 @@ def test_another_website_cannot_build(
 ) -> None:
     address, builds = served_builds
     answer = call(address, "start", fields(draw_classes(tmp_path / "pictures", 2), "stolen"), **headers)
-    assert "built from this page" in answer or "refused" in answer
+    assert any(refusal in answer for refusal in ("built from this page", "address with a token", "refused"))
     for name, data in (("cancel", []), ("check", [str(tmp_path)]), ("arrive", []), ("show_galleries", ["first"])):
         answer = call(address, name, data, **headers)
         assert str(tmp_path) not in answer
         assert str(small.parent) not in answer
     assert builds.last is None
     assert Indexes(small).names() == ["first"]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "[", "192.168.0.7"])
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/health", "/gradio_api/call/query/x"])
+def test_websites_with_a_name_that_points_here_read_nothing(
+    served_builds: tuple[str, Builds], host: str, path: str
+) -> None:
+    answer = httpx.get(served_builds[0] + path, headers={"Host": host}, timeout=PATIENCE)
+    assert (answer.status_code, answer.text) == (403, WRONG_HOST)
+
+
+def test_token_is_exchanged_for_a_cookie(served_builds: tuple[str, Builds]) -> None:
+    address = address_with_token(f"{served_builds[0]}/?metric=l1")
+    answer = httpx.get(address, timeout=PATIENCE)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"{served_builds[0]}/?metric=l1")
+    assert answer.cookies[COOKIE] == TOKEN
+    assert {"HttpOnly", "SameSite=strict"} <= set(answer.headers["set-cookie"].split("; "))
+    assert COOKIE not in httpx.get(f"{served_builds[0]}/?token=guessed", timeout=PATIENCE).cookies
 
 
 @pytest.mark.parametrize("named", [True, False])

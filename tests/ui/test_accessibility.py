@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from retrieval.ui.serving.own_page import address_with_token
 from tests.support.browsing import PATIENCE, ROWS, wait_until_loaded, wait_until_settled
 
 pytestmark = pytest.mark.browser
@@ -59,7 +60,7 @@ def open_page(context: BrowserContext, address: str, theme: str = "light", width
     page = context.new_page()
     page.set_viewport_size({"width": width, "height": 900})
     page.on("filechooser", lambda _: None)  # register early, or the browser may open its own dialog
-    page.goto(f"{address}?__theme={theme}")
+    page.goto(address_with_token(f"{address}?__theme={theme}"))
     wait_until_loaded(page)
     return page
 

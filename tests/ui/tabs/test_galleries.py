@@ -11,6 +11,7 @@ from retrieval.features.encoder import CONVOLVED
 from retrieval.indexing.jobs import Builds
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
+from retrieval.ui.serving.own_page import address_with_token
 from retrieval.ui.tabs.evaluate import EvaluateTab
 from retrieval.ui.tabs.galleries import GalleriesTab
 from retrieval.ui.tabs.search import SearchTab
@@ -55,7 +56,7 @@ def page(browser: Browser, address: str, held: PausableModel) -> Iterator[Page]:
 
 def visit(page: Page, address: str) -> Page:
     page.set_default_timeout(PATIENCE)
-    page.goto(address)
+    page.goto(address_with_token(address))
     expect(page.locator("#query")).to_be_visible()
     open_tab(page, GalleriesTab.title)
     expect(row(page, "first")).to_be_visible()
@@ -212,7 +213,7 @@ def test_build_on_a_phone_by_keyboard(browser: Browser, address: str, held: Paus
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
-    page.goto(f"{address}?__theme=dark")
+    page.goto(address_with_token(f"{address}?__theme=dark"))
     open_tab(page, GalleriesTab.title)
     expect(row(page, "first")).to_be_visible()
     page.locator("#build_dataset :is(input, textarea)").focus()
