@@ -70,11 +70,14 @@ limit_directories()
 
 
 def decode(
-    data: bytes, most: int, formats: tuple[str, ...] = FORMATS, opened: Callable[[int], None] = lambda pixels: None
+    data: bytes,
+    most: int,
+    formats: tuple[str, ...] = FORMATS,
+    opened: Callable[[Image.Image], None] = lambda image: None,
 ) -> Image.Image:
     """Return an encoded image upright, in RGB, with transparency on white; see `loading.load_picture`.
 
-    `opened` is called with the number of pixels before they are decoded. Raise PictureError if the data is not an image
+    `opened` is called with the image before its pixels are decoded. Raise PictureError if the data is not an image
     in one of the formats, is damaged, or has more than `most` pixels.
     """
     exif = b""
@@ -109,7 +112,7 @@ def explained(most: int) -> Iterator[None]:
 
 
 def upright_rgb(
-    image: Image.Image, most: int, exif: bytes = b"", opened: Callable[[int], None] = lambda pixels: None
+    image: Image.Image, most: int, exif: bytes = b"", opened: Callable[[Image.Image], None] = lambda image: None
 ) -> Image.Image:
     """Return an image of Pillow upright, in RGB, with transparency on white; it may be the same one.
 
@@ -119,7 +122,7 @@ def upright_rgb(
         raise PictureError(_too_large(most, f" ({image.width:,} x {image.height:,})"))
     if min(image.size) < 1:
         raise PictureError("The image has no pixels. Choose another file.")
-    opened(image.width * image.height)
+    opened(image)
     image.load()
     exif = exif or image.info.get("exif") or b""
     operation = UPRIGHT.get(orientation_of(exif) if isinstance(exif, bytes) else None)

@@ -4,6 +4,7 @@ Its stdin is a socket, through which requests come and replies go until the othe
 """
 
 import json
+import mmap
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ from retrieval.pictures.decoding import MAX_PIXELS, decode
 SECONDS = 3.0
 SECONDS_PER_MEGAPIXEL = 0.1
 
+REUSED = 32 * 2**20  # the largest size from which glibc's allocator maps new memory each time
 WRITTEN_AT_ONCE = 2**18  # bytes of pixels, which fit into the processor's cache
 
 # What a decoder with a security flaw could use at most.
@@ -46,31 +48,60 @@ def main() -> None:
 
 
 def _answer(connection: socket.socket, image: bytes, most_pixels: int, formats: list[str]) -> None:
-    def opened(pixels: int) -> None:
-        _end_after(SECONDS + SECONDS_PER_MEGAPIXEL * pixels / 1e6)
-
-    try:
-        picture = decode(image, most_pixels, tuple(formats), opened)
-    except PictureError as error:
-        message = str(error).encode()
-        connection.sendall(LENGTHS.pack(0, len(message)) + message)
-        return
     with _unnamed_file() as file:
-        _write_pixels(picture, file)
-        socket.send_fds(connection, [LENGTHS.pack(*picture.size)], [file.fileno()])
+        shared = _SharedPixels(file)
+
+        def opened(image: Image.Image) -> None:
+            _end_after(SECONDS + SECONDS_PER_MEGAPIXEL * image.width * image.height / 1e6)
+            shared.offer(image)
+
+        try:
+            shared.take(decode(image, most_pixels, tuple(formats), opened))
+        except PictureError as error:
+            message = str(error).encode()
+            connection.sendall(LENGTHS.pack(0, len(message)) + message)
+        else:
+            socket.send_fds(connection, [LENGTHS.pack(*shared.size)], [file.fileno()])
+
+
+class _SharedPixels:
+    """A file with the pixels of an image; a large one is decoded directly into it, as far as its format allows.
+
+    Memory that is new to a process takes about as long as decoding. Up to `REUSED` bytes, the allocator gives Pillow
+    the memory of the image before, so only the file is new. Above, both would be.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._memory: object = None  # of the image that was offered the file
+        self.size = (0, 0)
+
+    def offer(self, image: Image.Image) -> None:
+        """Let an image that was opened decode into the file, if its pixels are stored as they are sent."""
+        size = image.width * image.height * PIXEL_BYTES
+        if size > REUSED and image.mode == "RGB" and image._im is None:
+            self._file.truncate(size)
+            mapped = mmap.mmap(self._file.fileno(), size)
+            # Pillow takes any buffer, although it says otherwise.
+            memory = Image.frombuffer("RGBX", image.size, mapped, "raw", "RGBX", 0, 1).im  # type: ignore[arg-type]
+            memory.setmode("RGB")
+            image.im = self._memory = memory
+
+    def take(self, picture: Image.Image) -> None:
+        """Write a decoded image into the file unless it is there already."""
+        self.size = picture.size
+        if self._memory is None or picture.im is not self._memory:
+            self._file.truncate(0)
+            # As Pillow's plugins write their files.
+            tile = ImageFile._Tile("raw", (0, 0, *picture.size), 0, ("RGBX", 0, 1))
+            ImageFile._save(picture, self._file, [tile], WRITTEN_AT_ONCE)
 
 
 def _unnamed_file() -> IO[bytes]:
     """Return a file that vanishes when nobody has it open: in memory, or on systems without such files on the disk."""
     if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("pixels"), "wb", buffering=0)
+        return os.fdopen(os.memfd_create("pixels"), "w+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
-
-
-def _write_pixels(picture: Image.Image, file: IO[bytes]) -> None:
-    # As Pillow's plugins write their files; copying strips in Python would take half as long again.
-    tile = ImageFile._Tile("raw", (0, 0, *picture.size), 0, ("RGBX", 0, 1))
-    ImageFile._save(picture, file, [tile], WRITTEN_AT_ONCE)
 
 
 def _end_after(seconds: float) -> None:
