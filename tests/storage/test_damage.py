@@ -102,6 +102,11 @@ def commands(index: Path, picture: Path, plot: Path, few: bool) -> list[tuple[Ca
     return [(start, again), *((cli.main, [*each, "--index", str(index)]) for each in given)]
 
 
+def without_times(values: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer without what differs between runs, or between two builds of the same gallery."""
+    return {key: value for key, value in values.items() if key not in ("timings_ms", "created", "bytes")}
+
+
 def outputs(index: Path, picture: Path, plot: Path, few: bool) -> list[tuple[str, int, str, str]]:
     """Run every command; return its name, exit code, output without times, and errors."""
     found = []
@@ -112,8 +117,7 @@ def outputs(index: Path, picture: Path, plot: Path, few: bool) -> list[tuple[str
         # The app may build what is missing; that output does not matter.
         text = "" if program is start and code == 0 else out.getvalue()
         if "--json" in arguments and code == 0:
-            answer = json.loads(text)
-            text = json.dumps({key: value for key, value in answer.items() if key != "timings_ms"})
+            text = json.dumps(json.loads(text, object_hook=without_times))
         found.append((" ".join(arguments), code, text, err.getvalue()))
     return found
 
