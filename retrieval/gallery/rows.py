@@ -35,7 +35,7 @@ CONNECTION_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
 
 # Errors of a single row that datasets cannot fetch or decode. The row is skipped.
 ROW_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pa.ArrowInvalid),
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, pa.ArrowInvalid),
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),  # of damaged archives
 )
 
@@ -172,7 +172,10 @@ class Gallery:
         elif not member:
             return read_bytes(self._inside(outer), follow_link=False)
         else:
-            path = f"{member}::{self._inside(outer)}"
+            archive = self._inside(outer)
+            if not archive.is_file():  # opening a pipe would wait without end
+                raise PictureError("The row names an archive that is not a regular file.")
+            path = f"{member}::{archive}"
         with xopen(path, "rb") as file:
             return read_bytes(bytes(file.read(MAX_BYTES + 1)))
 
@@ -184,6 +187,7 @@ class Gallery:
             cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self.source.dataset.replace('/', '--')}"
             own = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
             folders = [cached, *map(Path, own)]
+        folders = [name for folder in folders for name in (folder, folder.resolve())]
         lexical = Path(os.path.normpath(Path(path).absolute()))
         resolved = lexical.resolve()
         # The owner of a folder of images chose its symbolic links, so they may lead outside.

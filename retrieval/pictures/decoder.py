@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -28,6 +29,7 @@ INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME")  # of the environm
 # A request: the lengths of its JSON and of the encoded image, which follow. A reply: the image's width and height, with
 # a file of its pixels attached; or 0 and the length of an error message, which follows.
 LENGTHS = struct.Struct("<II")
+MESSAGE_BYTES = 2000  # of an error message at most
 PIXEL_BYTES = 4  # red, green, blue, unused: how Pillow stores a pixel
 
 TOO_SLOW = "Decoding the image takes too long. Save it again, for example as PNG, or choose another."
@@ -41,7 +43,7 @@ class Decoders:
 
     def __init__(self, most: int = PROCESSES) -> None:
         self._free = threading.BoundedSemaphore(most)
-        self._idle: list[_Decoder] = []  # adding and removing are atomic
+        self._idle: list[_Decoder] = []
         self._busy: list[_Decoder] = []
         atexit.register(self.close)
 
@@ -69,14 +71,16 @@ class Decoders:
         """End all processes; images that are being decoded are reported as failed."""
         for decoder in [*self._busy]:
             decoder.end()
-        while self._idle:
-            self._idle.pop().kill()
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().kill()
 
     def _idle_decoder(self) -> "_Decoder":
-        while self._idle:
-            decoder = self._idle.pop()
-            if decoder.alive:  # it may have been killed, for example for lack of memory
-                return decoder
+        with suppress(IndexError):  # there is none, or another thread has just taken it
+            while True:
+                decoder = self._idle.pop()
+                if decoder.alive:  # it may have been killed, for example for lack of memory
+                    return decoder
         return _Decoder()
 
 
@@ -133,11 +137,11 @@ class _Decoder:
             raise ConnectionError("the process has ended")
         width, height = LENGTHS.unpack(reply)
         if not files:
-            raise PictureError(self._socket.recv(height).decode())
+            raise PictureError(self._socket.recv(min(height, MESSAGE_BYTES)).decode(errors="replace"))
         with os.fdopen(files[0], "rb") as file:
             size = width * height * PIXEL_BYTES
             if not 0 < width * height <= most_pixels or os.fstat(file.fileno()).st_size != size:
-                raise ConnectionError("the process returns something else than an image")
+                raise ConnectionError("the process returns something other than an image")
             pixels = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
         import pyarrow as pa
 
@@ -148,4 +152,5 @@ class _Decoder:
 
 def _environment() -> dict[str, str]:
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return inherited | {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+    return inherited | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}

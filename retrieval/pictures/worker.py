@@ -21,7 +21,8 @@ from retrieval.pictures.decoding import MAX_PIXELS, decode
 
 # CPU seconds for an image: enough for the slowest format on a slow machine, and little enough for a public page.
 SECONDS = 3.0
-SECONDS_PER_MEGAPIXEL = 0.1
+SECONDS_PER_MEGAPIXEL = {"JPEG2000": 0.5}  # and of other formats:
+OTHER_SECONDS_PER_MEGAPIXEL = 0.1
 
 REUSED = 32 * 2**20  # the largest size from which glibc's allocator maps new memory each time
 WRITTEN_AT_ONCE = 2**18  # bytes of pixels, which fit into the processor's cache
@@ -52,7 +53,8 @@ def _answer(connection: socket.socket, image: bytes, most_pixels: int, formats: 
         shared = _SharedPixels(file)
 
         def opened(image: Image.Image) -> None:
-            _end_after(SECONDS + SECONDS_PER_MEGAPIXEL * image.width * image.height / 1e6)
+            more = SECONDS_PER_MEGAPIXEL.get(image.format or "", OTHER_SECONDS_PER_MEGAPIXEL)
+            _end_after(SECONDS + more * image.width * image.height / 1e6)
             shared.offer(image)
 
         try:

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import socket
+import tarfile
 import zipfile
 
 import datasets
@@ -284,11 +285,19 @@ def test_rows_that_name_pipes_or_huge_files_are_refused_unread(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.zip")
+    with tarfile.open(folder / "pipes.tar", "w") as archive:
+        member = tarfile.TarInfo("pipe.png")
+        member.type = tarfile.FIFOTYPE
+        archive.addfile(member)
     (folder / "sparse.png").touch()
     os.truncate(folder / "sparse.png", 40 * 2**30)
-    rows = [{"bytes": None, "path": str(folder / name)} for name in ("pipe.png", "sparse.png")]
+    paths = [folder / "pipe.png", folder / "sparse.png"]
+    paths += [f"zip://x.png::{folder / 'pipe.zip'}", f"tar://pipe.png::{folder / 'pipes.tar'}"]
+    rows = [{"bytes": None, "path": str(path)} for path in paths]
     pq.write_table(pa.table({"image": rows}), folder / "rows.parquet")
-    pipe, sparse = read(folder / "rows.parquet")
+    pipe, sparse, *members = read(folder / "rows.parquet")
+    assert all(isinstance(item.picture, PictureError) for item in members)
     assert "not a regular file" in str(pipe.picture)
     assert "the limit is 64 MB" in str(sparse.picture)
 

@@ -21,8 +21,9 @@ FORM_BYTES = 2**20  # of an upload in addition to the image
 UPLOAD = "/gradio_api/upload"  # the only route whose body gradio writes to the disk as it arrives
 
 # Routes of gradio that this page never uses. The first runs ffmpeg on a visitor's file, the second writes a file at
-# each call, the third sends requests to other servers, and the others serve gradio's editor.
-UNUSED = re.compile(r"/gradio_api/(process_recording|deep_link|proxy=|vibe-|undo-vibe-|dev/)")
+# each call, the third sends requests to other servers, and the next ones serve gradio's editor. The last one can leave
+# a call in memory for good; the page stops its jobs in its own way (`tabs/stopping.py`).
+UNUSED = re.compile(r"/gradio_api/(process_recording|deep_link|proxy=|vibe-|undo-vibe-|dev/|cancel)")
 
 
 class TooLarge(MultiPartException):

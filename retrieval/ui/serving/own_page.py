@@ -6,12 +6,11 @@ headers. The token is known only to those who see what the app prints.
 
 import hashlib
 import secrets
-from http.cookies import SimpleCookie
 from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.datastructures import URL
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -56,8 +55,8 @@ def only_own_page(request: gr.Request) -> None:
         same = False
     if not same or not _is_own(host) or not is_loopback(client) or any(name in headers for name in PROXY_HEADERS):
         raise RetrievalError(FOREIGN)
-    cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    if cookie is None or not secrets.compare_digest(cookie.value, TOKEN):
+    cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+    if not secrets.compare_digest(cookie.encode(), TOKEN.encode()):
         raise RetrievalError(NO_TOKEN)
 
 

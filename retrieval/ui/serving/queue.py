@@ -29,6 +29,7 @@ from retrieval.settings import on_space
 from retrieval.ui.serving.limits import ANSWERS, ANSWERS_PER_ADDRESS, ANSWERS_PER_SESSION, WAITING
 
 ABANDONED = 30.0  # seconds after which a session that nobody listens to is dropped; clients listen at once
+PAUSE = 0.1  # seconds after a failure
 TURNS = 1000  # visitors whose last turn is remembered
 
 BUSY = "This page is busy: too many calls are waiting. Try again in a minute."
@@ -119,6 +120,7 @@ class FairQueue(Queue):
             if self._closed:
                 return
             self.stopped = False
+            await asyncio.sleep(PAUSE)  # else a lasting failure would keep the server from everything else
 
     @override
     def close(self) -> None:
@@ -148,8 +150,10 @@ class FairQueue(Queue):
     async def _drop_abandoned(self) -> None:
         """Forget sessions whose answers were all fetched, or that nobody listens to, with all that they wait for."""
         oldest = time.monotonic() - ABANDONED
-        for session, mailbox in list(self._mailboxes.items()):
-            if not self.pending_event_ids_session.get(session) or mailbox.read_at < oldest:
+        # gradio deletes the mailbox of a visitor who disconnects, but not the rest.
+        for session in {*self._mailboxes, *self.pending_event_ids_session, *self._addresses}:
+            mailbox, unanswered = self._mailboxes.get(session), self.pending_event_ids_session.get(session)
+            if mailbox is None or not unanswered or mailbox.read_at < oldest:
                 await self.clean_events(session_hash=session)
                 self._mailboxes.pop(session, None)
                 self.pending_event_ids_session.pop(session, None)

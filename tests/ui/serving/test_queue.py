@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,17 +108,36 @@ def test_full_page_refuses_new_calls_with_a_reason(site: SimpleNamespace, monkey
 
 
 def test_abandoned_sessions_make_room(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "ABANDONED", 0.1)
     site.free.clear()
     gone = [Visitor(site.page, "gone") for _ in range(ANSWERS_PER_SESSION)]
     for each in gone:
         assert each.send().status_code == 200
     assert gone[0].send().status_code == 503
-    time.sleep(0.2)  # the time after which they count as gone
+    monkeypatch.setattr(queue, "ABANDONED", 0.0)  # now they count as gone
     assert gone[0].send().status_code == 200
     site.free.set()
     assert Visitor(site.page, "other").search() == "complete"
     wait_until(lambda: len(site.queue) == 0)
+
+
+def test_visitors_who_disconnect_leave_nothing(site: SimpleNamespace) -> None:
+    site.free.clear()
+    for number in range(ANSWERS_PER_ADDRESS + 1):
+        visitor = Visitor(site.page, f"visitor {number}")
+        assert visitor.send().status_code == 200
+        url = f"{site.page.local_url}gradio_api/queue/data"
+        with httpx.stream("GET", url, params={"session_hash": visitor.session}, timeout=PATIENCE) as stream:
+            next(stream.iter_lines())
+        wait_until(lambda session=visitor.session: not site.queue.has_session(session))
+    site.free.set()
+    assert Visitor(site.page, "other").search() == "complete"
+    assert len(site.queue.pending_event_ids_session) <= 1
+    assert len(site.queue._addresses) <= 1
+
+
+def test_gradios_cancel_is_refused(site: SimpleNamespace) -> None:
+    body = {"session_hash": "visitor", "fn_index": 0, "event_id": "x"}
+    assert httpx.post(f"{site.page.local_url}gradio_api/cancel", json=body, timeout=PATIENCE).status_code == 404
 
 
 def test_visitors_take_turns(site: SimpleNamespace) -> None:
