@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,14 @@ from retrieval.pictures.decoder import CRASHED, PROCESSES, TOO_SLOW, Decoders
 from retrieval.pictures.decoding import FORMATS, MAX_PIXELS, WEB_FORMATS, decode
 from retrieval.pictures.loading import read_bytes
 from retrieval.pictures.metadata import MAX_SCANS, orientation_of
-from tests.support.hostile_pictures import READ, files, progressive_with_empty_scans, repeating_directory
+from tests.support.hostile_pictures import (
+    READ,
+    files,
+    jpeg_with,
+    progressive_with_empty_scans,
+    repeating_directory,
+    small,
+)
 from tests.support.waiting import wait_until
 
 MEGABYTE = 2**20
@@ -37,17 +43,6 @@ def load(decoders, data, formats=FORMATS):
     return decoders.decode(data, MAX_PIXELS, formats)
 
 
-def encode(kind, **options):
-    file = io.BytesIO()
-    Image.new("RGB", (24, 20), (200, 30, 30)).save(file, kind, sizes=[(24, 20)], **options)  # sizes: of an ICO
-    return file.getvalue()
-
-
-def jpeg_with(marker, payload):
-    data = encode("JPEG")
-    return data[:2] + bytes((0xFF, marker)) + struct.pack(">H", len(payload) + 2) + payload + data[2:]
-
-
 def peak(decoders):
     """Return the most memory that the pool's process has ever held, in bytes."""
     [one] = decoders._idle
@@ -57,7 +52,7 @@ def peak(decoders):
 
 def test_metadata_that_repeats_itself_is_not_copied(decoders):
     exif = repeating_directory(entries=200, size=18 * MEGABYTE, orientation=6)
-    loaded = load(decoders, encode("WEBP", exif=exif))
+    loaded = load(decoders, small("WEBP", exif=exif))
     assert loaded.size == (20, 24)  # the orientation is applied all the same
     assert peak(decoders) < MEMORY
 
@@ -71,7 +66,7 @@ def test_a_tiff_whose_tags_claim_more_than_the_file_is_refused(decoders, entries
 
 def test_an_avif_with_such_metadata_is_refused(decoders):
     exif = repeating_directory(entries=100, size=2 * MEGABYTE)
-    data = encode("AVIF", exif=repeating_directory(entries=0, size=len(exif) - 14))
+    data = small("AVIF", exif=repeating_directory(entries=0, size=len(exif) - 14))
     with pytest.raises(PictureError, match=r"damaged.*Save it again"):
         load(decoders, data.replace(repeating_directory(entries=0, size=len(exif) - 14), exif))
     assert peak(decoders) < MEMORY
@@ -93,7 +88,7 @@ def test_thousands_of_scans_are_refused_before_they_are_decoded(decoders):
 
 
 def test_an_ordinary_progressive_jpeg_is_decoded(decoders):
-    data = encode("JPEG", progressive=True)
+    data = small("JPEG", progressive=True)
     assert load(decoders, data).tobytes() == decode(data, MAX_PIXELS).tobytes()
 
 
@@ -101,7 +96,7 @@ def test_a_file_that_keeps_the_decoder_busy_costs_its_sender_only(decoders):
     comments = b"P3\n1 1\n255\n" + b"#\n" * (9 * MEGABYTE) + b"0 0 0\n"
     with pytest.raises(PictureError, match=TOO_SLOW):
         load(decoders, comments)
-    assert load(decoders, encode("PNG")).size == (24, 20)  # by a new process
+    assert load(decoders, small("PNG")).size == (24, 20)  # by a new process
 
 
 @pytest.mark.parametrize("name", files())
@@ -118,7 +113,7 @@ def test_hostile_files_are_read_or_refused_with_a_message(decoders, name):
 
 @pytest.mark.parametrize("kind", sorted({*FORMATS} - {*WEB_FORMATS}))
 def test_a_public_page_accepts_formats_of_the_web_only(decoders, kind):
-    data = encode(kind)
+    data = small(kind, sizes=[(24, 20)])
     assert load(decoders, data).size == (24, 20)
     with pytest.raises(PictureError, match="Use JPEG, PNG"):
         load(decoders, data, WEB_FORMATS)
@@ -138,31 +133,31 @@ def test_pixels_pass_unchanged_through_the_process(decoders, kind, size):
 
 
 def test_a_killed_process_is_replaced(decoders):
-    load(decoders, encode("PNG"))
+    load(decoders, small("PNG"))
     [one] = decoders._idle
     os.kill(one._process.pid, signal.SIGKILL)
     wait_until(lambda: not one.alive)
-    assert load(decoders, encode("PNG")).size == (24, 20)
+    assert load(decoders, small("PNG")).size == (24, 20)
 
 
 @pytest.mark.parametrize(("sent", "message"), [(signal.SIGKILL, CRASHED), (signal.SIGSTOP, TOO_SLOW)])
 def test_a_process_that_dies_or_hangs_while_it_decodes_is_reported(monkeypatch, decoders, sent, message):
-    load(decoders, encode("PNG"))
+    load(decoders, small("PNG"))
     [one] = decoders._idle
     monkeypatch.setattr(decoder, "SECONDS", 2.0 if sent == signal.SIGSTOP else 60.0)
     os.kill(one._process.pid, signal.SIGSTOP)  # so that it is surely at work when the signal arrives
     killer = threading.Timer(0.2, os.kill, (one._process.pid, sent))
     killer.start()
     with pytest.raises(PictureError, match=message):
-        load(decoders, encode("PNG"))
+        load(decoders, small("PNG"))
     killer.join()
-    assert load(decoders, encode("PNG")).size == (24, 20)
+    assert load(decoders, small("PNG")).size == (24, 20)
 
 
 def test_many_threads_share_a_bounded_number_of_processes():
     pool = Decoders()
     with ThreadPoolExecutor(16) as threads:
-        loaded = list(threads.map(lambda _: load(pool, encode("PNG")).size, range(64)))
+        loaded = list(threads.map(lambda _: load(pool, small("PNG")).size, range(64)))
     assert loaded == [(24, 20)] * 64
     assert 1 <= len(pool._idle) <= PROCESSES
     pool.close()
@@ -171,7 +166,7 @@ def test_many_threads_share_a_bounded_number_of_processes():
 
 def test_a_process_sees_no_secrets_and_has_limits(monkeypatch, decoders):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    load(decoders, encode("PNG"))
+    load(decoders, small("PNG"))
     [one] = decoders._idle
     process = Path(f"/proc/{one._process.pid}")
     assert b"hf_secret" not in process.joinpath("environ").read_bytes()
