@@ -75,12 +75,7 @@ class Settings:
         host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1") if self.host is None else self.host
         link = os.environ.get("GRADIO_SHARE", "").lower() not in ("", "0", "false")
         proxy = os.environ.get("GRADIO_ROOT_PATH")
-        return is_loopback(host) and not (self.no_build or self.share or link or self.space or proxy)
-
-    @property
-    def space(self) -> bool:
-        """Whether this is a Hugging Face Space, which is open to everyone."""
-        return on_space()
+        return is_loopback(host) and not (self.no_build or self.share or link or on_space() or proxy)
 
     @property
     def features(self) -> FeatureOptions:
@@ -95,7 +90,7 @@ class Settings:
 
 
 def on_space() -> bool:
-    """Return whether this program runs on a Hugging Face Space."""
+    """Return whether this program runs on a Hugging Face Space, which is open to everyone."""
     return "SPACE_ID" in os.environ or os.environ.get("SYSTEM") == "spaces"
 
 

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -181,20 +182,24 @@ class Gallery:
 
     def _inside(self, path: str) -> Path:
         """Return the real path of a file inside the dataset; raise PictureError if it lies outside."""
+        lexical = Path(os.path.normpath(Path(path).absolute()))
+        resolved = lexical.resolve()
+        # The owner of a folder of images chose its symbolic links, so they may lead outside.
+        allowed = (lexical, resolved) if self._data.info.builder_name == "imagefolder" else (resolved,)
+        if not any(each.is_relative_to(folder) for each in allowed for folder in self._folders):
+            raise OUTSIDE
+        return resolved
+
+    @cached_property
+    def _folders(self) -> list[Path]:
+        """The folders that the dataset's files may lie in, also under their real paths."""
         if root := self._root:
             folders = [root.parent if root.is_file() else root]
         else:
             cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self.source.dataset.replace('/', '--')}"
             own = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
             folders = [cached, *map(Path, own)]
-        folders = [name for folder in folders for name in (folder, folder.resolve())]
-        lexical = Path(os.path.normpath(Path(path).absolute()))
-        resolved = lexical.resolve()
-        # The owner of a folder of images chose its symbolic links, so they may lead outside.
-        allowed = (lexical, resolved) if self._data.info.builder_name == "imagefolder" else (resolved,)
-        if not any(each.is_relative_to(folder) for each in allowed for folder in folders):
-            raise OUTSIDE
-        return resolved
+        return [name for folder in folders for name in (folder, folder.resolve())]
 
     def _relative(self, path: str) -> str:
         """Return a file's path relative to the dataset's folder, or "" if it lies elsewhere."""

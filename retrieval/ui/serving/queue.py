@@ -99,7 +99,7 @@ class FairQueue(Queue):
         random.shuffle(groups)
         for name, group in groups:
             limit = group.concurrency_limit
-            if limit is not None and group.current_concurrency >= limit:
+            if not group.queue or (limit is not None and group.current_concurrency >= limit):
                 continue
             if event := self._next(group.queue, name, limit):
                 group.queue.remove(event)
