@@ -17,7 +17,7 @@ from retrieval.ui.api import add_endpoints
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.scripts import beside
 from retrieval.ui.serving.bodies import BodyLimit
-from retrieval.ui.serving.gradio_patches import forbid_fetching, log_failures
+from retrieval.ui.serving.gradio_patches import forbid_fetching, log_failures, trust_own_page
 from retrieval.ui.serving.health import Health, add_visit, health_route, visit
 from retrieval.ui.serving.limits import OWN, SESSIONS, Limits, limits_of
 from retrieval.ui.serving.listening import listening_address
@@ -105,6 +105,7 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
     """
     forbid_fetching()
     log_failures()
+    trust_own_page()
     door, limits = Door(), limits_of(settings)
     host, port = listening_address(settings.host, settings.port)
     page.launch(

@@ -61,6 +61,17 @@ async def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise gr.Error(NO_ADDRESS, print_exception=False)
 
 
+def trust_own_page() -> None:
+    """Keep gradio from requesting its page at the start (gradio 6.31.0).
+
+    It gives up after three seconds, in which a busy machine may not have rendered the page for the first time, and the
+    start fails. It has just had an answer from the same server, for which it waits as long as necessary.
+    """
+    from gradio import networking
+
+    networking.url_ok = lambda url: True
+
+
 def log_failures() -> None:
     """Send gradio's own tracebacks to the log (gradio 6.31.0).
 
