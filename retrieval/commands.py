@@ -75,8 +75,8 @@ def _search(flags: argparse.Namespace, chosen: Settings) -> None:
     if flags.json:
         return _print_json(ranking.to_json())
     for hit in ranking.hits:
-        label = printable(hit.label)
-        print(f"{hit.rank:4}  {number(hit.score):>8}  {name_of(hit):30.30}  {label:20.20}  {printable(hit.id)}")
+        name, label = printable(name_of(hit)), printable(hit.label)
+        print(f"{hit.rank:4}  {number(hit.score):>8}  {name:30.30}  {label:20.20}  {printable(hit.id)}")
     print(f"\n{timings(ranking)}\n{explain(query)}")
     if flags.plot:
         print(f"plot: {flags.plot}")
@@ -94,7 +94,7 @@ def _compare(flags: argparse.Namespace, chosen: Settings) -> None:
     for cell in comparison.cells:
         by = cell.combination
         found = "-" if cell.recall is None else f"{cell.recall:.2f}"
-        names = ", ".join(f"{name_of(hit):.20}" for hit in cell.ranking.hits[:3])
+        names = ", ".join(f"{printable(name_of(hit)):.20}" for hit in cell.ranking.hits[:3])
         print(
             f"{FEATURES[by.features].title:13}  {METRICS[by.metric]:11}  {ENGINES[by.engine].title:10}  "
             f"{cell.overlap:{len(overlap)}.2f}  {cell.tau:5.2f}  {found:>{len(recall)}}  {names}"
@@ -130,7 +130,8 @@ def _one_distortion(searcher: Searcher, query: Query, as_json: bool) -> None:
     for each in result.by_features:
         print(withstood(each).replace("**", ""))
         for before, after, moved in zip(each.undistorted.hits, each.distorted.hits, each.moves, strict=True):
-            print(f"  {caption(before):36.36}  {caption(after):36.36}  {move(moved)}".rstrip())
+            left, right = (printable(caption(hit)) for hit in (before, after))
+            print(f"  {left:36.36}  {right:36.36}  {move(moved)}".rstrip())
         print()
 
 

@@ -6,7 +6,7 @@ from retrieval.analysis.agreement import positions, share_found
 from retrieval.analysis.comparison import equal_by_mathematics
 from retrieval.engines import ENGINES
 from retrieval.features import FEATURES
-from retrieval.labels import METRICS, printable
+from retrieval.labels import METRICS
 from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.search.query import Hit, Query, Ranking
 from retrieval.storage.reader import Entry, GalleryIndex
@@ -17,7 +17,7 @@ CONVINCING = 0.985
 
 def name_of(entry: Entry | Hit) -> str:
     """Return the name of an image: its caption, else its label, else its id."""
-    return printable(entry.caption or entry.label or entry.id)
+    return entry.caption or entry.label or entry.id
 
 
 def number(score: float) -> str:
