@@ -11,6 +11,8 @@ from types import SimpleNamespace
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has one core, so more threads would only slow each other down.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ports of its own, since a port found free can be taken by another worker's page before this one listens.
+    os.environ["GRADIO_SERVER_PORT"] = str(7860 + 100 * int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")))
 
 import pytest
 from hypothesis import settings

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from retrieval.errors import RetrievalError
 from retrieval.indexing.jobs import Builds
 from retrieval.logs import take_over
 from retrieval.search.searcher import Searcher
@@ -108,31 +109,36 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
     trust_own_page()
     door, limits = Door(), limits_of(settings)
     host, port = listening_address(settings.host, settings.port)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=settings.share,
-        theme=THEME,
-        css=CSS,
-        js=beside(__file__, "accessibility.js"),
-        max_file_size=limits.upload_bytes,
-        state_session_capacity=SESSIONS,
-        app_kwargs={
-            "middleware": [
-                *([Middleware(OwnPage)] if settings.own_machine else []),
-                Middleware(BodyLimit, own_folder(), limits.upload_bytes),
-                Middleware(Doorkeeper, door),
-                Middleware(KnownEvents, page.fair_queue),
-            ],
-            "routes": [page.thumbnails.route, health_route(health)],
-        },
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        mcp_server=True,
-        footer_links=["api", "settings"],
-        prevent_thread_lock=True,
-    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=settings.share,
+            theme=THEME,
+            css=CSS,
+            js=beside(__file__, "accessibility.js"),
+            max_file_size=limits.upload_bytes,
+            state_session_capacity=SESSIONS,
+            app_kwargs={
+                "middleware": [
+                    *([Middleware(OwnPage)] if settings.own_machine else []),
+                    Middleware(BodyLimit, own_folder(), limits.upload_bytes),
+                    Middleware(Doorkeeper, door),
+                    Middleware(KnownEvents, page.fair_queue),
+                ],
+                "routes": [page.thumbnails.route, health_route(health)],
+            },
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=True,
+            footer_links=["api", "settings"],
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise RetrievalError(
+            f"The page cannot listen on {host}: another program has just taken port {port}. Start the app again."
+        ) from error
     take_over("uvicorn")
     health.visit = partial(visit, str(page.local_url), page.fair_queue.exempt)
     return door
