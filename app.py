@@ -126,7 +126,6 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
         choice = index_builder.build(chosen)
         why = choice.reason if choice else "the options name it"
         first = first or chosen.source.slug
-        indexes.location.refresh()
         manifest = indexes.get(first).manifest
     else:
         why = "the index was built with it"

@@ -1,19 +1,21 @@
 """Build the index of a gallery: Hugging Face dataset or folder -> feature vectors -> published index."""
 
 import argparse
+import json
 import logging
 import signal
 import sys
+import time
 from contextlib import closing
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 from retrieval import hub, logs, memory, settings
-from retrieval.errors import RetrievalError, SharesMissing
+from retrieval.errors import GalleryError, RetrievalError
 from retrieval.features.base import ModelChoice
-from retrieval.indexing.jobs import build_gallery
+from retrieval.indexing.jobs import build_gallery, embed_share
 from retrieval.indexing.outcome import summary
 from retrieval.indexing.progress import BuildCallbacks
 
@@ -21,15 +23,18 @@ EXAMPLES = """examples:
   python index_builder.py                                       the bundled icons, into ./index
   python index_builder.py --dataset ~/photos --gallery holiday  a folder of images (class folders become labels)
   python index_builder.py --dataset johnowhitaker/imagenette2-320 --split train --limit 2000
+  python index_builder.py --dataset ~/photos --watch            and keep the gallery up to date
   python index_builder.py --dataset pictures.parquet --caption-column title --model openai/clip-vit-base-patch32
-  python index_builder.py --index http://10.0.0.5:8000 --shard 1/2   one of two workers, into one ChromaDB server
 
 Stop it at any time (Ctrl-C), and run the same command again to resume.
 """
 
 
+WATCH_SECONDS = 2.0  # between two looks at the folder
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the builder; return the exit code: 0 done (with `--shard`: this share), 2 an error, 130 cancelled."""
+    """Run the builder; return the exit code: 0 done, 2 an error, 130 cancelled."""
     logs.accept_any_text()
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,19 +44,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--rebuild", action="store_true", help="rebuild from scratch, and replace the old index when complete"
     )
+    parser.add_argument("--watch", action="store_true", help="keep the gallery up to date while the folder changes")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    upkeep = parser.add_mutually_exclusive_group()
+    upkeep.add_argument("--verify", action="store_true", help="only check every file of the index")
+    upkeep.add_argument("--prune", action="store_true", help="only delete embeddings that no gallery uses any more")
     settings.add_build_flags(parser)
     settings.add_shard_flag(parser)
     flags, chosen = settings.parse(parser, arguments)
+    if chosen.shard and (flags.rebuild or flags.watch):
+        parser.error("--shard cannot be combined with --rebuild or --watch")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     hub.bound_access()
     memory.keep_freed()
     try:
-        build(chosen, flags.rebuild)
-    except SharesMissing as error:
-        print(error)
-        return 0
+        if flags.verify:
+            return _verify(chosen)
+        if flags.prune:
+            return _prune(chosen)
+        if chosen.shard:
+            return _embed_share(chosen)
+        if flags.watch:
+            _watch(chosen, flags.rebuild, flags.json)
+        build(chosen, flags.rebuild, flags.json)
     except RetrievalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,13 +84,13 @@ class _Terminal(BuildCallbacks):
     bar: Any = None  # tqdm has no types
 
     def loading(self, choice: ModelChoice) -> None:
-        print(f"model: {choice.name}, because {choice.reason}")
+        print(f"model: {choice.name}, because {choice.reason}", file=sys.stderr)
 
     def started(self, name: str, total: int | None) -> None:
         self.bar = tqdm(total=total, unit=" images", desc=name, smoothing=0.1)
 
     def progress(self, done: int, total: int | None) -> None:
-        self.bar.total = total  # with --shard, the size of the share
+        self.bar.total = total
         if self.bar.n == 0 and done:
             self.bar.initial = done
         self.bar.update(done - self.bar.n)
@@ -83,12 +100,54 @@ class _Terminal(BuildCallbacks):
             self.bar.close()
 
 
-def build(chosen: settings.Settings, rebuild: bool = False) -> ModelChoice | None:
-    """Build what the settings describe with a progress bar, print a summary, and return the model used, if any."""
+def build(chosen: settings.Settings, rebuild: bool = False, as_json: bool = False) -> ModelChoice | None:
+    """Build what the settings describe with a progress bar, print the result, and return the model used, if any."""
     with closing(_Terminal()) as terminal:
         outcome, choice = build_gallery(chosen, rebuild, terminal)
-    print(summary(outcome))
+    print(json.dumps(outcome.to_json()) if as_json else summary(outcome), flush=True)
     return choice
+
+
+def _watch(chosen: settings.Settings, rebuild: bool, as_json: bool) -> NoReturn:
+    """Build, and build again whenever the folder changes, until Ctrl-C."""
+    from retrieval.gallery.rows import Gallery
+
+    if chosen.source.path is None:
+        raise GalleryError("`--watch` needs a folder on this machine. Name one with `--dataset`.")
+    built = ""
+    while True:
+        found = Gallery(chosen.source).fingerprint
+        if found != built:
+            build(chosen, rebuild and not built, as_json)
+            built = found
+        time.sleep(WATCH_SECONDS)
+
+
+def _embed_share(chosen: settings.Settings) -> int:
+    with closing(_Terminal()) as terminal:
+        rows, embedded = embed_share(chosen, terminal)
+    print(
+        f"{rows:,} rows of this share are in the store, {embedded:,} of them embedded now. After all shares are done, "
+    )
+    print("run the same command without `--shard` to publish the gallery.")
+    return 0
+
+
+def _verify(chosen: settings.Settings) -> int:
+    from retrieval.indexing.upkeep import verify
+
+    problems = 0
+    for problems, problem in enumerate(verify(chosen.index), start=1):  # noqa: B007
+        print(problem)
+    print(f"{problems:,} problems found." if problems else "Every file is as it was written.")
+    return 2 if problems else 0
+
+
+def _prune(chosen: settings.Settings) -> int:
+    from retrieval.indexing.upkeep import prune
+
+    print(f"{prune(chosen.index) / 1e6:,.1f} MB freed.")
+    return 0
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

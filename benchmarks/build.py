@@ -26,8 +26,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from functools import partial
+from contextlib import suppress
+from itertools import islice
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ from service import resident
 from transformers import AutoModel
 
 from retrieval import memory
+from retrieval.engines import ENGINES
+from retrieval.engines.chroma import fill
+from retrieval.engines.chroma_folder import keys_of
 from retrieval.features.base import (
     DEFAULT_PIXEL_SIZE,
     FeatureSet,
@@ -57,23 +60,19 @@ from retrieval.features.pixels import (
 )
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import GallerySource
-from retrieval.indexing.build import (
-    ROWS_AT_ONCE,
-    BuildPlan,
-    build_index,
-)
-from retrieval.indexing.embed import embed_all, set_torch_threads, thumbnail_of
+from retrieval.indexing.build import BuildPlan, build_index
+from retrieval.indexing.embed import set_torch_threads, thumbnail_of
 from retrieval.indexing.fit_projection import write_projections
 from retrieval.indexing.progress import BuildCallbacks
+from retrieval.indexing.publish import background_of
 from retrieval.pictures.loading import load_picture
-from retrieval.storage.export import background_of
+from retrieval.storage.manifest import read_manifest
 from retrieval.storage.projection import Method
-from retrieval.storage.store import BATCHES_PER_INSERT, FolderStore
+from retrieval.storage.vectors import ItemVectors
 
 CORES = os.cpu_count() or 1
 BARE_PICTURES = 128  # images per measurement of a model alone
-STAGE_PICTURES = 4 * ROWS_AT_ONCE
-RUN = BATCHES_PER_INSERT * ROWS_AT_ONCE  # rows that are inserted into ChromaDB at once
+STAGE_PICTURES = 256
 
 
 def main() -> None:
@@ -163,8 +162,7 @@ def _build(
     flags: argparse.Namespace,
     finishing: Callable[[], None] = lambda: None,
 ) -> None:
-    batch_size = flags.batch_size or encoder.batch_size
-    plan = BuildPlan(index, "pictures", gallery, _features(encoder, flags), batch_size, flags.workers)
+    plan = BuildPlan(index, "pictures", gallery, _features(encoder, flags), flags.workers, flags.batch_size)
     callbacks = BuildCallbacks()
     callbacks.finishing = finishing  # type: ignore[method-assign]  # a callback
     build_index(plan, callbacks)
@@ -208,8 +206,7 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
     """Return the core-milliseconds per image of each stage, run alone on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    items = next(gallery.batches(min(STAGE_PICTURES, flags.pictures)))
-    encoded = [item.picture for item in items if isinstance(item.picture, bytes)]
+    encoded = [item.read() for item in islice(gallery.items(), min(STAGE_PICTURES, flags.pictures))]
     pictures = [load_picture(each) for each in encoded]
     batch = flags.batch_size or encoder.batch_size
     parts = [pictures[start : start + batch] for start in range(0, len(pictures), batch)]
@@ -230,21 +227,22 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
         "pixels": each_ms(lambda: embed_pixels(pictures, flags.pixel_size)),
         "thumbnail": each_ms(lambda: [thumbnail_of(each) for each in pictures]),
     }
-    build = next(folder.glob("build-*"))
-    with closing(FolderStore(build, ("pixels", "clip"))) as store:
-        # Rows cost most in the full graph. The first insertion also loads the graph, so the second one is reported.
-        run = embed_all([items[:RUN]], _features(encoder, flags), batch_size=RUN, workers=1)
-        last = next(run)
-        run.close()
-        for first in (10**9, 2 * 10**9):
-            rows = [first + item.row for item in last.items]
-            metadata = [{"id": item.id, "label": item.label, "caption": item.caption} for item in last.items]
-            insert = partial(store._collections().insert, rows, metadata, last.vectors)
-            found["ChromaDB, last rows"] = each_ms(insert, len(rows), 1)
-    found["background"] = each_ms(lambda: background_of(build, ("pixels", "clip")), flags.pictures, 1)
-    found["maps"] = each_ms(lambda: list(write_projections(build, ("pixels", "clip"), [Method.PCA])), flags.pictures, 1)
+    snapshot = next(folder.glob("snapshot-*"))
+    names = tuple(_features(encoder, flags))
+    count = flags.pictures
+    found["ChromaDB"] = each_ms(lambda: _build_chroma(snapshot), count, 1)
+    found["background"] = each_ms(lambda: background_of(snapshot, names), count, 1)
+    found["maps"] = each_ms(lambda: list(write_projections(snapshot, names, [Method.PCA])), count, 1)
     torch.set_num_threads(threads)
     return dict(found)
+
+
+def _build_chroma(snapshot: Path) -> None:
+    manifest = read_manifest(snapshot.parent)
+    assert manifest
+    dimensions = {name: identity.dimensions for name, identity in manifest.features.items()}
+    ENGINES["chroma"].drop(snapshot)
+    fill(ItemVectors(snapshot, dimensions, manifest.digests), snapshot, keys_of(dimensions))
 
 
 def _cpu_seconds() -> float:

@@ -31,16 +31,14 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from retrieval.engines.chroma import ROWS_AT_ONCE
 from retrieval.engines.chroma_folder import GRAPH, row_key
 from retrieval.features import Vectors
-from retrieval.indexing.build import ROWS_AT_ONCE
-from retrieval.storage.store import BATCHES_PER_INSERT
 
 KINDS = ("clustered", "uniform", "pixels")
 SWEEP = tuple(itertools.product((100, 200), (16, 32, 48)))  # ef_construction, max_neighbors
 EF_SEARCH = (25, 50, 100, 200, 400)
 DIMENSIONS = 512
-ROWS = BATCHES_PER_INSERT * ROWS_AT_ONCE  # rows inserted at once, as in the builder
 QUERIES = 500
 K = 10
 ISOTROPIC = 0.1  # share of the noise that is isotropic
@@ -121,10 +119,10 @@ def build_graph(arguments: argparse.Namespace, kind: str, construction: int, nei
     done = collection.count()
     before = known_figures(arguments.figures)[folder.name]["build s"] if done else 0.0
     started = time.perf_counter()
-    for start in tqdm(range(done, len(gallery), ROWS), desc=folder.name, mininterval=10, leave=False):
+    for start in tqdm(range(done, len(gallery), ROWS_AT_ONCE), desc=folder.name, mininterval=10, leave=False):
         if time.perf_counter() - started > 60 * arguments.minutes:
             break
-        rows = range(start, min(start + ROWS, len(gallery)))
+        rows = range(start, min(start + ROWS_AT_ONCE, len(gallery)))
         metadata: Any = [{"id": str(row), "label": "", "caption": ""} for row in rows]
         collection.upsert(
             ids=[row_key(row) for row in rows], embeddings=gallery[rows.start : rows.stop], metadatas=metadata

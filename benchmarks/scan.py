@@ -14,7 +14,6 @@ import argparse
 import os
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from retrieval.analysis.evaluation import average_precision, label_codes, leave_one_out, relevance
-from retrieval.engines.checksums import write_checksums
+from retrieval.digests import digests_of
 from retrieval.engines.exact import Scan
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
@@ -36,10 +35,9 @@ from retrieval.gallery.source import GallerySource
 from retrieval.metrics import Metric
 from retrieval.search.query import Combination
 from retrieval.search.ranking import rank
-from retrieval.storage.folder import open_engine
-from retrieval.storage.location import Published
-from retrieval.storage.manifest import Manifest
+from retrieval.storage.manifest import Changes, Manifest
 from retrieval.storage.reader import GalleryIndex
+from retrieval.storage.vectors import ITEMS
 
 SCIPY = {Metric.L1: "cityblock", Metric.L2: "euclidean", Metric.COSINE: "cosine", Metric.CORRELATION: "correlation"}
 CLASSES = 10
@@ -66,20 +64,31 @@ def pictures(chance: np.random.Generator, n: int) -> Vectors:
 
 def index_of(folder: Path, pixels: Vectors, clip: Vectors) -> GalleryIndex:
     """Return an index of the given vectors on disk, with random classes and without ChromaDB."""
-    build = folder / "build"
-    build.mkdir(parents=True)
+    snapshot = folder / "snapshot"
+    snapshot.mkdir(parents=True)
     rows = np.arange(len(clip))
     labels = [f"class {i}" for i in np.random.default_rng(1).integers(0, CLASSES, len(rows))]
     names = [str(row) for row in rows]
-    pq.write_table(pa.table({"row": rows, "id": names, "label": labels, "caption": names}), build / "items.parquet")
-    np.save(build / "pixels.npy", pixels)
-    np.save(build / "clip.npy", clip)
+    pq.write_table(pa.table({"row": rows, "id": names, "label": labels, "caption": names}), snapshot / ITEMS)
     vectors = {"pixels": pixels, "clip": clip}
-    features = {name: FeatureIdentity("random", "", "", "float32", each.shape[1]) for name, each in vectors.items()}
-    source = GallerySource("random")
-    write_checksums(build)
-    manifest = Manifest("random", "build", source, "", features, len(rows), 0, "", 0.0, 0, background={})
-    return GalleryIndex(Published(manifest, build, partial(open_engine, build), ""))
+    for name, each in vectors.items():
+        np.save(snapshot / f"{name}.npy", each)
+    manifest = Manifest(
+        gallery="random",
+        snapshot=snapshot.name,
+        source=GallerySource("random"),
+        fingerprint="",
+        features={name: FeatureIdentity("random", "", "", "float32", each.shape[1]) for name, each in vectors.items()},
+        pictures=len(rows),
+        skipped=0,
+        ignored={},
+        notes=(),
+        created="",
+        changes=Changes(len(rows), 0, 0),
+        background={},
+        digests=digests_of(snapshot, [ITEMS, *(f"{name}.npy" for name in vectors)]),
+    )
+    return GalleryIndex(folder, manifest)
 
 
 def scanned(index: GalleryIndex, features: str, queries: Vectors, threads: list[int]) -> list[dict[str, object]]:
@@ -90,7 +99,9 @@ def scanned(index: GalleryIndex, features: str, queries: Vectors, threads: list[
         expected = cdist(query[None].astype(np.float64), vectors, SCIPY[metric])[0]
         assert (found == np.argsort(expected, kind="stable")[:K]).all(), (metric, found)
     rows: list[dict[str, object]] = []
-    matrix = torch.from_numpy(np.load(index.build / f"{features}.npy", mmap_mode="c"))  # torch needs a writable array
+    matrix = torch.from_numpy(
+        np.load(index.snapshot / f"{features}.npy", mmap_mode="c")
+    )  # torch needs a writable array
     for count in threads:
         torch.set_num_threads(count)
         index._exact._scans[features] = Scan(vectors)

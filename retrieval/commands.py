@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -210,7 +211,7 @@ def _about(name: str, manifest: Manifest) -> dict[str, object]:
         "dimensions": manifest.model.dimensions,
         "features": {name: identity.preprocessing for name, identity in manifest.features.items()},
         "created": manifest.created,
-        "bytes": manifest.bytes,
+        "changes": asdict(manifest.changes),
     }
 
 

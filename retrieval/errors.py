@@ -23,10 +23,6 @@ class IndexingError(RetrievalError):
     """An index is missing, in use, damaged, or incompatible."""
 
 
-class SharesMissing(IndexingError):
-    """This worker has finished its share, but others have not; the last worker to finish publishes the index."""
-
-
 class QueryError(RetrievalError):
     """A query parameter is invalid."""
 

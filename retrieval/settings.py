@@ -1,8 +1,7 @@
 """All settings in one frozen value; the only module that reads flags and environment variables.
 
 Each flag has an environment variable with the prefix `RETRIEVAL_`: `--pixel-size 64` is `RETRIEVAL_PIXEL_SIZE=64`. A
-flag overrides its variable. The credentials of a ChromaDB server have no flag, since every user of a machine can see
-the flags of a process: RETRIEVAL_INDEX_TOKEN, and Chroma's own CHROMA_API_KEY, CHROMA_TENANT and CHROMA_DATABASE.
+flag overrides its variable.
 """
 
 import argparse
@@ -17,8 +16,6 @@ from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureOptions
 from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
 from retrieval.storage.projection import Method
-from retrieval.storage.server.address import CLOUD, Server, read_address
-from retrieval.storage.server.shard import Shard, read_shard
 
 PREFIX = "RETRIEVAL_"
 # CLIP was trained on sentences, so the mean over several prompts is more reliable than a single word
@@ -32,7 +29,7 @@ LOG_FORMATS = ("text", "json")
 class Settings:
     """The settings of a program, from its flags and environment variables."""
 
-    index: Path | Server
+    index: Path
     dataset: str | None = None
     config: str | None = None
     split: str | None = None
@@ -56,7 +53,7 @@ class Settings:
     no_build: bool = False
     log_level: str = "info"
     log_format: str = "text"
-    shard: Shard | None = None
+    shard: tuple[int, int] | None = None  # the number of this worker, from 1, and the number of workers
     templates: tuple[str, ...] = TEMPLATES
 
     @property
@@ -125,44 +122,36 @@ def _template(text: str) -> str:
     return text
 
 
-def _argument_type(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return an argparse type from a function that raises `ValueError`; argparse would hide its message."""
-
-    def reader(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return reader
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"must be a folder, not the address {text[:80]!r}")
+    return Path(text).expanduser()
 
 
 def add_index_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--index` and `--cache`, which every program has."""
+    """Add `--index`, which every program has."""
     parser.add_argument(
-        "--index",
-        type=_argument_type(read_address),
-        default="index",
-        metavar="DIR|URL",
-        help=f"folder of the index, http(s)://host:port of a ChromaDB server, or {CLOUD} (default: %(default)s)",
+        "--index", type=_folder, default="index", metavar="DIR", help="folder of the index (default: %(default)s)"
     )
-    parser.add_argument(
-        "--cache",
-        type=lambda text: Path(text).expanduser(),
-        default=str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lookalike"),
-        metavar="DIR",
-        help="folder for local copies of galleries on a server (default: %(default)s)",
-    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 10_000):
+        raise argparse.ArgumentTypeError(
+            f"must be a worker's number and the number of workers, such as 1/2 or 2/2, not {text[:40]!r}"
+        )
+    return int(number), int(count)
 
 
 def add_shard_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--shard`, for parallel workers that build one gallery on a server."""
+    """Add `--shard`, for workers that share a folder."""
     parser.add_argument(
         "--shard",
-        type=_argument_type(read_shard),
+        type=_shard,
         metavar="I/N",
-        help="build only the I-th of N shares of the gallery, while other workers build the others; the last worker "
-        "to finish publishes the gallery. Requires a ChromaDB server as --index",
+        help="only embed the I-th of N shares of the gallery, while other workers embed the others into the same "
+        "folder; a last call without this flag publishes the gallery",
     )
 
 
@@ -288,12 +277,6 @@ def parse(
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if "templates" in values:
         values["templates"] = tuple(values["templates"])
-    if isinstance(server := values["index"], Server):
-        token = environment.get("CHROMA_API_KEY" if server.cloud else f"{PREFIX}INDEX_TOKEN", "")
-        tenant, database = environment.get("CHROMA_TENANT"), environment.get("CHROMA_DATABASE")
-        values["index"] = replace(
-            server, cache=flags.cache, tenant=tenant, database=database, token=token.strip() or None
-        )
     return flags, Settings(**values)
 
 

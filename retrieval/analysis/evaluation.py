@@ -10,7 +10,7 @@ import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 import numpy.typing as npt
@@ -100,13 +100,12 @@ def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> La
         raise GalleryError(f"{folder!r} has no labels. Put the query images into folders named after the classes.")
     vectors: dict[str, list[Vectors]] = {name: [] for name in index.features}
     names: list[str] = []
-    for items in gallery.batches(READ_AT_ONCE):
+    items = gallery.items()
+    while some := list(islice(items, READ_AT_ONCE)):
         pictures = []
-        for item in items:
+        for item in some:
             try:
-                if isinstance(item.picture, PictureError):
-                    raise item.picture
-                pictures.append(load_picture(item.picture))
+                pictures.append(load_picture(item.read()))
             except PictureError as error:
                 log.warning("skipped %s: %s", item.id, error)
                 continue

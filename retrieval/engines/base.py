@@ -34,6 +34,9 @@ class GalleryVectors(Protocol):
     def vectors(self, features: str) -> Vectors:
         """Return the vectors of all items, shape (n, d), float32, in gallery order."""
 
+    def check_open(self) -> None:
+        """Raise IndexingError once the gallery is closed."""
+
 
 class EngineDamaged(Exception):
     """The engine's files are missing, incomplete or damaged; `build` makes them again."""
@@ -83,7 +86,7 @@ class Engine(ABC):
     def build(self, gallery: GalleryVectors, folder: Path) -> None:  # noqa: B027  # an engine may need no files
         """Write the engine's files into the folder of a finished index, after `drop`.
 
-        Reads the vectors in parts, so that a gallery that is closed meanwhile can stop it.
+        Calls `check_open` from time to time, so that a gallery that is closed meanwhile can stop it.
 
         Raises:
             OSError: the folder cannot be written.

@@ -10,12 +10,13 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from retrieval.engines.base import Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
-from retrieval.engines.checksums import chroma_is_unchanged, delete_chroma
+from retrieval.engines.chroma_digests import chroma_is_unchanged, delete_chroma
+from retrieval.engines.separate import run_in_process
 from retrieval.features import Vectors
 from retrieval.metrics import DEFINITIONS, Metric, View, closeness, closest, score_pairs
 
 if TYPE_CHECKING:
-    from retrieval.engines.chroma_folder import ChromaFolder, Collections
+    from retrieval.engines.chroma_folder import ChromaFolder, Collections, Key
 
 ROWS_AT_ONCE = 256  # rows per insert when the collections are filled from the gallery's vectors
 SURPLUS = 16  # neighbours requested beyond k, so that ties at the end are seen
@@ -41,15 +42,10 @@ class ChromaEngine(Engine):
 
     @override
     def build(self, gallery: GalleryVectors, folder: Path) -> None:
-        from retrieval.engines.chroma_folder import ChromaFolder  # imports chromadb, which takes a second
+        # ChromaDB holds Python's global lock while it inserts, which would stop every other thread.
+        from retrieval.engines.chroma_folder import keys_of  # imports chromadb, which takes a second
 
-        with closing(ChromaFolder(folder, reading=False)) as chroma:
-            collections = chroma.open(gallery.features)
-            for start in range(0, len(gallery.rows), ROWS_AT_ONCE):
-                part = slice(start, start + ROWS_AT_ONCE)
-                vectors = {each: gallery.vectors(each)[part] for each in gallery.features}
-                collections.insert(gallery.rows[part].tolist(), gallery.metadata(part), vectors)
-            chroma.sound = True
+        run_in_process(fill, (gallery, folder, keys_of(gallery.features)), gallery.check_open)
 
     @override
     def probe(self, gallery: GalleryVectors, folder: Path) -> None:
@@ -58,12 +54,12 @@ class ChromaEngine(Engine):
 
     @override
     def open(self, gallery: GalleryVectors, folder: Path) -> OpenEngine:
-        from retrieval.engines.chroma_folder import ChromaFolder
+        from retrieval.engines.chroma_folder import ChromaFolder, keys_of
 
         chroma = ChromaFolder(folder, reading=True)
         try:
             self.probe(gallery, chroma.build)  # after it is owned: before, another process may delete it
-            return OpenChroma(gallery, chroma.open(gallery.features), chroma)
+            return OpenChroma(gallery, chroma.open(keys_of(gallery.features)), chroma)
         except BaseException:
             chroma.close()
             raise
@@ -73,20 +69,34 @@ class ChromaEngine(Engine):
         delete_chroma(folder)
 
 
+def fill(gallery: GalleryVectors, folder: Path, keys: "list[Key]") -> None:
+    """Create the collections of a gallery, with these keys, in the folder of its index.
+
+    Raises:
+        IndexingError: ChromaDB cannot use the folder.
+    """
+    from retrieval.engines.chroma_folder import ChromaFolder
+
+    with closing(ChromaFolder(folder, reading=False)) as chroma:
+        collections = chroma.open(keys)
+        for start in range(0, len(gallery.rows), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            vectors = {each: gallery.vectors(each)[part] for each in gallery.features}
+            collections.insert(gallery.rows[part].tolist(), gallery.metadata(part), vectors)
+        chroma.sound = True
+
+
 class OpenChroma(OpenEngine):
     """The collections of a gallery, opened for searching."""
 
-    def __init__(
-        self, gallery: GalleryVectors, collections: "Collections", folder: "ChromaFolder | None" = None
-    ) -> None:
+    def __init__(self, gallery: GalleryVectors, collections: "Collections", folder: "ChromaFolder") -> None:
         self._gallery = gallery
         self._collections = collections
         self._folder = folder
 
     @override
     def close(self) -> None:
-        if self._folder:
-            self._folder.close()
+        self._folder.close()
 
     @override
     def candidates(
@@ -130,12 +140,9 @@ class OpenChroma(OpenEngine):
         found = self._collections.nearest(key, vector, count, allowed.rows, allowed.labels)
         complete = len(found) < count or count == allowed.searched
         positions = np.searchsorted(rows, found)
-        # On a server, a worker that ran twice can leave a vector whose row was not published.
-        known = positions < len(rows)
-        known[known] = rows[positions[known]] == found[known]
         if allowed.rows is not None:
-            known &= np.isin(found, allowed.rows)
-        return positions[known], complete
+            positions = positions[np.isin(found, allowed.rows)]
+        return positions, complete
 
 
 @dataclass(frozen=True)

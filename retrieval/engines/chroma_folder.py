@@ -1,5 +1,6 @@
 """ChromaDB's files in the folder of an index: one collection per feature type and view, owned by one process."""
 
+import errno
 import logging
 import os
 import shutil
@@ -20,9 +21,9 @@ from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError
 from filelock import FileLock
 
-from retrieval.engines.checksums import CHROMA, CHROMA_CHECKSUMS, delete_chroma, write_chroma_checksums
+from retrieval.engines.chroma_digests import CHROMA, DIGESTS, delete_chroma, write_chroma_digests
 from retrieval.engines.lock import acquire_lock
-from retrieval.errors import IndexingError
+from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import FEATURES, Vectors
 from retrieval.metrics import View, view_of
 
@@ -36,6 +37,10 @@ NAMED_MAX = 20_000  # rows that a query lists one by one; a filter by label is s
 
 # A damaged file shows as an InternalError of ChromaDB, as a RuntimeError, or as a panic of its Rust part.
 CHROMA_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
+
+# How SQLite and Rust report a full disk; with less free space than ROOM, any of their messages can mean it.
+NO_ROOM = ("disk is full", "no space left")
+ROOM = 16 * 2**20  # bytes
 
 Key = tuple[str, View]
 
@@ -84,12 +89,11 @@ def chroma_errors(explain: Callable[[object], Exception]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Collections:
-    """The collections of one build, in a folder or on a server."""
+    """The collections of one build."""
 
     by_key: Mapping[Key, chromadb.Collection]
     errors: Callable[[], AbstractContextManager[None]]  # a context that translates ChromaDB's errors
     named_max: int = NAMED_MAX  # rows that one query lists at most
-    results_max: int | None = None  # neighbours that one query returns at most
 
     def insert(
         self, rows: Sequence[int], metadata: Sequence[Mapping[str, str]], vectors: Mapping[str, Vectors]
@@ -122,9 +126,7 @@ class Collections:
         elif rows is not None:
             allowed = {"where": {"label": {"$in": list(labels)}}}
         with self.errors():
-            found = self.by_key[key_of(*key)].query(
-                query_embeddings=viewed, n_results=min(count, self.results_max or count), include=[], **allowed
-            )
+            found = self.by_key[key_of(*key)].query(query_embeddings=viewed, n_results=count, include=[], **allowed)
             return np.array(found["ids"][0], dtype=np.int64)
 
 
@@ -142,7 +144,7 @@ class _Client:
         self.chroma.close()
         if self.sound:
             try:
-                write_chroma_checksums(self.build)
+                write_chroma_digests(self.build)
             except (OSError, ValueError) as error:
                 log.warning("ChromaDB's files in %s will be rebuilt: %s", self.build / CHROMA, error)
 
@@ -156,16 +158,15 @@ class ChromaFolder:
         build: the folder that is used: the build's, or a copy if that one is read-only.
     """
 
-    def __init__(self, build: Path, *, reading: bool, explain: Callable[[object], Exception] | None = None) -> None:
+    def __init__(self, build: Path, *, reading: bool) -> None:
         """Take the folder for this process; ChromaDB is not opened yet.
 
-        With `reading`, nothing is created in it, and if it is read-only a copy is used. `explain` returns the
-        exception to raise for an error of ChromaDB.
+        With `reading`, nothing is created in it, and if it is read-only a copy is used.
 
         Raises:
             IndexingError: another process owns it, or it cannot be used.
         """
-        self.explain = explain or partial(_explain, build / CHROMA)  # no reference to self, see `_release`
+        self.explain = partial(_explain, build / CHROMA)  # no reference to self, see `_release`
         self._reading = reading
         if reading and not build.is_dir():
             raise _gone(build)
@@ -195,15 +196,13 @@ class ChromaFolder:
         with chroma_errors(self.explain):
             delete_chroma(self.build)
 
-    def open(self, features: Collection[str]) -> Collections:
+    def open(self, keys: Collection[Key]) -> Collections:
         """Open the collections, or create them if this is not for reading."""
         with chroma_errors(self.explain):
             if not self._reading:
-                (self.build / CHROMA_CHECKSUMS).unlink(missing_ok=True)
+                (self.build / DIGESTS).unlink(missing_ok=True)
             self._client.chroma = _open_client(str(self.build / CHROMA))
-            return Collections(
-                {key: self._collection(*key) for key in keys_of(features)}, partial(chroma_errors, self.explain)
-            )
+            return Collections({key: self._collection(*key) for key in keys}, partial(chroma_errors, self.explain))
 
     def close(self) -> None:
         """Close ChromaDB and give the folder back; other processes may use it afterwards."""
@@ -221,6 +220,9 @@ class ChromaFolder:
 
 def _explain(folder: Path, reason: object) -> IndexingError:
     text = (str(reason).strip().splitlines() or ["unknown error"])[0][:300]
+    full = folder.parent.is_dir() and shutil.disk_usage(folder.parent).free < ROOM
+    if full or any(each in text.lower() for each in NO_ROOM):
+        return cannot_write(folder.parent, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return IndexingError(
         f"ChromaDB cannot use `{folder}`: {text}. If the disk is neither full nor read-only, delete "
         "that folder: it is rebuilt at the next start. Or rebuild the index: `python index_builder.py --rebuild`."

@@ -1,5 +1,7 @@
 """CLIP features: what an image-text model sees in an image."""
 
+from dataclasses import replace
+
 from typing_extensions import override
 
 from retrieval.errors import IndexingError, ModelError
@@ -55,6 +57,13 @@ class ClipFeatures(FeatureType):
         dtype = best_dtype(best_device()) if options.dtype == AUTO else options.dtype
         wanted = (choice.name, choice.revision, dtype) if choice else None
         return wanted == (identity.name, identity.revision, identity.dtype)
+
+    @override
+    def keep(self, identity: FeatureIdentity, options: FeatureOptions) -> FeatureOptions:
+        if options.model != AUTO:
+            return options
+        dtype = identity.dtype if options.dtype == AUTO else options.dtype
+        return replace(options, model=identity.name, model_revision=identity.commit, dtype=dtype)
 
     @override
     def differences(self, options: FeatureOptions, identity: FeatureIdentity) -> list[str]:

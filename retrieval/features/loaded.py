@@ -1,8 +1,13 @@
 """The feature sets in use, each loaded once and shared by builds and searches."""
 
 import threading
+from collections.abc import Callable, Sequence
 
-from retrieval.features import FEATURES
+from PIL import Image
+from typing_extensions import override
+
+from retrieval.errors import IndexingError
+from retrieval.features import FEATURES, Vectors
 from retrieval.features.base import FeatureIdentity, FeatureOptions, FeatureSet, ModelChoice
 
 
@@ -39,3 +44,34 @@ class LoadedFeatures:
         loaded = kind.load(options, choice)  # outside the lock, so that searches with other models do not wait
         with self._lock:
             return self._loaded.setdefault((name, loaded.identity), loaded)
+
+
+class LoadedLater(FeatureSet):
+    """A feature set whose identity is known, and which is loaded when it first embeds."""
+
+    def __init__(self, identity: FeatureIdentity, load: Callable[[], FeatureSet]) -> None:
+        self.identity = identity
+        self._load = load
+        self._lock = threading.Lock()
+        self._features: FeatureSet | None = None
+
+    @property
+    def batch_size(self) -> int | None:  # type: ignore[override]  # loading it tells
+        """The number of images per call that are fastest."""
+        return self._loaded().batch_size
+
+    @override
+    def embed(self, pictures: Sequence[Image.Image]) -> Vectors:
+        return self._loaded().embed(pictures)
+
+    def _loaded(self) -> FeatureSet:
+        with self._lock:
+            if self._features is None:
+                features = self._load()
+                if features.identity != self.identity:
+                    raise IndexingError(
+                        f"The embeddings of this gallery were computed in another way ({self.identity} before, "
+                        f"{features.identity} now). Embed them again with `--rebuild`."
+                    )
+                self._features = features
+            return self._features

@@ -94,6 +94,14 @@ class Gallery:
         described.pop("streaming")
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
+    ignored: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
+
+    def items(self) -> Iterator[Item]:
+        """Yield all items."""
+        for batch in self.batches(64):
+            yield from batch
+
     def batches(self, size: int, wanted: Callable[[int], bool] = lambda start: True) -> Iterator[list[Item]]:
         """Yield batches of `size` rows; `wanted` takes the first row of a batch and returns whether to read it."""
         for start, rows in self._row_batches(size, wanted):
@@ -134,29 +142,39 @@ class Gallery:
             id=str(own_id if own_id not in (None, "") else relative or (f"{row}-{name}" if name else row)),
             label=self._label(values.get(columns.label) if columns.label else None),
             caption=_text(values.get(columns.caption)) if columns.caption else Path(name).stem,
-            picture=self._read(row, image),
+            read=lambda: self._read(row, image),
+            stamp=self._stamp(path),
         )
+
+    def _stamp(self, path: str) -> Any:
+        from retrieval.gallery.source import Stamp
+
+        try:
+            state = Path(path).stat()
+        except OSError:
+            return None
+        return Stamp(self._relative(path), state.st_size, state.st_mtime_ns) if self._relative(path) else None
 
     def _read_error(self, row: int, error: Exception) -> GalleryError:
         resume = " Run the same command again to resume from there." if isinstance(error, CONNECTION_ERRORS) else ""
         return GalleryError(f"Reading {self.source.dataset} stopped at row {row}: {reason(error).rstrip('.')}.{resume}")
 
-    def _read(self, row: int, image: dict[str, Any] | None) -> bytes | PictureError:
-        """Return the encoded bytes of a row's image, or the reason why it has none."""
+    def _read(self, row: int, image: dict[str, Any] | None) -> bytes:
+        """Return the encoded bytes of a row's image; raise PictureError if it has none."""
         image = image or {}
         if image.get("bytes") is not None:
             return bytes(image["bytes"])
         if not (path := image.get("path")):
-            return PictureError("The row has no image.")
+            raise PictureError("The row has no image.")
         try:
             return self._read_path(path)
         except CONNECTION_ERRORS as error:
             raise self._read_error(row, error) from error
-        except PictureError as error:
-            return error
+        except PictureError:
+            raise
         except ROW_ERRORS as error:
             reason = error.strerror if isinstance(error, OSError) else None  # unlike str(error), without the path
-            return PictureError(f"The image file cannot be read: {reason or hub.first_line(error)}.")
+            raise PictureError(f"The image file cannot be read: {reason or hub.first_line(error)}.") from error
 
     def _read_path(self, path: str) -> bytes:
         """Return the bytes of a file that a row names, which an untrusted row may choose freely.

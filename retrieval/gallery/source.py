@@ -1,10 +1,9 @@
 """Which images a gallery is built from: the dataset, its rows and the meaning of its columns."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from retrieval.errors import PictureError
 
 BUNDLED_GALLERY = Path(__file__).resolve().parents[2] / "assets" / "gallery"
 BUNDLED_NAME = "icons"
@@ -54,11 +53,23 @@ class GallerySource:
 
 
 @dataclass(frozen=True)
+class Stamp:
+    """What tells that a file has not changed: its path relative to the gallery's folder, its size and its time."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
 class Item:
-    """One row of a gallery; `picture` holds the encoded bytes, or the error that explains why they are missing."""
+    """One row of a gallery; `read` returns the encoded bytes of its image, or raises PictureError."""
 
     row: int
     id: str
     label: str
     caption: str
-    picture: bytes | PictureError
+    read: Callable[[], bytes]
+    stamp: Stamp | None = None
+    author: str = ""
+    license: str = ""

@@ -1,4 +1,4 @@
-"""Embed the images of a gallery, in gallery order, in worker threads that stay a few batches ahead.
+"""Embed the images of a gallery that are not in the store yet, in worker threads that stay a little ahead.
 
 Each worker decodes, resizes and runs the models on its own share of the cores. If one model used all cores, every
 forward pass would wait for a core that is still decoding.
@@ -7,48 +7,199 @@ forward pass would wait for a core that is still decoding.
 import io
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image
 
 from retrieval.errors import PictureError
-from retrieval.features.base import FeatureSet
-from retrieval.gallery.source import Item
+from retrieval.features.base import FeatureSet, Vectors
+from retrieval.gallery.source import Item, Stamp
+from retrieval.indexing.embeddings import EmbeddingStore, StoredPicture, key_of
 from retrieval.pictures.loading import fit_within, load_picture
-from retrieval.storage.batches import Batch
-from retrieval.storage.manifest import Skipped
 
-LOOK_AHEAD = 2  # batches embedded while another one is written
+ROWS_AT_ONCE = 64  # rows that a worker reads at once
+LOOK_AHEAD = 3  # batches that are embedded while others are read, per worker
+PART_ROWS = 2048  # images in a part of the store, ...
+PART_SECONDS = 20.0  # ... or fewer after this time, since a kill loses what is not in a part yet
+DEFAULT_BATCH = 16  # images per forward pass if no feature set has a preference
 THUMBNAIL_SIZE = 256  # pixels of the longer side
 THUMBNAIL_QUALITIES = (85, 50, 20)  # tried in order until `THUMBNAIL_BYTES` suffice; only noise needs the lower ones
-THUMBNAIL_BYTES = 80_000  # fits into one record on a server
+THUMBNAIL_BYTES = 80_000
 
 
-def embed_all(
-    runs: Iterable[list[Item]], features: Mapping[str, FeatureSet], *, batch_size: int, workers: int
-) -> Generator[Batch, None, None]:
-    """Embed runs of rows with feature sets, given by the name of their type; yield one batch per run, in order.
+@dataclass(frozen=True)
+class Read:
+    """An item, and what was read of its image: its key, its bytes if they are not in the store, or a failure."""
 
-    A forward pass takes `batch_size` rows of one run, without those that cannot be decoded, so it is reproducible.
-    The cores are divided among the worker threads.
+    item: Item
+    key: bytes = b""
+    content: bytes | None = None
+    failure: str = ""
+
+
+@dataclass
+class _Batch:
+    """The results for some images."""
+
+    keys: set[bytes] = field(default_factory=set)
+    pictures: list[StoredPicture] = field(default_factory=list)
+    vectors: dict[str, tuple[list[bytes], Vectors]] = field(default_factory=dict)
+    failures: dict[bytes, str] = field(default_factory=dict)
+
+
+class Embedder:
+    """Brings the store up to date with a gallery, and remembers what the gallery consists of.
+
+    Attributes:
+        read: the items in gallery order, without their bytes.
+        failures: why an image cannot be used, by key.
+        pictures: the entries of complete images in the store, by key.
+        embedded: the keys of images for which at least one feature type was computed.
     """
-    waiting: deque[list[Future[Batch]]] = deque()
-    pool = _pool(workers)
-    try:
-        for items in runs:
-            parts = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-            waiting.append([pool.submit(_embed, part, features) for part in parts])
-            if len(waiting) > LOOK_AHEAD:
-                yield _concatenate([future.result() for future in waiting.popleft()])
-        while waiting:
-            yield _concatenate([future.result() for future in waiting.popleft()])
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def __init__(
+        self, store: EmbeddingStore, features: Mapping[str, FeatureSet], batch_size: int | None, fresh: bool = False
+    ) -> None:
+        """With `fresh`, nothing that is in the store already counts."""
+        self._store = store
+        self._features = features
+        self._given_batch_size = batch_size
+        self.pictures = {} if fresh else store.complete_pictures()
+        self._have = {
+            name: set[bytes]() if fresh else store.vectors(name, each.identity).keys()
+            for name, each in features.items()
+        }
+        self.read: list[Read] = []
+        self.failures: dict[bytes, str] = {}
+        self.embedded: set[bytes] = set()
+        self._computed: list[_Batch] = []  # not in a part yet
+        self._since = time.monotonic()
+
+    def has(self, key: bytes) -> bool:
+        """Return whether the store has everything about an image."""
+        return key in self.pictures and all(key in keys for keys in self._have.values())
+
+    def run(self, items: Iterable[Item], known: Mapping[Stamp, bytes], workers: int) -> Generator[int, None, None]:
+        """Read all items and embed those that are missing; yield the number of rows done so far.
+
+        Args:
+            items: the gallery, in order.
+            known: the keys of files that are known not to have changed, which are not read.
+            workers: the number of threads.
+        """
+        pool = _pool(workers)
+        waiting: deque[Future[_Batch]] = deque()
+        missing: list[Read] = []
+        pending: set[bytes] = set()
+        try:
+            for reads in self._read_ahead(pool, items, known):
+                for each in reads:
+                    self.read.append(replace(each, content=None))
+                    if each.content is not None and each.key not in pending:
+                        pending.add(each.key)
+                        missing.append(each)
+                    if missing and len(missing) == self._batch_size:
+                        waiting.append(pool.submit(self._embed, missing))
+                        missing = []
+                    if len(waiting) > LOOK_AHEAD * workers:
+                        pending -= self._keep(waiting.popleft().result())
+                yield len(self.read) - len(pending)
+            if missing:
+                waiting.append(pool.submit(self._embed, missing))
+            while waiting:
+                pending -= self._keep(waiting.popleft().result())
+                yield len(self.read) - len(pending)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._flush()
+
+    @property
+    def _batch_size(self) -> int:
+        preferred = [each.batch_size for each in self._features.values() if each.batch_size]
+        return self._given_batch_size or min(preferred, default=DEFAULT_BATCH)
+
+    def _read_ahead(
+        self, pool: ThreadPoolExecutor, items: Iterable[Item], known: Mapping[Stamp, bytes]
+    ) -> Iterator[list[Read]]:
+        rows, ahead = iter(items), deque[Future[list[Read]]]()
+        while part := list(islice(rows, ROWS_AT_ONCE)):
+            ahead.append(pool.submit(self._read, part, known))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def _read(self, items: list[Item], known: Mapping[Stamp, bytes]) -> list[Read]:
+        found = []
+        for item in items:
+            key = known.get(item.stamp) if item.stamp else None
+            if key and self.has(key):
+                found.append(Read(item, key))
+                continue
+            try:
+                content = item.read()
+            except PictureError as error:
+                found.append(Read(item, failure=str(error)))
+                continue
+            key = key_of(content)
+            found.append(Read(item, key, None if self.has(key) else content))
+        return found
+
+    def _embed(self, reads: list[Read]) -> _Batch:
+        batch, keys, pictures = _Batch(), list[bytes](), list[Image.Image]()
+        for each in reads:
+            try:
+                pictures.append(load_picture(each.content or b""))
+                keys.append(each.key)
+            except PictureError as error:
+                batch.failures[each.key] = str(error)
+        for name, features in self._features.items():
+            missing = [at for at, key in enumerate(keys) if key not in self._have[name]]
+            if missing:
+                vectors = _embed_alike(features, [pictures[at] for at in missing], self._batch_size)
+                batch.vectors[name] = [keys[at] for at in missing], vectors
+        for key, picture in zip(keys, pictures, strict=True):
+            if key not in self.pictures:
+                batch.pictures.append(self._store.write_thumbnail(key, picture.size, thumbnail_of(picture)))
+        batch.keys = set(keys)
+        return batch
+
+    def _keep(self, batch: _Batch) -> set[bytes]:
+        """Keep the results for a part of the store; return their keys."""
+        self.failures |= batch.failures
+        self.embedded |= batch.keys
+        self._computed.append(batch)
+        if sum(len(each.keys) for each in self._computed) >= PART_ROWS or time.monotonic() - self._since > PART_SECONDS:
+            self._flush()
+        return batch.keys | batch.failures.keys()
+
+    def _flush(self) -> None:
+        """Write what was computed to the store: vectors first, since an image without an entry is embedded again."""
+        batches, self._computed, self._since = self._computed, [], time.monotonic()
+        for name, features in self._features.items():
+            parts = [batch.vectors[name] for batch in batches if name in batch.vectors]
+            if parts:
+                keys = [key for part, _ in parts for key in part]
+                self._store.add_vectors(name, features.identity, keys, np.concatenate([part for _, part in parts]))
+                self._have[name].update(keys)
+        entries = [entry for batch in batches for entry in batch.pictures]
+        if entries:
+            self._store.add_pictures(entries)
+            self.pictures |= {entry.key: entry for entry in entries}
+
+
+def _embed_alike(features: FeatureSet, pictures: list[Image.Image], batch_size: int) -> Vectors:
+    """Embed images in a batch of always the same size, because a model's last digits depend on it."""
+    padding = [pictures[-1]] * (batch_size - len(pictures)) if features.batch_size else []
+    vectors: Vectors = features.embed([*pictures, *padding])[: len(pictures)]
+    return vectors
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
@@ -75,21 +226,6 @@ def set_torch_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _embed(items: list[Item], features: Mapping[str, FeatureSet]) -> Batch:
-    good, pictures, skipped = list[Item](), list[Image.Image](), list[Skipped]()
-    for item in items:
-        try:
-            if isinstance(item.picture, PictureError):
-                raise item.picture
-            pictures.append(load_picture(item.picture))
-            good.append(replace(item, picture=b""))
-        except PictureError as error:
-            skipped.append(Skipped(item.row, item.id, str(error)))
-    vectors = {name: each.embed(pictures) for name, each in features.items()} if pictures else {}
-    thumbnails = tuple(thumbnail_of(each) for each in pictures)
-    return Batch(items[0].row, len(items), tuple(good), thumbnails, vectors, tuple(skipped))
-
-
 def thumbnail_of(picture: Image.Image) -> bytes:
     """Return a thumbnail as JPEG, which takes at most a tenth of the time of WebP.
 
@@ -102,16 +238,3 @@ def thumbnail_of(picture: Image.Image) -> bytes:
         if file.tell() <= THUMBNAIL_BYTES:
             break
     return file.getvalue()
-
-
-def _concatenate(parts: list[Batch]) -> Batch:
-    good = [part for part in parts if part.items]
-    names = good[0].vectors if good else ()
-    return Batch(
-        start=parts[0].start,
-        rows=sum(part.rows for part in parts),
-        items=tuple(item for part in parts for item in part.items),
-        thumbnails=tuple(each for part in parts for each in part.thumbnails),
-        vectors={name: np.concatenate([part.vectors[name] for part in good]) for name in names},
-        skipped=tuple(each for part in parts for each in part.skipped),
-    )

@@ -5,21 +5,25 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from retrieval.errors import SURPRISE, IndexingError, RetrievalError
+from retrieval.errors import SURPRISE, RetrievalError
 from retrieval.features import FEATURES
 from retrieval.features.base import FeatureOptions, FeatureSet, ModelChoice
+from retrieval.features.loaded import LoadedLater
 from retrieval.indexing.outcome import Outcome
 from retrieval.indexing.progress import BuildCallbacks, Phase, Stage
 from retrieval.settings import Settings
-from retrieval.storage.server.address import Server
-from retrieval.storage.server.shard import ALL
+from retrieval.storage.manifest import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from retrieval.indexing.build import BuildPlan
 
 log = logging.getLogger(__name__)
 
-DEFAULT_BATCH = 16  # images per forward pass if no feature set has a preference
+SHARE_ROWS = 64  # consecutive rows that go to the same worker
 END_WAIT = 30.0  # seconds to wait at exit for the current batch to be written
 
 Load = Callable[[str, FeatureOptions, ModelChoice | None], FeatureSet]
@@ -42,56 +46,85 @@ def build_gallery(
     default, a new copy is loaded. Raise a RetrievalError if the build fails or a callback cancels it.
     """
     # Imported here, so that `--help` and a mistyped flag respond at once.
-    from retrieval.gallery.rows import Gallery
-    from retrieval.indexing.build import BuildPlan, build_index
+    from retrieval.indexing.build import build_index
 
-    _check_share(chosen, rebuild)
-    callbacks.opening()
-    if isinstance(chosen.index, Server):
-        from retrieval.storage.server.connection import connect
-
-        connect(chosen.index).close()  # fail early if the server is unreachable
-    gallery = Gallery(chosen.source)
-    callbacks.finding()
-    options = chosen.features
-    choices = {name: kind.choose(options) for name, kind in FEATURES.items()}
-    features = {}
-    for name, choice in choices.items():
-        if choice:
-            callbacks.loading(choice)
-        features[name] = load(name, options, choice) if load else FEATURES[name].load(options, choice)
-    fastest = [each.batch_size for each in features.values() if each.batch_size]
-    plan = BuildPlan(
-        index=chosen.index,
-        name=name_of(chosen),
-        gallery=gallery,
-        features=features,
-        batch_size=chosen.batch_size or min(fastest, default=DEFAULT_BATCH),
-        workers=chosen.workers,
-        rebuild=rebuild,
-        tsne=chosen.map == "tsne",
-        shard=chosen.shard or ALL,
-    )
-    callbacks.started(plan.name, gallery.total)
+    plan, used = _plan(chosen, rebuild, callbacks, load)
     outcome = build_index(plan, callbacks)
     if outcome.already_done:
-        callbacks.progress(gallery.total or outcome.manifest.pictures, gallery.total)
-    return outcome, next((choice for choice in choices.values() if choice), None)
+        callbacks.progress(plan.gallery.total or outcome.manifest.pictures, plan.gallery.total)
+    return outcome, used
 
 
-def _check_share(chosen: Settings, rebuild: bool) -> None:
-    """Raise IndexingError if the settings cannot be combined with `--shard`."""
-    if chosen.shard and not isinstance(chosen.index, Server):
-        raise IndexingError(
-            f"`--shard` needs a ChromaDB server, because only one process at a time can write the index folder "
-            f"`{chosen.index}`. Start a server (`chroma run --path DIR --port 8000`) and give every worker "
-            "`--index http://HOST:8000`."
-        )
-    if chosen.shard and rebuild:
-        raise IndexingError(
-            "`--rebuild` and `--shard` cannot be combined: a worker that restarts after the others have published "
-            "would start from scratch. Rebuild with one worker, or give all workers a new name with `--gallery`."
-        )
+def embed_share(chosen: Settings, callbacks: BuildCallbacks) -> tuple[int, int]:
+    """Embed one worker's share of a gallery; return its number of rows, and how many were embedded now.
+
+    Raise a RetrievalError if that fails or a callback cancels it.
+    """
+    from retrieval.indexing.build import embed_rows
+
+    assert chosen.shard
+    number, count = chosen.shard
+    plan, _ = _plan(chosen, False, callbacks, None)
+    return embed_rows(plan, callbacks, lambda row: row // SHARE_ROWS % count == number - 1)
+
+
+def _plan(
+    chosen: Settings, rebuild: bool, callbacks: BuildCallbacks, load: Load | None
+) -> "tuple[BuildPlan, ModelChoice | None]":
+    """Open the gallery and find the models; return the plan, and the first model used, if any."""
+    from retrieval.gallery.rows import Gallery
+    from retrieval.indexing.build import BuildPlan
+
+    callbacks.opening()
+    gallery = Gallery(chosen.source)
+    callbacks.finding()
+    name = name_of(chosen)
+    published = None if rebuild else read_manifest(chosen.index / name)
+    features, used = dict[str, FeatureSet](), list[ModelChoice]()
+    for each, kind in FEATURES.items():
+        options = _kept(each, chosen.features, published)
+        choice = kind.choose(options)
+        features[each] = _feature_set(each, options, choice, published, load, callbacks)
+        used += [choice] if choice else []
+    plan = BuildPlan(
+        index=chosen.index,
+        name=name,
+        gallery=gallery,
+        features=features,
+        workers=chosen.workers,
+        batch_size=chosen.batch_size,
+        rebuild=rebuild,
+        tsne=chosen.map == "tsne",
+    )
+    callbacks.started(plan.name, gallery.total)
+    return plan, next(iter(used), None)
+
+
+def _kept(name: str, options: FeatureOptions, published: Manifest | None) -> FeatureOptions:
+    """Return the options with what the user left open as in the last snapshot."""
+    identity = published.features.get(name) if published else None
+    return FEATURES[name].keep(identity, options) if identity else options
+
+
+def _feature_set(
+    name: str,
+    options: FeatureOptions,
+    choice: ModelChoice | None,
+    published: Manifest | None,
+    load: Load | None,
+    callbacks: BuildCallbacks,
+) -> FeatureSet:
+    """Return a feature set, which is loaded only when it is needed if its identity is known already."""
+
+    def loaded() -> FeatureSet:
+        if choice:
+            callbacks.loading(choice)
+        return load(name, options, choice) if load else FEATURES[name].load(options, choice)
+
+    identity = published.features.get(name) if published else None
+    if identity and FEATURES[name].is_same(identity, options, choice):
+        return LoadedLater(identity, loaded)
+    return loaded()
 
 
 def name_of(chosen: Settings) -> str:

@@ -1,38 +1,36 @@
-"""All galleries of an index."""
+"""All galleries of an index folder."""
 
-import logging
 import threading
 from collections import defaultdict
 from pathlib import Path
 
-from retrieval.errors import IndexingError, QueryError, RetrievalError
-from retrieval.storage.folder import FolderLocation
-from retrieval.storage.location import Location
+from retrieval.errors import IndexingError, QueryError
+from retrieval.storage.manifest import FILE, Manifest, read_manifest
 from retrieval.storage.reader import GalleryIndex
-from retrieval.storage.server.address import Server
-
-log = logging.getLogger(__name__)
 
 
 class Indexes:
-    """All galleries of an index, in a folder or on a server. Thread-safe.
+    """All galleries of an index folder. Thread-safe.
 
-    A newly published build is picked up by the next call. `first` is the default gallery; without it, the default is
+    A newly published snapshot is picked up by the next call. `first` is the default gallery; without it, the default is
     the first one by name.
     """
 
-    def __init__(self, root: Path | Server, first: str | None = None) -> None:
+    def __init__(self, root: Path, first: str | None = None) -> None:
         self.root = root
-        self.location = location_of(root)
         self._first = first
-        self._open: dict[str, tuple[str, GalleryIndex]] = {}
+        self._open: dict[str, tuple[int, GalleryIndex]] = {}
         self._lock = threading.Lock()  # of the fields around it; never held while waiting
         self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._fetching: threading.Thread | None = None
 
     def names(self) -> list[str]:
         """Return the names of the published galleries, the default one first."""
-        return sorted(self.location.names(), key=lambda name: name != self._first)
+        names = sorted(path.parent.name for path in self.root.glob(f"*/{FILE}"))
+        return sorted(names, key=lambda name: name != self._first)
+
+    def manifest(self, name: str) -> Manifest | None:
+        """Return the manifest of a gallery, or None; raise IndexingError if it cannot be read."""
+        return read_manifest(self.root / name)
 
     def get(self, name: str = "") -> GalleryIndex:
         """Return the index of a gallery; an empty name stands for the default one.
@@ -43,53 +41,51 @@ class Indexes:
         """
         names = self.names()
         if not names:
-            raise self.location.no_index_error()
+            raise self._no_index()
         if name and name not in names:
             raise QueryError(f"There is no gallery {name[:80]!r}. Available galleries: {', '.join(names)}.")
         name = name or names[0]
-        version = self.location.version(name)
+        if known := self._known(name):
+            return known
         with self._lock:
-            known = self._open.get(name)
             opening = self._opening[name]
-        if known and known[0] == version:
-            return known[1]
-        if known and not self.location.is_local(name):
-            self._fetch(name)  # searches use the old build until the new one is downloaded
-            return known[1]
         with opening:  # another thread that needs this gallery waits here and then finds it open
-            while True:
-                version = self.location.version(name)
-                with self._lock:
-                    known = self._open.get(name)
-                if known and known[0] == version:
-                    return known[1]
-                published = self.location.published(name)
-                if version is None or published is None:
+            while (known := self._known(name)) is None:
+                version = self._version(name)
+                manifest = self.manifest(name)
+                if version is None or manifest is None:
                     raise IndexingError(f"The gallery {name!r} has just been removed. Choose another one.")
                 try:
-                    index = GalleryIndex(published)
+                    index = GalleryIndex(self.root / name, manifest)
                 except IndexingError:
-                    if self.location.version(name) == version:
+                    if self._version(name) == version:
                         raise
-                    continue  # it was rebuilt in the meantime, and the old build deleted
+                    continue  # it was built again in the meantime, and the old snapshot deleted
                 with self._lock:
-                    # `ChromaFolder` releases the old build when the last search in it has ended.
+                    # `ChromaFolder` releases the old snapshot when the last search in it has ended.
                     self._open[name] = (version, index)
-                return index
+            return known
 
-    def _fetch(self, name: str) -> None:
-        """Download the published build of a gallery in the background, one gallery at a time."""
-
-        def fetch() -> None:
-            try:
-                self.location.published(name)
-            except RetrievalError as error:
-                log.warning("%s", error)
-
+    def _known(self, name: str) -> GalleryIndex | None:
+        """Return the opened index of a gallery if it is the published one."""
+        version = self._version(name)
         with self._lock:
-            if self._fetching is None or not self._fetching.is_alive():
-                self._fetching = threading.Thread(target=fetch, name=f"fetch {name}", daemon=True)
-                self._fetching.start()
+            opened, index = self._open.get(name, (None, None))
+        return index if version is not None and opened == version else None
+
+    def _version(self, name: str) -> int | None:
+        """Return a number that changes whenever a snapshot is published, or None if there is none."""
+        try:
+            return (self.root / name / FILE).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def _no_index(self) -> IndexingError:
+        if self.root.exists() and not self.root.is_dir():
+            return IndexingError(f"`{self.root}` is a file. Name the folder of an index with `--index`.")
+        return IndexingError(
+            f"There is no finished index in `{self.root}`. Build one: `python index_builder.py --index {self.root}`"
+        )
 
     def close(self) -> None:
         """Close every opened index."""
@@ -97,13 +93,3 @@ class Indexes:
             for _, index in self._open.values():
                 index.close()
             self._open.clear()
-        self.location.close()
-
-
-def location_of(index: Path | Server) -> Location:
-    """Return the location for an index folder or server; nothing is opened yet."""
-    if isinstance(index, Server):
-        from retrieval.storage.server.location import ServerLocation  # imports chromadb
-
-        return ServerLocation(index)
-    return FolderLocation(index)

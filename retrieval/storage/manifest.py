@@ -1,8 +1,8 @@
-"""The manifest of a build; a gallery becomes visible to readers once its manifest is published.
+"""The manifest of a snapshot; a gallery becomes visible to readers once its manifest is published.
 
-index/<gallery>/manifest.json        names the published build; written last, by rename
-index/<gallery>/build-<digest>-<n>/  chroma/, thumbnails/, items.parquet, pixels.npy, clip.npy, map-*.npz,
-                                     checksums.json, lock, and batches/ until it is published
+index/<gallery>/manifest.json   names the published snapshot; written last, by rename
+index/<gallery>/snapshot-<n>/   items.parquet, <features>.npy, thumbnails/, map-*.npz, and the engines' files (chroma/)
+index/embeddings/               the store that snapshots are made from, see `retrieval.indexing.embeddings`
 """
 
 import json
@@ -18,7 +18,7 @@ from retrieval.features import FEATURES
 from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import GallerySource
 
-FORMAT = 4  # increased whenever older indexes must be rebuilt; 4 added an identity for each feature type
+FORMAT = 5  # increased whenever older indexes must be built again; 5 added the embedding store
 FILE = "manifest.json"
 SKIPPED_LISTED = 1000  # skipped images listed with their reason; further ones are only counted
 THUMBNAIL_FOLDER_ROWS = 1000
@@ -34,23 +34,40 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """A published build: its source, its features and its results.
+class Changes:
+    """How a build differs from the one before, in images."""
 
-    `background` holds the quantiles of the scores of random pairs, by feature type and metric.
+    embedded: int  # for which at least one feature type was computed
+    reused: int  # whose embeddings were in the store
+    removed: int  # of the snapshot before, whose content is no longer in the gallery
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A published snapshot: its source, its features and its results.
+
+    Attributes:
+        snapshot: the name of its folder.
+        fingerprint: a digest of everything that determines its content.
+        ignored: the number of files that are not images, by suffix.
+        background: the quantiles of the scores of random pairs, by feature type and metric.
+        digests: of the items and matrices, by file name.
+        skipped_pictures: the first `SKIPPED_LISTED` of the skipped images.
     """
 
     gallery: str
-    build: str
+    snapshot: str
     source: GallerySource
     fingerprint: str
     features: dict[str, FeatureIdentity]
     pictures: int
     skipped: int
+    ignored: dict[str, int]
+    notes: tuple[str, ...]
     created: str
-    seconds: float
-    bytes: int
+    changes: Changes
     background: dict[str, dict[str, list[float]]]
+    digests: dict[str, str]
     skipped_pictures: tuple[Skipped, ...] = field(default=())
     format: int = FORMAT
 
@@ -65,19 +82,24 @@ class Manifest:
         return self.features[features].dimensions
 
 
-def thumbnail_path(build: Path, row: int) -> Path:
+def thumbnail_path(snapshot: Path, row: int) -> Path:
     """Return the path of a row's thumbnail; a folder holds at most `THUMBNAIL_FOLDER_ROWS` of them."""
-    return build / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}.jpg"
+    return snapshot / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}.jpg"
 
 
-def rebuild_command(folder: Path) -> str:
-    """Return the command that rebuilds a gallery, with its dataset if the manifest can be read, for messages."""
+def build_command(folder: Path, flag: str = "") -> str:
+    """Return the command that builds a gallery, with its dataset if the manifest can be read, for messages."""
     try:
         dataset = shlex.quote(json.loads((folder / FILE).read_text(encoding="utf-8"))["source"]["dataset"])
     except (OSError, ValueError, KeyError, TypeError):
         dataset = "..."
     index, name = shlex.quote(str(folder.parent)), shlex.quote(folder.name)
-    return f"python index_builder.py --index {index} --gallery {name} --dataset {dataset} --rebuild"
+    return f"python index_builder.py --index {index} --gallery {name} --dataset {dataset} {flag}".rstrip()
+
+
+def rebuild_command(folder: Path) -> str:
+    """Return the command that embeds a gallery again."""
+    return build_command(folder, "--rebuild")
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -111,6 +133,8 @@ def from_json(text: str) -> Manifest:
         if not values["features"]:
             raise ValueError("it names no feature type")
         values["skipped_pictures"] = tuple(Skipped(**each) for each in values["skipped_pictures"])
+        values["changes"] = Changes(**values["changes"])
+        values["notes"] = tuple(values["notes"])
         return Manifest(**values)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__} {error}") from error
@@ -127,13 +151,18 @@ def _checksum(values: dict[str, Any]) -> int:
 
 
 def publish_manifest(folder: Path, manifest: Manifest) -> None:
-    """Make a build visible in one step: write the manifest to a temporary file, flush it and rename it."""
+    """Make a snapshot visible in one step: write the manifest to a temporary file, flush it and rename it."""
     temporary = folder / f"{FILE}.{os.getpid()}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(to_json(manifest))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / FILE)
+
+
+def size_of(folder: Path) -> int:
+    """Return the size of all files below a folder in bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _unreadable(folder: Path, reason: str) -> IndexingError:

@@ -21,8 +21,8 @@ from retrieval.errors import IndexingError, PictureError, QueryError
 from retrieval.features import FEATURES, Vectors, default_first
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric
 from retrieval.pictures.loading import load_picture
-from retrieval.storage.location import Published
-from retrieval.storage.manifest import thumbnail_path
+from retrieval.storage.engine_files import open_engine
+from retrieval.storage.manifest import Manifest, build_command, rebuild_command, thumbnail_path
 from retrieval.storage.projection import Method, Projection, projection_path, read_projection
 from retrieval.storage.vectors import ItemVectors
 
@@ -52,22 +52,21 @@ class _Opening:
 class GalleryIndex:
     """The published index of one gallery. Vectors are memory-mapped; engines and maps are opened on first use."""
 
-    def __init__(self, published: Published) -> None:
-        """Open a published build; raise IndexingError if its files are missing or damaged."""
-        self.manifest = manifest = published.manifest
-        self.build = published.files
-        self._published = published
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Open the published snapshot in a gallery's folder; raise IndexingError if its files are damaged."""
+        self.manifest = manifest
+        self.snapshot = folder.resolve() / manifest.snapshot
         self._lock = threading.Lock()
         self._engines = {name: _Opening(threading.Lock()) for name in ENGINES}
         self._maps: dict[tuple[str, Method], Projection] = {}
         # An index can have vectors of a feature type that this version does not know.
         dimensions = {name: each.dimensions for name, each in manifest.features.items() if name in FEATURES}
         try:
-            self._items = ItemVectors(self.build, dimensions, checked=True)
+            self._items = ItemVectors(self.snapshot, dimensions, manifest.digests)
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(error) from error
         self.rows = self._items.rows
-        self._exact: OpenExact = ExactEngine().open(self._items, self.build)
+        self._exact: OpenExact = ExactEngine().open(self._items, self.snapshot)
         if len(self.rows) != manifest.pictures:
             raise self._damaged(f"{len(self.rows)} of {manifest.pictures} items")
 
@@ -128,14 +127,17 @@ class GalleryIndex:
 
     def thumbnail(self, position: int) -> Path:
         """Return the path of an item's thumbnail, a JPEG file."""
-        return thumbnail_path(self.build, int(self.rows[position]))
+        return thumbnail_path(self.snapshot, int(self.rows[position]))
 
     def picture(self, position: int) -> Image.Image:
         """Return an item's thumbnail, decoded; raise IndexingError if it is missing or damaged."""
         try:
             return load_picture(self.thumbnail(position))
         except PictureError as error:
-            raise self._damaged(f"{self.thumbnail(position).name}: {error}") from error
+            raise IndexingError(
+                f"The thumbnail {self.thumbnail(position).name} in `{self.snapshot}` cannot be used. {error} "
+                f"Make it again: `{rebuild_command(self.snapshot.parent)}`"
+            ) from error
 
     def at_thumbnail(self, path: Path) -> int | None:
         """Return the position of the item with this thumbnail path, or None."""
@@ -147,7 +149,7 @@ class GalleryIndex:
     @property
     def thumbnails(self) -> Path:
         """The folder that holds only thumbnails."""
-        return self.build / "thumbnails"
+        return self.snapshot / "thumbnails"
 
     def vectors(self, features: str) -> Vectors:
         """Return the vectors of all items, shape (n, d), float32, memory-mapped.
@@ -198,12 +200,12 @@ class GalleryIndex:
 
     def _open_engine(self, name: str) -> OpenEngine:
         try:
-            engine = self._published.open_engine(name, self._items)
+            engine = open_engine(self.snapshot, name, self._items)
         except OSError as error:
             reason = error.strerror or error
             raise IndexingError(
-                f"The files of {ENGINES[name].title} in `{self.build}` cannot be used: {reason}. Try again later, or "
-                "use the exact scan."
+                f"The files of {ENGINES[name].title} in `{self.snapshot}` cannot be used: {reason}. Try again "
+                "later, or use the exact scan."
             ) from error
         except (EngineDamaged, ValueError, EOFError) as error:
             raise self._damaged(error) from error
@@ -218,7 +220,7 @@ class GalleryIndex:
     def maps(self) -> list[tuple[str, Method]]:
         """The available maps, as pairs of feature type and method; a builder may add maps to a published index."""
         kinds = product((name for name in default_first() if name in self.features), Method)
-        return [each for each in kinds if projection_path(self.build, *each).is_file()]
+        return [each for each in kinds if projection_path(self.snapshot, *each).is_file()]
 
     def map(self, features: str, method: Method) -> Projection:
         """Return a map; raise QueryError if the gallery lacks it, IndexingError if it is damaged."""
@@ -226,7 +228,9 @@ class GalleryIndex:
             if (features, method) not in self._maps:
                 try:
                     dimensions = self.manifest.dimensions(features)
-                    self._maps[features, method] = read_projection(self.build, features, method, len(self), dimensions)
+                    self._maps[features, method] = read_projection(
+                        self.snapshot, features, method, len(self), dimensions
+                    )
                 except FileNotFoundError as error:
                     raise QueryError(
                         f"The gallery {self.manifest.gallery!r} has no map of {features} by {method}. Add one with "
@@ -234,7 +238,7 @@ class GalleryIndex:
                     ) from error
                 except (OSError, ValueError) as error:
                     raise IndexingError(
-                        f"A map of the index in `{self.build}` is damaged ({error}). Recompute it with "
+                        f"A map of the index in `{self.snapshot}` is damaged ({error}). Recompute it with "
                         f"`python index_builder.py --map {method}` and the other flags of its first build."
                     ) from error
             return self._maps[features, method]
@@ -250,4 +254,6 @@ class GalleryIndex:
                 opening.lock.release()
 
     def _damaged(self, reason: object) -> IndexingError:
-        return IndexingError(f"The index in `{self.build}` is damaged ({reason}). {self._published.remedy}")
+        return IndexingError(
+            f"The index in `{self.snapshot}` is damaged ({reason}). Repair it: `{build_command(self.snapshot.parent)}`"
+        )

@@ -1,16 +1,17 @@
-"""The items and vectors of one build, memory-mapped for engines and searches."""
+"""The items and vectors of one snapshot, memory-mapped for engines and searches."""
 
 import threading
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrieval.engines.checksums import check
+from retrieval.digests import check
 from retrieval.errors import IndexingError
 from retrieval.features import Vectors
 
@@ -18,23 +19,26 @@ ITEMS = "items.parquet"
 
 
 class ItemVectors:
-    """The items and matrices in a build's folder; matrices are opened on first use. Thread-safe.
+    """The items and matrices in a snapshot's folder; matrices are opened on first use. Thread-safe.
 
-    `dimensions` has the vector length of each feature type. `checked` compares the files with their checksums, which
-    only a published build has. Missing or damaged items raise OSError, ValueError or KeyError.
+    `dimensions` has the vector length of each feature type, and `digests` those of the files. Missing or damaged items
+    raise OSError, ValueError or KeyError.
     """
 
-    def __init__(self, build: Path, dimensions: Mapping[str, int], *, checked: bool) -> None:
-        self.build = build
+    def __init__(self, snapshot: Path, dimensions: Mapping[str, int], digests: Mapping[str, str]) -> None:
+        self.snapshot = snapshot
         self._dimensions = dict(dimensions)
-        self._checked = checked
+        self._digests = dict(digests)
         self._lock = threading.Lock()
         self._closed = False
         self._matrices: dict[str, Vectors] = {}
-        if checked:
-            check(build, ITEMS)
-        self.items: pa.Table = pq.read_table(build / ITEMS, memory_map=True)
+        check(snapshot, ITEMS, digests)
+        self.items: pa.Table = pq.read_table(snapshot / ITEMS, memory_map=True)
         self.rows: npt.NDArray[np.int64] = self.items["row"].to_numpy()
+
+    def __reduce__(self) -> tuple[type["ItemVectors"], tuple[Any, ...]]:
+        """Open the files again in another process."""
+        return ItemVectors, (self.snapshot, self._dimensions, self._digests)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -59,7 +63,7 @@ class ItemVectors:
     def check_open(self) -> None:
         """Raise IndexingError after `close`."""
         if self._closed:
-            raise IndexingError(f"The index in `{self.build}` was closed, because the program is ending.")
+            raise IndexingError(f"The index in `{self.snapshot}` was closed, because the program is ending.")
 
     def vectors(self, features: str) -> Vectors:
         """Return the vectors of all items, shape (n, d), float32, memory-mapped.
@@ -73,9 +77,8 @@ class ItemVectors:
         dimensions = self._dimensions[features]
         with self._lock:
             if features not in self._matrices:
-                if self._checked:
-                    check(self.build, f"{features}.npy")
-                matrix = np.load(self.build / f"{features}.npy", mmap_mode="r")
+                check(self.snapshot, f"{features}.npy", self._digests)
+                matrix = np.load(self.snapshot / f"{features}.npy", mmap_mode="r")
                 if matrix.shape != (len(self.rows), dimensions):
                     raise ValueError(f"{features} has shape {matrix.shape}")
                 self._matrices[features] = matrix

@@ -29,7 +29,7 @@ from retrieval.metrics import Metric, closeness, score_pairs
 from retrieval.search.embedding import QueryEmbedder
 from retrieval.search.query import Query
 from retrieval.ui.tabs.evaluate import best
-from tests.support.published import publish
+from tests.support.published import publish_gallery
 
 # Four classes, one picture that is the only one of its class, and five without a label.
 LABELS = [f"class {i}" for i in np.random.default_rng(1).integers(0, 4, 40)] + ["alone"] + [""] * 5
@@ -41,7 +41,7 @@ def index(tmp_path_factory):
     pixels = chance.random((len(LABELS), 12), np.float32)
     clip = chance.normal(size=(len(LABELS), 8))
     clip = (clip / np.linalg.norm(clip, axis=1, keepdims=True)).astype(np.float32)
-    indexes = publish(tmp_path_factory.mktemp("evaluation"), pixels, clip, LABELS)
+    indexes = publish_gallery(tmp_path_factory.mktemp("evaluation"), pixels, clip, LABELS)
     yield indexes.get()
     indexes.close()
 
@@ -152,7 +152,7 @@ def test_empty_and_unknown_labels_have_no_code():
 
 def test_error_for_a_gallery_without_shared_labels(tmp_path):
     pixels, clip = np.eye(3, 12, dtype=np.float32), np.eye(3, 8, dtype=np.float32)
-    indexes = publish(tmp_path, pixels, clip, ["a", "b", ""])
+    indexes = publish_gallery(tmp_path, pixels, clip, ["a", "b", ""])
     with pytest.raises(GalleryError, match=r"no label that two images share.*--queries"):
         leave_one_out(indexes.get())
 

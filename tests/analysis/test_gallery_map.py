@@ -32,7 +32,7 @@ from retrieval.ui.query_panel import Asked, QueryPanel
 from retrieval.ui.tabs.map import MapTab, about_map, about_marks
 from retrieval.ui.tabs.tab import TabContext
 from retrieval.ui.widgets.thumbnails import Thumbnails
-from tests.support.published import publish
+from tests.support.published import publish_gallery
 
 
 def some_vectors(count: int, dimensions: int, seed: int = 0) -> Vectors:
@@ -126,7 +126,7 @@ def test_builder_adds_a_tsne_map_without_rebuilding(
     index = Indexes(root).get()
     assert index.maps == [("clip", Method.PCA), ("pixels", Method.PCA)]
     published = (root / "pictures" / FILE).read_bytes()
-    matrix = (index.build / "clip.npy").stat().st_mtime_ns
+    matrix = (index.snapshot / "clip.npy").stat().st_mtime_ns
 
     assert build(root, gallery, "--map", "tsne") == 0
     out = capsys.readouterr().out
@@ -135,11 +135,11 @@ def test_builder_adds_a_tsne_map_without_rebuilding(
     assert len(index.maps) == 4, "an open index sees maps that are added later"
     assert index.map("clip", Method.TSNE).coordinates.shape == (12, 2)
     assert (root / "pictures" / FILE).read_bytes() == published
-    assert (index.build / "clip.npy").stat().st_mtime_ns == matrix
+    assert (index.snapshot / "clip.npy").stat().st_mtime_ns == matrix
 
     assert build(root, gallery, "--map", "tsne") == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert not list(index.build.glob("*.tmp"))
+    assert not list(index.snapshot.glob("*.tmp"))
 
 
 def test_missing_and_damaged_maps_are_rebuilt(
@@ -148,18 +148,18 @@ def test_missing_and_damaged_maps_are_rebuilt(
     root = tmp_path / "index"
     assert build(root, gallery) == 0
     first = Indexes(root).get()
-    whole = {each: projection_path(first.build, *each).read_bytes() for each in first.maps}
+    whole = {each: projection_path(first.snapshot, *each).read_bytes() for each in first.maps}
     for each in first.maps:
-        projection_path(first.build, *each).unlink()
+        projection_path(first.snapshot, *each).unlink()
     assert Indexes(root).get().maps == []
     with pytest.raises(QueryError, match=r"no map of clip by pca.*index_builder\.py --map pca"):
         Indexes(root).get().map("clip", Method.PCA)
     capsys.readouterr()
     assert build(root, gallery) == 0
     assert "maps added" in capsys.readouterr().out
-    assert {each: projection_path(first.build, *each).read_bytes() for each in first.maps} == whole
+    assert {each: projection_path(first.snapshot, *each).read_bytes() for each in first.maps} == whole
 
-    path = projection_path(first.build, "pixels", Method.PCA)
+    path = projection_path(first.snapshot, "pixels", Method.PCA)
     for damaged in (b"", b"no map", whole["pixels", Method.PCA][:400], whole["clip", Method.PCA]):
         path.write_bytes(damaged)
         with pytest.raises(IndexingError, match="damaged"):
@@ -196,8 +196,8 @@ def test_tsne_is_announced_in_the_log(tmp_path: Path, gallery: Path, caplog: pyt
 
 
 def searcher_of(root: Path, pixels: Vectors, clip: Vectors, labels: list[str], methods: list[Method]) -> Searcher:
-    indexes = publish(root, pixels, clip, labels)
-    assert list(write_projections(indexes.get().build, FEATURES, methods))
+    indexes = publish_gallery(root, pixels, clip, labels)
+    assert list(write_projections(indexes.get().snapshot, FEATURES, methods))
     return Searcher(indexes)
 
 
@@ -285,14 +285,14 @@ def tab(icons_searcher: Searcher) -> MapTab:
 
 def test_point_is_selected_by_its_position(tab: MapTab, icons_searcher: Searcher) -> None:
     index = icons_searcher.indexes.get()
-    data = {"gallery": "icons", "build": index.build.name, "position": 7}
+    data = {"gallery": "icons", "build": index.snapshot.name, "position": 7}
     assert tab.take_point(gr.EventData(None, data)) == str(index.thumbnail(7))
-    assert tab.map.thumbnail(["icons", index.build.name, 7]).startswith("data:image/jpeg;base64,/9j/")
+    assert tab.map.thumbnail(["icons", index.snapshot.name, 7]).startswith("data:image/jpeg;base64,/9j/")
 
 
 @pytest.mark.parametrize("position", [-1, 1852, 10**30, 1.0, True, "7", None, [7], {"path": "/etc/passwd"}])
 def test_invalid_positions_are_refused(tab: MapTab, icons_searcher: Searcher, position: object) -> None:
-    build = icons_searcher.indexes.get().build.name
+    build = icons_searcher.indexes.get().snapshot.name
     data = {"gallery": "icons", "build": build, "position": position}
     assert tab.take_point(gr.EventData(None, data)) == gr.skip()
     assert tab.map.thumbnail(["icons", build, position]) == ""
@@ -332,7 +332,7 @@ def test_page_receives_json_without_html_tags(tmp_path: Path) -> None:
 
 
 def test_tab_without_maps_names_the_command_that_adds_them(tmp_path: Path) -> None:
-    searcher = Searcher(publish(tmp_path, some_vectors(4, 3), some_vectors(4, 4, 1), ["a", "b", "a", "b"]))
+    searcher = Searcher(publish_gallery(tmp_path, some_vectors(4, 3), some_vectors(4, 4, 1), ["a", "b", "a", "b"]))
     tab = make_tab(searcher)
     shown = run_tab(tab, "given")
     note, drawing = shown[tab.note], shown[tab.map]
@@ -421,7 +421,7 @@ def test_tab_offers_only_the_maps_that_exist(tmp_path: Path, icons: Path) -> Non
     root = tmp_path / "index"
     shutil.copytree(icons, root, ignore=shutil.ignore_patterns("lock"))
     index = Indexes(root).get()
-    projection_path(index.build, "clip", Method.PCA).unlink()
+    projection_path(index.snapshot, "clip", Method.PCA).unlink()
     searcher = Searcher(Indexes(root))
     tab = make_tab(searcher)
     shown = run_tab(tab, "icons")

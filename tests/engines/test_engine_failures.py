@@ -10,7 +10,7 @@ import pytest
 from typing_extensions import override
 
 import index_builder
-from retrieval.engines import ENGINES, checksums
+from retrieval.engines import ENGINES, chroma_digests
 from retrieval.engines.base import GalleryVectors
 from retrieval.engines.chroma import OpenChroma
 from retrieval.errors import IndexingError
@@ -94,13 +94,13 @@ class FullDiskEngine(SignsEngine):
 def test_failed_rebuild_is_not_retried_immediately(index: GalleryIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     full = FullDiskEngine()
     monkeypatch.setitem(ENGINES, full.name, full)
-    index = GalleryIndex(index._published)
+    index = GalleryIndex(index.snapshot.parent, index.manifest)
     for _ in range(2):
         with pytest.raises(IndexingError, match="No space left on device"):
             index.engine(full.name)
     assert full.attempts == 1
     monkeypatch.setattr("retrieval.storage.reader.PAUSE", 0)
-    index = GalleryIndex(index._published)
+    index = GalleryIndex(index.snapshot.parent, index.manifest)
     for _ in range(2):
         with pytest.raises(IndexingError, match="No space left on device"):
             index.engine(full.name)
@@ -118,12 +118,13 @@ def _fail_connecting(*args: object, **kwargs: object) -> sqlite3.Connection:
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "failure"), [(checksums, "_checksum", _fail_reading), (sqlite3, "connect", _fail_connecting)]
+    ("place", "name", "failure"),
+    [(chroma_digests, "_database_digest", _fail_reading), (sqlite3, "connect", _fail_connecting)],
 )
 def test_temporarily_unreadable_files_are_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, failure: Callable[..., object]
 ) -> None:
-    [database] = folder.glob(f"{NAME}/build-*/chroma/chroma.sqlite3")
+    [database] = folder.glob(f"{NAME}/snapshot-*/chroma/chroma.sqlite3")
     indexes = Indexes(folder)
     index = indexes.get()
     index.vectors(DEFAULT_FEATURES)
@@ -137,7 +138,7 @@ def test_temporarily_unreadable_files_are_kept(
 
 
 def test_drop_removes_a_file_named_like_the_folder(folder: Path, tmp_path: Path) -> None:
-    [build] = folder.glob(f"{NAME}/build-*")
+    [build] = folder.glob(f"{NAME}/snapshot-*")
     (tmp_path / "chroma").write_text("not a folder")
     ENGINES["chroma"].drop(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def engine_file(index: Path) -> Path:
-    [file] = index.glob(f"{NAME}/build-*/{FILE}")
+    [file] = index.glob(f"{NAME}/snapshot-*/{FILE}")
     return file
 
 
@@ -80,7 +80,7 @@ def test_engine_file_is_added_to_an_older_index(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delitem(ENGINES, "signs", raising=False)
     draw(tmp_path / NAME, 6)
     assert index_builder.main(arguments(tmp_path / "index", tmp_path / NAME)) == 0
-    assert not list((tmp_path / "index").glob(f"{NAME}/build-*/{FILE}"))
+    assert not list((tmp_path / "index").glob(f"{NAME}/snapshot-*/{FILE}"))
     monkeypatch.setitem(ENGINES, "signs", SignsEngine())
     searcher = Searcher(Indexes(tmp_path / "index"))
     assert searcher.search(Query(position=2, engine="signs", top_k=1)).hits[0].position == 2

@@ -26,15 +26,16 @@ from retrieval.features.base import FeatureOptions
 from retrieval.features.models import BUNDLED, BUNDLED_FOLDER
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import GallerySource
+from retrieval.indexing import build as building
 from retrieval.indexing.build import BuildPlan, build_index
+from retrieval.indexing.embeddings import FOLDER, EmbeddingStore
 from retrieval.indexing.progress import BuildCallbacks
+from retrieval.indexing.publish import sweep
 from retrieval.metrics import Metric
 from retrieval.search.query import Combination, Query
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
-from retrieval.storage import folder as locations
 from retrieval.storage.catalog import Indexes
-from retrieval.storage.folder import sweep
 from retrieval.storage.manifest import FORMAT, read_manifest
 from tests.support.builds import NAME, arguments, assert_same_contents, contents, corrupt_pictures, draw, nearest
 from tests.support.paths import ROOT
@@ -58,7 +59,7 @@ def files(folder):
 
 def only_build(index):
     """Return the folder of the gallery's only build, or None if there is no build yet."""
-    builds = list((index / NAME).glob("build-*"))
+    builds = list((index / NAME).glob("snapshot-*"))
     assert len(builds) <= 1
     return builds[0] if builds else None
 
@@ -93,7 +94,7 @@ def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
     assert build(tmp_path / "index", tmp_path / NAME) == 0
     printed = capsys.readouterr().out
     assert "9 images indexed" in printed
-    assert "skipped:  3" in printed
+    assert "12 = 9 indexed + 3 skipped (" in printed
     index = Indexes(tmp_path / "index").get()
     reasons = {each.id: each.reason for each in index.manifest.skipped_pictures}
     assert (len(index), index.manifest.skipped) == (9, 3)
@@ -106,50 +107,42 @@ def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
     assert all(Image.open(index.thumbnail(i)).size == (50, 40) for i in range(9))
 
 
-def thumbnails(index):
-    build = only_build(index)
-    return len(list(build.glob("thumbnails/*/*.jpg"))) if build else 0
+def stored_pictures(index):
+    return EmbeddingStore(index).complete_pictures()
 
 
-def last_chroma_write(index):
-    """Return the time of ChromaDB's last write; it writes twice for each collection of a batch."""
-    return (only_build(index) / "chroma" / "chroma.sqlite3").stat().st_mtime_ns
-
-
-def run_and_stop(command, index, number, so_far, writes=0):
-    """Run the builder, signal it after `so_far` thumbnails and `writes` more writes; return exit code and stderr."""
+def run_and_stop(command, index, number, so_far):
+    """Run the builder, signal it when `so_far` pictures are in the store; return exit code and stderr."""
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until(lambda: thumbnails(index) >= so_far or process.poll() is not None)
-    for _ in range(writes):
-        before = last_chroma_write(index)
-        wait_until(lambda before=before: last_chroma_write(index) != before or process.poll() is not None)
+    wait_until(lambda: len(stored_pictures(index)) >= so_far or process.poll() is not None)
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE)
     return process.returncode, said
 
 
 @pytest.mark.endurance  # the real program with real batch sizes; test_kills.py is faster and stricter
-def test_repeatedly_stopped_build_ends_like_an_uninterrupted_one(tmp_path, capsys):
-    dataset = draw(tmp_path / NAME, 290)  # five batches of 64 rows, the last one short
+def test_repeatedly_stopped_build_ends_like_an_uninterrupted_one(tmp_path, capsys, monkeypatch):
+    dataset = draw(tmp_path / NAME, 290)
     corrupt_pictures(dataset, 3, 70, 285)
     assert build(tmp_path / "reference", dataset) == 0
     index = tmp_path / "index"
-    command = [sys.executable, str(ROOT / "index_builder.py"), *arguments(index, dataset)]
-
-    # Each stop is one batch later than the previous one; a batch writes thumbnails first and vectors last.
-    assert run_and_stop(command, index, signal.SIGKILL, 1)[0] == -signal.SIGKILL
-    for number, so_far in ((signal.SIGTERM, 65), (signal.SIGINT, 130)):
+    # The program itself, with small parts.
+    start = f"import sys; from retrieval.indexing import embed; embed.PART_ROWS = 32; sys.path.insert(0, {str(ROOT)!r})"
+    command = [sys.executable, "-c", f"{start}; import index_builder; sys.exit(index_builder.main(sys.argv[1:]))"]
+    command += arguments(index, dataset)
+    assert run_and_stop(command, index, signal.SIGKILL, 30)[0] == -signal.SIGKILL
+    for number, so_far in ((signal.SIGTERM, 100), (signal.SIGINT, 170)):
         code, said = run_and_stop(command, index, number, so_far)
         assert code == 130
         assert "Run the same command again" in said
         assert "Traceback" not in said
-    assert run_and_stop(command, index, signal.SIGKILL, 195, writes=5)[0] == -signal.SIGKILL  # between two collections
     assert read_manifest(index / NAME) is None
     assert not Indexes(index).names()
 
     capsys.readouterr()
-    assert build(index, dataset) == 0
-    assert ", 0 before)" not in capsys.readouterr().out  # it resumed instead of starting over
+    assert build(index, dataset, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["reused"] >= 170
     whole, resumed = contents(tmp_path / "reference"), contents(index)
     assert len(whole.items) == len(whole.thumbnails) == 287
     assert_same_contents(resumed, whole)
@@ -164,7 +157,7 @@ class Callbacks(BuildCallbacks):
 
 def plan(index, gallery, options=FeatureOptions(model=BUNDLED), rebuild=False):  # noqa: B008  # frozen
     features = {name: kind.load(options, kind.choose(options)) for name, kind in FEATURES.items()}
-    return BuildPlan(index, NAME, gallery, features, batch_size=16, workers=1, rebuild=rebuild)
+    return BuildPlan(index, NAME, gallery, features, workers=1, rebuild=rebuild)
 
 
 def test_second_builder_is_refused_during_a_build(tmp_path, capsys):
@@ -197,7 +190,7 @@ def test_open_readers_switch_to_a_new_build_when_it_is_complete(copied, tmp_path
     assert len(nearest(old, "clip", Metric.COSINE, old.vectors("clip")[0], 6)) == 6
     seen = []
     options = FeatureOptions(
-        model=str(BUNDLED_FOLDER) if change == "model" else BUNDLED, pixel_size=8 if change == "pixel size" else 32
+        model=str(BUNDLED_FOLDER) if change == "model" else BUNDLED, pixel_size=8 if change == "pixel size" else 16
     )
     build_index(
         plan(copied.index, Gallery(GallerySource(str(dataset))), options, rebuild=change == "--rebuild"),
@@ -205,15 +198,15 @@ def test_open_readers_switch_to_a_new_build_when_it_is_complete(copied, tmp_path
     )
     assert seen
     assert all(seen)
-    before, old = old.build, None
+    before, old = old.snapshot, None
     new = indexes.get(NAME)
-    assert new.build != before
-    assert new.vectors("pixels").shape[1] == (8 * 8 * 3 if change == "pixel size" else 32 * 32 * 3)
+    assert new.snapshot != before
+    assert new.vectors("pixels").shape[1] == (8 * 8 * 3 if change == "pixel size" else 16 * 16 * 3)
     assert len(new) == (7 if change == "dataset" else 6)
     assert len(nearest(new, "clip", Metric.COSINE, new.vectors("clip")[0], 6)) == 6
     assert indexes.get(NAME) is new
     sweep(copied.index / NAME)
-    assert only_build(copied.index) == new.build  # the old build is deleted once no reader uses it
+    assert only_build(copied.index) == new.snapshot  # the old build is deleted once no reader uses it
     indexes.close()
 
 
@@ -249,7 +242,7 @@ def test_searches_continue_during_a_rebuild(reference_build, tmp_path):
         try:
             visits = [pool.submit(visit) for _ in range(4)]
             for dataset in (other, reference_build.dataset, other):
-                builder = Builder(tmp_path, *arguments(index, dataset, "--rebuild"), separate_writer=True)
+                builder = Builder(tmp_path, *arguments(index, dataset, "--rebuild"))
                 assert builder.wait() == 0, builder.output
         finally:
             over.set()
@@ -318,7 +311,7 @@ def test_rebuild_keeps_the_old_build_if_its_manifest_is_unreadable(copied, monke
     def interrupt(*_):
         raise Interrupted
 
-    monkeypatch.setattr(locations, "publish_manifest", interrupt)
+    monkeypatch.setattr(building, "publish", interrupt)
     with pytest.raises(Interrupted):
         build(copied.index, copied.dataset, "--rebuild")
     manifest.write_text(text)
@@ -328,13 +321,11 @@ def test_rebuild_keeps_the_old_build_if_its_manifest_is_unreadable(copied, monke
 
 
 def downgrade(index):
-    """Turn an index into format 2: without checksums, and without a number in the name of its build."""
-    build = only_build(index)
-    (build / "checksums.json").unlink()
-    old = build.rename(build.with_name(build.name.rpartition("-")[0]))
+    """Turn an index into format 4, which had builds and no embedding store."""
+    old = only_build(index).rename(index / NAME / "build-0123456789abcdef-1")
+    shutil.rmtree(index / FOLDER)
     file = index / NAME / "manifest.json"
-    values = {**json.loads(file.read_text()), "format": 2, "build": old.name}
-    del values["checksum"]
+    values = {**json.loads(file.read_text()), "format": 4, "build": old.name}
     file.write_text(json.dumps(values))
     return old
 
@@ -343,12 +334,13 @@ def test_error_for_an_older_format_names_a_command_that_replaces_it(copied, caps
     old = downgrade(copied.index)
     assert build(copied.index, copied.dataset) == 2
     said = capsys.readouterr().err
-    assert f"format 2, but this program reads format {FORMAT}" in said
+    assert f"format 4, but this program reads format {FORMAT}" in said
     command = re.search(r"python index_builder\.py (--index .*--rebuild)", said)[1]
     assert index_builder.main([*shlex.split(command), "--model", BUNDLED]) == 0
     index = Indexes(copied.index).get(NAME)
     assert [nearest(index, each, Metric.L2, index.vectors(each)[3], 1)[0] for each in FEATURES] == [3, 3]
-    assert only_build(copied.index) != old
+    assert only_build(copied.index)
+    assert not old.exists()
 
 
 def damage_chroma(build):
@@ -368,15 +360,17 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_error_for_a_damaged_index_names_the_rebuild_command(copied, damage):
+def test_damaged_index_is_made_again_from_the_store(copied, damage, capsys):
     DAMAGES[damage](only_build(copied.index))
     indexes = Indexes(copied.index)
-    with pytest.raises(IndexingError, match=r"index_builder\.py.*--rebuild"):
+    with pytest.raises(IndexingError, match=r"Repair it: `python index_builder\.py"):
         index = indexes.get(NAME)
         for features in FEATURES:
             nearest(index, features, Metric.COSINE, index.vectors(features)[0], 3)
     indexes.close()
-    assert build(copied.index, copied.dataset, "--rebuild") == 0
+    assert build(copied.index, copied.dataset, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["embedded"], result["reused"]) == (0, 6)
     index = Indexes(copied.index).get(NAME)
     assert len(nearest(index, "clip", Metric.COSINE, index.vectors("clip")[0], 3)) == 3
     index.close()

@@ -1,37 +1,28 @@
-"""Embedding and writing during a build: number of threads, the writer process, and the size of thumbnails."""
+"""Embedding during a build: threads, batches, and the size of thumbnails."""
 
-import multiprocessing
 import os
 import threading
-from functools import partial
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from retrieval.engines.lock import IndexInUse, acquire_lock
-from retrieval.errors import IndexingError
-from retrieval.features import FEATURES
+from retrieval.errors import PictureError
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import choose_model
 from retrieval.features.pixels import Pixels
-from retrieval.gallery.source import Item
-from retrieval.indexing.embed import THUMBNAIL_BYTES, embed_all, thumbnail_of
-from retrieval.indexing.writer import open_writer
-from retrieval.metrics import View
-from retrieval.storage.batches import Batch
-from retrieval.storage.manifest import thumbnail_path
-from retrieval.storage.server.connection import RECORD_BYTES
-from retrieval.storage.store import FolderStore
+from retrieval.gallery.source import Item, Stamp
+from retrieval.indexing import embed
+from retrieval.indexing.embed import THUMBNAIL_BYTES, Embedder, thumbnail_of
+from retrieval.indexing.embeddings import EmbeddingStore
 
 
 def items(queries, count):
     files = sorted(queries.glob("*.png"))[:count]
-    return [Item(row, file.stem, "", file.stem, file.read_bytes()) for row, file in enumerate(files)]
+    return [Item(row, file.stem, "", file.stem, file.read_bytes) for row, file in enumerate(files)]
 
 
-def test_embedding_in_workers_does_not_change_threads_elsewhere(queries, monkeypatch):
+def test_embedding_in_workers_does_not_change_threads_elsewhere(queries, tmp_path, monkeypatch):
     encoder = ClipEncoder(choose_model("mini"), "float32", "cpu")
     share, before = max(1, os.cpu_count() // 2), torch.get_num_threads()
     torch.set_num_threads(share + 2)
@@ -39,73 +30,104 @@ def test_embedding_in_workers_does_not_change_threads_elsewhere(queries, monkeyp
 
     def record_threads(pixels):
         vectors = forward(pixels)
-        threads.append(torch.get_num_threads())
+        threads.append((torch.get_num_threads(), len(pixels)))
         return vectors
 
     monkeypatch.setattr(encoder, "forward", record_threads)
+    features = {"pixels": Pixels(4), "clip": encoder}
     try:
-        runs = [items(queries, 6)[:4], items(queries, 6)[4:]]
-        found = list(embed_all(iter(runs), {"pixels": Pixels(4), "clip": encoder}, batch_size=3, workers=2))
+        counts = list(Embedder(EmbeddingStore(tmp_path), features, batch_size=4).run(items(queries, 6), {}, workers=2))
         seen = []
         later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         later.start()
         later.join()
         assert [torch.get_num_threads(), *seen] == [share + 2] * 2
-        assert threads == [share] * 3
+        assert threads == [(share, 4)] * 2  # the last batch is as large as the first
     finally:
         torch.set_num_threads(before)
-    assert [run.rows for run in found] == [4, 2]
-    assert [item.row for run in found for item in run.items] == list(range(6))
-    assert [run.vectors["pixels"].shape for run in found] == [(4, 48), (2, 48)]
+    assert counts[-1] == 6
+    stored = EmbeddingStore(tmp_path)
+    assert len(stored.complete_pictures()) == 6
+    assert len(stored.vectors("clip", encoder.identity).keys()) == 6
 
 
-def batch(some, vectors):
-    thumbnails = tuple(b"thumbnail" for _ in some)
-    return Batch(some[0].row, len(some), tuple(some), thumbnails, vectors, ())
+class Widths(Pixels):
+    """Counts the images that it embeds."""
+
+    count = 0
+
+    def embed(self, pictures):
+        self.count += len(pictures)
+        return super().embed(pictures)
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_writer_writes_all_batches_and_releases_the_store(queries, tmp_path, apart):
-    some = items(queries, 3)
-    random = np.random.default_rng(0)
-    vectors = {features: random.random((3, 5), np.float32) for features in FEATURES}
-    with open_writer(partial(FolderStore, tmp_path, FEATURES), apart) as writer:
-        writer.write(batch(some[:2], {features: each[:2] for features, each in vectors.items()}))
-        writer.write(batch(some[2:], {features: each[2:] for features, each in vectors.items()}))
-        with pytest.raises(IndexInUse):
-            acquire_lock(tmp_path)
-        writer.finish()
-    store = FolderStore(tmp_path, FEATURES)
-    assert list(store.rows()) == [0, 1, 2]
-    found, metadata = zip(*store.read(store.rows(), "clip"), strict=True)
-    assert [store._collections().nearest(("clip", View.PLAIN), each, 1, None, ())[0] for each in vectors["clip"]] == [
-        0,
-        1,
-        2,
-    ]
-    store.close()
-    np.testing.assert_array_equal(np.concatenate(found), vectors["clip"])
-    assert [each["id"] for part in metadata for each in part] == [item.id for item in some]
-    assert [thumbnail_path(tmp_path, row).read_bytes() for row in range(3)] == [b"thumbnail"] * 3
+def run(store, rows, features, known=()):
+    embedder = Embedder(store, {"pixels": features}, batch_size=2)
+    assert list(embedder.run(rows, dict(known), 1))[-1] == len(rows)
+    return embedder
 
 
-def test_writer_failures_are_reported(queries, tmp_path):
-    some = items(queries, 2)
-    good, bad = ({each: np.ones((1, width), np.float32) for each in FEATURES} for width in (5, 6))
-    open_store = partial(FolderStore, tmp_path, FEATURES)
-    with open_writer(open_store, separate=True) as writer:
-        writer.write(batch(some[:1], good))
-        multiprocessing.active_children()[0].kill()
-        with pytest.raises(IndexingError, match=r"ended unexpectedly.*to resume the build"):
-            for _ in range(2):
-                writer.write(batch(some[:1], good))
-    with open_writer(open_store, separate=True) as writer:
-        writer.write(batch(some[:1], good))
-        writer.write(batch(some[1:], bad))
-        with pytest.raises(IndexingError, match="ChromaDB cannot use"):
-            writer.finish()
+def test_only_what_is_not_in_the_store_is_embedded(queries, tmp_path):
+    store, features = EmbeddingStore(tmp_path), Widths(4)
+    first = items(queries, 5)
+    run(store, first[:3], features)
+    assert features.count == 3
+    twice = [*first, *first[:1]]  # the same content in two rows
+    embedder = run(store, twice, features)
+    assert features.count == 5
+    assert [each.item.row for each in embedder.read] == [0, 1, 2, 3, 4, 0]
+    assert len(embedder.embedded) == 2
+    run(store, first, Widths(8))  # another identity has vectors of its own
+    assert features.count == 5
 
 
-def test_thumbnails_fit_into_a_server_record():
+def test_files_with_a_known_stamp_are_not_read(queries, tmp_path):
+    store, features, [item] = EmbeddingStore(tmp_path), Widths(4), items(queries, 1)
+    key = run(store, [item], features).read[0].key
+    stamp = Stamp("a.png", 3, 4)
+
+    def fail():
+        raise PictureError("it was read")
+
+    embedder = run(store, [Item(0, "a", "", "", fail, stamp)], features, {stamp: key}.items())
+    assert (embedder.read[0].key, embedder.read[0].failure) == (key, "")
+    embedder = run(store, [Item(0, "a", "", "", fail, Stamp("a.png", 3, 5))], features, {stamp: key}.items())
+    assert embedder.read[0].failure == "it was read"
+
+
+def test_damaged_thumbnails_and_parts_are_made_again(queries, tmp_path):
+    store, features, rows = EmbeddingStore(tmp_path), Widths(4), items(queries, 3)
+    embedder = run(store, rows, features)
+    store.thumbnail(embedder.read[1].key).write_bytes(b"")
+    run(store, rows, features)
+    assert features.count == 3  # its vector is there
+    assert store.thumbnail(embedder.read[1].key).stat().st_size > 100
+    for part in store.vectors("pixels", features.identity).folder.glob("*.parquet"):
+        content = bytearray(part.read_bytes())
+        content[8] ^= 1  # in the first page of keys
+        part.write_bytes(content)
+    run(store, rows, features)
+    assert features.count == 6
+
+
+def test_small_parts_are_merged_and_unused_ones_pruned(queries, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "PART_ROWS", 1)
+    store, features, rows = EmbeddingStore(tmp_path), Widths(4), items(queries, 20)
+    embedder = Embedder(store, {"pixels": features}, batch_size=1)
+    list(embedder.run(rows, {}, 1))
+    parts = store.vectors("pixels", features.identity)
+    before = {key: vector for part in parts.read() for key, vector in zip(*part.to_pydict().values(), strict=True)}
+    assert len(list(parts.read())) == 20
+    store.merge_small_parts()
+    assert len(list(parts.read())) == 1
+    after = {key: vector for part in parts.read() for key, vector in zip(*part.to_pydict().values(), strict=True)}
+    assert after == before
+    kept = [each.key for each in embedder.read[:5]]
+    assert store.prune(kept, {("pixels", features.identity)}) > 0
+    assert set(store.complete_pictures()) == parts.keys() == set(kept)
+    assert len(list((store.folder / "thumbnails").rglob("*.jpg"))) == 5
+
+
+def test_thumbnails_have_a_bounded_size():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 2, (256, 256, 3), dtype=np.uint8) * 255)
-    assert 20_000 < len(thumbnail_of(noise)) <= min(THUMBNAIL_BYTES, RECORD_BYTES)
+    assert 20_000 < len(thumbnail_of(noise)) <= THUMBNAIL_BYTES

@@ -1,5 +1,6 @@
 """An interrupted builder ends soon with a message; of several builders on one index, only one builds."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -15,11 +16,12 @@ pytestmark = [pytest.mark.endurance, pytest.mark.short]
 
 INTERRUPTED = (
     "the gallery is claimed",
-    "some vectors of some batches are written",
-    "every batch is written",
-    "one matrix is exported",
+    "a part is about to be written",
+    "a part with images is written",
+    "one matrix is written",
     "the manifest is about to be renamed",
-    "the old build is half swept away",
+    "ChromaDB is being built",
+    "the old snapshot is half deleted",
 )
 
 
@@ -42,14 +44,15 @@ def test_build_interrupted_at_any_stage_ends_with_a_message_and_resumes(
     assert_same(index, reference_build.snapshot)
 
 
-def test_batch_stored_during_an_interrupt_also_reaches_chromadb(
-    reference_build: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_interrupted_build_keeps_what_it_has_embedded(reference_build: SimpleNamespace, tmp_path: Path) -> None:
     index = tmp_path / "index"
     command = arguments(index, reference_build.dataset)
-    kept = Moment("Batches.add", "return", 2)  # at this moment another batch waits for ChromaDB
-    assert Builder(reference_build.folder, *command, at=kept, number=signal.SIGINT).wait() == 130
-    assert Builder(reference_build.folder, *command).wait() == 0
+    stored = Moment("EmbeddingStore.add_pictures", "return")
+    assert Builder(reference_build.folder, *command, at=stored, number=signal.SIGINT).wait() == 130
+    again = Builder(reference_build.folder, *command, "--json")
+    assert again.wait() == 0
+    result = json.loads(again.output.splitlines()[-1])
+    assert 0 < result["reused"] < result["pictures"] == result["reused"] + result["embedded"]
     assert_same(index, reference_build.snapshot)
 
 

@@ -22,7 +22,7 @@ from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
 from retrieval.search.validation import checked_region, checked_top_k, one_of
 from tests.support.formulas import best_first, reference
-from tests.support.published import publish
+from tests.support.published import publish_gallery
 
 PICTURES = ("pizza", "cat", "soccer-ball", "castle", "red-apple")
 
@@ -41,7 +41,7 @@ def openclip(seed, tmp_path_factory):
     paths = json.loads((seed / "openclip" / "mapping_paths.json").read_text())
     labels = [paths[f"id_{row}"].split("/")[-2] for row in range(len(vectors))]
     pixels = np.random.default_rng(0).random((len(vectors), 12), np.float32)
-    indexes = publish(tmp_path_factory.mktemp("openclip"), pixels, vectors, labels)
+    indexes = publish_gallery(tmp_path_factory.mktemp("openclip"), pixels, vectors, labels)
     yield indexes.get()
     indexes.close()
 
@@ -156,7 +156,7 @@ def test_ties_at_the_last_rank_keep_the_gallery_order(tmp_path, metric, engine, 
     chance = np.random.default_rng(0)
     pixels, clip = chance.random((90, 12), np.float32), np.eye(90, dtype=np.float32)
     pixels[20::2] = pixels[20]  # 35 copies: more than the number of neighbours first requested from ChromaDB
-    indexes = publish(tmp_path, pixels, clip, [""] * 90)
+    indexes = publish_gallery(tmp_path, pixels, clip, [""] * 90)
     positions, _ = rank(indexes.get(), Combination("pixels", metric, engine), pixels[20], k)
     indexes.close()
     assert positions.tolist() == list(range(20, 90, 2))[:k]
@@ -262,7 +262,7 @@ def test_near_duplicates_are_shown_once_and_counted(tmp_path, features, engine):
     chance = np.random.default_rng(0)
     clip = np.repeat(np.eye(30, dtype=np.float32), 5, axis=0)  # 30 pictures, each five times
     pixels = chance.random((150, 12), np.float32)
-    indexes = publish(tmp_path, pixels, clip, [""] * 150)
+    indexes = publish_gallery(tmp_path, pixels, clip, [""] * 150)
     searcher = Searcher(indexes)
     plain = searcher.search(Query(position=0, features=features, engine=engine, top_k=150))
     ranking = searcher.search(Query(position=0, features=features, engine=engine, top_k=20, alike=0.9))

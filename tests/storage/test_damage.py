@@ -38,20 +38,20 @@ FEW = ("cut", "noise in the middle", "gone")
 # Patterns; only the first file by name is damaged.
 FILES = (
     "manifest.json",
-    "build-*/items.parquet",
-    "build-*/pixels.npy",
-    "build-*/clip.npy",
-    "build-*/checksums.json",
-    "build-*/map-clip-pca.npz",
-    "build-*/thumbnails/*/*.jpg",
-    "build-*/chroma/chroma.sqlite3",
+    "snapshot-*/items.parquet",
+    "snapshot-*/pixels.npy",
+    "snapshot-*/clip.npy",
+    "snapshot-*/map-clip-pca.npz",
+    "snapshot-*/thumbnails/*/*.jpg",
+    "snapshot-*/chroma/chroma.sqlite3",
+    "snapshot-*/chroma/digests.json",
     *(
-        f"build-*/chroma/*/{name}"
+        f"snapshot-*/chroma/*/{name}"
         for name in ("data_level0.bin", "header.bin", "length.bin", "link_lists.bin", "index_metadata.pickle")
     ),
 )
 # One file for each way of reading; the others, and more kinds of damage, take minutes.
-QUICK = (FILES[0], FILES[2], FILES[6], FILES[7], FILES[8])
+QUICK = (FILES[0], FILES[2], FILES[5], FILES[6], FILES[8])
 
 
 def _with_noise(content: bytes, places: Any) -> bytes:
@@ -104,7 +104,7 @@ def commands(index: Path, picture: Path, plot: Path, few: bool) -> list[tuple[Ca
 
 def without_times(values: dict[str, Any]) -> dict[str, Any]:
     """Return an answer without what differs between runs, or between two builds of the same gallery."""
-    return {key: value for key, value in values.items() if key not in ("timings_ms", "created", "bytes")}
+    return {key: value for key, value in values.items() if key not in ("timings_ms", "created", "changes")}
 
 
 def outputs(index: Path, picture: Path, plot: Path, few: bool) -> list[tuple[str, int, str, str]]:

@@ -21,7 +21,7 @@ from retrieval.storage.reader import GalleryIndex
 NAME = "pictures"
 PICTURES = 22  # six batches, the last one short
 BAD = (3, 9, 21)
-PER_RUN = ("build", "created", "seconds", "bytes", "checksum")  # differ even between builds of the same gallery
+PER_RUN = ("snapshot", "created", "changes", "checksum")  # differ even between builds of the same gallery
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -59,10 +59,10 @@ def arguments(index: Path | str, dataset: Path | str, *more: str) -> list[str]:
 def contents(index: Path) -> SimpleNamespace:
     """Everything that a build holds: items, skipped pictures, every collection, matrices and thumbnails."""
     manifest = read_manifest(index / NAME)
-    build = index / NAME / manifest.build
+    build = index / NAME / manifest.snapshot
     chroma = ChromaFolder(build, reading=True)
     collections = {}
-    for key, collection in chroma.open(FEATURES).by_key.items():
+    for key, collection in chroma.open(keys_of(FEATURES)).by_key.items():
         found = collection.get(include=["embeddings", "metadatas"])
         order = np.argsort(found["ids"])
         collections[key] = (
@@ -94,7 +94,8 @@ def assert_same_contents(found: SimpleNamespace, expected: SimpleNamespace) -> N
 def file_names(index: Path, build: str) -> set[str]:
     """The files and folders of an index except ChromaDB's own, with the build's number removed from their names."""
     found = {path.relative_to(index).as_posix() for path in index.rglob("*")}
-    return {path.replace(build, "build") for path in found if "/chroma/" not in path}
+    # The parts of the store depend on when the builder was stopped.
+    return {path.replace(build, "build") for path in found if "/chroma/" not in path and "embeddings/" not in path}
 
 
 def take_snapshot(index: Path) -> SimpleNamespace:
@@ -104,7 +105,7 @@ def take_snapshot(index: Path) -> SimpleNamespace:
     maps = Indexes(index).get(NAME)
     return SimpleNamespace(
         manifest={key: value for key, value in asdict(manifest).items() if key not in PER_RUN},
-        file_names=file_names(index, manifest.build),
+        file_names=file_names(index, manifest.snapshot),
         maps={features: maps.map(features, Method.PCA).coordinates for features in FEATURES},
         contents=contents(index),
     )
@@ -130,7 +131,7 @@ def search_published(index: Path) -> str:
         vector = found.vectors(features)[5]
         assert nearest(found, features, Metric.L2, vector, 3)[0] == 5
     indexes.close()
-    return str(found.manifest.build)
+    return str(found.manifest.snapshot)
 
 
 def nearest(index: GalleryIndex, features: str, metric: Metric, vector: np.ndarray, count: int) -> np.ndarray:

@@ -1,40 +1,41 @@
-"""Make a finished index from given vectors with the real store and export."""
+"""Make a finished index from given vectors, with the real store and snapshot."""
 
 from pathlib import Path
 
-from retrieval.engines.checksums import write_checksums
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import GallerySource, Item
-from retrieval.storage.batches import Batch
+from retrieval.indexing.embeddings import EmbeddingStore, key_of
+from retrieval.indexing.publish import SnapshotItem, publish, write_snapshot
 from retrieval.storage.catalog import Indexes
-from retrieval.storage.export import export
-from retrieval.storage.manifest import Manifest, publish_manifest
-from retrieval.storage.store import FolderStore
+from retrieval.storage.manifest import Changes, Manifest
 
 
-def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> Indexes:
+def publish_gallery(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> Indexes:
     """Publish one gallery of n items; `pixels` are squares of side s, shape (n, s * s * 3)."""
-    build = root / "given" / "build-given"
-    store = FolderStore(build, ("pixels", "clip"))
-    items = tuple(Item(row, f"id-{row}", label, "", b"") for row, label in enumerate(labels))
-    vectors = {"pixels": pixels, "clip": clip}
-    store.write(Batch(0, len(items), items, (b"thumbnail",) * len(items), vectors, ()))
-    export(store, store.rows())
-    store.close()
+    store, vectors = EmbeddingStore(root), {"pixels": pixels, "clip": clip}
+    features = {name: FeatureIdentity("given", "", "", "float32", each.shape[1]) for name, each in vectors.items()}
+    pictures = [store.write_thumbnail(key_of(b"%d" % row), (1, 1), b"thumbnail") for row in range(len(labels))]
+    for name, identity in features.items():
+        store.add_vectors(name, identity, [each.key for each in pictures], vectors[name])
+    items = [
+        SnapshotItem(Item(row, f"id-{row}", label, "", bytes), picture)
+        for row, (label, picture) in enumerate(zip(labels, pictures, strict=True))
+    ]
     manifest = Manifest(
         gallery="given",
-        build=build.name,
+        snapshot="snapshot-given",
         source=GallerySource("given"),
         fingerprint="given",
-        features={name: FeatureIdentity("given", "", "", "float32", each.shape[1]) for name, each in vectors.items()},
+        features=features,
         pictures=len(labels),
         skipped=0,
+        ignored={},
+        notes=(),
         created="",
-        seconds=0.0,
-        bytes=0,
+        changes=Changes(len(labels), 0, 0),
         background={},
+        digests=write_snapshot(root / "given" / "snapshot-given", items, store, features),
     )
-    write_checksums(build)
-    publish_manifest(root / "given", manifest)
+    publish(root / "given", manifest)
     return Indexes(root)

@@ -21,12 +21,13 @@ import datasets
 
 import index_builder
 import retrieval.features.encoder
-import retrieval.indexing.build  # with torch and ChromaDB
+import retrieval.indexing.build  # with torch
+import retrieval.indexing.embed
 from retrieval.engines.chroma_folder import GRAPH
 from tests.support.waiting import PATIENCE, wait_until
 
 WARMED = "tests.support.warmed"
-ROWS_AT_ONCE = 4  # so that a few pictures fill many batches
+ROWS_AT_ONCE, PART_ROWS = 4, 8  # so that a few pictures fill several parts
 # Let ChromaDB write its graphs every few pictures instead of every thousand.
 SYNC = {"sync_threshold": 8, "batch_size": 4}
 
@@ -72,7 +73,6 @@ def _run(
     arguments: list[str],
     cache: Path,
     log: Path,
-    separate_writer: bool,
     moment: Moment | None,
     number: int,
     began: Connection,
@@ -83,8 +83,8 @@ def _run(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     datasets.config.HF_DATASETS_CACHE = cache
-    retrieval.indexing.build.ROWS_AT_ONCE = ROWS_AT_ONCE
-    retrieval.indexing.build.WRITER_PROCESS_ROWS = 1 if separate_writer else sys.maxsize
+    retrieval.indexing.embed.ROWS_AT_ONCE = ROWS_AT_ONCE
+    retrieval.indexing.embed.PART_ROWS = PART_ROWS
     GRAPH.update(SYNC)
     encoder = sys.modules[WARMED].ENCODER  # fails unless the server process has imported it
     retrieval.features.encoder.ClipEncoder = lambda choice, dtype: encoder  # type: ignore[assignment, misc]
@@ -118,7 +118,6 @@ class Builder:
         self,
         folder: Path,
         *arguments: str,
-        separate_writer: bool = False,
         at: Moment | None = None,
         number: signal.Signals = signal.SIGKILL,
         program: Callable[[list[str]], int] = index_builder.main,
@@ -128,7 +127,6 @@ class Builder:
         Args:
             folder: Folder for its log and its dataset cache.
             arguments: Arguments of the program.
-            apart: Write in a separate process, as with larger galleries.
             at: When to send it the signal.
             number: The signal.
             program: A function to run instead of the builder.
@@ -136,7 +134,7 @@ class Builder:
         context = _context()
         here, there = context.Pipe()
         self._log = folder / "builder.log"
-        given = (program, [*arguments], folder / "cache", self._log, separate_writer, at, int(number), there)
+        given = (program, [*arguments], folder / "cache", self._log, at, int(number), there)
         self.process = context.Process(target=_run, args=given)
         self.process.start()
         there.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,7 +20,7 @@ from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
 from retrieval.indexing.jobs import Build, BuildStopped
 from retrieval.indexing.progress import Phase, Stage
 from retrieval.settings import Settings, with_flags
-from retrieval.storage.manifest import SKIPPED_LISTED, Manifest
+from retrieval.storage.manifest import SKIPPED_LISTED, Manifest, size_of
 from retrieval.ui.controls import QUIET, cancel_button, figures_table
 from retrieval.ui.errors import as_shown, warn
 from retrieval.ui.query_panel import Updates
@@ -203,7 +204,6 @@ class GalleriesTab(Tab):
             with as_shown(owner=True), _fields_named():
                 try:
                     manifest = build.outcome().manifest
-                    self._indexes.location.refresh()
                     self._indexes.get(build.name)  # from now on searches use the new build
                 except BuildStopped:
                     return over | {self.state: _status(stopped(build.stage))}
@@ -270,18 +270,18 @@ class GalleriesTab(Tab):
         rows = []
         for name in self._indexes.names():
             try:
-                manifest = self._indexes.location.manifest(name)
+                manifest = self._indexes.manifest(name)
             except RetrievalError as error:
                 rows.append([name, str(error), *[""] * (len(COLUMNS) - 2)])
             else:
-                rows += [gallery_row(manifest)] if manifest else []
+                rows += [gallery_row(self._indexes.root / name, manifest)] if manifest else []
         return {self.table: rows, **self._skipped(chosen)}
 
     def _skipped(self, name: str) -> Updates:
         manifest: Manifest | None = None
         if name in self._indexes.names():
             with suppress(RetrievalError):  # its row says why
-                manifest = self._indexes.location.manifest(name)
+                manifest = self._indexes.manifest(name)
         rows = [[each.id, each.reason] for each in manifest.skipped_pictures] if manifest else []
         note = skipped(manifest) if manifest else ""
         return {self.skipped_note: note, self.skipped: gr.Dataframe(value=rows, visible=bool(rows))}
@@ -373,7 +373,7 @@ def stopped(stage: Stage) -> str:
     return f"Stopped{kept}. Start the same build again to resume it."
 
 
-def gallery_row(manifest: Manifest) -> list[str]:
+def gallery_row(folder: Path, manifest: Manifest) -> list[str]:
     """Return a gallery's row in the table of galleries."""
     built = datetime.fromisoformat(manifest.created).astimezone()
     source = manifest.source
@@ -385,7 +385,7 @@ def gallery_row(manifest: Manifest) -> list[str]:
         f"{manifest.skipped:,}",
         manifest.model.title,
         f"{built:%Y-%m-%d %H:%M}",
-        f"{manifest.bytes / 1e6:,.1f} MB",
+        f"{size_of(folder / manifest.snapshot) / 1e6:,.1f} MB",
     ]
 
 

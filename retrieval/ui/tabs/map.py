@@ -115,7 +115,7 @@ class MapTab(Tab):
             return None
         with as_shown():
             index = self._searcher.indexes.get(gallery)
-        if build != index.build.name or type(position) is not int or not 0 <= position < len(index):
+        if build != index.snapshot.name or type(position) is not int or not 0 <= position < len(index):
             return None
         return index.thumbnail(position)
 
@@ -137,8 +137,8 @@ class MapTab(Tab):
             drawn = zip(found.entries, found.coordinates, found.label_of, strict=True)
             kept[features, method] = _members(
                 gallery=index.manifest.gallery,
-                build=index.build.name,
-                key=f"{index.manifest.gallery} {index.build.name} {features} {method}",
+                build=index.snapshot.name,
+                key=f"{index.manifest.gallery} {index.snapshot.name} {features} {method}",
                 labels=found.labels,
                 points=[_row(entry, place, label) for entry, place, label in drawn],
             )

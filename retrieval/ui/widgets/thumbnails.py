@@ -42,7 +42,7 @@ class Thumbnails:
 
     def serve(self, index: GalleryIndex) -> None:
         """Make the thumbnails of an index public."""
-        self.serve_folder(index.thumbnails, f"{index.manifest.gallery}/{index.build.name}")
+        self.serve_folder(index.thumbnails, f"{index.manifest.gallery}/{index.snapshot.name}")
 
     def serve_folder(self, folder: Path, name: str) -> None:
         """Make the images of a folder public under a name."""

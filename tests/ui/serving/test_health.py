@@ -103,7 +103,7 @@ def test_health_is_checked_by_one_caller_at_a_time_and_cached(searcher: Searcher
 def test_health_is_ready_while_another_process_uses_chromadb(
     searcher: Searcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lock = acquire_lock(searcher.indexes.get().build)
+    lock = acquire_lock(searcher.indexes.get().snapshot)
     problem = started_health(searcher).problem()
     lock.release()
     assert problem is None

@@ -406,7 +406,7 @@ def path_values(site: Site) -> dict[str, str]:
         "ROOT": str(ROOT),
         "HOME": str(Path.home()),
         "UPLOADS": str(Path(site.upload(small())).parents[1]),
-        "BUILD": next((site.index / "icons").glob("build-*")).name,
+        "BUILD": next((site.index / "icons").glob("snapshot-*")).name,
         "UP": "%2e%2e%2f" * 12,
     }
 

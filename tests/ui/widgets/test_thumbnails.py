@@ -38,7 +38,7 @@ def test_results_are_served_from_the_index_without_encoding_pictures(
     index = page_searcher.indexes.get()
     for image in page.locator("#results img").all():
         source = urljoin(address, image.get_attribute("src"))
-        assert str(index.build.parent) not in unquote(source), "reveals the location of the index"
+        assert str(index.snapshot.parent) not in unquote(source), "reveals the location of the index"
         path = index.thumbnails.joinpath(*source.rsplit("/", 2)[1:])
         assert index.at_thumbnail(path) is not None, source
         with urllib.request.urlopen(source, timeout=PATIENCE) as answer:

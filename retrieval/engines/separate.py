@@ -1,0 +1,82 @@
+"""Run a function in a process of its own and wait for it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any
+
+from retrieval.errors import IndexingError
+
+POLL = 0.2  # seconds between two checks whether to go on
+
+
+def run_in_process(
+    function: Callable[..., None], arguments: tuple[Any, ...], check: Callable[[], None] = lambda: None
+) -> None:
+    """Run a function in a new process; it and its arguments are pickled.
+
+    Args:
+        function: raises an OSError or IndexingError if it fails, which is raised here as well.
+        arguments: its arguments.
+        check: called repeatedly; if it raises an exception, the process is killed.
+
+    Raises:
+        IndexingError: the process has ended without a result.
+    """
+    here, there = multiprocessing.Pipe()
+    # Not forked, because torch and ChromaDB have threads.
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_run, args=(there, function, arguments), daemon=True)
+    resource_tracker.ensure_running()  # first, because starting this helper of Python unblocks interrupts
+    with _without_interrupts():
+        process.start()
+    there.close()
+    try:
+        while not here.poll(POLL):
+            check()
+        error = here.recv()
+    except (EOFError, OSError) as failure:
+        raise IndexingError(
+            "The process that writes the index has ended unexpectedly, perhaps because it ran out of memory. "
+            "Run the same command again to continue."
+        ) from failure
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let a process that is started ignore Ctrl-C, which its parent handles."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(pipe: Connection, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    try:
+        function(*arguments)
+    except (OSError, IndexingError) as error:
+        pipe.send(error)
+    else:
+        pipe.send(None)
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    """Wait for the pipe's other end to close, which happens at the latest when the parent ends."""
+    try:
+        pipe.recv()
+    except (EOFError, OSError):
+        os._exit(1)

@@ -1,0 +1,285 @@
+"""The embedding store: thumbnails and vectors of images, by the content of their files.
+
+embeddings/pictures/*.parquet               key, size and thumbnail of each image
+embeddings/thumbnails/<xx>/<key>.jpg        its thumbnail
+embeddings/<features>-<identity>/*.parquet  key and vector of each image
+
+It is the source of truth: snapshots are made from it, and an image whose key is in it is never decoded or embedded
+again. A part is a Parquet file with checksums, written once under a name of its own, by rename, so that builders on
+several machines can share the folder. If two parts have the same key, the later part by name counts.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from retrieval.errors import cannot_write
+from retrieval.features import Vectors
+from retrieval.features.base import FeatureIdentity
+from retrieval.storage.manifest import size_of
+
+log = logging.getLogger(__name__)
+
+FOLDER = "embeddings"
+KEY_BYTES = 16
+KEY = pa.binary(KEY_BYTES)
+SMALL_PART = 4096  # rows; when there are many parts with fewer rows, they are merged
+SMALL_PARTS = 16
+
+Keys = npt.NDArray[np.bytes_]
+
+
+class PartDamaged(Exception):
+    """A part was damaged and has been deleted; its images are missing from the store now."""
+
+
+def key_of(content: bytes) -> bytes:
+    """Return the key of an image: the first 16 bytes of the SHA-256 digest of its file."""
+    return hashlib.sha256(content).digest()[:KEY_BYTES]
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """What the store knows about an image besides its vectors."""
+
+    key: bytes
+    width: int  # pixels of the upright image
+    height: int
+    thumbnail_bytes: int
+    thumbnail_crc: int
+
+
+PICTURES = pa.schema(
+    [("key", KEY), *((name, pa.int64()) for name in StoredPicture.__dataclass_fields__ if name != "key")]
+)
+
+
+class Parts:
+    """The parts of one kind: Parquet files with the same columns in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, table: pa.Table) -> None:
+        """Write a new part; raise OSError if that fails."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Ordered by time, except between machines whose clocks differ, which then hold equal entries.
+        path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, write_page_checksum=True, use_dictionary=False, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yield every part, in the order in which they were written.
+
+        Raises:
+            PartDamaged: a part was damaged, and has been deleted.
+            OSError: a part cannot be read at the moment.
+        """
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                yield pq.read_table(path, columns=columns, page_checksum_verification=True)
+            except FileNotFoundError:
+                continue  # merged into another part, which follows
+            except (OSError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and error.errno:
+                    raise
+                path.unlink()
+                raise PartDamaged(f"`{path}` was damaged ({error}). Its images are embedded again.") from error
+
+    def keys(self) -> set[bytes]:
+        """Return the keys of all entries; damaged parts are deleted, and their entries count as missing."""
+        while True:
+            try:
+                return {key for part in self.read(["key"]) for key in part["key"].to_pylist()}
+            except PartDamaged as error:
+                log.warning("%s", error)
+
+    def merge(self, wanted: Callable[[pa.Table], pa.Table] = lambda part: part, smaller: float = SMALL_PART) -> None:
+        """Merge parts with fewer rows than `smaller` into one, with only the `wanted` rows of each."""
+        old = [path for path in sorted(self.folder.glob("*.parquet")) if pq.read_metadata(path).num_rows < smaller]
+        parts = [wanted(pq.read_table(path, page_checksum_verification=True)) for path in old]
+        if any(part.num_rows for part in parts):
+            self.write(pa.concat_tables(parts))
+        for path in old:
+            path.unlink()
+
+    @property
+    def small(self) -> int:
+        """The number of parts, which shows whether to merge them."""
+        return sum(1 for _ in self.folder.glob("*.parquet"))
+
+
+class EmbeddingStore:
+    """The embedding store of an index folder. Several builders may write to it at the same time."""
+
+    def __init__(self, index: Path) -> None:
+        self.folder = index / FOLDER
+        self.pictures = Parts(self.folder / "pictures")
+
+    def vectors(self, features: str, identity: FeatureIdentity) -> Parts:
+        """Return the parts with the vectors of a feature set."""
+        return Parts(self.folder / _folder_name(features, identity))
+
+    def thumbnail(self, key: bytes) -> Path:
+        """Return the path of an image's thumbnail."""
+        return self.folder / "thumbnails" / key.hex()[:2] / f"{key.hex()}.jpg"
+
+    def write_thumbnail(self, key: bytes, size: tuple[int, int], content: bytes) -> StoredPicture:
+        """Write a thumbnail; return the entry that `add` takes when the vectors are known."""
+        path = self.thumbnail(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}.tmp")
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+        return StoredPicture(key, *size, len(content), zlib.crc32(content))
+
+    def complete_pictures(self) -> dict[bytes, StoredPicture]:
+        """Return the entries of all images whose thumbnail is there."""
+        found: dict[bytes, StoredPicture] = {}
+        for part in self._read_all(self.pictures):
+            for values in part.to_pylist():
+                found[values["key"]] = StoredPicture(**values)
+        return {key: entry for key, entry in found.items() if self._has_thumbnail(entry)}
+
+    def _read_all(self, parts: Parts) -> list[pa.Table]:
+        while True:
+            try:
+                return list(parts.read())
+            except PartDamaged as error:
+                log.warning("%s", error)
+
+    def _has_thumbnail(self, entry: StoredPicture) -> bool:
+        try:
+            return self.thumbnail(entry.key).stat().st_size == entry.thumbnail_bytes
+        except OSError:
+            return False
+
+    def add_pictures(self, entries: Collection[StoredPicture]) -> None:
+        """Write a part with images; raise IndexingError if that fails."""
+        rows = [asdict(entry) for entry in entries]
+        self._write(self.pictures, pa.Table.from_pylist(rows, schema=PICTURES))
+
+    def add_vectors(self, features: str, identity: FeatureIdentity, keys: list[bytes], vectors: Vectors) -> None:
+        """Write a part with the vectors of n images, shape (n, d); raise IndexingError if that fails."""
+        flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+        column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+        self._write(self.vectors(features, identity), pa.table({"key": pa.array(keys, KEY), "vector": column}))
+
+    def _write(self, parts: Parts, table: pa.Table) -> None:
+        try:
+            parts.write(table)
+        except OSError as error:
+            if not error.errno:  # pyarrow's own
+                error = OSError(errno.EIO, str(error))
+            raise cannot_write(self.folder, error) from error
+
+    def merge_small_parts(self) -> None:
+        """Merge small parts where there are many of them."""
+        for parts in self.all_parts():
+            if parts.small > SMALL_PARTS:
+                parts.merge()
+
+    def prune(self, used: Collection[bytes], identities: Collection[tuple[str, FeatureIdentity]]) -> int:
+        """Delete every image that is not `used`, and the vectors of feature sets that are not; return the bytes freed.
+
+        Raises:
+            IndexingError: the folder cannot be written.
+        """
+        before = size_of(self.folder)
+        kept = {_folder_name(*each) for each in identities} | {"pictures", "thumbnails"}
+        keys = pa.array(list(used), KEY)
+        try:
+            for folder in self.folder.glob("*/"):
+                if folder.name not in kept:
+                    shutil.rmtree(folder)
+            for parts in self.all_parts():
+                parts.merge(lambda part: part.filter(pc.is_in(part["key"], value_set=keys)), float("inf"))
+            names = {f"{key.hex()}.jpg" for key in used}
+            for path in (self.folder / "thumbnails").glob("*/*"):
+                if path.name not in names:
+                    path.unlink()
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+        return before - size_of(self.folder)
+
+    def all_parts(self) -> Iterator[Parts]:
+        """Yield the parts of every kind."""
+        for folder in sorted(self.folder.glob("*/")):
+            if folder.name != "thumbnails":
+                yield Parts(folder)
+
+
+def fill_matrix(path: Path, keys: Keys, dimensions: int, parts: Parts) -> None:
+    """Write the vectors of n images, in the order of their keys, to a file in numpy's format, shape (n, d).
+
+    Raises:
+        PartDamaged: a part was damaged, and has been deleted.
+        OSError: the file cannot be written.
+    """
+    unique, places = np.unique(keys, return_inverse=True)
+    part_of, row_of = np.full((2, len(unique)), -1, np.int64)  # where each vector is
+    for number, part in enumerate(parts.read(["key"])):
+        rows, found = _among(unique, _keys(part))
+        part_of[found], row_of[found] = number, rows
+    if missing := int((part_of < 0).sum()):
+        raise PartDamaged(f"{missing:,} vectors in `{parts.folder}` are missing. They are computed again.")
+    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (len(keys), dimensions)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        _reserve(file, 4 * len(keys) * dimensions)
+    matrix = np.load(path, mmap_mode="r+")
+    for number, part in enumerate(parts.read()):
+        (positions,) = np.nonzero(part_of[places] == number)
+        vectors = part["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimensions)
+        matrix[positions] = vectors[row_of[places[positions]]]
+    matrix.flush()
+
+
+def _reserve(file: Any, size: int) -> None:
+    """Reserve space for a file, since a full disk would end a process that writes through a memory map."""
+    if hasattr(os, "posix_fallocate"):
+        file.flush()
+        os.posix_fallocate(file.fileno(), file.tell(), max(1, size))
+        return
+    for _ in range(0, size, 2**20):
+        file.write(bytes(2**20))
+    file.truncate(file.tell())
+
+
+def _keys(part: pa.Table) -> Keys:
+    column = part["key"].combine_chunks()
+    content = b"".join(column.to_pylist())
+    return np.frombuffer(content, f"S{KEY_BYTES}")
+
+
+def _among(unique: Keys, keys: Keys) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the rows of the keys that are among the unique ones, and their positions there."""
+    found = np.minimum(np.searchsorted(unique, keys), len(unique) - 1)
+    (rows,) = np.nonzero(unique[found] == keys)
+    return rows, found[rows]
+
+
+def _folder_name(features: str, identity: FeatureIdentity) -> str:
+    return f"{features}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"

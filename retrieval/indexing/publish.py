@@ -1,0 +1,167 @@
+"""Write snapshots from the embedding store, publish them, and delete what they replace."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval.digests import digests_of
+from retrieval.engines.lock import IndexInUse, acquire_lock
+from retrieval.errors import cannot_write
+from retrieval.features import Vectors
+from retrieval.features.base import FeatureIdentity
+from retrieval.gallery.source import Item, Stamp
+from retrieval.indexing.embeddings import KEY, EmbeddingStore, StoredPicture, fill_matrix
+from retrieval.metrics import QUANTILES, Metric, score_pairs
+from retrieval.storage.manifest import FILE, Manifest, publish_manifest, read_manifest, thumbnail_path
+from retrieval.storage.vectors import ITEMS
+
+BACKGROUND_PAIRS = 4000
+PAIRS_AT_ONCE = 64
+UNCERTAIN_NS = 2 * 10**9  # a file that changed this shortly before it was read may change again with the same stamp
+
+TEXTS = ("id", "label", "caption", "author", "license", "path")
+NUMBERS = ("row", "width", "height", "thumbnail_crc", "bytes", "mtime_ns")
+COLUMNS = pa.schema([("key", KEY), *((name, pa.string()) for name in TEXTS), *((name, pa.int64()) for name in NUMBERS)])
+
+
+@dataclass(frozen=True)
+class SnapshotItem:
+    """An item and its image's entry in the store."""
+
+    item: Item
+    picture: StoredPicture
+
+
+@contextmanager
+def claimed(gallery: Path) -> Iterator[None]:
+    """Return a context in which no other builder changes a gallery; raise IndexInUse if another one does."""
+    lock = acquire_lock(gallery)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def next_snapshot(gallery: Path) -> Path:
+    """Return a new folder for a snapshot."""
+    numbers = (path.name.rpartition("-")[2] for path in gallery.glob("snapshot-*"))
+    return gallery / f"snapshot-{max((int(each) for each in numbers if each.isdecimal()), default=0) + 1:06d}"
+
+
+def write_snapshot(
+    snapshot: Path, items: Sequence[SnapshotItem], store: EmbeddingStore, features: Mapping[str, FeatureIdentity]
+) -> dict[str, str]:
+    """Write items, matrices and thumbnails to the folder of a snapshot; return the digests of items and matrices.
+
+    Raises:
+        PartDamaged: a part of the store was damaged, and its images have to be embedded again.
+        IndexingError: the folder cannot be written.
+    """
+    try:
+        acquire_lock(snapshot).release()  # creates the folder
+        _write_items(snapshot / ITEMS, items)
+        keys = np.frombuffer(b"".join(each.picture.key for each in items), "S16")
+        for name, identity in features.items():
+            fill_matrix(snapshot / f"{name}.npy", keys, identity.dimensions, store.vectors(name, identity))
+        for each in items:
+            _link(store.thumbnail(each.picture.key), thumbnail_path(snapshot, each.item.row))
+        return digests_of(snapshot, [ITEMS, *(f"{name}.npy" for name in features)])
+    except OSError as error:
+        raise cannot_write(snapshot.parent, error) from error
+
+
+def _write_items(path: Path, items: Sequence[SnapshotItem]) -> None:
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS.names}
+    for each in items:
+        item, picture, stamp = each.item, each.picture, each.item.stamp or Stamp("", 0, 0)
+        values = {"path": stamp.path, "bytes": stamp.size, "mtime_ns": stamp.mtime_ns}
+        for name, column in columns.items():
+            source = next((part for part in (item, picture) if hasattr(part, name)), None)
+            column.append(getattr(source, name) if source else values[name])
+    pq.write_table(pa.table(columns, schema=COLUMNS), path, write_page_checksum=True)
+
+
+def known_stamps(snapshot: Path, built: float) -> dict[Stamp, bytes]:
+    """Return the keys of the files of a snapshot, except for files that changed just before `built` (in seconds)."""
+    table = pq.read_table(snapshot / ITEMS, columns=["path", "bytes", "mtime_ns", "key"])
+    latest = built * 1e9 - UNCERTAIN_NS
+    rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    return {Stamp(path, size, mtime): key for path, size, mtime, key in rows if path and mtime < latest}
+
+
+def keys_of(snapshot: Path) -> set[bytes]:
+    """Return the keys of a snapshot's images; none if it is damaged."""
+    try:
+        return set(pq.read_table(snapshot / ITEMS, columns=["key"])["key"].to_pylist())
+    except (OSError, pa.ArrowException):
+        return set()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file another name, or copy it where the file system has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def publish(gallery: Path, manifest: Manifest) -> None:
+    """Make a snapshot visible in a single step; raise IndexingError if that fails."""
+    try:
+        os.sync()  # the files must be on disk before the manifest that names them
+        publish_manifest(gallery, manifest)
+    except OSError as error:
+        raise cannot_write(gallery, error) from error
+
+
+def sweep(gallery: Path) -> None:
+    """Delete all snapshots except the published one and those in use; the gallery must be claimed."""
+    published = read_manifest(gallery)
+    for leftover in gallery.glob(f"{FILE}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    for folder in (*gallery.glob("snapshot-*"), *gallery.glob("build-*")):  # format 4 had builds
+        if published and folder.name == published.snapshot:
+            for leftover in folder.glob("*.tmp"):
+                leftover.unlink(missing_ok=True)
+            continue
+        try:
+            lock = acquire_lock(folder)
+        except IndexInUse:
+            continue  # it is still being read; a later sweep deletes it
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def background_of(snapshot: Path, features: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Return the quantiles of the scores of random pairs of different images, by feature type and metric.
+
+    A score within them is no better than chance in this gallery.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in features:
+        vectors: Vectors = np.load(snapshot / f"{name}.npy", mmap_mode="r")
+        if len(vectors) < 2:
+            return {}
+        random = np.random.default_rng(0)
+        first = random.integers(len(vectors), size=BACKGROUND_PAIRS)
+        second = (first + random.integers(1, len(vectors), size=BACKGROUND_PAIRS)) % len(vectors)
+        parts: dict[Metric, list[npt.NDArray[np.float64]]] = {metric: [] for metric in Metric}
+        for start in range(0, BACKGROUND_PAIRS, PAIRS_AT_ONCE):
+            rows = slice(start, start + PAIRS_AT_ONCE)
+            for metric, scores in parts.items():
+                scores.append(score_pairs(metric, vectors[first[rows]], vectors[second[rows]]))
+        found[name] = {
+            metric: [round(float(value), 6) for value in np.quantile(np.concatenate(scores), QUANTILES)]
+            for metric, scores in parts.items()
+        }
+    return found

@@ -1,0 +1,197 @@
+"""A gallery that changes: only new images are embedded, and readers see the change."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import index_builder
+from retrieval.features import FEATURES
+from retrieval.features.encoder import ClipEncoder
+from retrieval.features.models import BUNDLED_FOLDER
+from retrieval.indexing.embeddings import FOLDER
+from retrieval.metrics import Metric
+from retrieval.storage.catalog import Indexes
+from retrieval.storage.manifest import read_manifest, thumbnail_path
+from tests.features.average import AverageFeatures
+from tests.support.builds import NAME, arguments, draw_classes, nearest
+from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE, wait_until
+
+COUNT = 8
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Two classes of pictures that are old enough for the builder to trust the times of their files."""
+    folder = draw_classes(tmp_path / NAME, COUNT)
+    for path in folder.rglob("*.png"):
+        age(path)
+    return folder
+
+
+@pytest.fixture
+def index(tmp_path: Path, dataset: Path) -> Path:
+    assert index_builder.main(arguments(tmp_path / "index", dataset)) == 0
+    return tmp_path / "index"
+
+
+def age(path: Path) -> None:
+    os.utime(path, ns=(0, path.stat().st_mtime_ns - 100 * 10**9))
+
+
+def build(index: Path, dataset: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, int, int, int]:
+    """Build, and return the numbers of pictures, of embedded ones, of reused ones, and of removed ones."""
+    capsys.readouterr()
+    assert index_builder.main(arguments(index, dataset, "--json", *more)) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result["pictures"], result["embedded"], result["reused"], result["removed"]
+
+
+def test_only_new_pictures_are_embedded(
+    index: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    indexes = Indexes(index)
+    before = indexes.get(NAME)
+    assert build(index, dataset, capsys) == (COUNT, 0, COUNT, 0)
+    assert indexes.get(NAME) is before
+    (dataset / "even" / "000.png").touch()
+    assert build(index, dataset, capsys) == (COUNT, 0, COUNT, 0)
+    (dataset / "even" / "000.png").rename(dataset / "even" / "renamed.png")
+    assert build(index, dataset, capsys) == (COUNT, 0, COUNT, 0)
+    (dataset / "even" / "002.png").rename(dataset / "odd" / "002.png")
+    (dataset / "notes.txt").write_text("a note")
+    assert build(index, dataset, capsys) == (COUNT, 0, COUNT, 0)
+    labels = indexes.get(NAME).labels
+    assert (labels.count("even"), labels.count("odd")) == (COUNT // 2 - 1, COUNT // 2 + 1)
+    draw_classes(tmp_path / "more", COUNT + 1)
+    shutil.copy(tmp_path / "more" / "even" / "008.png", dataset / "even" / "008.png")
+    assert build(index, dataset, capsys) == (COUNT + 1, 1, COUNT, 0)
+    (dataset / "even" / "008.png").unlink()
+    assert build(index, dataset, capsys) == (COUNT, 0, COUNT, 1)
+    now = indexes.get(NAME)
+    assert list(nearest(now, "clip", Metric.COSINE, now.vectors("clip")[3], 1)) == [3]
+    assert len(list(now.thumbnails.rglob("*.jpg"))) == COUNT
+    indexes.close()
+
+
+def test_second_gallery_with_the_same_pictures_embeds_nothing(
+    index: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dataset, tmp_path / "copy")
+    assert build(index, tmp_path / "copy", capsys, "--gallery", "copy") == (COUNT, 0, COUNT, 0)
+
+
+def test_new_feature_type_alone_is_computed(
+    index: Path, dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FEATURES, "average", AverageFeatures())
+    counts: list[int] = []
+    forward = ClipEncoder.forward
+    monkeypatch.setattr(ClipEncoder, "forward", lambda self, x: (counts.append(len(x)), forward(self, x))[1])
+    assert build(index, dataset, capsys) == (COUNT, COUNT, 0, 0)
+    assert counts in ([], [1])  # loading the model embeds one picture
+    assert Indexes(index).get(NAME).vectors("average").shape == (COUNT, 3)
+
+
+def test_content_that_changes_within_the_same_second_is_noticed(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, other = dataset / "even" / "000.png", dataset / "odd" / "001.png"
+    path.write_bytes(path.read_bytes() + bytes(100_000 - path.stat().st_size))  # PNG ignores what follows its end
+    time = path.stat().st_mtime_ns
+    assert build(tmp_path / "index", dataset, capsys)[1] == COUNT
+    path.write_bytes(other.read_bytes() + bytes(100_000 - other.stat().st_size))
+    os.utime(path, ns=(time, time))
+    (dataset / "notes.txt").write_text("otherwise the gallery looks unchanged")
+    assert build(tmp_path / "index", dataset, capsys) == (COUNT, 1, COUNT - 1, 1)
+
+
+def test_model_of_the_last_build_is_kept_unless_another_is_named(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, given = tmp_path / "index", ["--dataset", str(dataset), "--gallery", NAME, "--json"]
+    assert build(index, dataset, capsys, "--model", str(BUNDLED_FOLDER), "--dtype", "float32")[1] == COUNT
+    (dataset / "notes.txt").write_text("a change")
+    assert index_builder.main(["--index", str(index), *given]) == 0
+    assert json.loads(capsys.readouterr().out)["embedded"] == 0
+    manifest = read_manifest(index / NAME)
+    assert manifest
+    assert (manifest.model.name, manifest.model.dtype) == (str(BUNDLED_FOLDER), "float32")
+    assert build(index, dataset, capsys, "--dtype", "float32")[1] == COUNT  # named: mini
+
+
+def test_shares_of_workers_are_published_by_a_last_call(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.indexing.jobs.SHARE_ROWS", 3)
+    index = tmp_path / "index"
+    for share, rows in (("1/2", 5), ("2/2", 3), ("2/2", 3)):
+        assert index_builder.main(arguments(index, dataset, "--shard", share)) == 0
+        assert f"{rows} rows of this share are in the store" in capsys.readouterr().out
+        assert not Indexes(index).names()
+    assert build(index, dataset, capsys) == (COUNT, 0, COUNT, 0)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    # In the middle, or in a text, since pages of a database may be unused.
+    content[content.find(b"even/") if path.suffix == ".sqlite3" else len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_verify_finds_a_flipped_bit_in_any_file(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = read_manifest(index / NAME)
+    assert manifest
+    snapshot = index / NAME / manifest.snapshot
+    whole = index.with_name("whole")
+    shutil.copytree(index, whole)
+    assert index_builder.main(["--index", str(index), "--verify"]) == 0
+    files = [
+        *(snapshot / name for name in ("items.parquet", "clip.npy", "map-clip-pca.npz", "chroma/chroma.sqlite3")),
+        thumbnail_path(snapshot, 3),
+        index / NAME / "manifest.json",
+        *(index / FOLDER).glob("*/*.parquet"),
+    ]
+    assert len(files) == 9
+    for file in files:
+        flip_a_bit(file)
+        capsys.readouterr()
+        assert index_builder.main(["--index", str(index), "--verify"]) == 2, file
+        assert "1 problems found" in capsys.readouterr().out, file
+        shutil.rmtree(index)
+        shutil.copytree(whole, index)
+
+
+def test_prune_deletes_what_no_gallery_uses(index: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (dataset / "even" / "000.png").unlink()
+    assert build(index, dataset, capsys)[0] == COUNT - 1
+    assert index_builder.main(["--index", str(index), "--prune"]) == 0
+    assert "0.0 MB freed" in capsys.readouterr().out
+    assert len(list((index / FOLDER).rglob("*.jpg"))) == COUNT - 1
+    (dataset / "notes.txt").write_text("a change")
+    assert build(index, dataset, capsys) == (COUNT - 1, 0, COUNT - 1, 0)
+
+
+def test_watch_adds_new_pictures_until_it_is_interrupted(dataset: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "index_builder.py"), *arguments(tmp_path / "index", dataset, "--watch")]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+    indexes = Indexes(tmp_path / "index")
+    try:
+        wait_until(lambda: f"{COUNT} images indexed" in log.read_text(), log.read_text)
+        draw_classes(tmp_path / "more", COUNT + 1)
+        shutil.copy(tmp_path / "more" / "even" / "008.png", dataset / "even" / "008.png")
+        wait_until(lambda: "(1 embedded now, 8 reused, 0 removed)" in log.read_text(), log.read_text)
+        assert len(indexes.get(NAME)) == COUNT + 1
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        indexes.close()
