@@ -209,7 +209,7 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     items = next(gallery.batches(min(STAGE_PICTURES, flags.pictures)))
-    encoded = [item.picture for item in items if isinstance(item.picture, bytes)]
+    encoded = [item.read() for item in items]
     pictures = [load_picture(each) for each in encoded]
     batch = flags.batch_size or encoder.batch_size
     parts = [pictures[start : start + batch] for start in range(0, len(pictures), batch)]

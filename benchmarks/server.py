@@ -70,7 +70,7 @@ def write(store: Store, rows: int) -> dict[str, Vectors]:
     vectors: dict[str, Vectors] = {}
     for start in range(0, rows, ROWS):
         batch = range(start, min(start + ROWS, rows))
-        items = tuple(Item(row, f"picture-{row}.jpg", f"class {row % 50}", "a caption", b"") for row in batch)
+        items = tuple(Item(row, f"picture-{row}.jpg", f"class {row % 50}", "a caption", bytes, None) for row in batch)
         for features, d in DIMENSIONS.items():
             near = centres[features][random.integers(CENTRES, size=len(batch))]
             vectors[features] = (near + random.standard_normal((len(batch), d))).astype(np.float32)

@@ -15,7 +15,7 @@ from typing import Any
 
 from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureOptions
-from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
+from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource, Labels
 from retrieval.storage.projection import Method
 from retrieval.storage.server.address import CLOUD, Server, read_address
 from retrieval.storage.server.shard import Shard, read_shard
@@ -42,6 +42,7 @@ class Settings:
     caption_column: str | None = None
     limit: int | None = None
     streaming: bool = False
+    labels: str = Labels.FOLDER
     gallery: str | None = None
     model: str = AUTO
     model_revision: str | None = None
@@ -196,6 +197,13 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--image-column", metavar="NAME", help="column of the images (default: detected by type)")
     data.add_argument("--label-column", metavar="NAME", help="column of the labels (default: detected by type)")
     data.add_argument("--caption-column", metavar="NAME", help="column of the captions (default: detected by type)")
+    data.add_argument(
+        "--labels",
+        choices=list(Labels),
+        default=Labels.FOLDER,
+        help="label of an image in a folder: the folder that contains it, the top folder below the gallery's, or none "
+        "(default: %(default)s)",
+    )
     data.add_argument("--limit", type=_whole_number(1, 10**12), metavar="N", help="use only the first N rows")
     data.add_argument(
         "--streaming", action="store_true", help="read row by row instead of downloading everything first"

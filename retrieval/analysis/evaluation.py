@@ -96,7 +96,7 @@ def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> La
     from retrieval.gallery.rows import Gallery  # imports datasets, which would slow down the start of the page
 
     gallery = Gallery(GallerySource(folder))
-    if gallery.columns.label is None:
+    if not gallery.labelled:
         raise GalleryError(f"{folder!r} has no labels. Put the query images into folders named after the classes.")
     vectors: dict[str, list[Vectors]] = {name: [] for name in index.features}
     names: list[str] = []
@@ -104,9 +104,7 @@ def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> La
         pictures = []
         for item in items:
             try:
-                if isinstance(item.picture, PictureError):
-                    raise item.picture
-                pictures.append(load_picture(item.picture))
+                pictures.append(load_picture(item.read()))
             except PictureError as error:
                 log.warning("skipped %s: %s", item.id, error)
                 continue

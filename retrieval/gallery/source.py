@@ -1,10 +1,14 @@
 """Which images a gallery is built from: the dataset, its rows and the meaning of its columns."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from retrieval.errors import PictureError
+CAPTION_LENGTH = 200  # characters; captions are only displayed, so longer ones are cut
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 BUNDLED_GALLERY = Path(__file__).resolve().parents[2] / "assets" / "gallery"
 BUNDLED_NAME = "icons"
@@ -17,6 +21,26 @@ def local_path(name: str) -> Path | None:
         return path.resolve() if path.exists() else None
     except (OSError, RuntimeError):  # the name is too long for a path, or `~user` names an unknown user
         return None
+
+
+def valid_unicode(text: str) -> str:
+    """Return a text that can be encoded: bytes of a file name that are not UTF-8 become `\\xNN`."""
+    return SURROGATES.sub(lambda found: rf"\x{ord(found[0]) & 0xFF:02x}", text)
+
+
+def one_line(value: Any) -> str:
+    """Return a value of a dataset as a text of one line, at most `CAPTION_LENGTH` characters."""
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(part) for part in value)
+    return "" if value is None else valid_unicode(" ".join(str(value).split()))[:CAPTION_LENGTH]
+
+
+class Labels(StrEnum):
+    """Which folder is the label of an image in a local folder."""
+
+    FOLDER = "folder"  # the one that contains the image
+    TOP = "top"  # the first one below the gallery's folder, or below a split
+    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -32,6 +56,7 @@ class GallerySource:
     caption_column: str | None = None
     limit: int | None = None
     streaming: bool = False
+    labels: str = Labels.FOLDER
 
     @property
     def path(self) -> Path | None:
@@ -54,11 +79,26 @@ class GallerySource:
 
 
 @dataclass(frozen=True)
-class Item:
-    """One row of a gallery; `picture` holds the encoded bytes, or the error that explains why they are missing."""
+class Stamp:
+    """What identifies the bytes of a local file without reading them."""
 
-    row: int
+    path: str  # relative to the gallery's folder, valid Unicode
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of a gallery. `read` returns the encoded bytes of its image.
+
+    `read` raises PictureError if this image cannot be read, and GalleryError if the others cannot be read either.
+    """
+
+    row: int  # position in the gallery, from 0
     id: str
     label: str
     caption: str
-    picture: bytes | PictureError
+    read: Callable[[], bytes] = field(compare=False)
+    stamp: Stamp | None  # None unless it is a local file
+    author: str = ""
+    license: str = ""

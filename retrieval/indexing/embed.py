@@ -79,10 +79,8 @@ def _embed(items: list[Item], features: Mapping[str, FeatureSet]) -> Batch:
     good, pictures, skipped = list[Item](), list[Image.Image](), list[Skipped]()
     for item in items:
         try:
-            if isinstance(item.picture, PictureError):
-                raise item.picture
-            pictures.append(load_picture(item.picture))
-            good.append(replace(item, picture=b""))
+            pictures.append(load_picture(item.read()))
+            good.append(replace(item, read=bytes))  # without the image, which is not written
         except PictureError as error:
             skipped.append(Skipped(item.row, item.id, str(error)))
     vectors = {name: each.embed(pictures) for name, each in features.items()} if pictures else {}

@@ -28,7 +28,7 @@ from retrieval.storage.store import FolderStore
 
 def items(queries, count):
     files = sorted(queries.glob("*.png"))[:count]
-    return [Item(row, file.stem, "", file.stem, file.read_bytes()) for row, file in enumerate(files)]
+    return [Item(row, file.stem, "", file.stem, file.read_bytes, None) for row, file in enumerate(files)]
 
 
 def test_embedding_in_workers_does_not_change_threads_elsewhere(queries, monkeypatch):

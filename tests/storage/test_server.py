@@ -274,7 +274,7 @@ def test_two_workers_can_publish_simultaneously(address: str, tmp_path: Path) ->
     random = np.random.default_rng(0)
     vectors = {f: random.random((3, d), np.float32) for f, d in (("pixels", 12), ("clip", 4))}
     first = locations[0].begin("both", "build-00000000000000b0", FEATURES, False)
-    items = tuple(Item(row, f"id-{row}", "", "", b"") for row in range(3))
+    items = tuple(Item(row, f"id-{row}", "", "", bytes, None) for row in range(3))
     thumbnails = tuple(bytes([row]) for row in range(3))
     first.write(Batch(0, 4, items, thumbnails, vectors, (Skipped(3, "id-3", "broken"),)))
     manifest = replace(Indexes(server).get(NAME).manifest, gallery="both", build="build-00000000000000b0", pictures=3)
@@ -308,7 +308,7 @@ def test_two_workers_can_publish_simultaneously(address: str, tmp_path: Path) ->
 def test_records_of_an_interrupted_batch_are_replaced_or_removed(address: str, tmp_path: Path) -> None:
     server = Server(address, tmp_path)
     store = ServerStore(server, connect(server), "lookalike-left-build-left", make=True)
-    items = tuple(Item(row, f"id-{row}", "", "", b"") for row in range(4))
+    items = tuple(Item(row, f"id-{row}", "", "", bytes, None) for row in range(4))
     vectors = {"pixels": np.ones((4, 3), np.float32), "clip": np.ones((4, 2), np.float32)}
     store.write_thumbnails(Batch(0, 4, items, (b"old and longer" * 900,) * 4, vectors, ()))
     store.collections.insert(range(4), [{"id": item.id, "label": "", "caption": ""} for item in items], vectors)
@@ -347,7 +347,7 @@ def test_unreachable_server_is_named_and_the_local_copy_still_works(
         assert searcher.search(query).hits[0].id == "004.png"
         unfinished = searcher.indexes.location.begin("six", "build-unfinished", FEATURES, False)
     with pytest.raises(IndexingError, match="run the same command again"):
-        item = Item(0, "id", "", "", b"")
+        item = Item(0, "id", "", "", bytes, None)
         unfinished.write_thumbnails(Batch(0, 1, (item,), (b"thumbnail",), {}, ()))
     with pytest.raises(IndexingError, match=f"`{address}` cannot be reached"):
         searcher.search(query)

@@ -17,7 +17,7 @@ def publish(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> In
     """Publish one gallery of n items; `pixels` are squares of side s, shape (n, s * s * 3)."""
     build = root / "given" / "build-given"
     store = FolderStore(build, ("pixels", "clip"))
-    items = tuple(Item(row, f"id-{row}", label, "", b"") for row, label in enumerate(labels))
+    items = tuple(Item(row, f"id-{row}", label, "", bytes, None) for row, label in enumerate(labels))
     vectors = {"pixels": pixels, "clip": clip}
     store.write(Batch(0, len(items), items, (b"thumbnail",) * len(items), vectors, ()))
     export(store, store.rows())

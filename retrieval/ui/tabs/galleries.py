@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -240,7 +240,7 @@ class GalleriesTab(Tab):
         if not given["dataset"]:
             raise RetrievalError(NO_DATASET)
         given = {name: text for name, text in given.items() if text}
-        nothing: dict[str, Any] = dict.fromkeys([*GallerySource.__dataclass_fields__, "gallery"])
+        nothing: dict[str, Any] = {**asdict(GallerySource("")), "dataset": None, "gallery": None}
         base = replace(self._builds.base, **nothing | {"streaming": streaming})
         if given.get("model", MODEL_SHOWN) == MODEL_SHOWN:
             given.pop("model", None)
