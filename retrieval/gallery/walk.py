@@ -83,7 +83,7 @@ def listed(names: Iterable[str]) -> str:
 
 def counts(ignored: Mapping[str, int]) -> str:
     """Return numbers of files by suffix, the most frequent first, for one line of a terminal."""
-    ordered = sorted(ignored.items(), key=lambda each: -each[1])[:LISTED]
+    ordered = sorted(ignored.items(), key=lambda each: (-each[1], each[0]))[:LISTED]
     return ", ".join(f"{number:,} {printable(suffix) or 'without suffix'}" for suffix, number in ordered)
 
 

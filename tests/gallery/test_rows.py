@@ -410,5 +410,11 @@ def test_folder_of_parquet_files_with_splits(forms, tmp_path):
     for split in ("train", "test"):
         shutil.copy(forms["pyarrow.parquet"][0], folder / "data" / f"{split}-00000-of-00001.parquet")
     assert len(read(folder)) == len(read(folder, split="test")) == 6
+    assert Gallery(GallerySource(str(folder))).notes == [
+        "Left out, since the split is `train`: test. Choose with `--split`."
+    ]
+    folder = folder.rename(tmp_path / "odd [1]")
+    assert len(read(folder)) == 6
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n")
     with pytest.raises(GalleryError, match="Rename"):
-        read(folder.rename(tmp_path / "odd [1]"))
+        read(folder)
