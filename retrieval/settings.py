@@ -185,11 +185,11 @@ def add_template_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_build_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that determine how a gallery is built: dataset, features, and the work itself."""
-    data = parser.add_argument_group("dataset")
+def _add_dataset_flags(data: "argparse._ArgumentGroup") -> None:
     data.add_argument(
-        "--dataset", metavar="ID", help="Hub id, folder of images or Parquet file (default: the bundled icons)"
+        "--dataset",
+        metavar="ID",
+        help="Hub id, folder of images, Parquet file or webdataset shards (default: the bundled icons)",
     )
     data.add_argument("--config", help="configuration of the dataset")
     data.add_argument("--split", help="split, or a slice such as train[:500] (default: train)")
@@ -208,6 +208,11 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--streaming", action="store_true", help="read row by row instead of downloading everything first"
     )
+
+
+def add_build_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that determine how a gallery is built: dataset, features, and the work itself."""
+    _add_dataset_flags(parser.add_argument_group("dataset"))
     model = parser.add_argument_group("features")
     model.add_argument(
         "--model",

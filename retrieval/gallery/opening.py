@@ -6,11 +6,8 @@ The dataset is a Hub id, a Parquet file, a folder of Parquet files or webdataset
 import glob
 import hashlib
 import logging
-import lzma
 import os
 import tarfile
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +27,7 @@ from retrieval.errors import GalleryError
 from retrieval.gallery.folder import FolderRows
 from retrieval.gallery.source import GallerySource
 from retrieval.gallery.splits import choose_split, is_picture, left_out, split_folders, split_of_file
-from retrieval.gallery.walk import File, Walk, counts, walk
+from retrieval.gallery.walk import File, Walk, counts, listed, walk
 from retrieval.labels import printable
 from retrieval.pictures.loading import open_regular
 
@@ -46,8 +43,6 @@ EXPLANATIONS = {
 
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 WHOLE_SPLIT_HINT = "Choose a whole split with `--split`, and limit its rows with `--limit`."
-# Of damaged archives, besides the errors of the system and of pyarrow.
-ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,13 @@ class Opened:
 
 def check_dataset(source: GallerySource) -> None:
     """Raise GalleryError if the dataset cannot be read, as far as is known without opening it or asking the Hub."""
+    _check_name(source)
+    if (path := source.path) and not _is_saved_to_disk(path):
+        with _explained_errors(source):
+            _layout(path, source)
+
+
+def _check_name(source: GallerySource) -> None:
     name, path = source.dataset, source.path
     if "://" in name and not path:
         raise GalleryError(
@@ -80,15 +82,13 @@ def check_dataset(source: GallerySource) -> None:
         )
     if not path and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name):
         raise GalleryError(f"The dataset {name!r} was not found: there is no such file or folder. Check the path.")
-    if path and not _is_saved_to_disk(path):
-        _layout(path, source)
 
 
 def open_dataset(source: GallerySource) -> FolderRows | Opened:
     """Return the images of a folder, or the chosen split of another dataset."""
     if source.limit is not None and source.limit < 1:
         raise GalleryError("`--limit` must be 1 or more.")
-    check_dataset(source)
+    _check_name(source)
     path = source.path
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # whatever it logs is also raised, and explained below
@@ -121,8 +121,11 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | Opened:
     builder = datasets.load_dataset_builder(**arguments, name=source.config)
     splits = [str(split) for split in builder.info.splits or builder.config.data_files or ()]
     split = choose_split(source, splits)
-    data = _streamed(builder, split) if source.streaming else _prepared(builder, split, source)
-    notes = [*(layout.notes if layout else ()), *left_out(split, dict.fromkeys(splits))]
+    with _named_file(layout):
+        data = _streamed(builder, split) if source.streaming else _prepared(builder, split, source)
+    notes = left_out(split, dict.fromkeys(splits))
+    if layout:
+        notes = [*layout.notes, *_unread(layout, builder), *notes]
     return Opened(data, commit or str(builder.hash), layout, notes)
 
 
@@ -146,6 +149,44 @@ def _prepared(builder: Any, split: str, source: GallerySource) -> Any:
     return data
 
 
+def _unread(layout: Layout, builder: Any) -> list[str]:
+    """Return a sentence about the files that the folder's README does not name, if there are any."""
+    read = {os.path.realpath(file) for files in builder.config.data_files.values() for file in files}
+    unread = [file.name for file in layout.files if os.path.realpath(file) not in read]
+    return [f"Not read, since the README does not name them: {listed(unread)}."] if unread else []
+
+
+@contextmanager
+def _named_file(layout: Layout | None) -> Iterator[None]:
+    """If reading a local dataset fails, name the file that is damaged."""
+    try:
+        yield
+    except GalleryError:
+        raise
+    except Exception as error:
+        for file in layout.files if layout else ():
+            if damage := _damage(file):
+                raise GalleryError(
+                    f"The file `{printable(str(file))}` cannot be read: {damage}. Replace it or remove it."
+                ) from error
+        raise
+
+
+def _damage(file: Path) -> str:
+    """Return why a Parquet file or archive cannot be read to its end, or "" if it can."""
+    try:
+        if file.suffix.lower() == ".tar":
+            with tarfile.open(file) as archive:
+                archive.getmembers()
+        else:
+            with pq.ParquetFile(file) as table:
+                for _ in table.iter_batches():
+                    pass
+    except (OSError, ValueError, EOFError, tarfile.TarError, pa.ArrowException) as error:
+        return reason(error).rstrip(".")
+    return ""
+
+
 @contextmanager
 def _explained_errors(source: GallerySource) -> Iterator[None]:
     """Turn errors of datasets and of the Hub into a `GalleryError` that says what to do."""
@@ -154,28 +195,27 @@ def _explained_errors(source: GallerySource) -> Iterator[None]:
         yield
     except GalleryError:
         raise
-    except (hub.HubError, httpx2.HTTPError, RuntimeError) as error:
+    except Exception as error:  # of datasets, pyarrow, fsspec, an archive or a README
         if isinstance(error, RuntimeError) and "scripts" in str(error):
             raise GalleryError(
                 f"{where} cannot be used: {hub.first_line(error)}. Code from datasets is never run. "
                 "The Hub has a Parquet copy of many datasets: try `--revision refs/convert/parquet`."
             ) from error
-        raise GalleryError(str(hub.explain_error("dataset", source.dataset, source.revision, error))) from error
-    except (
-        *(OSError, ValueError, TypeError, KeyError, IndexError, pa.ArrowException, datasets.exceptions.DatasetsError),
-        *ARCHIVE_ERRORS,
-    ) as error:
+        if not source.path and isinstance(error, (hub.HubError, httpx2.HTTPError, RuntimeError)):
+            raise GalleryError(str(hub.explain_error("dataset", source.dataset, source.revision, error))) from error
         raise GalleryError(f"{where} cannot be read: {reason(error.__cause__ or error)}") from error
 
 
 def reason(error: BaseException) -> str:
     """Return a one-line explanation of an error raised by datasets."""
-    message = " ".join(str(error).split())[:300] or type(error).__name__
+    message = printable(" ".join(str(error).split()))[:300] or type(error).__name__
     return next((explanation for text, explanation in EXPLANATIONS.items() if text in message), message)
 
 
 def _is_saved_to_disk(path: Path) -> bool:
-    return any((path / file).is_file() for file in ("state.json", "dataset_dict.json"))
+    # Other programs have a `state.json` too.
+    written = ("dataset_dict.json",), ("state.json", "dataset_info.json")
+    return any(all((path / file).is_file() for file in files) for files in written)
 
 
 def _from_disk(path: Path, source: GallerySource) -> Any:
@@ -243,7 +283,10 @@ def _layout_of(found: Walk, files: list[File], source: GallerySource) -> Layout:
     suffix = Path(files[0].path).suffix.lower()
     notes, ignored = found.notes, found.ignored - Counter({suffix: len(files)})
     if found.pictures:
-        notes = [*notes, f"{len(found.pictures):,} image files are read only if a row of a Parquet file names them."]
+        notes = [
+            *notes,
+            f"Image files, read only if a row of a Parquet file names them: {len(found.pictures):,}.",
+        ]
     paths = [found.root / file.path for file in files]
     if source.config or _is_configured(found.root):
         if glob.has_magic(str(found.root)):

@@ -21,7 +21,7 @@ from retrieval import hub
 from retrieval.errors import GalleryError, PictureError
 from retrieval.gallery.folder import FolderRows
 from retrieval.gallery.metadata import CAPTIONS
-from retrieval.gallery.opening import ARCHIVE_ERRORS, Opened, is_image_column, open_dataset, reason
+from retrieval.gallery.opening import Opened, is_image_column, open_dataset, reason
 from retrieval.gallery.source import GallerySource, Item, Labels, one_line, valid_unicode
 from retrieval.gallery.splits import is_picture
 from retrieval.pictures.loading import MAX_BYTES, read_bytes
@@ -30,12 +30,6 @@ READ_AT_ONCE = 64  # rows
 
 # Errors of the connection to the Hub. They stop the build, since the images of other rows would be missing too.
 CONNECTION_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
-
-# Errors of a single row that datasets cannot fetch or decode. The row is skipped.
-ROW_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, pa.ArrowException),
-    *ARCHIVE_ERRORS,
-)
 
 # A file in an archive, as datasets writes it. Other protocols, such as ftp, would connect to a server.
 ARCHIVE_MEMBER = re.compile(r"(zip|tar|gzip|bz2|xz|lz4|zstd)://((?!://|::).)*", re.DOTALL)
@@ -151,7 +145,7 @@ class DatasetRows:
             for values in self._values(start, stop):
                 yield self._item(row, values)
                 row += 1
-        except (*CONNECTION_ERRORS, *ROW_ERRORS) as error:
+        except Exception as error:  # of datasets, pyarrow or an archive
             raise self._read_error(row, error) from error
 
     def _values(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
@@ -196,7 +190,7 @@ class DatasetRows:
             raise self._read_error(row, error) from error
         except PictureError:
             raise
-        except ROW_ERRORS as error:
+        except Exception as error:  # of datasets or an archive
             reason = error.strerror if isinstance(error, OSError) else None  # unlike str(error), without the path
             raise PictureError(f"The image file cannot be read: {reason or hub.first_line(error)}.") from error
 

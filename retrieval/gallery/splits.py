@@ -67,5 +67,5 @@ def left_out(wanted: str, splits: Mapping[str, int | None]) -> list[str]:
     others = {} if "all" in named else {split: size for split, size in splits.items() if split not in named}
     if not others:
         return []
-    listed = ", ".join(split if size is None else f"{split} ({size:,} images)" for split, size in others.items())
+    listed = ", ".join(split if size is None else f"{split} ({size:,})" for split, size in others.items())
     return [f"Left out, since the split is `{wanted}`: {listed}. Choose with `--split`."]

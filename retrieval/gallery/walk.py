@@ -58,8 +58,12 @@ class Walk:
     unreadable: dict[str, str] = field(default_factory=dict)  # folder -> the reason
 
     def with_suffix(self, suffix: str) -> list[File]:
-        """Return the readable files with a suffix."""
-        return [file for file in self.readable if PurePosixPath(file.path).suffix.lower() == suffix]
+        """Return the readable files with a suffix that are regular ones; opening a pipe would wait without end."""
+        return [
+            file
+            for file in self.readable
+            if file.size is not None and PurePosixPath(file.path).suffix.lower() == suffix
+        ]
 
     @property
     def notes(self) -> list[str]:

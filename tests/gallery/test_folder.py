@@ -221,7 +221,7 @@ def test_splits_that_a_build_leaves_out_are_named(tmp_path):
     assert labels(tmp_path) == {"train/cat/0.png": "cat"}
     assert labels(tmp_path, split="test+val") == {"test/cat/0.png": "cat", "test/dog/0.png": "dog", "val/0.png": ""}
     assert gallery.notes == [
-        "Left out, since the split is `train`: test (2 images), val (1 images). Choose with `--split`.",
+        "Left out, since the split is `train`: test (2), val (1). Choose with `--split`.",
         "`--split` and `--limit` select 1 of 4 images.",
     ]
     assert len(labels(tmp_path, split="all")) == 4
@@ -350,9 +350,17 @@ def test_pipes_and_huge_files_named_like_pictures_are_skipped_unread(tmp_path):
     assert [item.id for item in opened(tmp_path).items() if item.stamp is None] == ["device.jpg", "pipe.png"]
 
 
+@pytest.mark.parametrize("suffix", [".tar", ".parquet", ".json"])
+def test_pipes_named_like_other_layouts_are_ignored(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"0{suffix}")
+    with pytest.raises(GalleryError, match="neither images nor Parquet"):
+        opened(tmp_path)
+    assert account(write(tmp_path, "0.png")) == (1, 0, 1, {"": 1})
+
+
 def test_names_that_are_not_utf8_or_contain_controls(tmp_path):
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
-    os.mkdir(folder)
+    Path(os.fsdecode(folder)).mkdir()
     for name in (b"\xff.png", b"a\nb\x1b.png", b"notes.t\xff"):
         Path(os.fsdecode(folder + b"/" + name)).write_bytes(ENCODED[".png"])
     Path(os.fsdecode(folder + b"/.\x1b\xff")).touch()
@@ -438,7 +446,7 @@ def test_no_parquet_file_disappears(tmp_path):
     assert shades(tmp_path / "set" / "MORE.PARQUET") == [3]
     gallery = opened(tmp_path / "set")
     assert gallery.ignored == {".parquet": 1, ".txt": 1}
-    assert gallery.notes == ["1 image files are read only if a row of a Parquet file names them."]
+    assert gallery.notes == ["Image files, read only if a row of a Parquet file names them: 1."]
     write_table(tmp_path / "set" / "test.parquet", 5)
     assert sorted(shades(tmp_path / "set")) == [1, 2, 3, 4]
     assert "Left out, since the split is `train`: test." in opened(tmp_path / "set").notes[-1]
@@ -514,5 +522,30 @@ def test_a_damaged_shard_is_reported(tmp_path):
     write(tmp_path / "set", "00000.tar", data=b"no archive" * 100)
     with pytest.raises(GalleryError, match=r"00000\.tar"):
         opened(tmp_path / "set" / "00000.tar")
-    with pytest.raises(GalleryError, match=r"set"):
+    with pytest.raises(GalleryError, match=r"set/00000\.tar` cannot be read.*Replace it"):
         opened(tmp_path / "set")
+
+
+def test_damaged_pages_are_reported_with_the_name_of_their_file(tmp_path):
+    write_table(tmp_path / "set" / "good.parquet", 1, 2)
+    data = bytearray(write_table(tmp_path / "set" / "worse.parquet", 3, 4).read_bytes())
+    data[4:100] = b"\xff" * 96
+    write(tmp_path / "set", "worse.parquet", data=data)
+    with pytest.raises(GalleryError, match=r"worse\.parquet` cannot be read.*Replace it"):
+        opened(tmp_path / "set")
+
+
+def test_parquet_files_that_a_readme_does_not_name_are_reported(tmp_path):
+    write_table(tmp_path / "set" / "a.parquet", 1)
+    write_table(tmp_path / "set" / "b.parquet", 2)
+    card = "---\nconfigs:\n- config_name: default\n  data_files: a.parquet\n---\n"
+    write(tmp_path / "set", "README.md", data=card.encode())
+    assert shades(tmp_path / "set") == [1]
+    assert opened(tmp_path / "set").notes == ["Not read, since the README does not name them: `b.parquet`."]
+    write(tmp_path / "set", "README.md", data=b"---\nconfigs: [\n---\n")
+    with pytest.raises(GalleryError, match="cannot be read"):
+        opened(tmp_path / "set")
+
+
+def test_a_state_of_another_program_is_no_saved_dataset(tmp_path):
+    assert account(write(write_classes(tmp_path), "state.json")) == (4, 0, 1, CLASSES)
