@@ -58,12 +58,8 @@ class Walk:
     unreadable: dict[str, str] = field(default_factory=dict)  # folder -> the reason
 
     def with_suffix(self, suffix: str) -> list[File]:
-        """Return the readable files with a suffix that are regular ones; opening a pipe would wait without end."""
-        return [
-            file
-            for file in self.readable
-            if file.size is not None and PurePosixPath(file.path).suffix.lower() == suffix
-        ]
+        """Return the readable files with a suffix."""
+        return [file for file in self.readable if PurePosixPath(file.path).suffix.lower() == suffix]
 
     @property
     def notes(self) -> list[str]:
@@ -160,8 +156,9 @@ class _Walker:
         else:
             suffix = PurePosixPath(name).suffix.lower()
             found.ignored[valid_unicode(suffix)] += 1
-            if suffix in READABLE:
-                found.readable.append(_file(entry, path))
+            # Only regular files, because opening a pipe would wait without end.
+            if suffix in READABLE and (file := _file(entry, path)).size is not None:
+                found.readable.append(file)
         return False
 
 
