@@ -1,16 +1,13 @@
 """A folder of images as a gallery: one item per image file, in the order of the relative paths."""
 
-import hashlib
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from retrieval.errors import GalleryError
 from retrieval.gallery.metadata import NOTHING, Metadata, caption_of_json
-from retrieval.gallery.source import GallerySource, Item, Labels, one_line, valid_unicode
-from retrieval.gallery.splits import choose_split, left_out, selected_rows, split_folders
-from retrieval.gallery.walk import File, Walk
+from retrieval.gallery.source import GallerySource, Item, folder_label, one_line
+from retrieval.gallery.splits import select, split_folders
+from retrieval.gallery.walk import File, Walk, digest
 from retrieval.pictures.loading import read_bytes
 
 
@@ -26,17 +23,11 @@ class FolderRows:
     def __init__(self, source: GallerySource, found: Walk, version: str = "") -> None:
         self._source = source
         folders = split_folders(file.path for file in found.pictures)
-        groups = {split: _below(found.pictures, folder) for split, folder in folders.items()}
-        wanted = choose_split(source, list(groups))
-        sizes = {split: len(files) for split, files in groups.items()}
-        chosen = [
-            (file, len(PurePosixPath(folders[split]).parts))
-            for split, start, stop in selected_rows(wanted, sizes)
-            for file in groups[split][start:stop]
-        ]
-        if not chosen:
-            raise GalleryError(f"The folder {source.dataset!r} has no images in split {wanted!r}.")
-        self._files = chosen[: source.limit]
+        groups = {
+            split: [(file, len(PurePosixPath(folder).parts)) for file in _below(found.pictures, folder)]
+            for split, folder in folders.items()
+        }
+        self._files, left_out = select(source, groups)
         beside = {file.path: file for file in found.with_suffix(".json")}
         self._json = {
             file.path: beside.get(str(PurePosixPath(file.path).with_suffix(".json"))) for file, _ in self._files
@@ -45,11 +36,9 @@ class FolderRows:
         metadata.check_columns([source.caption_column or "caption"] if any(self._json.values()) else [])
         self._about = metadata.about
         self.ignored = dict(found.ignored)
-        self.notes = [*found.notes, *metadata.notes, *left_out(wanted, sizes)]
-        if len(self._files) < sum(sizes.values()):
-            self.notes.append(f"`--split` and `--limit` select {len(self._files):,} of {sum(sizes.values()):,} images.")
+        self.notes = [*found.notes, *metadata.notes, *left_out]
         texts = [file for file in self._json.values() if file]
-        self.version = version or _digest([*found.pictures, *found.metadata, *texts])
+        self.version = version or digest([*found.pictures, *found.metadata, *texts])
 
     @property
     def total(self) -> int:
@@ -81,21 +70,9 @@ class FolderRows:
 
     def _label(self, file: File, depth: int) -> str:
         """Return an image's label; the first `depth` folders of its path are a split's."""
-        labels = self._source.labels
-        if labels == Labels.NONE:
-            return ""
-        if about := self._about.get(file.path, NOTHING).label:
-            return about
-        folders = PurePosixPath(file.path).parts[depth:-1]
-        return valid_unicode(folders[0 if labels == Labels.TOP else -1]) if folders else ""
+        about = self._about.get(file.path, NOTHING)
+        return folder_label(self._source.labels, about.label, PurePosixPath(file.path).parts[depth:-1])
 
 
 def _below(files: list[File], folder: str) -> list[File]:
     return [file for file in files if file.path.startswith(f"{folder}/")] if folder else files
-
-
-def _digest(files: list[File]) -> str:
-    total = hashlib.sha256()
-    for file in files:
-        total.update(os.fsencode(f"{file.path}\0{file.size}\0{file.mtime_ns}\n"))
-    return total.hexdigest()[:16]

@@ -1,13 +1,12 @@
-"""Open a gallery's source: a folder of images, or one split of a Hugging Face dataset.
+"""Open a gallery's source: a folder of images, webdataset archives, or one split of a Hugging Face dataset.
 
-The dataset is a Hub id, a Parquet file, a folder of Parquet files or webdataset archives, or a `save_to_disk` copy.
+The dataset is a Hub id, a Parquet file, a folder of Parquet files, or a `save_to_disk` copy.
 """
 
 import glob
 import hashlib
 import logging
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from huggingface_hub import metadata_load
 from retrieval import hub
 from retrieval.errors import GalleryError
 from retrieval.gallery.folder import FolderRows
+from retrieval.gallery.shards import ShardRows
 from retrieval.gallery.source import GallerySource
 from retrieval.gallery.splits import choose_split, is_picture, left_out, split_folders, split_of_file
 from retrieval.gallery.walk import File, Walk, counts, listed, walk
@@ -41,7 +41,6 @@ EXPLANATIONS = {
     "Download it, unpack the archive, and name the folder.",
 }
 
-BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 WHOLE_SPLIT_HINT = "Choose a whole split with `--split`, and limit its rows with `--limit`."
 
 
@@ -51,6 +50,15 @@ class Layout:
 
     arguments: dict[str, Any]
     files: list[Path]
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The archives of a webdataset."""
+
+    files: list[File]
     ignored: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -84,8 +92,8 @@ def _check_name(source: GallerySource) -> None:
         raise GalleryError(f"The dataset {name!r} was not found: there is no such file or folder. Check the path.")
 
 
-def open_dataset(source: GallerySource) -> FolderRows | Opened:
-    """Return the images of a folder, or the chosen split of another dataset."""
+def open_dataset(source: GallerySource) -> FolderRows | ShardRows | Opened:
+    """Return the images of a folder or of archives, or the chosen split of another dataset."""
     if source.limit is not None and source.limit < 1:
         raise GalleryError("`--limit` must be 1 or more.")
     _check_name(source)
@@ -104,7 +112,7 @@ def open_dataset(source: GallerySource) -> FolderRows | Opened:
     return opened
 
 
-def _load(source: GallerySource, path: Path | None) -> FolderRows | Opened:
+def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | Opened:
     if path and _is_saved_to_disk(path):
         return Opened(_from_disk(path, source), "")
     layout, commit = None, ""
@@ -112,6 +120,8 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | Opened:
         local = _layout(path, source)
         if isinstance(local, Walk):
             return FolderRows(source, local)
+        if isinstance(local, Shards):
+            return ShardRows(source, local.files, local.ignored, local.notes)
         layout, arguments = local, local.arguments
     else:
         remote, commit = _hub_arguments(source)
@@ -173,16 +183,12 @@ def _named_file(layout: Layout | None) -> Iterator[None]:
 
 
 def _damage(file: Path) -> str:
-    """Return why a Parquet file or archive cannot be read to its end, or "" if it can."""
+    """Return why a Parquet file cannot be read to its end, or "" if it can."""
     try:
-        if file.suffix.lower() == ".tar":
-            with tarfile.open(file) as archive:
-                archive.getmembers()
-        else:
-            with pq.ParquetFile(file) as table:
-                for _ in table.iter_batches():
-                    pass
-    except (OSError, ValueError, EOFError, tarfile.TarError, pa.ArrowException) as error:
+        with pq.ParquetFile(file) as table:
+            for _ in table.iter_batches():
+                pass
+    except (OSError, ValueError, pa.ArrowException) as error:
         return reason(error).rstrip(".")
     return ""
 
@@ -231,24 +237,28 @@ def _from_disk(path: Path, source: GallerySource) -> Any:
     return data
 
 
-def _layout(path: Path, source: GallerySource) -> Walk | Layout:
+def _layout(path: Path, source: GallerySource) -> Walk | Shards | Layout:
     """Return how to read a local file or folder; a folder whose images are files is returned as it was walked."""
     name = source.dataset
     if path.is_file():
-        builder = BUILDERS.get(path.suffix.lower())
-        if builder is None:
-            raise GalleryError(
-                f"The file {name!r} is not a Parquet file. Name a folder of images, a Parquet file or a Hub id."
-            )
-        return Layout({"path": builder, "data_files": {"train": glob.escape(str(path))}}, [path])
+        if path.suffix.lower() == ".tar":
+            state = path.stat()
+            return Shards([File(path.name, str(path), state.st_size, state.st_mtime_ns)])
+        if path.suffix.lower() == ".parquet":
+            return Layout({"path": "parquet", "data_files": {"train": glob.escape(str(path))}}, [path])
+        raise GalleryError(
+            f"The file {name!r} is not a Parquet file. Name a folder of images, a Parquet file or a Hub id."
+        )
     found = walk(path)
     tables = found.with_suffix(".parquet")
     if holding := [file for file in tables if _holds_pictures(file, source, found)]:
         return _layout_of(found, holding, source)
     if found.pictures:
         return found
-    if files := tables or found.with_suffix(".tar"):
-        return _layout_of(found, files, source)
+    if shards := found.with_suffix(".tar"):
+        return Shards(shards, found.ignored - Counter({".tar": len(shards)}), found.notes)
+    if tables:
+        return _layout_of(found, tables, source)
     there = f" It has {counts(found.ignored)}." if found.ignored else ""
     raise GalleryError(
         f"The folder {name!r} contains neither images nor Parquet files.{there} "
@@ -279,9 +289,8 @@ def is_image_column(feature: Any) -> bool:
 
 
 def _layout_of(found: Walk, files: list[File], source: GallerySource) -> Layout:
-    """Return how to read the Parquet files or archives of a folder, as its README configures or else all of them."""
-    suffix = Path(files[0].path).suffix.lower()
-    notes, ignored = found.notes, found.ignored - Counter({suffix: len(files)})
+    """Return how to read the Parquet files of a folder, as its README configures or else all of them."""
+    notes, ignored = found.notes, found.ignored - Counter({".parquet": len(files)})
     if found.pictures:
         notes = [
             *notes,
@@ -298,7 +307,7 @@ def _layout_of(found: Walk, files: list[File], source: GallerySource) -> Layout:
     data_files: dict[str, list[str]] = {}
     for file, path in zip(files, paths, strict=True):
         data_files.setdefault(split_of_file(file.path), []).append(glob.escape(str(path)))
-    return Layout({"path": BUILDERS[suffix], "data_files": data_files}, paths, ignored, notes)
+    return Layout({"path": "parquet", "data_files": data_files}, paths, ignored, notes)
 
 
 def _is_configured(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Read a Hugging Face dataset (Hub id, folder, Parquet) as items: images with id, label and caption."""
+"""The items of a gallery, whatever its source: images with id, label and caption."""
 
 import hashlib
 import json
@@ -19,7 +19,6 @@ from huggingface_hub import constants
 
 from retrieval import hub
 from retrieval.errors import GalleryError, PictureError
-from retrieval.gallery.folder import FolderRows
 from retrieval.gallery.metadata import CAPTIONS
 from retrieval.gallery.opening import Opened, is_image_column, open_dataset, reason
 from retrieval.gallery.source import GallerySource, Item, Labels, one_line, valid_unicode
@@ -60,7 +59,7 @@ class Gallery:
     def __init__(self, source: GallerySource) -> None:
         self.source = source
         opened = open_dataset(source)
-        self._rows: FolderRows | DatasetRows = opened if isinstance(opened, FolderRows) else DatasetRows(source, opened)
+        self._rows = DatasetRows(source, opened) if isinstance(opened, Opened) else opened
         self.version = self._rows.version
         self.ignored: dict[str, int] = self._rows.ignored  # suffix -> number of files that are not images
         self.notes: list[str] = self._rows.notes  # sentences about files that are not counted and what is left out

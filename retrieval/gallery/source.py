@@ -1,7 +1,7 @@
 """Which images a gallery is built from: the dataset, its rows and the meaning of its columns."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +41,13 @@ class Labels(StrEnum):
     FOLDER = "folder"  # the one that contains the image
     TOP = "top"  # the first one below the gallery's folder, or below a split
     NONE = "none"
+
+
+def folder_label(labels: str, given: str, folders: Sequence[str]) -> str:
+    """Return an image's label: the one that is given, if any, otherwise that of the folders that contain the image."""
+    if labels == Labels.NONE:
+        return ""
+    return given or (valid_unicode(folders[0 if labels == Labels.TOP else -1]) if folders else "")
 
 
 @dataclass(frozen=True)

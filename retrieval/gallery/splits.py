@@ -3,12 +3,15 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 import datasets
 
 from retrieval.errors import GalleryError
 from retrieval.gallery.source import GallerySource
 from retrieval.pictures.decoding import SUFFIXES
+
+Row = TypeVar("Row")
 
 SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
 # A split's name as one word of a path, as datasets finds it in `data/train-00000-of-00001.parquet`.
@@ -51,14 +54,21 @@ def choose_split(source: GallerySource, splits: Sequence[str]) -> str:
     return wanted
 
 
-def selected_rows(wanted: str, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """Return the rows that a specification such as `train[:10]+test` selects, as split, start and stop.
+def select(source: GallerySource, groups: Mapping[str, Sequence[Row]]) -> tuple[list[Row], list[str]]:
+    """Return the rows of all splits that a source selects, and sentences about what it leaves out.
 
-    Raises ValueError if the specification is invalid.
+    Raise GalleryError if there is no such split or no row, ValueError if the specification of a slice is invalid.
     """
-    wanted = "+".join(sizes) if wanted == "all" else wanted
-    parts = datasets.ReadInstruction.from_spec(wanted).to_absolute(dict(sizes))
-    return [(part.splitname, part.from_ or 0, sizes[part.splitname] if part.to is None else part.to) for part in parts]
+    wanted = choose_split(source, list(groups))
+    sizes = {split: len(rows) for split, rows in groups.items()}
+    spec = "+".join(sizes) if wanted == "all" else wanted
+    parts = datasets.ReadInstruction.from_spec(spec).to_absolute(sizes)
+    rows = [row for part in parts for row in groups[part.splitname][part.from_ : part.to]]
+    if not rows:
+        raise GalleryError(f"The dataset {source.dataset!r} has no images in split {wanted!r}.")
+    chosen, total = rows[: source.limit], sum(sizes.values())
+    part_of = [f"`--split` and `--limit` select {len(chosen):,} of {total:,} images."] if len(chosen) < total else []
+    return chosen, [*left_out(wanted, sizes), *part_of]
 
 
 def left_out(wanted: str, splits: Mapping[str, int | None]) -> list[str]:

@@ -1,5 +1,6 @@
 """Find every file below a folder, and say of each whether it is an image."""
 
+import hashlib
 import heapq
 import os
 import stat
@@ -87,6 +88,14 @@ def counts(ignored: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {printable(suffix) or 'without suffix'}" for suffix, number in ordered)
 
 
+def digest(files: Iterable[File]) -> str:
+    """Return a digest of the paths, sizes and times of files."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(os.fsencode(f"{file.path}\0{file.size}\0{file.mtime_ns}\n"))
+    return total.hexdigest()[:16]
+
+
 def walk(folder: Path) -> Walk:
     """Walk a folder, its subfolders and the folders that symbolic links lead to, each of them once.
 
@@ -170,7 +179,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _file(entry: os.DirEntry[str], path: str) -> File:
-    # The link is resolved here, so that reading the file later need not follow any.
+    # A link is resolved here, so that reading the file later need not follow any.
     target = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
     try:
         state = entry.stat()

@@ -47,6 +47,16 @@ def open_regular(path: Path, follow_link: bool = True) -> Iterator[IO[bytes]]:
         yield file
 
 
+def check_size(size: int) -> None:
+    """Raise PictureError if an image file of so many bytes is empty or above `MAX_BYTES`."""
+    if size > MAX_BYTES:
+        raise PictureError(
+            f"The image file has {size / 2**20:.0f} MB; the limit is {MAX_BYTES // 2**20} MB. Save it smaller."
+        )
+    if not size:
+        raise PictureError("The image file is empty (0 bytes). Choose another file.")
+
+
 def read_bytes(source: bytes | Path, follow_link: bool = True) -> bytes:
     """Return the encoded bytes of an image; raise PictureError if it is unreadable, empty or above `MAX_BYTES`.
 
@@ -64,12 +74,7 @@ def read_bytes(source: bytes | Path, follow_link: bool = True) -> bytes:
             ) from error
     else:
         size, data = len(source), source
-    if size > MAX_BYTES:
-        raise PictureError(
-            f"The image file has {size / 2**20:.0f} MB; the limit is {MAX_BYTES // 2**20} MB. Save it smaller."
-        )
-    if not size:
-        raise PictureError("The image file is empty (0 bytes). Choose another file.")
+    check_size(size)
     return data
 
 

@@ -498,31 +498,81 @@ def test_a_name_beside_two_parquet_files_is_ambiguous(tmp_path):
         same.read()
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+def write_shard(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
 @pytest.mark.parametrize("whole", [False, True])
-def test_webdataset_shards(tmp_path, whole, streaming):
-    (tmp_path / "set").mkdir()
+def test_webdataset_shards(tmp_path, whole):
     for shard in range(2):
-        with tarfile.open(tmp_path / "set" / f"0000{shard}.tar", "w") as archive:
-            for number in range(2):
-                key = f"{shard}{number}"
-                texts = {"txt": f"image {key}", "cls": str(number), "json": json.dumps({"key": key})}
-                files = {"jpg": ENCODED[".jpg"], **{suffix: text.encode() for suffix, text in texts.items()}}
-                for suffix, data in files.items():
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
-    items = list(opened(tmp_path / "set" if whole else tmp_path / "set" / "00000.tar", streaming=streaming).items())
-    assert [item.id for item in items] == ["00", "01", "10", "11"][: None if whole else 2]
-    assert [(item.label, item.caption) for item in items[:2]] == [("0", "image 00"), ("1", "image 01")]
-    assert all(load_picture(item.read()).size == (12, 9) for item in items)
+        files = {}
+        for number, suffix in enumerate((".jpg", ".heic")):
+            key = f"{shard}{number}"
+            more = {"caption": f"image {key}", "alt": "other", "license": "CC0"}
+            files |= {f"{key}{suffix}": ENCODED[suffix], f"{key}.json": json.dumps(more).encode()}
+            files |= {f"{key}.cls": str(number).encode(), ".hidden.jpg": b"", "__MACOSX.jpg": b""}
+        write_shard(tmp_path / "set" / f"0000{shard}.tar", files)
+    pq.write_table(pa.table({"url": ["u"], "caption": ["text"]}), tmp_path / "set" / "00000.parquet")
+    folder = tmp_path / "set" if whole else tmp_path / "set" / "00000.tar"
+    gallery = opened(folder, streaming=True)
+    items = list(gallery.items())
+    ids = ["00000.tar/00.jpg", "00000.tar/01.heic", "00001.tar/10.jpg", "00001.tar/11.heic"]
+    assert [item.id for item in items] == ids[: None if whole else 2]
+    assert [(item.label, item.caption, item.license) for item in items[:2]] == [
+        ("0", "image 00", "CC0"),
+        ("1", "image 01", "CC0"),
+    ]
+    assert gallery.ignored == ({".parquet": 1} if whole else {})
+    assert account(folder)[:2] == (len(items), 0)
+    assert {item.caption for item in opened(folder, caption_column="alt").items()} == {"other"}
+    assert len(labels(folder, image_column="heic")) == len(items) / 2
+    assert labels(folder, labels="none", limit=1) == {"00000.tar/00.jpg": ""}
+
+
+def test_splits_and_folders_in_shards(tmp_path):
+    write_shard(tmp_path / "set" / "train-0.tar", {"cat/0.png": ENCODED[".png"], "0.png": b"", "cat/0.txt": b"tom"})
+    write_shard(tmp_path / "set" / "test-0.tar", {"dog/0.png": ENCODED[".png"]})
+    assert labels(tmp_path / "set") == {"train-0.tar/cat/0.png": "cat", "train-0.tar/0.png": ""}
+    assert [item.caption for item in opened(tmp_path / "set").items()] == ["tom", "0"]
+    assert account(tmp_path / "set") == (1, 1, 0, {"cat": 1})
+    assert opened(tmp_path / "set").notes[0].startswith("Left out, since the split is `train`: test (1).")
+    assert account(tmp_path / "set", split="test[:1]") == (1, 0, 0, {"dog": 1})
+    with pytest.raises(GalleryError, match="no images in split"):
+        opened(tmp_path / "set", image_column="avif")
+
+
+def test_members_of_shards_are_read_only_if_they_are_files_of_a_possible_size(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "secret.png").write_bytes(ENCODED[".png"])
+    with (tmp_path / "set" / "0.tar").open("wb") as file:
+        for name, kind, size in [
+            ("pipe.png", tarfile.FIFOTYPE, 0),
+            ("link.png", tarfile.SYMTYPE, 0),
+            ("hard.png", tarfile.LNKTYPE, 0),
+            ("../secret.png", tarfile.REGTYPE, 4),
+            ("huge.png", tarfile.REGTYPE, 40 * 2**30),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, size, str(tmp_path / "secret.png")
+            file.write(member.tobuf(tarfile.GNU_FORMAT))
+            file.seek(-(-size // 512) * 512, os.SEEK_CUR)
+        file.write(bytes(1024))
+    for item in opened(tmp_path / "set").items():
+        with pytest.raises(PictureError, match=r"limit is 64 MB|not a regular file|not an image"):
+            load_picture(item.read())
+    assert account(tmp_path / "set") == (0, 5, 0, {})
 
 
 def test_a_damaged_shard_is_reported(tmp_path):
     write(tmp_path / "set", "00000.tar", data=b"no archive" * 100)
     with pytest.raises(GalleryError, match=r"00000\.tar"):
         opened(tmp_path / "set" / "00000.tar")
-    with pytest.raises(GalleryError, match=r"set/00000\.tar` cannot be read.*Replace it"):
+    with pytest.raises(GalleryError, match=r"archive `00000\.tar` cannot be read.*Replace it"):
         opened(tmp_path / "set")
 
 

@@ -169,6 +169,13 @@ def test_slices_of_splits(forms, form):
     assert [shade(item) for item in read(dataset, split="train[50%:]")] == everything[3:]
 
 
+def test_author_and_licence_of_each_image_are_kept(tmp_path):
+    table = pa.table({"image": [{"bytes": png(1), "path": None}], "author": ["Ann"], "license": ["CC0"]})
+    pq.write_table(table, tmp_path / "licensed.parquet")
+    [item] = read(tmp_path / "licensed.parquet")
+    assert (item.author, item.license, item.caption) == ("Ann", "CC0", "")
+
+
 def test_error_for_a_slice_of_a_stream(forms):
     with pytest.raises(GalleryError, match="--limit"):
         read(forms["datasets.parquet"][0], streaming=True, **SLICE)
