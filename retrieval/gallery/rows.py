@@ -19,8 +19,9 @@ from huggingface_hub import constants
 
 from retrieval import hub
 from retrieval.errors import GalleryError, PictureError
+from retrieval.gallery.layout import is_image_column, reason
 from retrieval.gallery.metadata import CAPTIONS
-from retrieval.gallery.opening import Opened, is_image_column, open_dataset, reason
+from retrieval.gallery.opening import Opened, open_dataset
 from retrieval.gallery.source import GallerySource, Item, Labels, one_line, valid_unicode
 from retrieval.gallery.splits import is_picture
 from retrieval.pictures.loading import MAX_BYTES, read_bytes
