@@ -280,7 +280,7 @@ def call(address: str, name: str, data: list[Any], **headers: str) -> str:
 
 
 def fields(dataset: Path, gallery: str) -> list[Any]:
-    return ["first", False, False, str(dataset), gallery, "", MODEL_SHOWN, *[""] * 6]
+    return ["first", False, False, str(dataset), gallery, "", MODEL_SHOWN, *[""] * 6, "folder"]
 
 
 @pytest.mark.parametrize(
