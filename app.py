@@ -160,7 +160,7 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
             found.append(f"from the dataset {used.dataset} ({used.split or 'train'}), not {wanted.dataset}")
         found += [
             f"with {name.replace('_', ' ')} {getattr(used, name)}, not {getattr(wanted, name)}"
-            for name in ("revision", "image_column", "label_column", "caption_column", "limit")
+            for name in ("revision", "image_column", "label_column", "caption_column", "limit", "labels")
             if getattr(wanted, name) != getattr(used, name)
         ]
     for name, kind in FEATURES.items():

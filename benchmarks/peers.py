@@ -106,7 +106,7 @@ def main() -> None:
 
 def _pictures(folder: Path) -> tuple[Gallery, list[bytes]]:
     gallery = Gallery(GallerySource(str(folder / "pictures.parquet")))
-    return gallery, [item.picture for run in gallery.batches(RUN) for item in run if isinstance(item.picture, bytes)]
+    return gallery, [item.read() for item in gallery.items()]
 
 
 def _same_middle(folder: Path) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureOptions
-from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
+from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource, Labels
 from retrieval.storage.projection import Method
 
 PREFIX = "RETRIEVAL_"
@@ -39,6 +39,7 @@ class Settings:
     caption_column: str | None = None
     limit: int | None = None
     streaming: bool = False
+    labels: str = Labels.FOLDER
     gallery: str | None = None
     model: str = AUTO
     model_revision: str | None = None
@@ -173,11 +174,11 @@ def add_template_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_build_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that determine how a gallery is built: dataset, features, and the work itself."""
-    data = parser.add_argument_group("dataset")
+def _add_dataset_flags(data: "argparse._ArgumentGroup") -> None:
     data.add_argument(
-        "--dataset", metavar="ID", help="Hub id, folder of images or Parquet file (default: the bundled icons)"
+        "--dataset",
+        metavar="ID",
+        help="Hub id, folder of images, Parquet file or webdataset shards (default: the bundled icons)",
     )
     data.add_argument("--config", help="configuration of the dataset")
     data.add_argument("--split", help="split, or a slice such as train[:500] (default: train)")
@@ -185,10 +186,22 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--image-column", metavar="NAME", help="column of the images (default: detected by type)")
     data.add_argument("--label-column", metavar="NAME", help="column of the labels (default: detected by type)")
     data.add_argument("--caption-column", metavar="NAME", help="column of the captions (default: detected by type)")
+    data.add_argument(
+        "--labels",
+        choices=list(Labels),
+        default=Labels.FOLDER,
+        help="label of an image in a folder: the folder that contains it, the top folder below the gallery's, or none "
+        "(default: %(default)s)",
+    )
     data.add_argument("--limit", type=_whole_number(1, 10**12), metavar="N", help="use only the first N rows")
     data.add_argument(
         "--streaming", action="store_true", help="read row by row instead of downloading everything first"
     )
+
+
+def add_build_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that determine how a gallery is built: dataset, features, and the work itself."""
+    _add_dataset_flags(parser.add_argument_group("dataset"))
     model = parser.add_argument_group("features")
     model.add_argument(
         "--model",

@@ -96,7 +96,7 @@ def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> La
     from retrieval.gallery.rows import Gallery  # imports datasets, which would slow down the start of the page
 
     gallery = Gallery(GallerySource(folder))
-    if gallery.columns.label is None:
+    if not gallery.labelled:
         raise GalleryError(f"{folder!r} has no labels. Put the query images into folders named after the classes.")
     vectors: dict[str, list[Vectors]] = {name: [] for name in index.features}
     names: list[str] = []

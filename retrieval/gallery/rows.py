@@ -1,17 +1,13 @@
-"""Read a Hugging Face dataset (Hub id, folder, Parquet) as items: images with id, label and caption."""
+"""The items of a gallery, whatever its source: images with id, label and caption."""
 
 import hashlib
 import json
-import logging
-import lzma
-import os
 import re
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +19,22 @@ from huggingface_hub import constants
 
 from retrieval import hub
 from retrieval.errors import GalleryError, PictureError
-from retrieval.gallery.opening import open_dataset, reason
-from retrieval.gallery.source import GallerySource, Item
+from retrieval.gallery.layout import is_image_column, reason
+from retrieval.gallery.metadata import CAPTIONS
+from retrieval.gallery.opening import Opened, open_dataset
+from retrieval.gallery.source import GallerySource, Item, Labels, one_line, valid_unicode
+from retrieval.gallery.splits import is_picture
 from retrieval.pictures.loading import MAX_BYTES, read_bytes
 
-log = logging.getLogger(__name__)
-
-CAPTION_LENGTH = 200  # characters; captions are only displayed, so longer ones are cut
+READ_AT_ONCE = 64  # rows
 
 # Errors of the connection to the Hub. They stop the build, since the images of other rows would be missing too.
 CONNECTION_ERRORS = (hub.HubError, httpx2.HTTPError, ConnectionError)
 
-# Errors of a single row that datasets cannot fetch or decode. The row is skipped.
-ROW_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, pa.ArrowInvalid),
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),  # of damaged archives
-)
-
 # A file in an archive, as datasets writes it. Other protocols, such as ftp, would connect to a server.
 ARCHIVE_MEMBER = re.compile(r"(zip|tar|gzip|bz2|xz|lz4|zstd)://((?!://|::).)*", re.DOTALL)
+WEBDATASET_KEY = "__key__"  # the column of names in a webdataset
+NO_CAPTIONS = ("id", "author", "license", "source", WEBDATASET_KEY, "__url__")  # columns of texts
 OUTSIDE = PictureError("The row names a file or URL outside the dataset. Such files are not read.")
 
 
@@ -53,10 +46,12 @@ class Columns:
     label: str | None
     caption: str | None
     id: str | None
+    author: str | None
+    license: str | None
 
 
 class Gallery:
-    """An opened dataset; `batches` streams its items in gallery order.
+    """An opened dataset; `items` streams its items in gallery order.
 
     Raises:
         GalleryError: the dataset, split, revision or column does not exist; the message lists the alternatives.
@@ -64,28 +59,21 @@ class Gallery:
 
     def __init__(self, source: GallerySource) -> None:
         self.source = source
-        self._root = source.path  # resolved once, since `_read` needs it for every row
-        self._rows_streamed = 0
-        self._data, self.version = open_dataset(source)
-        self.columns = _find_columns(self._data.features, source)
-        self._names = _class_names(self._data.features, self.columns.label)
-        try:
-            self._data = self._data.cast_column(self.columns.image, datasets.Image(decode=False))
-        except (ValueError, TypeError, pa.ArrowException) as error:
-            raise GalleryError(f"Column {self.columns.image!r} of {source.dataset} contains no images.") from error
-        self._data = self._data.select_columns(list(dict.fromkeys(filter(None, astuple(self.columns)))))
-        if source.limit is not None:
-            self._data = self._data.take(source.limit)
+        opened = open_dataset(source)
+        self._rows = DatasetRows(source, opened) if isinstance(opened, Opened) else opened
+        self.version = self._rows.version
+        self.ignored: dict[str, int] = self._rows.ignored  # suffix -> number of files that are not images
+        self.notes: list[str] = self._rows.notes  # sentences about files that are not counted and what is left out
 
     @property
     def total(self) -> int | None:
         """The number of rows, or None if the dataset is streamed."""
-        return None if self.source.streaming else len(self._data)
+        return self._rows.total
 
     @property
-    def seen(self) -> int:
-        """The number of rows; if the dataset is streamed, the number that the last call of `batches` has read."""
-        return self._rows_streamed if self.total is None else self.total
+    def labelled(self) -> bool:
+        """Whether the items may have labels."""
+        return self._rows.labelled
 
     @property
     def fingerprint(self) -> str:
@@ -94,77 +82,89 @@ class Gallery:
         described.pop("streaming")
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
-    ignored: dict[str, int] = {}
-    notes: tuple[str, ...] = ()
-
     def items(self) -> Iterator[Item]:
-        """Yield all items."""
-        for batch in self.batches(64):
-            yield from batch
+        """Yield all items in gallery order; raise GalleryError if the dataset cannot be read any further."""
+        return self._rows.items(0, sys.maxsize if self.total is None else self.total)
 
-    def batches(self, size: int, wanted: Callable[[int], bool] = lambda start: True) -> Iterator[list[Item]]:
-        """Yield batches of `size` rows; `wanted` takes the first row of a batch and returns whether to read it."""
-        for start, rows in self._row_batches(size, wanted):
-            yield [self._item(start + offset, row) for offset, row in enumerate(rows)]
 
-    def _row_batches(self, size: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        if self.total is not None:
-            for start in range(0, self.total, size):
-                if wanted(start):
-                    columns = self._data[start : start + size]
-                    count = len(next(iter(columns.values())))
-                    yield start, [{name: values[i] for name, values in columns.items()} for i in range(count)]
-            return
-        start, rows = 0, list[dict[str, Any]]()
-        self._rows_streamed = 0
+class DatasetRows:
+    """The rows of a split that `datasets` reads.
+
+    Raises:
+        GalleryError: a column does not exist or contains no images.
+    """
+
+    def __init__(self, source: GallerySource, opened: Opened) -> None:
+        self._source = source
+        self._root = source.path  # resolved once, since `_read` needs it for every row
+        self._layout = opened.layout
+        self._data, self.version, self.notes = opened.data, opened.version, list(opened.notes)
+        self.ignored = dict(opened.layout.ignored) if opened.layout else {}
+        self._columns = _find_columns(self._data, source, local=opened.layout is not None)
+        self._names = _class_names(self._data.features, self._columns.label)
         try:
-            for row in self._data:
-                rows.append(row)
-                self._rows_streamed += 1
-                if len(rows) == size:
-                    if wanted(start):
-                        yield start, rows
-                    start, rows = start + size, []
-        except (*CONNECTION_ERRORS, *ROW_ERRORS, pa.ArrowException) as error:
-            raise self._read_error(start + len(rows), error) from error
-        if rows and wanted(start):
-            yield start, rows
+            self._data = self._data.cast_column(self._columns.image, datasets.Image(decode=False))
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            raise GalleryError(f"Column {self._columns.image!r} of {source.dataset} contains no images.") from error
+        self._data = self._data.select_columns(list(dict.fromkeys(filter(None, astuple(self._columns)))))
+        if source.limit is not None:
+            self._data = self._data.take(source.limit)
+
+    @property
+    def total(self) -> int | None:
+        """The number of rows, or None if the dataset is streamed."""
+        return None if self._source.streaming else len(self._data)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a column of labels."""
+        return self._columns.label is not None
+
+    def items(self, start: int, stop: int) -> Iterator[Item]:
+        """Yield the items of some rows; raise GalleryError if they cannot be read."""
+        row = start
+        try:
+            for values in self._values(start, stop):
+                yield self._item(row, values)
+                row += 1
+        except Exception as error:  # of datasets, pyarrow or an archive
+            raise self._read_error(row, error) from error
+
+    def _values(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        if self.total is None:
+            yield from islice(self._data, start, stop)
+            return
+        for first in range(start, stop, READ_AT_ONCE):
+            columns = self._data[first : min(first + READ_AT_ONCE, stop)]
+            yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
     def _item(self, row: int, values: dict[str, Any]) -> Item:
-        columns = self.columns
-        image = values[columns.image]
+        texts = {meaning: values[column] for meaning, column in asdict(self._columns).items() if column}
+        image = texts["image"] or {}
         # datasets writes "zip://inner::archive.zip" for a file in an archive, and a URL for a streamed file.
-        path = ((image or {}).get("path") or "").split("::")[0].split("://")[-1]
+        path = (image.get("path") or "").split("::")[0].split("://")[-1]
         relative, name = self._relative(path), Path(path).name
-        own_id = values.get(columns.id) if columns.id else None
+        own_id, encoded = texts.get("id"), image.get("bytes")
+        item_id = own_id if own_id not in (None, "") else relative or (f"{row}-{name}" if name else row)
         return Item(
             row=row,
-            id=str(own_id if own_id not in (None, "") else relative or (f"{row}-{name}" if name else row)),
-            label=self._label(values.get(columns.label) if columns.label else None),
-            caption=_text(values.get(columns.caption)) if columns.caption else Path(name).stem,
-            read=lambda: self._read(row, image),
-            stamp=self._stamp(path),
+            id=valid_unicode(str(item_id)),
+            label=self._label(texts.get("label")),
+            caption=one_line(texts.get("caption") if self._columns.caption else Path(name).stem),
+            read=partial(self._read, row, image.get("path")) if encoded is None else partial(bytes, encoded),
+            stamp=None,
+            author=one_line(texts.get("author")),
+            license=one_line(texts.get("license")),
         )
-
-    def _stamp(self, path: str) -> Any:
-        from retrieval.gallery.source import Stamp
-
-        try:
-            state = Path(path).stat()
-        except OSError:
-            return None
-        return Stamp(self._relative(path), state.st_size, state.st_mtime_ns) if self._relative(path) else None
 
     def _read_error(self, row: int, error: Exception) -> GalleryError:
         resume = " Run the same command again to resume from there." if isinstance(error, CONNECTION_ERRORS) else ""
-        return GalleryError(f"Reading {self.source.dataset} stopped at row {row}: {reason(error).rstrip('.')}.{resume}")
+        why = reason(error).rstrip(".")
+        return GalleryError(f"Reading {self._source.dataset} stopped at row {row}: {why}.{resume}")
 
-    def _read(self, row: int, image: dict[str, Any] | None) -> bytes:
-        """Return the encoded bytes of a row's image; raise PictureError if it has none."""
-        image = image or {}
-        if image.get("bytes") is not None:
-            return bytes(image["bytes"])
-        if not (path := image.get("path")):
+    def _read(self, row: int, path: str | None) -> bytes:
+        """Return the bytes of the file that a row names."""
+        if not path:
             raise PictureError("The row has no image.")
         try:
             return self._read_path(path)
@@ -172,7 +172,7 @@ class Gallery:
             raise self._read_error(row, error) from error
         except PictureError:
             raise
-        except ROW_ERRORS as error:
+        except Exception as error:  # of datasets or an archive
             reason = error.strerror if isinstance(error, OSError) else None  # unlike str(error), without the path
             raise PictureError(f"The image file cannot be read: {reason or hub.first_line(error)}.") from error
 
@@ -186,7 +186,7 @@ class Gallery:
         if member and not ARCHIVE_MEMBER.fullmatch(member):
             raise OUTSIDE
         if "://" in outer:
-            if self._root or not outer.startswith(f"hf://datasets/{self.source.dataset}@"):
+            if self._root or not outer.startswith(f"hf://datasets/{self._source.dataset}@"):
                 raise OUTSIDE
         elif not member:
             return read_bytes(self._inside(outer), follow_link=False)
@@ -199,14 +199,18 @@ class Gallery:
             return read_bytes(bytes(file.read(MAX_BYTES + 1)))
 
     def _inside(self, path: str) -> Path:
-        """Return the real path of a file inside the dataset; raise PictureError if it lies outside."""
-        lexical = Path(os.path.normpath(Path(path).absolute()))
-        resolved = lexical.resolve()
-        # The owner of a folder of images chose its symbolic links, so they may lead outside.
-        allowed = (lexical, resolved) if self._data.info.builder_name == "imagefolder" else (resolved,)
-        if not any(each.is_relative_to(folder) for each in allowed for folder in self._folders):
+        """Return the real path of a file inside the dataset; raise PictureError if it lies outside.
+
+        A relative path starts at the folder of a Parquet file.
+        """
+        beside = {file.parent for file in self._layout.files} if self._layout else set[Path]()
+        candidates = {(folder / path).resolve() for folder in beside} or {Path(path).resolve()}
+        found = [file for file in candidates if any(map(file.is_relative_to, self._folders))]
+        if not found:
             raise OUTSIDE
-        return resolved
+        if len(found) > 1 and len(found := [file for file in found if file.exists()]) != 1:
+            raise PictureError("The row names a file that is beside none or several of the Parquet files.")
+        return found[0]
 
     @cached_property
     def _folders(self) -> list[Path]:
@@ -214,7 +218,7 @@ class Gallery:
         if root := self._root:
             folders = [root.parent if root.is_file() else root]
         else:
-            cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self.source.dataset.replace('/', '--')}"
+            cached = Path(constants.HF_HUB_CACHE) / f"datasets--{self._source.dataset.replace('/', '--')}"
             own = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
             folders = [cached, *map(Path, own)]
         return [name for folder in folders for name in (folder, folder.resolve())]
@@ -225,47 +229,63 @@ class Gallery:
         return file.relative_to(root).as_posix() if root and file.is_relative_to(root) else ""
 
     def _label(self, value: Any) -> str:
-        if value is None or (self._names and (not isinstance(value, int) or not 0 <= value < len(self._names))):
+        if value is None or self._source.labels == Labels.NONE:
             return ""
-        return self._names[value] if self._names else str(value)
+        if not self._names:
+            return valid_unicode(str(value))
+        return self._names[value] if isinstance(value, int) and 0 <= value < len(self._names) else ""
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        value = ", ".join(str(part) for part in value)
-    return "" if value is None else " ".join(str(value).split())[:CAPTION_LENGTH]
+def _find_columns(data: Any, source: GallerySource, local: bool) -> Columns:
+    """Return the columns that the source names; find the others by their type and usual names.
 
-
-def _find_columns(features: Any, source: GallerySource) -> Columns:
-    """Return the columns that the source names; find the others by their type and usual names."""
+    Only a `local` dataset may name image files in a column of texts.
+    """
+    features = data.features
     for wanted in (source.image_column, source.label_column, source.caption_column):
         if wanted is not None and wanted not in features:
             raise GalleryError(
                 f"The dataset {source.dataset!r} has no column {wanted!r}. It has: {', '.join(features)}."
             )
-    image = source.image_column or next((name for name, feature in features.items() if _is_image(feature)), None)
-    if image is not None and _is_string(features[image]):
-        raise GalleryError(f"Column {image!r} of {source.dataset} contains no images but text.")
+    image = _image_column(data, source, local)
+    strings = [name for name, feature in features.items() if _is_string(feature)]
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if "label" in classes or (not classes and "label" in strings):
+        classes = ["label"]
+    elif WEBDATASET_KEY in features and "cls" in features:
+        classes = ["cls"]
+    label = source.label_column or next(iter(classes), None)
+    texts = [name for name in strings if name not in (label, image, *NO_CAPTIONS)]
+    named = (name for name in (*CAPTIONS, "txt") if name in texts)
+    caption = source.caption_column or next(named, texts[0] if texts else None)
+    ids = (name for name in ("id", WEBDATASET_KEY) if name in strings or _type(features.get(name)).startswith("int"))
+    author, licence = (name if name in strings else None for name in ("author", "license"))
+    return Columns(image, label, caption, next(ids, None), author, licence)
+
+
+def _image_column(data: Any, source: GallerySource, local: bool) -> str:
+    features = data.features
+    images = [name for name, feature in features.items() if is_image_column(feature)]
+    files = [name for name in features if local and not images and _names_pictures(data, name)]
+    image = source.image_column or next(iter(images + files), None)
     if image is None:
         raise GalleryError(
             f"The dataset {source.dataset!r} has no image column. "
             f"Its columns: {', '.join(f'{name} ({_type(feature)})' for name, feature in features.items())}. "
             "If one of them contains encoded images, name it with `--image-column`."
         )
-    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if "label" in classes or (not classes and _is_string(features.get("label"))):
-        classes = ["label"]
-    label = source.label_column or next(iter(classes), None)
-    texts = [name for name, feature in features.items() if _is_string(feature) and name not in ("id", label, image)]
-    named = (name for name in ("caption", "text", "name", "title", "description") if name in texts)
-    caption = source.caption_column or next(named, texts[0] if texts else None)
-    own_id = "id" if _is_string(features.get("id")) or _type(features.get("id")).startswith("int") else None
-    return Columns(image, label, caption, own_id)
+    if _is_string(features[image]) and image not in files:
+        raise GalleryError(f"Column {image!r} of {source.dataset} contains no images but text.")
+    return image
 
 
-def _is_image(feature: Any) -> bool:
-    # Parquet files that were not written by datasets store an image as a struct of bytes and path.
-    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+def _names_pictures(data: Any, column: str) -> bool:
+    """Return whether the first row of a column is the name of an image file."""
+    if not _is_string(data.features[column]):
+        return False
+    first = next(iter(data.select_columns([column]).take(1)), None)
+    value = first[column] if first else None
+    return isinstance(value, str) and "://" not in value and is_picture(value)
 
 
 def _is_string(feature: Any) -> bool:

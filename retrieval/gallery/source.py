@@ -1,9 +1,14 @@
 """Which images a gallery is built from: the dataset, its rows and the meaning of its columns."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
+
+CAPTION_LENGTH = 200  # characters; captions are only displayed, so longer ones are cut
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 BUNDLED_GALLERY = Path(__file__).resolve().parents[2] / "assets" / "gallery"
 BUNDLED_NAME = "icons"
@@ -16,6 +21,33 @@ def local_path(name: str) -> Path | None:
         return path.resolve() if path.exists() else None
     except (OSError, RuntimeError):  # the name is too long for a path, or `~user` names an unknown user
         return None
+
+
+def valid_unicode(text: str) -> str:
+    """Return a text that can be encoded: bytes of a file name that are not UTF-8 become `\\xNN`."""
+    return SURROGATES.sub(lambda found: rf"\x{ord(found[0]) & 0xFF:02x}", text)
+
+
+def one_line(value: Any) -> str:
+    """Return a value of a dataset as a text of one line, at most `CAPTION_LENGTH` characters."""
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(part) for part in value)
+    return "" if value is None else valid_unicode(" ".join(str(value).split()))[:CAPTION_LENGTH]
+
+
+class Labels(StrEnum):
+    """Which folder is the label of an image in a local folder."""
+
+    FOLDER = "folder"  # the one that contains the image
+    TOP = "top"  # the first one below the gallery's folder, or below a split
+    NONE = "none"
+
+
+def folder_label(labels: str, given: str, folders: Sequence[str]) -> str:
+    """Return an image's label: the one that is given, if any, otherwise that of the folders that contain the image."""
+    if labels == Labels.NONE:
+        return ""
+    return given or (valid_unicode(folders[0 if labels == Labels.TOP else -1]) if folders else "")
 
 
 @dataclass(frozen=True)
@@ -31,6 +63,7 @@ class GallerySource:
     caption_column: str | None = None
     limit: int | None = None
     streaming: bool = False
+    labels: str = Labels.FOLDER
 
     @property
     def path(self) -> Path | None:
@@ -54,22 +87,25 @@ class GallerySource:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells that a file has not changed: its path relative to the gallery's folder, its size and its time."""
+    """What identifies the bytes of a local file without reading them."""
 
-    path: str
+    path: str  # relative to the gallery's folder, valid Unicode
     size: int
     mtime_ns: int
 
 
 @dataclass(frozen=True)
 class Item:
-    """One row of a gallery; `read` returns the encoded bytes of its image, or raises PictureError."""
+    """One row of a gallery. `read` returns the encoded bytes of its image.
 
-    row: int
+    `read` raises PictureError if this image cannot be read, and GalleryError if the others cannot be read either.
+    """
+
+    row: int  # position in the gallery, from 0
     id: str
     label: str
     caption: str
-    read: Callable[[], bytes]
-    stamp: Stamp | None = None
+    read: Callable[[], bytes] = field(compare=False)
+    stamp: Stamp | None = None  # None unless it is a local file
     author: str = ""
     license: str = ""

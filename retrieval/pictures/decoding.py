@@ -32,7 +32,14 @@ STRIP_ROWS = 64  # converted at once, so that intermediate copies with wider pix
 # Formats whose decoders start no other program and fetch nothing; Pillow's EPS decoder would run Ghostscript.
 # Stereo images (MPO) are opened by the JPEG decoder and need no entry.
 WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP")
-FORMATS = (*WEB_FORMATS, "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
+FORMATS = (*WEB_FORMATS, "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "HEIF")
+
+# The usual suffixes of these formats, in lower case. A file with another suffix is not taken for an image.
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".avif", ".avifs"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".icb", ".vda", ".vst", ".ico"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".heic", ".heics", ".heif", ".heifs", ".hif"),
+}
 
 # How often a decoder may read from a file. A file of nothing but tiny chunks would keep it busy for minutes, and Pillow
 # copies the whole comment of a GIF with each chunk of it. A PNG of 64 MB, in chunks of 8 kB, takes 25,000 reads.
@@ -84,8 +91,19 @@ def decode(
     with explained(most):
         if data.startswith(b"\xff\xd8"):
             data, exif = plain_jpeg(data)
+        formats = tuple(each for each in formats if each != "HEIF" or _heif_can_open(data))
         with Image.open(_Encoded(data), formats=formats) as image:
             return upright_rgb(image, most, exif, opened)
+
+
+def _heif_can_open(data: bytes) -> bool:
+    """Return whether an image may be HEIF; if so, load its decoder, which few processes need."""
+    if data[4:8] != b"ftyp" or data[8:12] in (b"avif", b"avis"):
+        return False
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    return True
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -33,33 +36,45 @@ Region = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of width and height from 0 to 1."""
 
 
-def read_bytes(source: bytes | Path, follow_link: bool = True) -> bytes:
-    """Return the encoded bytes of an image; raise PictureError if it is unreadable, empty or above `MAX_BYTES`.
+@contextmanager
+def open_regular(path: Path, follow_link: bool = True) -> Iterator[IO[bytes]]:
+    """Open a file; raise OSError if it is not a regular one, or is a symbolic link and not `follow_link`."""
+    # Opening a pipe without O_NONBLOCK would wait for a writer.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_link else os.O_NOFOLLOW)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # reading a device or a pipe might never end
+            raise OSError("it is not a regular file")
+        yield file
 
-    Unless `follow_link`, a file that is a symbolic link is unreadable.
-    """
-    if isinstance(source, Path):
-        unreadable = f"The image file {source.name!r} cannot be read"
-        # Opening a pipe without O_NONBLOCK would wait for a writer.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_link else os.O_NOFOLLOW)
-        try:
-            with os.fdopen(os.open(source, flags), "rb") as file:
-                state = os.fstat(file.fileno())
-                if not stat.S_ISREG(state.st_mode):  # reading a device or a pipe might never end
-                    raise PictureError(f"{unreadable}: it is not a regular file. Choose another file.")
-                size = state.st_size
-                data = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
-        except (OSError, ValueError) as error:  # ValueError: the name contains a NUL character
-            reason = getattr(error, "strerror", None) or error
-            raise PictureError(f"{unreadable}: {reason}. Choose another file.") from error
-    else:
-        size, data = len(source), source
+
+def check_size(size: int) -> None:
+    """Raise PictureError if an image file of so many bytes is empty or above `MAX_BYTES`."""
     if size > MAX_BYTES:
         raise PictureError(
             f"The image file has {size / 2**20:.0f} MB; the limit is {MAX_BYTES // 2**20} MB. Save it smaller."
         )
     if not size:
         raise PictureError("The image file is empty (0 bytes). Choose another file.")
+
+
+def read_bytes(source: bytes | Path, follow_link: bool = True) -> bytes:
+    """Return the encoded bytes of an image; raise PictureError if it is unreadable, empty or above `MAX_BYTES`.
+
+    Unless `follow_link`, a file that is a symbolic link is unreadable.
+    """
+    if isinstance(source, Path):
+        try:
+            with open_regular(source, follow_link) as file:
+                size = os.fstat(file.fileno()).st_size
+                data = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
+        except (OSError, ValueError) as error:  # ValueError: the name contains a NUL character
+            reason = getattr(error, "strerror", None) or error
+            raise PictureError(
+                f"The image file {source.name!r} cannot be read: {reason}. Choose another file."
+            ) from error
+    else:
+        size, data = len(source), source
+    check_size(size)
     return data
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_zero_gpu_is_used_only_for_queries_of_visitors(
     (folder / "fox.png").write_bytes(data)
     encoder = searcher.embedder.loaded.get("clip", index.manifest.model)
     lent = importlib.import_module("spaces").lent
-    rows = [[Item(0, "fox", "", "", data)]]
+    rows = [[Item(0, "fox", "", "", partial(bytes, data), None)]]
     (batch,) = embed_all(rows, {"clip": encoder}, batch_size=1, workers=1)
     labelled = from_folder(index, searcher.embedder, str(folder.parent))
     assert health.problem() is None

@@ -280,7 +280,7 @@ def call(address: str, name: str, data: list[Any], **headers: str) -> str:
 
 
 def fields(dataset: Path, gallery: str) -> list[Any]:
-    return ["first", False, False, str(dataset), gallery, "", MODEL_SHOWN, *[""] * 6]
+    return ["first", False, False, str(dataset), gallery, "", MODEL_SHOWN, *[""] * 6, "folder"]
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_page_can_build(served_builds: tuple[str, Builds], tmp_path: Path, small
 @pytest.mark.parametrize("junk", [None, 5, ["x"], {"path": "/etc"}, "\ud800", "a\0b", "<img src=x>"])
 def test_invalid_field_values_build_nothing(served_builds: tuple[str, Builds], small: Path, junk: Any) -> None:
     address, builds = served_builds
-    call(address, "start", ["first", False, False, junk, junk, junk, MODEL_SHOWN, *[junk] * 6])
+    call(address, "start", ["first", False, False, junk, junk, junk, MODEL_SHOWN, *[junk] * 6, "top"])
     if builds.last:
         with pytest.raises(RetrievalError):
             builds.last.outcome(PATIENCE)

@@ -64,11 +64,17 @@ def test_a_tiff_whose_tags_claim_more_than_the_file_is_refused(decoders, entries
     assert peak(decoders) < MEMORY
 
 
-def test_an_avif_with_such_metadata_is_refused(decoders):
-    exif = repeating_directory(entries=100, size=2 * MEGABYTE)
-    data = small("AVIF", exif=repeating_directory(entries=0, size=len(exif) - 14))
-    with pytest.raises(PictureError, match=r"damaged.*Save it again"):
-        load(decoders, data.replace(repeating_directory(entries=0, size=len(exif) - 14), exif))
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_such_metadata_of_an_avif_is_refused_and_of_a_heic_not_read(decoders, kind):
+    exif = repeating_directory(entries=100, size=2 * MEGABYTE, orientation=6)
+    valid = repeating_directory(entries=0, size=len(exif) - 14)
+    data = small(kind, exif=valid).replace(valid, exif)
+    assert exif in data
+    if kind == "HEIF":
+        assert load(decoders, data).size == (24, 20)  # upright by its own properties, not by EXIF
+    else:
+        with pytest.raises(PictureError, match=r"damaged.*Save it again"):
+            load(decoders, data)
     assert peak(decoders) < MEMORY
 
 
@@ -117,6 +123,39 @@ def test_a_public_page_accepts_formats_of_the_web_only(decoders, kind):
     assert load(decoders, data).size == (24, 20)
     with pytest.raises(PictureError, match="Use JPEG, PNG"):
         load(decoders, data, WEB_FORMATS)
+
+
+def test_the_decoder_of_heic_is_loaded_for_heic_only(decoders):
+    def loaded():
+        [one] = decoders._idle
+        return "libheif" in Path(f"/proc/{one._process.pid}/maps").read_text()
+
+    for kind in ("PNG", "AVIF"):
+        load(decoders, small(kind))
+    assert not loaded()
+    with pytest.raises(PictureError, match="Use JPEG, PNG"):
+        load(decoders, small("HEIF"), WEB_FORMATS)
+    assert not loaded()
+    load(decoders, small("HEIF"))
+    assert loaded()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_heic_is_upright_like_a_png(decoders, orientation):
+    """Above 8 megapixels, an image is decoded directly into the memory that is sent."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = np.linspace(0, 255, 3 * 4 * 6).astype(np.uint8).reshape(6, 4, 3)
+    picture = Image.fromarray(values).resize((2560, 3840), Image.Resampling.NEAREST)
+    found = []
+    for kind, options in (("HEIF", {"quality": 50}), ("PNG", {"compress_level": 1})):
+        file = io.BytesIO()
+        picture.save(file, kind, exif=exif.tobytes(), **options)
+        found.append(load(decoders, file.getvalue()))
+    heic, png = found
+    assert heic.size == png.size
+    difference = np.asarray(heic.reduce(64), np.int16) - np.asarray(png.reduce(64), np.int16)
+    assert np.abs(difference).max() < 12
 
 
 @pytest.mark.parametrize("kind", FORMATS)

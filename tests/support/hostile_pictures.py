@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+from pillow_heif import register_heif_opener
+
+register_heif_opener()  # so that Pillow can write such files here
 
 NO_PICTURE = "not an image that can be read"
 DAMAGED = "damaged or cut off"

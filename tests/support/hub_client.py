@@ -59,6 +59,11 @@ from retrieval import errors, hub
 from retrieval.features.models import choose_model
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import GallerySource
+def readable(item):
+    try:
+        return bool(item.read())
+    except errors.PictureError:
+        return False
 hub.bound_access()
 for wanted in json.loads(sys.argv[1]):
     started, answer = time.perf_counter(), {"error": None}
@@ -69,7 +74,7 @@ for wanted in json.loads(sys.argv[1]):
         else:
             gallery = Gallery(GallerySource(**wanted))
             items = [item for batch in gallery.batches(4) for item in batch]
-            pictures = sum(isinstance(item.picture, bytes) for item in items)
+            pictures = sum(map(readable, items))
             labels = sorted({item.label for item in items})
             answer |= {"commit": gallery.version, "pictures": pictures, "labels": labels}
     except errors.RetrievalError as error:

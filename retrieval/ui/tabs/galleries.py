@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing_extensions import override
 from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO
 from retrieval.features.models import BUNDLED
-from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
+from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource, Labels
 from retrieval.indexing.jobs import Build, BuildStopped
 from retrieval.indexing.progress import Phase, Stage
 from retrieval.settings import Settings, with_flags
@@ -42,6 +42,7 @@ FIELDS = {  # by the names of the builder's flags
     "image_column": "Image column",
     "label_column": "Label column",
     "caption_column": "Caption column",
+    "labels": "Folder that is the label",
     "rebuild": "Replace an existing gallery of this name",
 }
 MORE = ("split", "config", "revision", "image_column", "label_column", "caption_column")
@@ -124,7 +125,8 @@ class GalleriesTab(Tab):
                 min_width=200,
             )
         with gr.Accordion("More: split, revision, columns", open=False, elem_id="build_more"), gr.Row():
-            more = {name: _field(name) for name in MORE}
+            more: dict[str, Any] = {name: _field(name) for name in MORE}
+            more["labels"] = gr.Dropdown(list(Labels), label=FIELDS["labels"], elem_id="build_labels", min_width=200)
             streaming = "Stream the rows instead of downloading them first"
             self.streaming = gr.Checkbox(False, label=streaming, elem_id="build_streaming")
         self.replace = gr.Checkbox(False, label=FIELDS["rebuild"], elem_id="build_replace")
@@ -240,7 +242,7 @@ class GalleriesTab(Tab):
         if not given["dataset"]:
             raise RetrievalError(NO_DATASET)
         given = {name: text for name, text in given.items() if text}
-        nothing: dict[str, Any] = dict.fromkeys([*GallerySource.__dataclass_fields__, "gallery"])
+        nothing: dict[str, Any] = {**asdict(GallerySource("")), "dataset": None, "gallery": None}
         base = replace(self._builds.base, **nothing | {"streaming": streaming})
         if given.get("model", MODEL_SHOWN) == MODEL_SHOWN:
             given.pop("model", None)
