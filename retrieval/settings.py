@@ -15,7 +15,7 @@ from typing import Any
 
 from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureOptions
-from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
+from retrieval.gallery.source import BUNDLED_GALLERIES, DEFAULT_GALLERY, GallerySource
 from retrieval.storage.projection import Method
 from retrieval.storage.server.address import CLOUD, Server, read_address
 from retrieval.storage.server.shard import Shard, read_shard
@@ -62,7 +62,10 @@ class Settings:
     @property
     def data_asked(self) -> bool:
         """Whether any setting selects a dataset, or its rows or columns."""
-        return self.source != GallerySource(str(BUNDLED_GALLERY), streaming=self.streaming) or self.dataset is not None
+        return (
+            self.source != GallerySource(str(BUNDLED_GALLERIES[DEFAULT_GALLERY]), streaming=self.streaming)
+            or self.dataset is not None
+        )
 
     @property
     def own_machine(self) -> bool:
@@ -84,9 +87,9 @@ class Settings:
 
     @property
     def source(self) -> GallerySource:
-        """The chosen dataset, by default the bundled gallery."""
+        """The chosen dataset, by default the bundled photos."""
         given = {name: getattr(self, name) for name in GallerySource.__dataclass_fields__}
-        return GallerySource(**given | {"dataset": self.dataset or str(BUNDLED_GALLERY)})
+        return GallerySource(**given | {"dataset": self.dataset or str(BUNDLED_GALLERIES[DEFAULT_GALLERY])})
 
 
 def on_space() -> bool:
@@ -188,7 +191,9 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that determine how a gallery is built: dataset, features, and the work itself."""
     data = parser.add_argument_group("dataset")
     data.add_argument(
-        "--dataset", metavar="ID", help="Hub id, folder of images or Parquet file (default: the bundled icons)"
+        "--dataset",
+        metavar="ID",
+        help="Hub id, folder of images, Parquet file, or the bundled `photos` or `icons` (default: photos)",
     )
     data.add_argument("--config", help="configuration of the dataset")
     data.add_argument("--split", help="split, or a slice such as train[:500] (default: train)")

@@ -15,7 +15,7 @@ from typing_extensions import override
 from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO
 from retrieval.features.models import BUNDLED
-from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource
+from retrieval.gallery.source import GallerySource
 from retrieval.indexing.jobs import Build, BuildStopped
 from retrieval.indexing.progress import Phase, Stage
 from retrieval.settings import Settings, with_flags
@@ -56,7 +56,6 @@ PHASES = {
     Phase.PICTURES: "embedding the first images",
     Phase.FINISHING: "all images are read; writing the index",
 }
-BUNDLED_DATASET = "the bundled icons"
 
 LOOK = 0.5  # seconds between two looks at a running build
 COLUMNS = ["Name", "Dataset", "Images", "Skipped", "Model", "Built", "On disk"]
@@ -377,7 +376,7 @@ def gallery_row(manifest: Manifest) -> list[str]:
     """Return a gallery's row in the table of galleries."""
     built = datetime.fromisoformat(manifest.created).astimezone()
     source = manifest.source
-    dataset = BUNDLED_DATASET if source.path == BUNDLED_GALLERY else source.dataset
+    dataset = f"the bundled {source.bundled}" if source.bundled else source.dataset
     return [
         manifest.gallery,
         dataset + (f" ({source.split})" if source.split else ""),
