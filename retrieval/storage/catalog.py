@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from retrieval.errors import IndexingError, QueryError, RetrievalError
+from retrieval.gallery.source import DEFAULT_GALLERY
 from retrieval.storage.folder import FolderLocation
 from retrieval.storage.location import Location
 from retrieval.storage.reader import GalleryIndex
@@ -18,13 +19,13 @@ class Indexes:
     """All galleries of an index, in a folder or on a server. Thread-safe.
 
     A newly published build is picked up by the next call. `first` is the default gallery; without it, the default is
-    the first one by name.
+    the bundled photos if they are there, otherwise the first one by name.
     """
 
     def __init__(self, root: Path | Server, first: str | None = None) -> None:
         self.root = root
         self.location = location_of(root)
-        self._first = first
+        self._first = first or DEFAULT_GALLERY
         self._open: dict[str, tuple[str, GalleryIndex]] = {}
         self._lock = threading.Lock()  # of the fields around it; never held while waiting
         self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)

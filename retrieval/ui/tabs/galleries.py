@@ -78,6 +78,7 @@ class GalleriesTab(Tab):
         super().__init__(context, tab)
         self._indexes = context.searcher.indexes
         self._builds = context.builds
+        self._started: set[int] = set()  # the numbers of the builds that visitors started
         self.timer = context.timer
         gr.Markdown(NOTE)
         self._lay_out_fields()
@@ -141,7 +142,7 @@ class GalleriesTab(Tab):
         self.timer.tick(self.tick, self.followed, shown, trigger_mode="once", **QUIET)
         tab.select(self.show_galleries, self._panel.gallery, listed, **QUIET)
         self.table.select(self.show_skipped, None, [self.skipped_note, self.skipped], **QUIET)
-        page.load(self.arrive, None, [*progress, self._panel.gallery], **QUIET)
+        page.load(self.arrive, None, progress, **QUIET)
 
     def check(self, request: gr.Request, dataset: str | None) -> Updates:
         """Show whether a dataset can be used, and the default name of its gallery."""
@@ -174,6 +175,7 @@ class GalleriesTab(Tab):
                     chosen = self._settings(given, bool(streaming), shown)
                     _check(chosen.source)
                     build = self._builds.start(chosen, bool(again))
+                    self._started.add(build.number)
         except gr.Error as error:
             why = warn(error)
             running = self._builds.running  # perhaps another visitor's, which this page then follows
@@ -189,7 +191,7 @@ class GalleriesTab(Tab):
         return self._follow(running)
 
     def tick(self, request: gr.Request, followed: int) -> Updates:
-        """Show the progress of the build; at its end, offer the gallery."""
+        """Show the progress of the build; at its end, offer the gallery, and select it if a visitor asked for it."""
         with as_shown(owner=True):
             only_own_page(request)
         build = self._builds.last
@@ -208,19 +210,22 @@ class GalleriesTab(Tab):
                     return over | {self.state: _status(stopped(build.stage))}
         except gr.Error as error:
             return over | {self.state: _alert(str(error.message))}
-        gr.Info(html.escape(ready(manifest)))
+        if build.number not in self._started:  # the app built it in the background
+            offered = {self._panel.gallery: self._panel.galleries(), self.state: _status(ready(manifest))}
+            return over | offered | self._list(build.name)
+        said = f"{ready(manifest)} It is now the selected gallery."
+        gr.Info(html.escape(said))
         offered = self._panel.offer(build.name, build.number) | self._list(build.name)
-        return over | offered | {self.state: _status(ready(manifest))}
+        return over | offered | {self.state: _status(said)}
 
     def arrive(self, request: gr.Request) -> Updates:
-        """Follow a running build, and offer the galleries built since the program started."""
+        """Follow a running build."""
         try:
             only_own_page(request)
         except RetrievalError:
             return {}  # a visitor who starts a build sees the reason
         running = self._builds.running
-        found = self._follow(running) if running else {}
-        return {**found, self._panel.gallery: self._panel.galleries()}
+        return self._follow(running) if running else {}
 
     def show_galleries(self, request: gr.Request, shown: str | None) -> Updates:
         """List the galleries, and what was skipped in the selected one."""
@@ -363,7 +368,7 @@ def duration(seconds: float) -> str:
 def ready(manifest: Manifest) -> str:
     """Return a sentence on a gallery that was just built."""
     left_out = f", {manifest.skipped:,} skipped" if manifest.skipped else ""
-    return f"{manifest.gallery} is ready: {manifest.pictures:,} images{left_out}. It is now the selected gallery."
+    return f"{manifest.gallery} is ready: {manifest.pictures:,} images{left_out}."
 
 
 def stopped(stage: Stage) -> str:
