@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   python app.py                                     the bundled photos and icons; builds ./index at the first start
-  python app.py --dataset ~/photos                  a folder of images
+  python app.py --dataset ~/pictures                a folder of images
   python app.py --dataset johnowhitaker/imagenette2-320 --limit 2000 --model mini
   python app.py --index work/index --port 8000      the galleries of an existing index
 """

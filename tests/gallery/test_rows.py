@@ -15,7 +15,7 @@ from PIL import Image
 
 from retrieval.errors import GalleryError, PictureError
 from retrieval.gallery.rows import Gallery
-from retrieval.gallery.source import BUNDLED_GALLERY, BUNDLED_NAME, GallerySource
+from retrieval.gallery.source import BUNDLED_GALLERIES, GallerySource
 from retrieval.pictures.loading import load_picture
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.paths import ROOT
@@ -178,17 +178,34 @@ def test_fingerprint_depends_on_the_items_but_not_on_streaming(classes):
     assert fingerprint() != first
 
 
-def test_bundled_gallery_is_an_ordinary_dataset(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "folder", "caption", "pictures", "classes"),
+    [("photos", "assets/photos", "title", 276, 19), ("icons", "assets/gallery", "name", 1566, 95)],
+)
+def test_bundled_gallery_is_an_ordinary_dataset(monkeypatch, name, folder, caption, pictures, classes):
     monkeypatch.chdir(ROOT)
-    rows = datasets.load_dataset("assets/gallery", split="train")
-    source = GallerySource("assets/gallery")
+    rows = datasets.load_dataset(folder, split="train")
+    source = GallerySource(folder)
     gallery = Gallery(source)
-    assert (source.path, source.slug) == (BUNDLED_GALLERY, BUNDLED_NAME)
-    assert gallery.total == len(rows) == len(set(rows["id"]))
+    assert (source.path, source.slug, source.bundled) == (BUNDLED_GALLERIES[name], name, name)
+    assert gallery.total == len(rows) == len(set(rows["id"])) == pictures
+    assert len(rows.features["label"].names) == len(set(rows["label"])) == classes
+    assert all(rows["author"])
+    assert all(rows["license"])
     items = next(gallery.batches(3))
-    assert [(item.id, item.caption) for item in items] == list(zip(rows[:3]["id"], rows[:3]["name"], strict=True))
-    assert items[0].label == rows.features["group"].names[rows[0]["group"]]
+    assert [(item.id, item.caption) for item in items] == list(zip(rows[:3]["id"], rows[:3][caption], strict=True))
+    assert items[0].label == rows.features["label"].names[rows[0]["label"]]
     assert load_picture(items[0].picture).size == rows[0]["image"].size
+
+
+def test_name_of_a_bundled_gallery_stands_for_its_folder_unless_a_local_folder_has_that_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    named = [GallerySource(name) for name in BUNDLED_GALLERIES]
+    assert [source.path for source in named] == list(BUNDLED_GALLERIES.values())
+    assert [source.slug for source in named] == ["photos", "icons"]
+    (tmp_path / "photos").mkdir()
+    own = GallerySource("photos")
+    assert (own.path, own.bundled, own.slug) == (tmp_path / "photos", None, "photos")
 
 
 def write_bad_files(folder):

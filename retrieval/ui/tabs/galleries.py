@@ -103,7 +103,7 @@ class GalleriesTab(Tab):
         with gr.Row():
             dataset = gr.Textbox(
                 label=FIELDS["dataset"],
-                placeholder="~/photos",
+                placeholder="~/pictures",
                 info="A folder of images, a Parquet file, or a dataset on the Hub (org/name)",
                 elem_id="build_dataset",
                 min_width=290,
