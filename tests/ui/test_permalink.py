@@ -24,7 +24,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
 @given(
-    position=st.none() | st.integers(0, 1851),
+    position=st.none() | st.integers(0, 1565),
     region=st.none() | st.just((0.1, 0.2, 0.75, 1.0)),
     text=TEXTS,
     without=TEXTS,
