@@ -22,7 +22,7 @@ from retrieval.settings import Settings, with_flags
 from retrieval.storage.manifest import SKIPPED_LISTED, Manifest
 from retrieval.ui.controls import QUIET, cancel_button, figures_table
 from retrieval.ui.errors import as_shown, warn
-from retrieval.ui.query_panel import Updates
+from retrieval.ui.query_panel import SKIP, Updates
 from retrieval.ui.serving.own_page import only_own_page
 from retrieval.ui.tabs.tab import Tab, TabContext
 
@@ -223,9 +223,9 @@ class GalleriesTab(Tab):
         try:
             only_own_page(request)
         except RetrievalError:
-            return {}  # a visitor who starts a build sees the reason
+            return SKIP  # a visitor who starts a build sees the reason
         running = self._builds.running
-        return self._follow(running) if running else {}
+        return self._follow(running) if running else SKIP
 
     def show_galleries(self, request: gr.Request, shown: str | None) -> Updates:
         """List the galleries, and what was skipped in the selected one."""
