@@ -12,6 +12,7 @@ import datasets
 import pytest
 
 from retrieval.gallery.source import BUNDLED_GALLERIES
+from retrieval.ui.widgets.thumbnails import Thumbnails
 
 PHOTOS = BUNDLED_GALLERIES["photos"]
 LICENSES = {
@@ -77,6 +78,13 @@ def test_query_images_are_test_photos_that_the_card_attributes(splits: datasets.
         row = rows[file.read_bytes()]
         line = next(line for line in card.splitlines() if line.startswith(f"| `{file.name}` |"))
         assert line.endswith(f" {row['license']} |")
+
+
+def test_page_serves_the_query_images() -> None:
+    thumbnails = Thumbnails()
+    thumbnails.serve_folder(PHOTOS / "queries", "examples")
+    for file in (PHOTOS / "queries").iterdir():
+        assert thumbnails.file(thumbnails.name(str(file))) == file
 
 
 def test_recipe_reads_attributions(recipe: ModuleType) -> None:
