@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import index_builder
 from retrieval import hub, logs, memory, settings
@@ -16,13 +18,14 @@ from retrieval.errors import IndexingError, RetrievalError
 
 if TYPE_CHECKING:
     from retrieval.features.base import FeatureIdentity
+    from retrieval.indexing.jobs import Builds
     from retrieval.search.searcher import Searcher
     from retrieval.storage.manifest import Manifest
     from retrieval.ui.serving.health import Health
 
 EXAMPLES = """examples:
-  python app.py                                     the bundled icons; builds ./index at the first start
-  python app.py --dataset ~/photos                  a folder of images
+  python app.py                                     the bundled photos and icons; builds ./index at the first start
+  python app.py --dataset ~/pictures                a folder of images
   python app.py --dataset johnowhitaker/imagenette2-320 --limit 2000 --model mini
   python app.py --index work/index --port 8000      the galleries of an existing index
 """
@@ -72,7 +75,7 @@ def serve(chosen: settings.Settings) -> None:
     listening_address(chosen.host, chosen.port)  # a wrong one is reported before anything is built
     first, why = ready(chosen)
     from retrieval.features import zero_gpu
-    from retrieval.gallery.source import BUNDLED_GALLERY
+    from retrieval.gallery.source import BUNDLED_GALLERIES, DEFAULT_GALLERY
     from retrieval.indexing.jobs import Builds
     from retrieval.pictures.loading import DECODERS
     from retrieval.search.searcher import Searcher
@@ -86,16 +89,17 @@ def serve(chosen: settings.Settings) -> None:
     limits = limits_of(chosen)
     searcher = Searcher(Indexes(chosen.index, first), chosen.templates, limits.pictures)
     health = Health(searcher)
-    builds = Builds(chosen, searcher.embedder.loaded.load) if chosen.own_machine else None
+    builds = Builds(chosen, searcher.embedder.loaded.load)
     if zero_gpu.is_available():  # functions that use its GPU must be known when the page starts
         index = searcher.indexes.get()
         for name in index.features:
             searcher.embedder.feature_set(index, name)
     # Models and ChromaDB load while the page is already served; an early search waits for them.
-    threading.Thread(target=_warm, args=(searcher, health, builds is None), name="warm-up", daemon=True).start()
-    page = build_page(searcher, (BUNDLED_GALLERY / "queries").glob("*.png"), why, builds, limits)
+    threading.Thread(target=_warm, args=(searcher, health, builds), name="warm-up", daemon=True).start()
+    examples = (BUNDLED_GALLERIES[DEFAULT_GALLERY] / "queries").glob("*.jpg")
+    page = build_page(searcher, examples, why, builds if chosen.own_machine else None, limits)
     door = launch(page, chosen, health)
-    if builds:
+    if chosen.own_machine:
         print(f"* To build galleries on the page, open {address_with_token(str(page.local_url))}", flush=True)
     try:
         while True:  # not one long wait: a signal that another thread receives would not end it
@@ -106,8 +110,7 @@ def serve(chosen: settings.Settings) -> None:
             log.warning("stopped before all searches were answered")
         DECODERS.close()
         close(page)
-        if builds:
-            builds.close()
+        builds.close()
         searcher.indexes.close()
 
 
@@ -169,20 +172,39 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
     return found
 
 
-def _warm(searcher: "Searcher", health: "Health", alone: bool) -> None:
-    """Load what searches need; then, on a page that cannot build galleries, end all access to the Hub."""
+def _warm(searcher: "Searcher", health: "Health", builds: "Builds") -> None:
+    """Load what searches need, and build the second gallery; a page for other visitors then stops using the Hub."""
+    alone = not builds.base.own_machine
     try:
         if alone:
             for problem in searcher.fetch_models():
                 log.warning("%s", problem)
         searcher.warm()
         log.info("every search is warm")
+        _build_icons(searcher, builds)
     except RetrievalError as error:
         log.warning("%s", error)
     finally:
         if alone:
             hub.end_access()
         health.started = True
+
+
+def _build_icons(searcher: "Searcher", builds: "Builds") -> None:
+    """Start to build the bundled icons beside the bundled photos, unless the settings select anything else.
+
+    They get the photos' model, so that no other one is loaded or looked up on the Hub. A failure is logged.
+    """
+    from retrieval.gallery.source import BUNDLED_GALLERIES
+
+    chosen, manifest = builds.base, searcher.indexes.get().manifest
+    selected = chosen.data_asked or chosen.gallery or not isinstance(chosen.index, Path)
+    if selected or manifest.source.bundled is None or "icons" in searcher.indexes.names():
+        return
+    model = manifest.model
+    same: dict[str, Any] = {"model": model.name, "model_revision": model.commit, "dtype": model.dtype}
+    builds.start(replace(chosen, dataset=str(BUNDLED_GALLERIES["icons"]), **same))
+    log.info("building the gallery icons in the background")
 
 
 def _leave(code: int) -> NoReturn:

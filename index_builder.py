@@ -20,7 +20,8 @@ from retrieval.indexing.outcome import summary
 from retrieval.indexing.progress import BuildCallbacks
 
 EXAMPLES = """examples:
-  python index_builder.py                                       the bundled icons, into ./index
+  python index_builder.py                                       the bundled photos, into ./index
+  python index_builder.py --dataset icons                       the bundled icons
   python index_builder.py --dataset ~/photos --gallery holiday  a folder of images (class folders become labels)
   python index_builder.py --dataset johnowhitaker/imagenette2-320 --split train --limit 2000
   python index_builder.py --dataset ~/photos --watch            and keep the gallery up to date

@@ -1,6 +1,6 @@
 """Measure ChromaDB's HNSW graphs by parameters: recall@10 against the exact scan, query time, build time and size.
 
-python index_builder.py --model mini                          index the icons, whose vectors are used here
+python index_builder.py --model mini --dataset icons          index the icons, whose vectors are used here
 python benchmarks/hnsw.py build clustered 100 16 --n 100000   build one graph and keep it; takes minutes
 python benchmarks/hnsw.py ask                                 query all built graphs; seconds each
 python benchmarks/hnsw.py report                              print all figures and draw benchmarks/hnsw.svg

@@ -27,7 +27,7 @@ from service import App, Visitor, running
 EACH = 10  # searches per uploaded image
 SETTLED = 50  # searches after which memory must stay nearly constant
 GOAL = 100  # MB by which it may still grow
-LABELS: tuple[list[str], ...] = ([], [], ["animals-nature"], ["objects", "symbols"])
+LABELS: tuple[list[str], ...] = ([], [], ["animal-mammal"], ["tool", "zodiac"])
 
 
 @dataclass

@@ -33,6 +33,8 @@ def main() -> None:
         index, cache = Path(folder) / "index", Path(folder) / "cache"
         with running(index, cache) as app:
             first = _answered(app)
+            while not (index / "icons" / "manifest.json").exists():  # else the next start would continue to build them
+                time.sleep(0.5)
         starts = []
         for _ in range(runs):
             with running(index, cache) as app:

@@ -14,7 +14,7 @@ from retrieval.metrics import Metric
 EXAMPLES = """examples:
   python -m retrieval search cat.jpg --top-k 5
   python -m retrieval search cat.jpg --features pixels --metric l1 --engine chroma --plot results.png
-  python -m retrieval search --text "red fruit" --label food-drink
+  python -m retrieval search --text "red fruit" --gallery icons --label food-fruit
   python -m retrieval search cat.jpg --text black --balance 0.4 --without dog
   python -m retrieval search street.jpg --region 0.5,0.2,1,0.9 --alike 0.95
   python -m retrieval search cat.jpg --json | jq .hits

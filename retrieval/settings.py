@@ -14,7 +14,7 @@ from typing import Any
 
 from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureOptions
-from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource, Labels
+from retrieval.gallery.source import BUNDLED_GALLERIES, DEFAULT_GALLERY, GallerySource, Labels
 from retrieval.storage.projection import Method
 
 PREFIX = "RETRIEVAL_"
@@ -60,7 +60,10 @@ class Settings:
     @property
     def data_asked(self) -> bool:
         """Whether any setting selects a dataset, or its rows or columns."""
-        return self.source != GallerySource(str(BUNDLED_GALLERY), streaming=self.streaming) or self.dataset is not None
+        return (
+            self.source != GallerySource(str(BUNDLED_GALLERIES[DEFAULT_GALLERY]), streaming=self.streaming)
+            or self.dataset is not None
+        )
 
     @property
     def own_machine(self) -> bool:
@@ -82,9 +85,9 @@ class Settings:
 
     @property
     def source(self) -> GallerySource:
-        """The chosen dataset, by default the bundled gallery."""
+        """The chosen dataset, by default the bundled photos."""
         given = {name: getattr(self, name) for name in GallerySource.__dataclass_fields__}
-        return GallerySource(**given | {"dataset": self.dataset or str(BUNDLED_GALLERY)})
+        return GallerySource(**given | {"dataset": self.dataset or str(BUNDLED_GALLERIES[DEFAULT_GALLERY])})
 
 
 def on_space() -> bool:
@@ -178,7 +181,8 @@ def _add_dataset_flags(data: "argparse._ArgumentGroup") -> None:
     data.add_argument(
         "--dataset",
         metavar="ID",
-        help="Hub id, folder of images, Parquet file or webdataset shards (default: the bundled icons)",
+        help="Hub id, folder of images, Parquet file, webdataset shards, or the bundled `photos` or `icons` "
+        "(default: photos)",
     )
     data.add_argument("--config", help="configuration of the dataset")
     data.add_argument("--split", help="split, or a slice such as train[:500] (default: train)")

@@ -40,7 +40,7 @@ from tests.support.cache import copy_index  # noqa: E402
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-FEW = "train[527:559]+train[728:760]"  # animals and food; fox, cat, lion and pizza are also query pictures
+FEW = "train[488:520]+train[689:721]"  # animals and food; fox, cat, lion and pizza are also query pictures
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
@@ -55,7 +55,7 @@ FLAGS = [
 
 @pytest.fixture(scope="session")
 def queries() -> Path:
-    """The folder of the bundled query pictures."""
+    """The folder of the bundled icons that serve as query pictures."""
     return ROOT / "assets" / "gallery" / "queries"
 
 
@@ -69,14 +69,15 @@ def seed() -> Path:
 
 @pytest.fixture(scope="session")
 def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index folder with the gallery `icons`: all bundled pictures, the bundled model. Tests only read it."""
-    return copy_index(tmp_path_factory.mktemp("icons"), "--model", "mini")
+    """An index folder with the gallery `icons`: all bundled icons, the bundled model. Tests only read it."""
+    return copy_index(tmp_path_factory.mktemp("icons"), "--model", "mini", "--dataset", "icons")
 
 
 @pytest.fixture(scope="session")
 def few_icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index folder with 64 of the icons, for tests in which the size does not matter. Tests only read it."""
-    return copy_index(tmp_path_factory.mktemp("few-icons"), "--model", "mini", "--split", FEW)
+    flags = ("--model", "mini", "--dataset", "icons", "--split", FEW)
+    return copy_index(tmp_path_factory.mktemp("few-icons"), *flags)
 
 
 @pytest.fixture(scope="session")

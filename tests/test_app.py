@@ -15,13 +15,17 @@ from PIL import Image
 
 from retrieval.analysis.comparison import compare
 from retrieval.cli import main as command_line
+from retrieval.gallery.source import BUNDLED_GALLERIES
+from retrieval.indexing.jobs import Builds
 from retrieval.pictures.loading import load_picture
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
+from tests.support.browsing import settings_of
+from tests.support.cache import copy_index
 from tests.support.paths import ROOT
 from tests.support.serving import post, running
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +89,10 @@ def query(client: Client, **named: Any) -> dict[str, Any]:
 
 
 def test_text_query_with_a_label_filter(client: Client) -> None:
-    asked = {"text": "red fruit", "without": "apple", "labels": ["food-drink"], "engine": "chroma", "top_k": 5}
+    asked = {"text": "red fruit", "without": "apple", "labels": ["food-fruit"], "engine": "chroma", "top_k": 5}
     answer = query(client, **asked)
     assert len(answer["hits"]) == 5
-    assert {hit["label"] for hit in answer["hits"]} == {"food-drink"}
+    assert {hit["label"] for hit in answer["hits"]} == {"food-fruit"}
     assert "apple" not in answer["hits"][0]["caption"]
 
 
@@ -213,19 +217,54 @@ def test_index_files_are_not_served(address: str, icons: Path) -> None:
             urllib.request.urlopen(f"{address}/gradio_api/file={secret}", timeout=PATIENCE)
 
 
-def test_first_start_builds_the_index_and_serves_searches(tmp_path: Path, queries: Path) -> None:
+def test_first_start_builds_the_photos_and_then_the_icons(tmp_path: Path, queries: Path) -> None:
     """With nothing but the project: no cache, no index and no network."""
     nothing = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     log = tmp_path / "app.log"
-    arguments = ("--index", str(tmp_path / "index"), "--dataset", "assets/gallery", "--limit", "64")
-    with running(log, *arguments, **nothing) as address:
+    with running(log, "--index", str(tmp_path / "index"), **nothing) as address:
         client = Client(address, verbose=False)
-        answer = search(client, handle_file(str(queries / "fox.png")))
+        first = search(client, handle_file(str(ROOT / "assets/photos/queries/scissors.jpg")))
         page = json.dumps(client.config)
-    assert answer["model"] == "mini"
-    assert len(answer["hits"]) == 10
+        wait_until(lambda: "icons" in Indexes(tmp_path / "index").names(), log.read_text)
+        second = search(client, handle_file(str(queries / "fox.png")), gallery="icons")
+        default = search(client, handle_file(str(queries / "fox.png")))
+    assert (first["gallery"], second["gallery"], default["gallery"]) == ("photos", "icons", "photos")
+    assert first["model"] == second["model"] == "mini"
+    assert len(first["hits"]) == len(second["hits"]) == 10
     for told in (log.read_text(), page):
         assert "is not cached and the Hub is unreachable" in told
+
+
+@pytest.mark.parametrize("flags", [[], ["--limit", "16"], ["--dataset", "photos"], ["--gallery", "photos"]])
+def test_icons_are_built_beside_the_photos_if_no_flag_selects_a_gallery(flags: list[str], tmp_path: Path) -> None:
+    import app
+
+    index = copy_index(tmp_path / "index", "--model", "mini", "--dataset", "photos", "--limit", "16")
+    searcher = Searcher(Indexes(index))
+    builds = Builds(settings_of(index, *flags), searcher.embedder.loaded.load)
+    app._build_icons(searcher, builds)
+    builds.close()
+    searcher.indexes.close()
+    assert (builds.last.name if builds.last else None) == (None if flags else "icons")
+
+
+def test_failure_to_build_the_icons_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import app
+
+    index = copy_index(tmp_path / "index", "--model", "mini", "--dataset", "photos", "--limit", "16")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setitem(BUNDLED_GALLERIES, "icons", tmp_path / "empty")
+    searcher = Searcher(Indexes(index))
+    builds = Builds(settings_of(index), searcher.embedder.loaded.load)
+    app._build_icons(searcher, builds)
+    assert builds.last
+    builds.last.wait(PATIENCE)
+    builds.close()
+    searcher.indexes.close()
+    assert "icons: The folder" in caplog.text
+    assert "contains neither images nor Parquet files" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -280,7 +319,7 @@ def test_app_refuses_an_index_of_another_model(icons: Path, capsys: pytest.Captu
     ("flags", "words"),
     [
         (["--gallery", "icons", "--dataset", "assets/screens"], "from the dataset"),
-        (["--limit", "10"], "with limit None, not 10"),
+        (["--dataset", "icons", "--limit", "10"], "with limit None, not 10"),
         (["--pixel-size", "16"], "with pixel size 32, not 16"),
     ],
 )

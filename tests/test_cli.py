@@ -78,7 +78,7 @@ def test_search_prints_a_table_timings_and_an_explanation(run, queries):
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["1", "2", "3"]
-    assert lines[0].split()[2:] == ["pizza", "food-drink", "1f355"]
+    assert lines[0].split()[2:] == ["pizza", "food-prepared", "1f355"]
     assert "64 images" in result.out
     assert "larger is closer" in result.out
 
@@ -179,14 +179,14 @@ def test_evaluate_with_chroma_prints_a_table_without_map(run):
 
 def test_evaluate_with_query_folders(run, queries, tmp_path):
     for label, names in (
-        ("animals-nature", ("cat", "fox", "lion")),
-        ("food-drink", ("pizza",)),
+        ("animal-mammal", ("cat", "fox", "lion")),
+        ("food-prepared", ("pizza",)),
         ("ships", ("cactus",)),
     ):
         (tmp_path / "queries" / label).mkdir(parents=True)
         for name in names:
             shutil.copy(queries / f"{name}.png", tmp_path / "queries" / label)
-    (tmp_path / "queries" / "food-drink" / "spoilt.png").write_text("no picture")
+    (tmp_path / "queries" / "food-prepared" / "spoilt.png").write_text("no picture")
     result = run("evaluate", "--queries", tmp_path / "queries", "--json")
     assert result.code == 0
     answer = json.loads(result.out)

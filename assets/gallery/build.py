@@ -6,7 +6,7 @@ Usage (in an empty folder):
     python build.py .
 
 Gallery images: Fluent Emoji 3D (MIT, Microsoft). Query images: Noto Emoji (Apache-2.0, Google).
-Names, groups and tags: emojibase-data (MIT; CLDR annotations, Unicode licence).
+Names, labels, groups and tags: emojibase-data (MIT; CLDR annotations, Unicode licence).
 """
 
 import io
@@ -18,6 +18,9 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 SIZE = 192  # pixels; the packages hold 256 x 256
+# Images in the package that Microsoft did not release, so that it is uncertain whether they have an open licence.
+PEOPLE = ("kiss: ", "couple with heart", "family")  # how their names begin
+OTHERS = {"kiss", "paperclip", "technologist", "man technologist", "woman technologist", "video game"}
 QUERIES = [
     "1f408",
     "1f40a",
@@ -40,6 +43,11 @@ QUERIES = [
     "1f981",
     "1f382",
 ]
+
+
+def is_released(name: str) -> bool:
+    """Return whether Microsoft released the icon of this name; see the section on licences in README.md."""
+    return not (name.startswith(("flag: ", *PEOPLE)) or name.endswith("holding hands") or name in OTHERS)
 
 
 def on_white(path: Path, size: int) -> bytes:
@@ -67,14 +75,18 @@ def main(root: Path, out: Path) -> None:
         picture = next((fluent / f"{n}.webp" for n in names if (fluent / f"{n}.webp").exists()), None)
         if picture is None or "group" not in entry or groups["groups"][str(entry["group"])] == "component":
             continue
+        if not is_released(entry["label"]):
+            continue
         rows.append(
             {
                 "id": code,
                 "image": {"bytes": on_white(picture, SIZE), "path": None},
                 "name": entry["label"],
+                "label": groups["subgroups"][str(entry["subgroup"])],
                 "group": groups["groups"][str(entry["group"])],
-                "subgroup": groups["subgroups"][str(entry["subgroup"])],
                 "tags": entry.get("tags", []),
+                "author": "Microsoft",
+                "license": "MIT",
             }
         )
     features = Features(
@@ -82,9 +94,11 @@ def main(root: Path, out: Path) -> None:
             "id": Value("string"),
             "image": Image(),
             "name": Value("string"),
+            "label": ClassLabel(names=sorted({r["label"] for r in rows})),
             "group": ClassLabel(names=sorted({r["group"] for r in rows})),
-            "subgroup": ClassLabel(names=sorted({r["subgroup"] for r in rows})),
             "tags": List(Value("string")),
+            "author": Value("string"),
+            "license": Value("string"),
         }
     )
     dataset = Dataset.from_list(rows, features=features)

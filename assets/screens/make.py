@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+QUERY = ROOT / "assets" / "photos" / "queries" / "chateau-de-chenonceau.jpg"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PATIENCE = 120_000  # ms
 LOOKS = {"light": ("light", 1280, 1000), "dark": ("dark", 1280, 1000), "phone": ("light", 390, 844)}
@@ -60,7 +61,7 @@ def _evaluated(page: Page) -> None:
 
 
 def _listed(page: Page) -> None:
-    expect(page.locator("#galleries").get_by_role("gridcell", name="icons", exact=True)).to_be_visible()
+    expect(page.locator("#galleries").get_by_role("gridcell", name="photos", exact=True)).to_be_visible()
 
 
 # Name of the screenshot -> its tab, and what to do there before taking it.
@@ -104,7 +105,7 @@ def _take(browser: Browser, address: str, name: str, look: str) -> Path:
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}/?__theme={theme}")
-    page.locator("#query input[type=file]").set_input_files(str(ROOT / "assets/gallery/queries/cat.png"))
+    page.locator("#query input[type=file]").set_input_files(str(QUERY))
     _results(page)
     page.get_by_role("tab", name=tab).click()
     prepare(page)

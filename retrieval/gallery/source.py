@@ -10,8 +10,9 @@ from typing import Any
 CAPTION_LENGTH = 200  # characters; captions are only displayed, so longer ones are cut
 SURROGATES = re.compile("[\ud800-\udfff]")
 
-BUNDLED_GALLERY = Path(__file__).resolve().parents[2] / "assets" / "gallery"
-BUNDLED_NAME = "icons"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+BUNDLED_GALLERIES = {"photos": ASSETS / "photos", "icons": ASSETS / "gallery"}  # name -> dataset
+DEFAULT_GALLERY = "photos"
 
 
 def local_path(name: str) -> Path | None:
@@ -67,8 +68,14 @@ class GallerySource:
 
     @property
     def path(self) -> Path | None:
-        """The local file or folder, or None for a Hub id."""
-        return local_path(self.dataset)
+        """The local file or folder, or the bundled dataset of this name; None for a Hub id."""
+        return local_path(self.dataset) or BUNDLED_GALLERIES.get(self.dataset)
+
+    @property
+    def bundled(self) -> str | None:
+        """The name of the bundled gallery that this dataset is, or None."""
+        path = self.path
+        return next((name for name, folder in BUNDLED_GALLERIES.items() if folder == path), None)
 
     @property
     def identity(self) -> tuple[str, str | None, str | None]:
@@ -79,8 +86,8 @@ class GallerySource:
     def slug(self) -> str:
         """A gallery name that is safe as a folder name: `org--name` for a Hub id, otherwise the folder's own name."""
         path = self.path
-        if path == BUNDLED_GALLERY:
-            return BUNDLED_NAME
+        if bundled := self.bundled:
+            return bundled
         name = path.stem if path else self.dataset.replace("/", "--")
         return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "gallery"
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from retrieval.errors import IndexingError, QueryError
+from retrieval.gallery.source import DEFAULT_GALLERY
 from retrieval.storage.manifest import FILE, Manifest, read_manifest
 from retrieval.storage.reader import GalleryIndex
 
@@ -13,12 +14,12 @@ class Indexes:
     """All galleries of an index folder. Thread-safe.
 
     A newly published snapshot is picked up by the next call. `first` is the default gallery; without it, the default is
-    the first one by name.
+    the bundled photos if they are there, otherwise the first one by name.
     """
 
     def __init__(self, root: Path, first: str | None = None) -> None:
         self.root = root
-        self._first = first
+        self._first = first or DEFAULT_GALLERY
         self._open: dict[str, tuple[int, GalleryIndex]] = {}
         self._lock = threading.Lock()  # of the fields around it; never held while waiting
         self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)

@@ -15,6 +15,7 @@ from retrieval.logs import take_over
 from retrieval.search.searcher import Searcher
 from retrieval.settings import Settings
 from retrieval.ui.api import add_endpoints
+from retrieval.ui.controls import QUIET
 from retrieval.ui.query_panel import QueryPanel
 from retrieval.ui.scripts import beside
 from retrieval.ui.serving.bodies import BodyLimit
@@ -91,6 +92,7 @@ def build_page(
                         with gr.Tab(kind.title) as tab:
                             kind(context, tab)
         gr.Markdown(about, elem_id="about")
+        page.load(panel.galleries, None, panel.gallery, **QUIET)  # some may have been built since the start
         add_endpoints(searcher, limits)
         add_visit()
     page.queue(api_open=False)  # else calls could bypass the queue

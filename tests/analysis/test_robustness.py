@@ -81,9 +81,9 @@ def test_text_and_engine_are_ignored(icons_searcher, cat):
 
 
 def test_labels_and_region_are_used(icons_searcher, cat):
-    food = measure(icons_searcher, replace(cat, distortion=TILTED, labels=("food-drink",)))
+    food = measure(icons_searcher, replace(cat, distortion=TILTED, labels=("food-prepared",)))
     for each in food.by_features:
-        assert {hit.label for hit in (*each.undistorted.hits, *each.distorted.hits)} == {"food-drink"}
+        assert {hit.label for hit in (*each.undistorted.hits, *each.distorted.hits)} == {"food-prepared"}
     corner = replace(cat, region=(0, 0, 0.5, 0.5))
     for features in FEATURES:
         found = icons_searcher.search(replace(corner, features=features)).hits

@@ -6,6 +6,7 @@ import shutil
 import socket
 import tarfile
 import zipfile
+from itertools import islice
 
 import datasets
 import pyarrow as pa
@@ -15,7 +16,7 @@ from PIL import Image
 
 from retrieval.errors import GalleryError, PictureError
 from retrieval.gallery.rows import Gallery
-from retrieval.gallery.source import BUNDLED_GALLERY, BUNDLED_NAME, GallerySource
+from retrieval.gallery.source import BUNDLED_GALLERIES, GallerySource
 from retrieval.pictures.loading import load_picture
 from tests.support.loopback_hub import LoopbackHub
 from tests.support.paths import ROOT
@@ -48,7 +49,7 @@ def write_pictures(folder, **shades):
 def read(dataset, **chosen):
     gallery = Gallery(GallerySource(str(dataset), **chosen))
     items = list(gallery.items())
-    assert [item for batch in gallery.batches(4) for item in batch] == items
+    assert list(gallery.items()) == items
     return items
 
 
@@ -181,14 +182,6 @@ def test_error_for_a_slice_of_a_stream(forms):
         read(forms["datasets.parquet"][0], streaming=True, **SLICE)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_batches_start_at_multiples_and_can_be_skipped(forms, streaming):
-    gallery = Gallery(GallerySource(str(forms["datasets.parquet"][0]), streaming=streaming))
-    batches = list(gallery.batches(4, wanted=lambda start: start == 4))
-    assert [[item.row for item in batch] for batch in batches] == [[4, 5]]
-    assert gallery.total == (None if streaming else 6)
-
-
 def test_fingerprint_depends_on_the_items_but_not_on_streaming(classes):
     def fingerprint(**chosen):
         return Gallery(GallerySource(str(classes), **chosen)).fingerprint
@@ -200,17 +193,34 @@ def test_fingerprint_depends_on_the_items_but_not_on_streaming(classes):
     assert fingerprint() != first
 
 
-def test_bundled_gallery_is_an_ordinary_dataset(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "folder", "caption", "pictures", "classes"),
+    [("photos", "assets/photos", "title", 276, 19), ("icons", "assets/gallery", "name", 1566, 95)],
+)
+def test_bundled_gallery_is_an_ordinary_dataset(monkeypatch, name, folder, caption, pictures, classes):
     monkeypatch.chdir(ROOT)
-    rows = datasets.load_dataset("assets/gallery", split="train")
-    source = GallerySource("assets/gallery")
+    rows = datasets.load_dataset(folder, split="train")
+    source = GallerySource(folder)
     gallery = Gallery(source)
-    assert (source.path, source.slug) == (BUNDLED_GALLERY, BUNDLED_NAME)
-    assert gallery.total == len(rows) == len(set(rows["id"]))
-    items = next(gallery.batches(3))
-    assert [(item.id, item.caption) for item in items] == list(zip(rows[:3]["id"], rows[:3]["name"], strict=True))
-    assert items[0].label == rows.features["group"].names[rows[0]["group"]]
+    assert (source.path, source.slug, source.bundled) == (BUNDLED_GALLERIES[name], name, name)
+    assert gallery.total == len(rows) == len(set(rows["id"])) == pictures
+    assert len(rows.features["label"].names) == len(set(rows["label"])) == classes
+    assert all(rows["author"])
+    assert all(rows["license"])
+    items = list(islice(gallery.items(), 3))
+    assert [(item.id, item.caption) for item in items] == list(zip(rows[:3]["id"], rows[:3][caption], strict=True))
+    assert items[0].label == rows.features["label"].names[rows[0]["label"]]
     assert load_picture(items[0].read()).size == rows[0]["image"].size
+
+
+def test_name_of_a_bundled_gallery_stands_for_its_folder_unless_a_local_folder_has_that_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    named = [GallerySource(name) for name in BUNDLED_GALLERIES]
+    assert [source.path for source in named] == list(BUNDLED_GALLERIES.values())
+    assert [source.slug for source in named] == ["photos", "icons"]
+    (tmp_path / "photos").mkdir()
+    own = GallerySource("photos")
+    assert (own.path, own.bundled, own.slug) == (tmp_path / "photos", None, "photos")
 
 
 def write_bad_files(folder):
@@ -236,7 +246,7 @@ def test_bad_files_become_items_that_cannot_be_decoded(tmp_path, streaming):
 def test_deleted_file_becomes_an_item_with_an_error_without_its_path(tmp_path):
     gallery = Gallery(GallerySource(str(write_pictures(tmp_path / "pictures", a=1, b=2))))
     (tmp_path / "pictures" / "a.png").unlink()
-    gone, there = next(gallery.batches(2))
+    gone, there = islice(gallery.items(), 2)
     assert "No such file" in error_of(gone)
     assert str(tmp_path) not in error_of(gone)
     assert shade(there) == 2

@@ -22,7 +22,7 @@ index, queries = map(Path, sys.argv[1:])
 searcher = Searcher(Indexes(index))
 found = [
     compare(searcher, Query(queries / f"{name}.png", text=text, labels=labels, alike=alike, top_k=25)).to_json()
-    for name, (text, labels, alike) in product(("fox", "pizza"), (("", (), 1), ("red", ("food-drink",), 0.9)))
+    for name, (text, labels, alike) in product(("fox", "pizza"), (("", (), 1), ("red", ("food-prepared",), 0.9)))
 ]
 for each in found:
     for cell in each["cells"]:

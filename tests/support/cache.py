@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 KEPT = 6  # most recently used indexes; several checkouts may share the folder
 # The only code of the project that does not affect the contents of an index.
 WITHOUT_EFFECT = ("ui", "analysis", "search", "cli.py", "__main__.py")
-DATA = ("assets/gallery", "assets/mini-clip")
+DATA = ("assets/gallery", "assets/photos", "assets/mini-clip")
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "chromadb", "datasets", "pyarrow", "scikit-learn")
 
 

@@ -148,9 +148,9 @@ def test_search_with_base64_matches_the_searcher(address: str, searcher: Searche
 
 
 def test_text_search_matches_the_searcher(address: str, searcher: Searcher) -> None:
-    asked: dict[str, Any] = {"text": "red fruit", "without": "apple", "labels": ["food-drink"]}
+    asked: dict[str, Any] = {"text": "red fruit", "without": "apple", "labels": ["food-fruit"]}
     found = call_for_result(address, TEXT_TOOL, **asked, top_k=3)
-    wanted = searcher.search(Query(text="red fruit", without="apple", labels=("food-drink",), top_k=3)).to_json()
+    wanted = searcher.search(Query(text="red fruit", without="apple", labels=("food-fruit",), top_k=3)).to_json()
     assert found | {"timings_ms": None} == wanted | {"timings_ms": None}
 
 

@@ -24,12 +24,12 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
 @given(
-    position=st.none() | st.integers(0, 1851),
+    position=st.none() | st.integers(0, 1565),
     region=st.none() | st.just((0.1, 0.2, 0.75, 1.0)),
     text=TEXTS,
     without=TEXTS,
     balance=st.floats(0, 1),
-    labels=st.sets(st.sampled_from(["flags", "food-drink", "symbols"])).map(lambda found: tuple(sorted(found))),
+    labels=st.sets(st.sampled_from(["flag", "food-fruit", "zodiac"])).map(lambda found: tuple(sorted(found))),
     alike=st.floats(0, 1),
     features=st.sampled_from(list(FEATURES)),
     metric=st.sampled_from(Metric),

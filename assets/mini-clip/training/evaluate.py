@@ -267,9 +267,9 @@ def mean_average_precision(scores: Vectors, relevant: Matrix) -> float:
 
 def _gallery(encoder: ClipEncoder) -> Gallery:
     data = load_dataset(str(ROOT / "assets" / "gallery"), split="train")
-    groups, subgroups = data.features["group"], data.features["subgroup"]
+    groups, subgroups = data.features["group"], data.features["label"]
     words = []
-    for name, tags, subgroup in zip(data["name"], data["tags"], data["subgroup"], strict=True):
+    for name, tags, subgroup in zip(data["name"], data["tags"], data["label"], strict=True):
         spoken = " ".join([name, *tags]).lower().replace(":", " ").replace(",", " ").split()
         words.append({*spoken, subgroups.int2str(subgroup)})
     return Gallery(

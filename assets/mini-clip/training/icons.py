@@ -1,4 +1,4 @@
-"""The icons of the bundled gallery in eight drawing styles.
+"""Emoji in eight drawing styles: the icons of the bundled gallery, and 286 that it leaves out for their licence.
 
 Noto Emoji is not among them, since the model is evaluated on it.
 """
@@ -28,7 +28,7 @@ Drawing = Callable[[], Image.Image]
 
 @dataclass(frozen=True)
 class Icon:
-    """An icon's code point, name, tags and groups, as in the bundled gallery."""
+    """An icon's code point, name, tags, group and subgroup, as in the bundled gallery."""
 
     code: str
     name: str
@@ -38,7 +38,7 @@ class Icon:
 
 
 def icons(inputs: Path) -> list[Icon]:
-    """Return the icons of the bundled gallery, in its order."""
+    """Return the icons in the order of the bundled gallery, including those that it leaves out."""
     folder = package(inputs, "emojibase-data")
     entries = json.loads((folder / "en" / "data.json").read_text())
     groups = json.loads((folder / "meta" / "groups.json").read_text())

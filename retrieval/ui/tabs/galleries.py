@@ -16,14 +16,14 @@ from typing_extensions import override
 from retrieval.errors import RetrievalError
 from retrieval.features.base import AUTO
 from retrieval.features.models import BUNDLED
-from retrieval.gallery.source import BUNDLED_GALLERY, GallerySource, Labels
+from retrieval.gallery.source import GallerySource, Labels
 from retrieval.indexing.jobs import Build, BuildStopped
 from retrieval.indexing.progress import Phase, Stage
 from retrieval.settings import Settings, with_flags
 from retrieval.storage.manifest import SKIPPED_LISTED, Manifest, size_of
 from retrieval.ui.controls import QUIET, cancel_button, figures_table
 from retrieval.ui.errors import as_shown, warn
-from retrieval.ui.query_panel import Updates
+from retrieval.ui.query_panel import SKIP, Updates
 from retrieval.ui.serving.own_page import only_own_page
 from retrieval.ui.tabs.tab import Tab, TabContext
 
@@ -58,7 +58,6 @@ PHASES = {
     Phase.PICTURES: "embedding the first images",
     Phase.FINISHING: "all images are read; writing the index",
 }
-BUNDLED_DATASET = "the bundled icons"
 
 LOOK = 0.5  # seconds between two looks at a running build
 COLUMNS = ["Name", "Dataset", "Images", "Skipped", "Model", "Built", "On disk"]
@@ -81,6 +80,7 @@ class GalleriesTab(Tab):
         super().__init__(context, tab)
         self._indexes = context.searcher.indexes
         self._builds = context.builds
+        self._started: set[int] = set()  # the numbers of the builds that visitors started
         self.timer = context.timer
         gr.Markdown(NOTE)
         self._lay_out_fields()
@@ -105,7 +105,7 @@ class GalleriesTab(Tab):
         with gr.Row():
             dataset = gr.Textbox(
                 label=FIELDS["dataset"],
-                placeholder="~/photos",
+                placeholder="~/pictures",
                 info="A folder of images, a Parquet file, or a dataset on the Hub (org/name)",
                 elem_id="build_dataset",
                 min_width=290,
@@ -145,7 +145,7 @@ class GalleriesTab(Tab):
         self.timer.tick(self.tick, self.followed, shown, trigger_mode="once", **QUIET)
         tab.select(self.show_galleries, self._panel.gallery, listed, **QUIET)
         self.table.select(self.show_skipped, None, [self.skipped_note, self.skipped], **QUIET)
-        page.load(self.arrive, None, [*progress, self._panel.gallery], **QUIET)
+        page.load(self.arrive, None, progress, **QUIET)
 
     def check(self, request: gr.Request, dataset: str | None) -> Updates:
         """Show whether a dataset can be used, and the default name of its gallery."""
@@ -178,6 +178,7 @@ class GalleriesTab(Tab):
                     chosen = self._settings(given, bool(streaming), shown)
                     _check(chosen.source)
                     build = self._builds.start(chosen, bool(again))
+                    self._started.add(build.number)
         except gr.Error as error:
             why = warn(error)
             running = self._builds.running  # perhaps another visitor's, which this page then follows
@@ -193,7 +194,7 @@ class GalleriesTab(Tab):
         return self._follow(running)
 
     def tick(self, request: gr.Request, followed: int) -> Updates:
-        """Show the progress of the build; at its end, offer the gallery."""
+        """Show the progress of the build; at its end, offer the gallery, and select it if a visitor asked for it."""
         with as_shown(owner=True):
             only_own_page(request)
         build = self._builds.last
@@ -211,19 +212,22 @@ class GalleriesTab(Tab):
                     return over | {self.state: _status(stopped(build.stage))}
         except gr.Error as error:
             return over | {self.state: _alert(str(error.message))}
-        gr.Info(html.escape(ready(manifest)))
+        if build.number not in self._started:  # the app built it in the background
+            offered = {self._panel.gallery: self._panel.galleries(), self.state: _status(ready(manifest))}
+            return over | offered | self._list(build.name)
+        said = f"{ready(manifest)} It is now the selected gallery."
+        gr.Info(html.escape(said))
         offered = self._panel.offer(build.name, build.number) | self._list(build.name)
-        return over | offered | {self.state: _status(ready(manifest))}
+        return over | offered | {self.state: _status(said)}
 
     def arrive(self, request: gr.Request) -> Updates:
-        """Follow a running build, and offer the galleries built since the program started."""
+        """Follow a running build."""
         try:
             only_own_page(request)
         except RetrievalError:
-            return {}  # a visitor who starts a build sees the reason
+            return SKIP  # a visitor who starts a build sees the reason
         running = self._builds.running
-        found = self._follow(running) if running else {}
-        return {**found, self._panel.gallery: self._panel.galleries()}
+        return self._follow(running) if running else SKIP
 
     def show_galleries(self, request: gr.Request, shown: str | None) -> Updates:
         """List the galleries, and what was skipped in the selected one."""
@@ -366,7 +370,7 @@ def duration(seconds: float) -> str:
 def ready(manifest: Manifest) -> str:
     """Return a sentence on a gallery that was just built."""
     left_out = f", {manifest.skipped:,} skipped" if manifest.skipped else ""
-    return f"{manifest.gallery} is ready: {manifest.pictures:,} images{left_out}. It is now the selected gallery."
+    return f"{manifest.gallery} is ready: {manifest.pictures:,} images{left_out}."
 
 
 def stopped(stage: Stage) -> str:
@@ -379,7 +383,7 @@ def gallery_row(folder: Path, manifest: Manifest) -> list[str]:
     """Return a gallery's row in the table of galleries."""
     built = datetime.fromisoformat(manifest.created).astimezone()
     source = manifest.source
-    dataset = BUNDLED_DATASET if source.path == BUNDLED_GALLERY else source.dataset
+    dataset = f"the bundled {source.bundled}" if source.bundled else source.dataset
     return [
         manifest.gallery,
         dataset + (f" ({source.split})" if source.split else ""),

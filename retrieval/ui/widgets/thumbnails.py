@@ -20,7 +20,7 @@ from retrieval.search.query import Ranking
 from retrieval.storage.reader import GalleryIndex
 
 FILES = "/gradio_api/file="  # the path from which gradio's front end loads files
-NAMED = re.compile(r"\d{6}/\d{12}\.jpg|[a-z0-9-]{1,80}\.png", re.ASCII)  # thumbnails and bundled query images
+NAMED = re.compile(r"\d{6}/\d{12}\.jpg|[a-z0-9-]{1,80}\.(png|jpg)", re.ASCII)  # thumbnails and bundled query images
 NO_IMAGE = "There is no such image."
 HEADERS = {
     "Cache-Control": "private, max-age=86400",  # the files of a build never change

@@ -16,7 +16,7 @@ def test_evaluate_gallery_shows_table_plot_and_csv(page: Page) -> None:
     page.locator("#sample input[type=number]").fill("50")
     page.locator("#sample input[type=number]").blur()
     page.locator("#evaluate").click()
-    expect(page.locator("#evaluate_state")).to_contain_text("leave-one-out over 50 of 1,852 images, exact scan.")
+    expect(page.locator("#evaluate_state")).to_contain_text("leave-one-out over 50 of 1,566 images, exact scan.")
     expect(page.locator("#figures_plot img")).to_be_visible()
     expect(page.locator("#figures tbody tr").last).to_contain_text("Correlation")
     with page.expect_download() as download:
@@ -71,5 +71,5 @@ def test_evaluate_query_needs_a_labelled_picture(page: Page, queries: Path) -> N
     expect(timings(page)).to_contain_text("decode 0.0 ms")
     open_tab(page, "Evaluate")
     page.locator("#evaluate_query").click()
-    expect(page.locator("#evaluate_state")).to_contain_text("label animals-nature")
+    expect(page.locator("#evaluate_state")).to_contain_text("label animal-mammal")
     expect(page.locator("#figures_plot img")).to_be_visible()

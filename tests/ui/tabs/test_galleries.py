@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,25 @@ def test_build_is_cancelled_and_resumed_while_searches_continue(
     assert builds.last is not None
     assert builds.last.outcome().resumed_from == 128
     expect(page.locator("#gallery input")).to_have_value("long")
+
+
+def test_build_that_no_visitor_started_is_followed_but_not_selected(
+    page: Page, address: str, held: PausableModel, builds: Builds, tmp_path: Path
+) -> None:
+    """As that of the icons, which the app builds in the background."""
+    selected = page.locator("#gallery input").input_value()
+    held.resume.clear()
+    folder = draw_classes(tmp_path / "background", 100)
+    builds.start(replace(builds.base, dataset=str(folder), model="mini"))
+    visit(page, address)
+    expect(state(page)).to_contain_text("background: 64 of 100 images")
+    held.resume.set()
+    expect(state(page)).to_contain_text("background is ready: 100 images.")
+    expect(state(page)).not_to_contain_text("selected")
+    expect(row(page, "background")).to_be_visible()
+    expect(page.locator("#gallery input")).to_have_value(selected)
+    page.locator("#gallery input").click()
+    expect(page.get_by_role("option", name="background")).to_be_visible()
 
 
 def test_second_build_is_refused_with_a_message(

@@ -64,7 +64,7 @@ def test_hovering_shows_a_picture_and_clicking_makes_it_the_query(
     icons_index: GalleryIndex,
 ) -> None:
     open_map(page)
-    expect(page.locator("#map_note")).to_contain_text(re.compile(r"1,852 images, CLIP features.*% of the variance"))
+    expect(page.locator("#map_note")).to_contain_text(re.compile(r"1,566 images, CLIP features.*% of the variance"))
     expect(page.locator("#map_note")).to_contain_text("Choose an image to start")
     places = canvas_positions(page, icons_index)
     position = most_isolated(places)
