@@ -7,7 +7,7 @@ All of them embed the same encoded JPEGs from memory with the same ViT-B/32 (ran
 machine. Their vectors must match ours in float32: the cosine must be at least 0.9999 in float32 and 0.99 in bfloat16.
 Images for which the centre crop differs by a pixel are left out of this check, since open_clip rounds the offset and
 transformers truncates it (their cosines are 0.9991 and more). Our builder does more work: it also computes raw-pixel
-vectors and thumbnails. Nothing is written to disk.
+vectors and thumbnails, and writes them to disk.
 """
 
 import argparse
@@ -50,14 +50,15 @@ from transformers import AutoModel
 
 from retrieval.features.encoder import MULTIPLIED, ClipEncoder, best_dtype
 from retrieval.features.models import choose_model
+from retrieval.features.pixels import Pixels
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import GallerySource
-from retrieval.indexing.embed import embed_all
+from retrieval.indexing.embed import Embedder
+from retrieval.indexing.embeddings import EmbeddingStore, fill_matrix
 from retrieval.settings import DEFAULT_PIXEL_SIZE
 
 CORES = os.cpu_count() or 1
 SIDE = 224  # pixels; the model's input
-RUN = 64  # rows per batch of the builder
 ONE_BY_ONE = "OpenCLIPEmbeddingFunction, one by one, float32"
 
 Embedding = Callable[[], np.ndarray]
@@ -178,9 +179,14 @@ def as_open_clip(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 def _ours(gallery: Gallery, encoder: ClipEncoder) -> Embedding:
     def embed() -> np.ndarray:
-        runs = gallery.batches(RUN)
-        sizes = {"pixel_size": DEFAULT_PIXEL_SIZE, "batch_size": encoder.batch_size, "workers": CORES}
-        return np.concatenate([run.vectors["clip"] for run in embed_all(runs, encoder, **sizes)])
+        with tempfile.TemporaryDirectory() as folder:
+            store, features = EmbeddingStore(Path(folder)), {"pixels": Pixels(DEFAULT_PIXEL_SIZE), "clip": encoder}
+            embedder = Embedder(store, features, None)
+            list(embedder.run(gallery.items(), {}, CORES))
+            keys = np.frombuffer(b"".join(each.key for each in embedder.read), "S16")
+            parts = store.vectors("clip", encoder.identity)
+            fill_matrix(Path(folder) / "clip.npy", keys, encoder.identity.dimensions, parts)
+            return np.load(Path(folder) / "clip.npy")
 
     return embed
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -38,6 +38,7 @@ from retrieval.storage.vectors import ITEMS, ItemVectors
 
 log = logging.getLogger(__name__)
 
+UNCERTAIN_NS = 2 * 10**9  # the coarsest time that a file system records
 ATTEMPTS = 3  # at a snapshot, since parts of the store can turn out to be damaged
 
 
@@ -111,6 +112,7 @@ class _Run:
         self._folder = plan.index / plan.name
         self._callbacks = callbacks
         self._started = time.perf_counter()
+        self._latest = time.time_ns() - UNCERTAIN_NS  # the time of a file that may change again without a new time
         self._fingerprint = plan.fingerprint()
         self._store = EmbeddingStore(plan.index)
 
@@ -162,8 +164,7 @@ class _Run:
         if published and not plan.rebuild:
             try:
                 check(self._folder / published.snapshot, ITEMS, published.digests)
-                built = datetime.fromisoformat(published.created).timestamp()
-                known = known_stamps(self._folder / published.snapshot, built)
+                known = known_stamps(self._folder / published.snapshot)
             except (OSError, ValueError) as error:
                 log.warning("Every file is read again, because the last snapshot is damaged (%s).", error)
         with closing(embedder.run(plan.gallery.items(), known, plan.workers)) as counts:
@@ -177,7 +178,9 @@ class _Run:
         items, skipped = list[SnapshotItem](), list[Skipped]()
         for each in embedder.read:
             if each.key in embedder.pictures:
-                items.append(SnapshotItem(each.item, embedder.pictures[each.key]))
+                certain = each.item.stamp and each.item.stamp.mtime_ns < self._latest
+                item = each.item if certain else replace(each.item, stamp=None)
+                items.append(SnapshotItem(item, embedder.pictures[each.key]))
             else:
                 reason = each.failure or embedder.failures[each.key]
                 skipped.append(Skipped(each.item.row, each.item.id, reason))

@@ -26,7 +26,6 @@ from retrieval.storage.vectors import ITEMS
 
 BACKGROUND_PAIRS = 4000
 PAIRS_AT_ONCE = 64
-UNCERTAIN_NS = 2 * 10**9  # a file that changed this shortly before it was read may change again with the same stamp
 
 TEXTS = ("id", "label", "caption", "author", "license", "path")
 NUMBERS = ("row", "width", "height", "thumbnail_crc", "bytes", "mtime_ns")
@@ -90,12 +89,11 @@ def _write_items(path: Path, items: Sequence[SnapshotItem]) -> None:
     pq.write_table(pa.table(columns, schema=COLUMNS), path, write_page_checksum=True)
 
 
-def known_stamps(snapshot: Path, built: float) -> dict[Stamp, bytes]:
-    """Return the keys of the files of a snapshot, except for files that changed just before `built` (in seconds)."""
+def known_stamps(snapshot: Path) -> dict[Stamp, bytes]:
+    """Return the keys of the files of a snapshot."""
     table = pq.read_table(snapshot / ITEMS, columns=["path", "bytes", "mtime_ns", "key"])
-    latest = built * 1e9 - UNCERTAIN_NS
     rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-    return {Stamp(path, size, mtime): key for path, size, mtime, key in rows if path and mtime < latest}
+    return {Stamp(path, size, mtime): key for path, size, mtime, key in rows if path}
 
 
 def keys_of(snapshot: Path) -> set[bytes]:
