@@ -90,10 +90,9 @@ class _Terminal(BuildCallbacks):
     def started(self, name: str, total: int | None) -> None:
         self.bar = tqdm(total=total, unit=" images", desc=name, smoothing=0.1)
 
-    def progress(self, done: int, total: int | None) -> None:
+    def progress(self, done: int, total: int | None, reused: int) -> None:
         self.bar.total = total
-        if self.bar.n == 0 and done:
-            self.bar.initial = done
+        self.bar.initial = reused  # which does not count for the rate
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:

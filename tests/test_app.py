@@ -320,7 +320,7 @@ def test_app_refuses_an_index_of_another_model(icons: Path, capsys: pytest.Captu
     [
         (["--gallery", "icons", "--dataset", "assets/screens"], "from the dataset"),
         (["--dataset", "icons", "--limit", "10"], "with limit None, not 10"),
-        (["--pixel-size", "16"], "with pixel size 32, not 16"),
+        (["--pixel-size", "8"], "with pixel size 16, not 8"),
     ],
 )
 def test_app_refuses_an_index_with_other_settings(

@@ -212,7 +212,7 @@ def test_info_shows_galleries_model_and_versions(run, index):
     assert answer["packages"]["datasets"] == datasets.__version__
     printed = run("info")
     assert printed.code == 0
-    for word in ("icons", "64", "mini", "32 x 32", answer["device"], datasets.__version__):
+    for word in ("icons", "64", "mini", "16 x 16", answer["device"], datasets.__version__):
         assert str(word) in printed.out
 
 

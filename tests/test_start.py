@@ -52,10 +52,10 @@ def test_page_and_first_search_import_only_what_they_need(icons: Path, queries: 
     assert not STUB.exists(), "gradio wrote a stub file that nobody needs"
 
 
-def test_writer_process_does_not_import_torch() -> None:
-    # Every larger build starts this process, and torch takes longer to load than everything else.
+def test_process_that_builds_chromadb_does_not_import_torch() -> None:
+    # Every build starts this process, and torch takes longer to load than everything else.
     code = (
-        "import sys, index_builder, retrieval.indexing.writer, retrieval.storage.folder, retrieval.storage.store; "
+        "import sys, index_builder, retrieval.engines.chroma_folder, retrieval.storage.vectors; "
         "print({'torch', 'datasets'} & sys.modules.keys())"
     )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout

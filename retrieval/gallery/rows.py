@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property, partial
@@ -59,6 +60,7 @@ class Gallery:
 
     def __init__(self, source: GallerySource) -> None:
         self.source = source
+        self.opened_ns = time.time_ns()
         opened = open_dataset(source)
         self._rows = DatasetRows(source, opened) if isinstance(opened, Opened) else opened
         self.version = self._rows.version

@@ -93,7 +93,7 @@ def embed_rows(plan: BuildPlan, callbacks: BuildCallbacks, wanted: Callable[[int
     items = (item for item in plan.gallery.items() if wanted(item.row))
     with closing(embedder.run(items, {}, plan.workers)) as counts:
         for count in counts:
-            callbacks.progress(count, None)
+            callbacks.progress(count, None, embedder.reused)
     return len(embedder.read), len(embedder.embedded)
 
 
@@ -112,7 +112,8 @@ class _Run:
         self._folder = plan.index / plan.name
         self._callbacks = callbacks
         self._started = time.perf_counter()
-        self._latest = time.time_ns() - UNCERTAIN_NS  # the time of a file that may change again without a new time
+        # A file with a later time may have changed again without a new time.
+        self._latest = plan.gallery.opened_ns - UNCERTAIN_NS
         self._fingerprint = plan.fingerprint()
         self._store = EmbeddingStore(plan.index)
 
@@ -169,7 +170,7 @@ class _Run:
                 log.warning("Every file is read again, because the last snapshot is damaged (%s).", error)
         with closing(embedder.run(plan.gallery.items(), known, plan.workers)) as counts:
             for count in counts:
-                self._callbacks.progress(count, plan.gallery.total)
+                self._callbacks.progress(count, plan.gallery.total, embedder.reused)
 
     def _publish(self, embedder: Embedder, published: Manifest | None) -> Manifest:
         """Write a snapshot and make it visible."""

@@ -62,6 +62,7 @@ class Embedder:
         failures: why an image cannot be used, by key.
         pictures: the entries of complete images in the store, by key.
         embedded: the keys of images for which at least one feature type was computed.
+        reused: the number of rows whose images were in the store already.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Embedder:
         self.read: list[Read] = []
         self.failures: dict[bytes, str] = {}
         self.embedded: set[bytes] = set()
+        self.reused = 0
         self._computed: list[_Batch] = []  # not in a part yet
         self._since = time.monotonic()
 
@@ -102,6 +104,7 @@ class Embedder:
             for reads in self._read_ahead(pool, items, known):
                 for each in reads:
                     self.read.append(replace(each, content=None))
+                    self.reused += each.content is None and not each.failure
                     if each.content is not None and each.key not in pending:
                         pending.add(each.key)
                         missing.append(each)
@@ -110,6 +113,7 @@ class Embedder:
                         missing = []
                     if len(waiting) > LOOK_AHEAD * workers:
                         pending -= self._keep(waiting.popleft().result())
+                        yield len(self.read) - len(pending)
                 yield len(self.read) - len(pending)
             if missing:
                 waiting.append(pool.submit(self._embed, missing))

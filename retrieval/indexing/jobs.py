@@ -51,7 +51,8 @@ def build_gallery(
     plan, used = _plan(chosen, rebuild, callbacks, load)
     outcome = build_index(plan, callbacks)
     if outcome.already_done:
-        callbacks.progress(plan.gallery.total or outcome.manifest.pictures, plan.gallery.total)
+        total = plan.gallery.total or outcome.manifest.pictures
+        callbacks.progress(total, total, total)
     return outcome, used
 
 
@@ -205,12 +206,8 @@ class Build(BuildCallbacks):
         self._enter(Phase.PICTURES)
 
     @override
-    def progress(self, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if self.stage.at:
-            self.stage = replace(self.stage, done=done, at=now)
-        else:  # the first call reports the images from earlier runs
-            self.stage = Stage(Phase.PICTURES, now, done, done, total, now)
+    def progress(self, done: int, total: int | None, reused: int) -> None:
+        self.stage = replace(self.stage, before=reused, done=done, total=total, at=time.monotonic())
         self._stop_if_cancelled()
 
     @override

@@ -42,7 +42,8 @@ def summary(outcome: Outcome) -> str:
     """Return the summary of a build that is shown to the user."""
     manifest, changes = outcome.manifest, outcome.manifest.changes
     if outcome.already_done:
-        todo = f"nothing to do, {manifest.pictures:,} images were indexed with {manifest.model} at {manifest.created}."
+        added = f"maps added in {outcome.seconds:.1f} s, nothing else to do" if outcome.maps else "nothing to do"
+        todo = f"{added}, {manifest.pictures:,} images were indexed with {manifest.model} at {manifest.created}."
         lines = [f"{manifest.gallery}: {todo}"]
     else:
         rate = f", {changes.embedded / max(outcome.seconds, 1e-9):.1f} images/s" if changes.embedded else ""

@@ -21,8 +21,8 @@ class BuildCallbacks:
     def started(self, name: str, total: int | None) -> None:
         """Called before the first image is read, with the number of images (None: unknown)."""
 
-    def progress(self, done: int, total: int | None) -> None:
-        """Called first with the number of images from earlier runs, and then after every batch."""
+    def progress(self, done: int, total: int | None, reused: int) -> None:
+        """Called after every batch with the number of rows that are done, `reused` of them from earlier builds."""
 
     def finishing(self) -> None:
         """Called when all images are embedded, before the files for readers are written."""

@@ -2,15 +2,12 @@
 
 import importlib
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retrieval.analysis.evaluation import from_folder
-from retrieval.gallery.source import Item
-from retrieval.indexing.embed import embed_all
 from retrieval.pictures.loading import load_picture
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
@@ -39,12 +36,11 @@ def test_zero_gpu_is_used_only_for_queries_of_visitors(
     (folder / "fox.png").write_bytes(data)
     encoder = searcher.embedder.loaded.get("clip", index.manifest.model)
     lent = importlib.import_module("spaces").lent
-    rows = [[Item(0, "fox", "", "", partial(bytes, data), None)]]
-    (batch,) = embed_all(rows, {"clip": encoder}, batch_size=1, workers=1)
+    vectors = encoder.embed([load_picture(data)])  # as builders do
     labelled = from_folder(index, searcher.embedder, str(folder.parent))
     assert health.problem() is None
     assert lent == []
-    assert np.array_equal(batch.vectors["clip"], labelled.vectors["clip"])
+    assert np.array_equal(vectors, labelled.vectors["clip"])
     encoder.embed_query([load_picture(data)])
     assert lent == ["_forward_on_gpu"]
     sys.modules.pop("spaces")

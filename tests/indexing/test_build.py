@@ -164,7 +164,7 @@ def test_second_builder_is_refused_during_a_build(tmp_path, capsys):
     dataset, index = draw(tmp_path / NAME, 5), tmp_path / "index"
     answers = []
 
-    def build_again(done, total):
+    def build_again(done, total, reused):
         if not answers:
             answers.append(build(index, dataset))
 
@@ -194,7 +194,7 @@ def test_open_readers_switch_to_a_new_build_when_it_is_complete(copied, tmp_path
     )
     build_index(
         plan(copied.index, Gallery(GallerySource(str(dataset))), options, rebuild=change == "--rebuild"),
-        Callbacks(lambda done, total: seen.append(indexes.get(NAME) is old and old.thumbnail(0).exists())),
+        Callbacks(lambda done, total, reused: seen.append(indexes.get(NAME) is old and old.thumbnail(0).exists())),
     )
     assert seen
     assert all(seen)

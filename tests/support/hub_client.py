@@ -73,7 +73,7 @@ for wanted in json.loads(sys.argv[1]):
             answer |= {"commit": choice.revision, "folder": str(choice.folder)}
         else:
             gallery = Gallery(GallerySource(**wanted))
-            items = [item for batch in gallery.batches(4) for item in batch]
+            items = list(gallery.items())
             pictures = sum(map(readable, items))
             labels = sorted({item.label for item in items})
             answer |= {"commit": gallery.version, "pictures": pictures, "labels": labels}
