@@ -203,6 +203,7 @@ def _about(name: str, manifest: Manifest) -> dict[str, object]:
         "name": name,
         "pictures": manifest.pictures,
         "skipped": manifest.skipped,
+        "ignored": sum(manifest.ignored.values()),
         "dataset": manifest.source.dataset,
         "split": manifest.source.split,
         "model": manifest.model.name,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from retrieval.digests import check
 from retrieval.engines import ENGINES
-from retrieval.errors import IndexingError, cannot_write
+from retrieval.errors import IndexingError, PictureError, cannot_write
 from retrieval.features.base import FeatureSet
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import Stamp
 from retrieval.indexing.embed import THUMBNAIL_SIZE, Embedder
-from retrieval.indexing.embeddings import EmbeddingStore, PartDamaged
+from retrieval.indexing.embeddings import EmbeddingStore, PartDamaged, key_of
 from retrieval.indexing.fit_projection import write_projections
 from retrieval.indexing.outcome import Outcome, reasons
 from retrieval.indexing.progress import BuildCallbacks
@@ -29,6 +29,7 @@ from retrieval.indexing.publish import (
     next_snapshot,
     publish,
     sweep,
+    uncertain_keys,
     write_snapshot,
 )
 from retrieval.storage.engine_files import build_engine
@@ -126,7 +127,8 @@ class _Run:
                     f"The gallery {plan.name!r} was built from another dataset ({published.source.dataset}). "
                     "Choose another name with `--gallery`, or replace the gallery with `--rebuild`."
                 )
-            if published.fingerprint == self._fingerprint and self._is_whole(published):
+            same = published.fingerprint == self._fingerprint
+            if same and self._is_whole(published) and not self._recent_file_changed(published):
                 return self._complete(published, None, already_done=True)
         for attempt in range(ATTEMPTS):
             embedder = Embedder(self._store, plan.features, plan.batch_size, plan.rebuild and attempt == 0)
@@ -159,6 +161,15 @@ class _Run:
             log.warning("The index in `%s` is damaged (%s) and is written again.", self._folder, error)
             return False
         return True
+
+    def _recent_file_changed(self, published: Manifest) -> bool:
+        """Return whether a file has changed whose time does not tell, because it was new at the last build."""
+        keys = uncertain_keys(self._folder / published.snapshot)
+        recent = (item for item in self._plan.gallery.items() if item.stamp and item.id in keys)
+        try:
+            return any(key_of(item.read()) != keys[item.id] for item in recent)
+        except PictureError:
+            return True
 
     def _embed(self, embedder: Embedder, published: Manifest | None) -> None:
         plan, known = self._plan, dict[Stamp, bytes]()

@@ -96,6 +96,13 @@ def known_stamps(snapshot: Path) -> dict[Stamp, bytes]:
     return {Stamp(path, size, mtime): key for path, size, mtime, key in rows if path}
 
 
+def uncertain_keys(snapshot: Path) -> dict[str, bytes]:
+    """Return the keys, by id, of the items without a stamp."""
+    table = pq.read_table(snapshot / ITEMS, columns=["id", "path", "key"])
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return {item_id: key for item_id, path, key in rows if not path}
+
+
 def keys_of(snapshot: Path) -> set[bytes]:
     """Return the keys of a snapshot's images; none if it is damaged."""
     try:

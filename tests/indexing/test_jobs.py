@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator

@@ -396,9 +396,13 @@ def gallery_row(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def skipped(manifest: Manifest) -> str:
-    """Return a sentence on the skipped images of a gallery."""
+    """Return sentences on the last build of a gallery: what changed, and how many images were skipped."""
     hint = "Click a gallery to see its skipped images."
+    changes, ignored = manifest.changes, sum(manifest.ignored.values())
+    changed = f"The last build embedded {changes.embedded:,} images, reused {changes.reused:,} and removed {changes.removed:,}."
+    if ignored:
+        changed += f" {ignored:,} {'file is' if ignored == 1 else 'files are'} not images."
     if not manifest.skipped:
-        return f"`{manifest.gallery}`: no images were skipped. {hint}"
+        return f"`{manifest.gallery}`: no images were skipped. {changed} {hint}"
     listed = f" (the first {SKIPPED_LISTED:,} are listed)" if manifest.skipped > SKIPPED_LISTED else ""
-    return f"`{manifest.gallery}`: {manifest.skipped:,} skipped{listed}. {hint}"
+    return f"`{manifest.gallery}`: {manifest.skipped:,} skipped{listed}. {changed} {hint}"
