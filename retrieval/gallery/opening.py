@@ -90,7 +90,9 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | 
             return FolderRows(source, local)
         if isinstance(local, Shards):
             return ShardRows(source, local.files, local.ignored, local.notes)
-        layout, arguments = local, local.arguments
+        # datasets does not notice that a Parquet file has changed if a README configures it.
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / _stat_digest(path)
+        layout, arguments = local, {**local.arguments, "cache_dir": str(cache)}
     else:
         remote, commit = _hub_arguments(source)
         if isinstance(remote, Path):

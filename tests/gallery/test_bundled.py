@@ -1,6 +1,7 @@
 """The bundled photos: rows, attribution and query images agree with the selection, and the recipe reads its sources."""
 
 import csv
+import shutil
 import struct
 import sys
 import zlib
@@ -9,9 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 
-from retrieval.gallery.source import BUNDLED_GALLERIES
+from retrieval.gallery.rows import Gallery
+from retrieval.gallery.source import BUNDLED_GALLERIES, GallerySource
 from retrieval.ui.widgets.thumbnails import Thumbnails
 
 PHOTOS = BUNDLED_GALLERIES["photos"]
@@ -108,3 +111,12 @@ def test_recipe_reads_resource_archives(recipe: ModuleType, tmp_path: Path) -> N
     header = struct.pack(">4sIIII", b"qres", 1, 20, 20 + len(tree), 20 + len(tree) + len(contents))
     (tmp_path / "x.rcc").write_bytes(header + tree + contents + names)
     assert recipe.resources(tmp_path / "x.rcc") == {"a": b"plain", "b": b"compressed" * 9}
+
+
+def test_changed_parquet_file_of_a_configured_folder_is_noticed(tmp_path):
+    shutil.copytree(BUNDLED_GALLERIES["photos"], tmp_path / "photos")
+    source = GallerySource(str(tmp_path / "photos"))
+    first = Gallery(source)
+    [path] = (tmp_path / "photos").rglob("train*.parquet")
+    pq.write_table(pq.read_table(path).slice(0, 7), path)
+    assert (first.total, Gallery(source).total) == (276, 7)

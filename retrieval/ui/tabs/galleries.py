@@ -399,7 +399,8 @@ def skipped(manifest: Manifest) -> str:
     """Return sentences on the last build of a gallery: what changed, and how many images were skipped."""
     hint = "Click a gallery to see its skipped images."
     changes, ignored = manifest.changes, sum(manifest.ignored.values())
-    changed = f"The last build embedded {changes.embedded:,} images, reused {changes.reused:,} and removed {changes.removed:,}."
+    changed = f"The last build embedded {changes.embedded:,} images, reused {changes.reused:,}"
+    changed += f" and removed {changes.removed:,}."
     if ignored:
         changed += f" {ignored:,} {'file is' if ignored == 1 else 'files are'} not images."
     if not manifest.skipped:
