@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 
 from retrieval.digests import check
@@ -90,11 +91,13 @@ def embed_rows(plan: BuildPlan, callbacks: BuildCallbacks, wanted: Callable[[int
         The number of these rows, and how many of them were embedded now.
     """
     _check_place(plan)
-    embedder = Embedder(EmbeddingStore(plan.index), plan.features, plan.batch_size)
+    store = EmbeddingStore(plan.index)
     items = (item for item in plan.gallery.items() if wanted(item.row))
-    with closing(embedder.run(items, {}, plan.workers)) as counts:
-        for count in counts:
-            callbacks.progress(count, None, embedder.reused)
+    with store.in_use():
+        embedder = Embedder(store, plan.features, plan.batch_size)
+        with closing(embedder.run(items, {}, plan.workers)) as counts:
+            for count in counts:
+                callbacks.progress(count, None, embedder.reused)
     return len(embedder.read), len(embedder.embedded)
 
 
@@ -165,9 +168,9 @@ class _Run:
     def _recent_file_changed(self, published: Manifest) -> bool:
         """Return whether a file has changed whose time does not tell, because it was new at the last build."""
         keys = uncertain_keys(self._folder / published.snapshot)
-        recent = (item for item in self._plan.gallery.items() if item.stamp and item.id in keys)
+        files = takewhile(lambda item: item.stamp, self._plan.gallery.items())  # none in a dataset of rows
         try:
-            return any(key_of(item.read()) != keys[item.id] for item in recent)
+            return any(item.id in keys and key_of(item.read()) != keys[item.id] for item in files)
         except PictureError:
             return True
 
@@ -198,7 +201,7 @@ class _Run:
                 skipped.append(Skipped(each.item.row, each.item.id, reason))
         if not items:
             raise IndexingError(f"None of the {len(skipped)} images can be used: {reasons(skipped)}.")
-        snapshot = next_snapshot(self._folder)
+        snapshot = next_snapshot(self._folder, self._fingerprint)
         identities = {name: each.identity for name, each in plan.features.items()}
         digests = write_snapshot(snapshot, items, self._store, identities)
         embedded = sum(each.picture.key in embedder.embedded for each in items)

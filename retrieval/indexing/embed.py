@@ -105,7 +105,8 @@ class Embedder:
                 for each in reads:
                     self.read.append(replace(each, content=None))
                     self.reused += each.content is None and not each.failure
-                    if each.content is not None and each.key not in pending:
+                    tried = each.key in pending or each.key in self.embedded or each.key in self.failures
+                    if each.content is not None and not tried:
                         pending.add(each.key)
                         missing.append(each)
                     if missing and len(missing) == self._batch_size:

@@ -18,6 +18,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from retrieval.engines.lock import IndexInUse, acquire_lock
 from retrieval.errors import cannot_write
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
@@ -40,6 +42,7 @@ KEY_BYTES = 16
 KEY = pa.binary(KEY_BYTES)
 SMALL_PART = 4096  # rows; when there are many parts with fewer rows, they are merged
 SMALL_PARTS = 16
+WORKER = "worker"  # the beginning of the names of the locks of processes that write to a store
 
 Keys = npt.NDArray[np.bytes_]
 
@@ -87,29 +90,34 @@ class Parts:
             os.fsync(file.fileno())
         temporary.replace(path)
 
-    def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield every part, in the order in which they were written.
+    def read(self, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        """Yield the name and content of every part, in the order in which they were written.
+
+        Parts that another builder merges meanwhile are followed by the merged one.
 
         Raises:
             PartDamaged: a part was damaged, and has been deleted.
             OSError: a part cannot be read at the moment.
         """
-        for path in sorted(self.folder.glob("*.parquet")):
-            try:
-                yield pq.read_table(path, columns=columns, page_checksum_verification=True)
-            except FileNotFoundError:
-                continue  # merged into another part, which follows
-            except (OSError, pa.ArrowException) as error:
-                if isinstance(error, OSError) and error.errno:
-                    raise
-                path.unlink()
-                raise PartDamaged(f"`{path}` was damaged ({error}). Its images are embedded again.") from error
+        seen = set[Path]()
+        while paths := sorted(set(self.folder.glob("*.parquet")) - seen):
+            for path in paths:
+                seen.add(path)
+                try:
+                    yield path.name, pq.read_table(path, columns=columns, page_checksum_verification=True)
+                except FileNotFoundError:
+                    break
+                except (OSError, pa.ArrowException) as error:
+                    if isinstance(error, OSError) and error.errno:
+                        raise
+                    path.unlink(missing_ok=True)
+                    raise PartDamaged(f"`{path}` was damaged ({error}). Its images are embedded again.") from error
 
     def keys(self) -> set[bytes]:
         """Return the keys of all entries; damaged parts are deleted, and their entries count as missing."""
         while True:
             try:
-                return {key for part in self.read(["key"]) for key in part["key"].to_pylist()}
+                return {key for _, part in self.read(["key"]) for key in part["key"].to_pylist()}
             except PartDamaged as error:
                 log.warning("%s", error)
 
@@ -124,8 +132,8 @@ class Parts:
 
     @property
     def small(self) -> int:
-        """The number of parts, which shows whether to merge them."""
-        return sum(1 for _ in self.folder.glob("*.parquet"))
+        """The number of parts with few rows, which shows whether to merge them."""
+        return sum(pq.read_metadata(path).num_rows < SMALL_PART for path in self.folder.glob("*.parquet"))
 
 
 class EmbeddingStore:
@@ -166,7 +174,7 @@ class EmbeddingStore:
     def _read_all(self, parts: Parts) -> list[pa.Table]:
         while True:
             try:
-                return list(parts.read())
+                return [part for _, part in parts.read()]
             except PartDamaged as error:
                 log.warning("%s", error)
 
@@ -195,11 +203,29 @@ class EmbeddingStore:
                 error = OSError(errno.EIO, str(error))
             raise cannot_write(self.folder, error) from error
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Return a context in which no other process prunes the store."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = acquire_lock(self.folder, name=f"{WORKER}-{uuid.uuid4().hex[:8]}.lock")
+        try:
+            yield
+        finally:
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
     def merge_small_parts(self) -> None:
-        """Merge small parts where there are many of them."""
-        for parts in self.all_parts():
-            if parts.small > SMALL_PARTS:
-                parts.merge()
+        """Merge small parts where there are many of them, unless another builder does it at the moment."""
+        try:
+            lock = acquire_lock(self.folder, name="merge.lock")
+        except IndexInUse:
+            return
+        try:
+            for parts in self.all_parts():
+                if parts.small > SMALL_PARTS:
+                    parts.merge()
+        finally:
+            lock.release()
 
     def prune(self, used: Collection[bytes], identities: Collection[tuple[str, FeatureIdentity]]) -> int:
         """Delete every image that is not `used`, and the vectors of feature sets that are not; return the bytes freed.
@@ -240,9 +266,11 @@ def fill_matrix(path: Path, keys: Keys, dimensions: int, parts: Parts) -> None:
     """
     unique, places = np.unique(keys, return_inverse=True)
     part_of, row_of = np.full((2, len(unique)), -1, np.int64)  # where each vector is
-    for number, part in enumerate(parts.read(["key"])):
+    names: list[str] = []
+    for name, part in parts.read(["key"]):
         rows, found = _among(unique, _keys(part))
-        part_of[found], row_of[found] = number, rows
+        part_of[found], row_of[found] = len(names), rows
+        names.append(name)
     if missing := int((part_of < 0).sum()):
         raise PartDamaged(f"{missing:,} vectors in `{parts.folder}` are missing. They are computed again.")
     header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (len(keys), dimensions)}
@@ -250,11 +278,15 @@ def fill_matrix(path: Path, keys: Keys, dimensions: int, parts: Parts) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         _reserve(file, 4 * len(keys) * dimensions)
     matrix = np.load(path, mmap_mode="r+")
-    for number, part in enumerate(parts.read()):
-        (positions,) = np.nonzero(part_of[places] == number)
+    left = len(keys)
+    for name, part in parts.read():
+        (positions,) = np.nonzero(part_of[places] == names.index(name)) if name in names else (np.empty(0, np.intp),)
+        left -= len(positions)
         vectors = part["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimensions)
         matrix[positions] = vectors[row_of[places[positions]]]
     matrix.flush()
+    if left:
+        raise PartDamaged(f"Parts of `{parts.folder}` have just been merged. The snapshot is written again.")
 
 
 def _reserve(file: Any, size: int) -> None:

@@ -19,7 +19,7 @@ from retrieval.errors import cannot_write
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import Item, Stamp
-from retrieval.indexing.embeddings import KEY, EmbeddingStore, StoredPicture, fill_matrix
+from retrieval.indexing.embeddings import KEY, EmbeddingStore, PartDamaged, StoredPicture, fill_matrix
 from retrieval.metrics import QUANTILES, Metric, score_pairs
 from retrieval.storage.manifest import FILE, Manifest, publish_manifest, read_manifest, thumbnail_path
 from retrieval.storage.vectors import ITEMS
@@ -50,10 +50,14 @@ def claimed(gallery: Path) -> Iterator[None]:
         lock.release()
 
 
-def next_snapshot(gallery: Path) -> Path:
-    """Return a new folder for a snapshot."""
-    numbers = (path.name.rpartition("-")[2] for path in gallery.glob("snapshot-*"))
-    return gallery / f"snapshot-{max((int(each) for each in numbers if each.isdecimal()), default=0) + 1:06d}"
+def next_snapshot(gallery: Path, fingerprint: str) -> Path:
+    """Return a new folder for a snapshot.
+
+    Its name depends on its content, since browsers keep thumbnails by address, even if a gallery was deleted meanwhile.
+    """
+    numbers = (path.name.split("-")[1] for path in gallery.glob("snapshot-*-*"))
+    number = max((int(each) for each in numbers if each.isdecimal()), default=0) + 1
+    return gallery / f"snapshot-{number:06d}-{fingerprint[:8]}"
 
 
 def write_snapshot(
@@ -71,11 +75,19 @@ def write_snapshot(
         keys = np.frombuffer(b"".join(each.picture.key for each in items), "S16")
         for name, identity in features.items():
             fill_matrix(snapshot / f"{name}.npy", keys, identity.dimensions, store.vectors(name, identity))
-        for each in items:
-            _link(store.thumbnail(each.picture.key), thumbnail_path(snapshot, each.item.row))
+        _link_thumbnails(snapshot, items, store)
         return digests_of(snapshot, [ITEMS, *(f"{name}.npy" for name in features)])
     except OSError as error:
         raise cannot_write(snapshot.parent, error) from error
+
+
+def _link_thumbnails(snapshot: Path, items: Sequence[SnapshotItem], store: EmbeddingStore) -> None:
+    for each in items:
+        source = store.thumbnail(each.picture.key)
+        try:
+            _link(source, thumbnail_path(snapshot, each.item.row))
+        except FileNotFoundError as error:
+            raise PartDamaged(f"The thumbnail `{source}` has just been deleted. It is made again.") from error
 
 
 def _write_items(path: Path, items: Sequence[SnapshotItem]) -> None:

@@ -13,7 +13,7 @@ from retrieval.engines.base import EngineDamaged
 from retrieval.engines.lock import acquire_lock
 from retrieval.errors import IndexingError
 from retrieval.features.base import FeatureIdentity
-from retrieval.indexing.embeddings import EmbeddingStore, PartDamaged
+from retrieval.indexing.embeddings import WORKER, EmbeddingStore, PartDamaged
 from retrieval.indexing.publish import keys_of
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import Manifest, build_command, thumbnail_path
@@ -83,7 +83,9 @@ def prune(index: Path) -> int:
     """
     indexes, store = Indexes(index), EmbeddingStore(index)
     used, identities = set[bytes](), set[tuple[str, FeatureIdentity]]()
-    locks = [acquire_lock(index / name) for name in indexes.names()]
+    # Also of galleries that are built for the first time, and of workers.
+    locks = [acquire_lock(path.parent) for path in index.glob("*/lock")]
+    locks += [acquire_lock(store.folder, name=path.name) for path in store.folder.glob(f"{WORKER}-*.lock")]
     try:
         for name in indexes.names():
             if manifest := indexes.manifest(name):

@@ -1,8 +1,8 @@
 """The manifest of a snapshot; a gallery becomes visible to readers once its manifest is published.
 
-index/<gallery>/manifest.json   names the published snapshot; written last, by rename
-index/<gallery>/snapshot-<n>/   items.parquet, <features>.npy, thumbnails/, map-*.npz, and the engines' files (chroma/)
-index/embeddings/               the store that snapshots are made from, see `retrieval.indexing.embeddings`
+index/<gallery>/manifest.json           names the published snapshot; written last, by rename
+index/<gallery>/snapshot-<n>-<digest>/  items.parquet, <features>.npy, thumbnails/, map-*.npz, and the engines' files
+index/embeddings/                       the store of embeddings, see `retrieval.indexing.embeddings`
 """
 
 import json

@@ -2,8 +2,10 @@
 
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -14,7 +16,8 @@ from retrieval.features.pixels import Pixels
 from retrieval.gallery.source import Item, Stamp
 from retrieval.indexing import embed
 from retrieval.indexing.embed import THUMBNAIL_BYTES, Embedder, thumbnail_of
-from retrieval.indexing.embeddings import EmbeddingStore
+from retrieval.indexing.embeddings import EmbeddingStore, PartDamaged, Parts, fill_matrix
+from retrieval.pictures.loading import load_picture
 
 
 def items(queries, count):
@@ -116,11 +119,11 @@ def test_small_parts_are_merged_and_unused_ones_pruned(queries, tmp_path, monkey
     embedder = Embedder(store, {"pixels": features}, batch_size=1)
     list(embedder.run(rows, {}, 1))
     parts = store.vectors("pixels", features.identity)
-    before = {key: vector for part in parts.read() for key, vector in zip(*part.to_pydict().values(), strict=True)}
+    before = {key: vector for _, part in parts.read() for key, vector in zip(*part.to_pydict().values(), strict=True)}
     assert len(list(parts.read())) == 20
     store.merge_small_parts()
     assert len(list(parts.read())) == 1
-    after = {key: vector for part in parts.read() for key, vector in zip(*part.to_pydict().values(), strict=True)}
+    after = {key: vector for _, part in parts.read() for key, vector in zip(*part.to_pydict().values(), strict=True)}
     assert after == before
     kept = [each.key for each in embedder.read[:5]]
     assert store.prune(kept, {("pixels", features.identity)}) > 0
@@ -131,3 +134,42 @@ def test_small_parts_are_merged_and_unused_ones_pruned(queries, tmp_path, monkey
 def test_thumbnails_have_a_bounded_size():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 2, (256, 256, 3), dtype=np.uint8) * 255)
     assert 20_000 < len(thumbnail_of(noise)) <= THUMBNAIL_BYTES
+
+
+def test_reading_while_another_builder_merges_parts_misses_nothing(queries, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "PART_ROWS", 1)
+    store, features, rows = EmbeddingStore(tmp_path), Widths(4), items(queries, 20)
+    embedder = Embedder(store, {"pixels": features}, batch_size=1)
+    list(embedder.run(rows, {}, 1))
+    parts = store.vectors("pixels", features.identity)
+    keys = [each.key for each in embedder.read]
+    expected = features.embed([load_picture(item.read()) for item in rows])
+
+    found = set()
+    for number, (_, part) in enumerate(parts.read(["key"])):
+        found.update(part["key"].to_pylist())
+        if number == 5:
+            store.merge_small_parts()
+    assert found == set(keys)
+
+    for key, vector in zip(keys, expected, strict=True):  # one part each again
+        store.add_vectors("pixels", features.identity, [key], vector[None])
+
+    class Merged(Parts):
+        def read(self, columns=None):
+            yield from super().read(columns)
+            store.merge_small_parts()
+
+    given = np.frombuffer(b"".join(keys), "S16"), 48
+    with pytest.raises(PartDamaged, match="have just been merged"):
+        fill_matrix(tmp_path / "matrix.npy", *given, Merged(parts.folder))
+    fill_matrix(tmp_path / "matrix.npy", *given, parts)
+    np.testing.assert_array_equal(np.load(tmp_path / "matrix.npy"), expected)
+
+
+def test_same_content_in_two_rows_is_embedded_once(queries, tmp_path):
+    features, [item] = Widths(4), items(queries, 1)
+    rows = [replace(item, row=row) for row in range(200)]
+    embedder = run(EmbeddingStore(tmp_path), rows, features)
+    assert features.count == 1
+    assert len(embedder.read) == 200
