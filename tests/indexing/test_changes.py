@@ -193,6 +193,6 @@ def test_watch_adds_new_pictures_until_it_is_interrupted(dataset: Path, tmp_path
         wait_until(lambda: "(1 embedded now, 8 reused, 0 removed)" in log.read_text(), log.read_text)
         assert len(indexes.get(NAME)) == COUNT + 1
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # Ctrl-C is ignored where this runs in the background
         assert process.wait(PATIENCE) == 130
         indexes.close()
