@@ -116,10 +116,15 @@ def _watch(chosen: settings.Settings, rebuild: bool, as_json: bool) -> NoReturn:
         raise GalleryError("`--watch` needs a folder on this machine. Name one with `--dataset`.")
     built = ""
     while True:
-        found = Gallery(chosen.source).fingerprint
-        if found != built:
-            build(chosen, rebuild and not built, as_json)
-            built = found
+        try:
+            found = Gallery(chosen.source).fingerprint
+            if found != built:
+                build(chosen, rebuild and not built, as_json)
+                built = found
+        except RetrievalError as error:  # perhaps the folder is being replaced, or another builder is at work
+            if not built:
+                raise
+            print(f"error: {error}", file=sys.stderr)
         time.sleep(WATCH_SECONDS)
 
 

@@ -123,6 +123,8 @@ def _members(shard: File) -> Iterator[Member]:
             tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive,
         ):
             for info in archive:
+                if info.size < 0:  # the next member would be this one again, without end
+                    raise tarfile.TarError(f"the size of {printable(info.name)} is negative")
                 if not info.isdir() and not PurePosixPath(info.name).name.startswith((".", "__")):
                     plain = info.isreg() and not info.issparse()
                     yield Member(shard, info.name, info.offset_data, info.size if plain else None)

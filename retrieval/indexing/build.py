@@ -17,7 +17,7 @@ from retrieval.features.base import FeatureSet
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import Stamp
 from retrieval.indexing.embed import THUMBNAIL_SIZE, Embedder
-from retrieval.indexing.embeddings import EmbeddingStore, PartDamaged, key_of
+from retrieval.indexing.embeddings import FOLDER, EmbeddingStore, PartDamaged, key_of
 from retrieval.indexing.fit_projection import write_projections
 from retrieval.indexing.outcome import Outcome, reasons
 from retrieval.indexing.progress import BuildCallbacks
@@ -65,7 +65,8 @@ class BuildPlan:
     def fingerprint(self) -> str:
         """Return a digest of everything that determines the contents of the index."""
         identities = {name: each.identity for name, each in self.features.items()}
-        parts = (FORMAT, self.gallery.fingerprint, identities, THUMBNAIL_SIZE)
+        seen = (self.gallery.fingerprint, sorted(self.gallery.ignored.items()), self.gallery.notes)
+        parts = (FORMAT, seen, identities, THUMBNAIL_SIZE)
         return sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -102,6 +103,8 @@ def embed_rows(plan: BuildPlan, callbacks: BuildCallbacks, wanted: Callable[[int
 
 
 def _check_place(plan: BuildPlan) -> None:
+    if plan.name == FOLDER:
+        raise IndexingError(f"The folder {FOLDER!r} of an index holds the embeddings. Choose another `--gallery`.")
     source = plan.gallery.source.path
     if source and source.is_dir() and plan.index.resolve().is_relative_to(source):
         raise IndexingError(
@@ -133,6 +136,8 @@ class _Run:
             same = published.fingerprint == self._fingerprint
             if same and self._is_whole(published) and not self._recent_file_changed(published):
                 return self._complete(published, None, already_done=True)
+        if published:
+            sweep(self._folder)  # what a killed build has left takes space that this one may need
         for attempt in range(ATTEMPTS):
             embedder = Embedder(self._store, plan.features, plan.batch_size, plan.rebuild and attempt == 0)
             self._embed(embedder, published)

@@ -24,7 +24,7 @@ from retrieval.gallery.source import Item, Stamp
 from retrieval.indexing.embeddings import EmbeddingStore, StoredPicture, key_of
 from retrieval.pictures.loading import fit_within, load_picture
 
-ROWS_AT_ONCE = 64  # rows that a worker reads at once
+ROWS_AT_ONCE = 16  # rows that a worker reads at once; three times as many encoded images are in memory
 LOOK_AHEAD = 3  # batches that are embedded while others are read, per worker
 PART_ROWS = 2048  # images in a part of the store, ...
 PART_SECONDS = 20.0  # ... or fewer after this time, since a kill loses what is not in a part yet

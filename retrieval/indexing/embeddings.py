@@ -18,7 +18,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 FOLDER = "embeddings"
 KEY_BYTES = 16
 KEY = pa.binary(KEY_BYTES)
-SMALL_PART = 4096  # rows; when there are many parts with fewer rows, they are merged
+SMALL_PART = 1024  # rows; when there are many parts with fewer rows, they are merged
 SMALL_PARTS = 16
 WORKER = "worker"  # the beginning of the names of the locks of processes that write to a store
 
@@ -107,6 +107,8 @@ class Parts:
                     yield path.name, pq.read_table(path, columns=columns, page_checksum_verification=True)
                 except FileNotFoundError:
                     break
+                except MemoryError:
+                    raise
                 except (OSError, pa.ArrowException) as error:
                     if isinstance(error, OSError) and error.errno:
                         raise
@@ -123,8 +125,11 @@ class Parts:
 
     def merge(self, wanted: Callable[[pa.Table], pa.Table] = lambda part: part, smaller: float = SMALL_PART) -> None:
         """Merge parts with fewer rows than `smaller` into one, with only the `wanted` rows of each."""
-        old = [path for path in sorted(self.folder.glob("*.parquet")) if pq.read_metadata(path).num_rows < smaller]
-        parts = [wanted(pq.read_table(path, page_checksum_verification=True)) for path in old]
+        old, parts = list[Path](), list[pa.Table]()
+        for path in self._smaller(smaller):
+            with suppress(OSError, pa.ArrowInvalid):  # damaged
+                parts.append(wanted(pq.read_table(path, page_checksum_verification=True)))
+                old.append(path)
         if any(part.num_rows for part in parts):
             self.write(pa.concat_tables(parts))
         for path in old:
@@ -133,7 +138,16 @@ class Parts:
     @property
     def small(self) -> int:
         """The number of parts with few rows, which shows whether to merge them."""
-        return sum(pq.read_metadata(path).num_rows < SMALL_PART for path in self.folder.glob("*.parquet"))
+        return len(self._smaller(SMALL_PART))
+
+    def _smaller(self, rows: float) -> list[Path]:
+        """Return the parts with fewer rows; those that cannot be read are left to `read`."""
+        found = []
+        for path in sorted(self.folder.glob("*.parquet")):
+            with suppress(OSError, pa.ArrowInvalid):
+                if pq.read_metadata(path).num_rows < rows:
+                    found.append(path)
+        return found
 
 
 class EmbeddingStore:
@@ -206,7 +220,6 @@ class EmbeddingStore:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Return a context in which no other process prunes the store."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = acquire_lock(self.folder, name=f"{WORKER}-{uuid.uuid4().hex[:8]}.lock")
         try:
             yield

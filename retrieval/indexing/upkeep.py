@@ -13,7 +13,7 @@ from retrieval.engines.base import EngineDamaged
 from retrieval.engines.lock import acquire_lock
 from retrieval.errors import IndexingError
 from retrieval.features.base import FeatureIdentity
-from retrieval.indexing.embeddings import WORKER, EmbeddingStore, PartDamaged
+from retrieval.indexing.embeddings import WORKER, EmbeddingStore
 from retrieval.indexing.publish import keys_of
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import Manifest, build_command, thumbnail_path
@@ -36,11 +36,11 @@ def verify(index: Path) -> Iterator[str]:
                 yield f"{name}: {problem}. {remedy}"
     store = EmbeddingStore(index)
     for parts in store.all_parts():
-        try:
-            for _ in parts.read():
-                pass
-        except PartDamaged as error:
-            yield f"{error} Run the build again."
+        for path in sorted(parts.folder.glob("*.parquet")):
+            try:
+                pq.read_table(path, page_checksum_verification=True)
+            except (OSError, pa.ArrowException) as error:
+                yield f"`{path}` is damaged ({error}). Delete it and build the galleries again."
 
 
 def _problems(snapshot: Path, manifest: Manifest) -> Iterator[str]:
@@ -75,11 +75,21 @@ def _problems(snapshot: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{error}, so it is rebuilt at the next search by {engine.title}"
 
 
+def _check_items(gallery: Path, manifest: Manifest) -> None:
+    try:
+        check(gallery / manifest.snapshot, ITEMS, manifest.digests)
+    except (OSError, ValueError) as error:
+        raise IndexingError(
+            f"Nothing was deleted, because the gallery {manifest.gallery!r} is damaged ({error}) and its embeddings "
+            f"are needed to repair it: `{build_command(gallery)}`"
+        ) from error
+
+
 def prune(index: Path) -> int:
     """Delete the embeddings that no published gallery uses; return the bytes freed.
 
     Raises:
-        IndexingError: a manifest cannot be read, a gallery is being built, or the folder cannot be written.
+        IndexingError: a gallery is damaged or being built, or the folder cannot be written.
     """
     indexes, store = Indexes(index), EmbeddingStore(index)
     used, identities = set[bytes](), set[tuple[str, FeatureIdentity]]()
@@ -89,6 +99,7 @@ def prune(index: Path) -> int:
     try:
         for name in indexes.names():
             if manifest := indexes.manifest(name):
+                _check_items(index / name, manifest)
                 used |= keys_of(index / name / manifest.snapshot)
                 identities |= set(manifest.features.items())
         return store.prune(used, identities)
