@@ -96,12 +96,12 @@ class Embedder:
             known: the keys of files that are known not to have changed, which are not read.
             workers: the number of threads.
         """
-        pool = _pool(workers)
+        pool, readers = _pool(workers), ThreadPoolExecutor(workers, "read")
         waiting: deque[Future[_Batch]] = deque()
         missing: list[Read] = []
         pending: set[bytes] = set()
         try:
-            for reads in self._read_ahead(pool, items, known):
+            for reads in self._read_ahead(readers, items, known):
                 for each in reads:
                     self.read.append(replace(each, content=None))
                     self.reused += each.content is None and not each.failure
@@ -122,6 +122,7 @@ class Embedder:
                 pending -= self._keep(waiting.popleft().result())
                 yield len(self.read) - len(pending)
         finally:
+            readers.shutdown(wait=True, cancel_futures=True)
             pool.shutdown(wait=True, cancel_futures=True)
             self._flush()
 
@@ -131,11 +132,11 @@ class Embedder:
         return self._given_batch_size or min(preferred, default=DEFAULT_BATCH)
 
     def _read_ahead(
-        self, pool: ThreadPoolExecutor, items: Iterable[Item], known: Mapping[Stamp, bytes]
+        self, readers: ThreadPoolExecutor, items: Iterable[Item], known: Mapping[Stamp, bytes]
     ) -> Iterator[list[Read]]:
         rows, ahead = iter(items), deque[Future[list[Read]]]()
         while part := list(islice(rows, ROWS_AT_ONCE)):
-            ahead.append(pool.submit(self._read, part, known))
+            ahead.append(readers.submit(self._read, part, known))
             if len(ahead) > 1:
                 yield ahead.popleft().result()
         while ahead:

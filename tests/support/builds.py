@@ -33,12 +33,12 @@ def draw(folder: Path, count: int) -> Path:
     return folder
 
 
-def draw_classes(folder: Path, count: int) -> Path:
-    """Fill two class folders with pictures of random stripes, the same ones on each call."""
+def draw_classes(folder: Path, count: int, seed: int = 0) -> Path:
+    """Fill two class folders with pictures of random stripes, the same ones on each call with a seed."""
     for number in range(count):
         picture = folder / ("even", "odd")[number % 2] / f"{number:03}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.frombytes("RGB", (5, 4), random.Random(number).randbytes(60)).resize((50, 40)).save(picture)
+        Image.frombytes("RGB", (5, 4), random.Random(seed + number).randbytes(60)).resize((50, 40)).save(picture)
     return folder
 
 
