@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 import index_builder
 from retrieval.analysis.explanation import name_of
-from retrieval.analysis.gallery_map import DARK, LIGHT, marks, ranked_labels
+from retrieval.analysis.gallery_map import COLOURED, DARK, LIGHT, OTHER, OTHER_LABELS, marks, ranked_labels
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
@@ -87,7 +87,7 @@ def test_points_have_the_colour_of_their_label(page: Page, icons_index: GalleryI
     places = canvas_positions(page, icons_index)
     position = most_isolated(places)
     place = [name for name, _ in ranked_labels(icons_index)].index(icons_index.entry(position).label)
-    expected = bytes.fromhex(LIGHT[place % len(LIGHT)][1:])
+    expected = bytes.fromhex((LIGHT[place % len(LIGHT)] if place < COLOURED else OTHER[False])[1:])
     page.wait_for_function(
         """([x, y, colour]) => {
             const canvas = document.querySelector("canvas.map"), ratio = canvas.width / canvas.clientWidth;
@@ -97,8 +97,9 @@ def test_points_have_the_colour_of_their_label(page: Page, icons_index: GalleryI
         }""",
         arg=[*places[position].tolist(), list(expected)],
     )
-    expect(page.locator(".map-legend button")).to_have_count(9)
-    expect(page.locator(".map-legend button").first).to_have_text("people-body 361")
+    expect(page.locator(".map-legend button")).to_have_count(COLOURED + 1)
+    expect(page.locator(".map-legend button").first).to_have_text(" ".join(map(str, ranked_labels(icons_index)[0])))
+    expect(page.locator(".map-legend button").last).to_contain_text(OTHER_LABELS)
 
 
 def test_picture_can_be_selected_by_keyboard(page: Page, queries: Path) -> None:
@@ -144,7 +145,7 @@ def test_marks_follow_the_query(page: Page, queries: Path) -> None:
     expect(page.locator(".map-legend")).not_to_contain_text("your query")
     toggle(page, "map_features", "pixels")
     expect(page.locator("#map_note")).to_contain_text("Text search needs CLIP features")
-    expect(page.locator("#map_note")).to_contain_text("Raw pixels: each image is 3,072 numbers")
+    expect(page.locator("#map_note")).to_contain_text("Raw pixels: each image is 768 numbers")
 
 
 def test_closed_map_is_not_redrawn_for_each_query(page: Page, queries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
