@@ -136,8 +136,6 @@ class _Run:
             same = published.fingerprint == self._fingerprint
             if same and self._is_whole(published) and not self._recent_file_changed(published):
                 return self._complete(published, None, already_done=True)
-        if published:
-            sweep(self._folder)  # what a killed build has left takes space that this one may need
         for attempt in range(ATTEMPTS):
             embedder = Embedder(self._store, plan.features, plan.batch_size, plan.rebuild and attempt == 0)
             self._embed(embedder, published)
