@@ -50,9 +50,9 @@ class FolderRows:
         """Whether any image has a label."""
         return any(self._label(file, depth) for file, depth in self._files)
 
-    def items(self, start: int, stop: int) -> Iterator[Item]:
-        """Yield the items of some rows. Only captions are read from files, not the images."""
-        for row, (file, depth) in enumerate(self._files[start:stop], start):
+    def items(self) -> Iterator[Item]:
+        """Yield all items. Only captions are read from files, not the images."""
+        for row, (file, depth) in enumerate(self._files):
             about = self._about.get(file.path, NOTHING)
             text = self._json[file.path]
             yield Item(

@@ -3,12 +3,10 @@
 The dataset is a Hub id, a Parquet file, a folder of Parquet files, or a `save_to_disk` copy.
 """
 
-import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from retrieval.gallery.layout import Layout, Shards, layout_of, naming_damaged, 
 from retrieval.gallery.shards import ShardRows
 from retrieval.gallery.source import GallerySource
 from retrieval.gallery.splits import choose_split, is_picture, left_out, split_folders
-from retrieval.gallery.walk import Walk, walk
+from retrieval.gallery.walk import File, Walk, digest, walk
 
 log = logging.getLogger(__name__)
 
@@ -72,31 +70,29 @@ def open_dataset(source: GallerySource) -> FolderRows | ShardRows | Opened:
     offline = datasets.config.HF_HUB_OFFLINE
     try:
         with _explained_errors(source):
-            opened = _load(source, path)
+            return _load(source, path)
     finally:
         datasets.config.HF_HUB_OFFLINE = offline  # the Hub may be reachable again for the next dataset
-    if isinstance(opened, Opened) and path:
-        return replace(opened, version=_stat_digest(path))
-    return opened
 
 
 def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | Opened:
     if path and _is_saved_to_disk(path):
-        return Opened(_from_disk(path, source), "")
-    layout, commit = None, ""
+        return Opened(_from_disk(path, source), _stat_digest(path))
+    layout = None
     if path:
         local = layout_of(path, source)
         if isinstance(local, Walk):
             return FolderRows(source, local)
         if isinstance(local, Shards):
             return ShardRows(source, local.files, local.ignored, local.notes)
+        version = _stat_digest(path)
         # datasets does not notice that a Parquet file has changed if a README configures it.
-        cache = Path(datasets.config.HF_DATASETS_CACHE) / _stat_digest(path)
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / version
         layout, arguments = local, {**local.arguments, "cache_dir": str(cache)}
     else:
-        remote, commit = _hub_arguments(source)
+        remote, version = _hub_arguments(source)
         if isinstance(remote, Path):
-            return FolderRows(source, walk(remote), commit)
+            return FolderRows(source, walk(remote), version)
         arguments = remote
     builder = datasets.load_dataset_builder(**arguments, name=source.config)
     splits = [str(split) for split in builder.info.splits or builder.config.data_files or ()]
@@ -106,7 +102,7 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | 
     notes = left_out(split, dict.fromkeys(splits))
     if layout:
         notes = [*layout.notes, *unread_files(layout, builder), *notes]
-    return Opened(data, commit or str(builder.hash), layout, notes)
+    return Opened(data, version or str(builder.hash), layout, notes)
 
 
 def _streamed(builder: Any, split: str) -> Any:
@@ -215,8 +211,7 @@ def _cached_arguments(source: GallerySource) -> tuple[dict[str, Any] | Path, str
 def _stat_digest(path: Path) -> str:
     """Return a digest of the names, sizes and modification times of all files below a path."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    total = hashlib.sha256()
-    for file in files:
-        state = file.stat()
-        total.update(os.fsencode(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n"))
-    return total.hexdigest()[:16]
+    states = ((file, file.stat()) for file in files)
+    return digest(
+        File(str(file.relative_to(path)), str(file), state.st_size, state.st_mtime_ns) for file, state in states
+    )

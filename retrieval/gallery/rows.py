@@ -3,12 +3,10 @@
 import hashlib
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +84,7 @@ class Gallery:
 
     def items(self) -> Iterator[Item]:
         """Yield all items in gallery order; raise GalleryError if the dataset cannot be read any further."""
-        return self._rows.items(0, sys.maxsize if self.total is None else self.total)
+        return self._rows.items()
 
 
 class DatasetRows:
@@ -122,22 +120,22 @@ class DatasetRows:
         """Whether there is a column of labels."""
         return self._columns.label is not None
 
-    def items(self, start: int, stop: int) -> Iterator[Item]:
-        """Yield the items of some rows; raise GalleryError if they cannot be read."""
-        row = start
+    def items(self) -> Iterator[Item]:
+        """Yield all items; raise GalleryError if they cannot be read."""
+        row = 0
         try:
-            for values in self._values(start, stop):
+            for values in self._values():
                 yield self._item(row, values)
                 row += 1
         except Exception as error:  # of datasets, pyarrow or an archive
             raise self._read_error(row, error) from error
 
-    def _values(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+    def _values(self) -> Iterator[dict[str, Any]]:
         if self.total is None:
-            yield from islice(self._data, start, stop)
+            yield from self._data
             return
-        for first in range(start, stop, READ_AT_ONCE):
-            columns = self._data[first : min(first + READ_AT_ONCE, stop)]
+        for start in range(0, self.total, READ_AT_ONCE):
+            columns = self._data[start : start + READ_AT_ONCE]
             yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
     def _item(self, row: int, values: dict[str, Any]) -> Item:

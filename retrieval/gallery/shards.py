@@ -75,10 +75,10 @@ class ShardRows:
         """The number of images."""
         return len(self._members)
 
-    def items(self, start: int, stop: int) -> Iterator[Item]:
-        """Yield the items of some rows. Only captions and classes are read, not the images."""
+    def items(self) -> Iterator[Item]:
+        """Yield all items. Only captions and classes are read, not the images."""
         source = self._source
-        for row, member in enumerate(self._members[start:stop], start):
+        for row, member in enumerate(self._members):
             values = {"txt": member.text(".txt"), "cls": member.text(".cls"), **_parsed(member.text(".json"))}
             caption = values.get(source.caption_column or "txt") or values.get("caption")
             folders = PurePosixPath(member.path).parts[:-1]
