@@ -9,8 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import index_builder
 from retrieval import hub, logs, memory, settings
@@ -198,12 +197,9 @@ def _build_icons(searcher: "Searcher", builds: "Builds") -> None:
     from retrieval.gallery.source import BUNDLED_GALLERIES
 
     chosen, manifest = builds.base, searcher.indexes.get().manifest
-    selected = chosen.data_asked or chosen.gallery or not isinstance(chosen.index, Path)
-    if selected or manifest.source.bundled is None or "icons" in searcher.indexes.names():
+    if chosen.data_asked or chosen.gallery or manifest.source.bundled is None or "icons" in searcher.indexes.names():
         return
-    model = manifest.model
-    same: dict[str, Any] = {"model": model.name, "model_revision": model.commit, "dtype": model.dtype}
-    builds.start(replace(chosen, dataset=str(BUNDLED_GALLERIES["icons"]), **same))
+    builds.start(replace(chosen, dataset=str(BUNDLED_GALLERIES["icons"])).with_model(manifest.model))
     log.info("building the gallery icons in the background")
 
 

@@ -29,8 +29,6 @@ EXAMPLES = """examples:
 
 Stop it at any time (Ctrl-C), and run the same command again to resume.
 """
-
-
 WATCH_SECONDS = 2.0  # between two looks at the folder
 
 
@@ -131,10 +129,8 @@ def _watch(chosen: settings.Settings, rebuild: bool, as_json: bool) -> NoReturn:
 def _embed_share(chosen: settings.Settings) -> int:
     with closing(_Terminal()) as terminal:
         rows, embedded = embed_share(chosen, terminal)
-    print(
-        f"{rows:,} rows of this share are in the store, {embedded:,} of them embedded now. After all shares are done, "
-    )
-    print("run the same command without `--shard` to publish the gallery.")
+    print(f"{rows:,} rows of this share are in the store, {embedded:,} of them embedded now.")
+    print("After all shares are done, run the same command without `--shard` to publish the gallery.")
     return 0
 
 

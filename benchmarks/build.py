@@ -240,9 +240,8 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
 def _build_chroma(snapshot: Path) -> None:
     manifest = read_manifest(snapshot.parent)
     assert manifest
-    dimensions = {name: identity.dimensions for name, identity in manifest.features.items()}
     ENGINES["chroma"].drop(snapshot)
-    fill(ItemVectors(snapshot, dimensions, manifest.digests), snapshot, keys_of(dimensions))
+    fill(ItemVectors.of(snapshot, manifest), snapshot, keys_of(manifest.features))
 
 
 def _cpu_seconds() -> float:

@@ -54,7 +54,7 @@ from retrieval.features.pixels import Pixels
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import GallerySource
 from retrieval.indexing.embed import Embedder
-from retrieval.indexing.embeddings import EmbeddingStore, fill_matrix
+from retrieval.indexing.embeddings import EmbeddingStore, fill_matrix, key_array
 from retrieval.settings import DEFAULT_PIXEL_SIZE
 
 CORES = os.cpu_count() or 1
@@ -183,7 +183,7 @@ def _ours(gallery: Gallery, encoder: ClipEncoder) -> Embedding:
             store, features = EmbeddingStore(Path(folder)), {"pixels": Pixels(DEFAULT_PIXEL_SIZE), "clip": encoder}
             embedder = Embedder(store, features, None)
             list(embedder.run(gallery.items(), {}, CORES))
-            keys = np.frombuffer(b"".join(each.key for each in embedder.read), "S16")
+            keys = key_array(each.key for each in embedder.read)
             parts = store.vectors("clip", encoder.identity)
             fill_matrix(Path(folder) / "clip.npy", keys, encoder.identity.dimensions, parts)
             return np.load(Path(folder) / "clip.npy")

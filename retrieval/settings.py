@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import RetrievalError
-from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureOptions
+from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureIdentity, FeatureOptions
 from retrieval.gallery.source import BUNDLED_GALLERIES, DEFAULT_GALLERY, GallerySource, Labels
 from retrieval.storage.projection import Method
 
@@ -82,6 +82,10 @@ class Settings:
     def features(self) -> FeatureOptions:
         """The options of the feature types."""
         return FeatureOptions(self.model, self.model_revision, self.dtype, self.pixel_size)
+
+    def with_model(self, model: FeatureIdentity) -> "Settings":
+        """Return a copy with the model that an index was built with."""
+        return replace(self, model=model.name, model_revision=model.commit, dtype=model.dtype)
 
     @property
     def source(self) -> GallerySource:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,3 +42,13 @@ def acquire_lock(build: Path, timeout: float = 0, create: bool = True, name: str
             "permissions, or choose another folder with `--index`."
         ) from error
     return lock
+
+
+@contextmanager
+def held(folder: Path, name: str = "lock") -> Iterator[None]:
+    """Return a context in which this process holds a lock on a folder; raise as `acquire_lock` does."""
+    lock = acquire_lock(folder, name=name)
+    try:
+        yield
+    finally:
+        lock.release()

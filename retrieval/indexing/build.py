@@ -12,6 +12,7 @@ from pathlib import Path
 
 from retrieval.digests import check
 from retrieval.engines import ENGINES
+from retrieval.engines.lock import held
 from retrieval.errors import IndexingError, PictureError, cannot_write
 from retrieval.features.base import FeatureSet
 from retrieval.gallery.rows import Gallery
@@ -24,7 +25,6 @@ from retrieval.indexing.progress import BuildCallbacks
 from retrieval.indexing.publish import (
     SnapshotItem,
     background_of,
-    claimed,
     keys_of,
     known_stamps,
     next_snapshot,
@@ -81,7 +81,7 @@ def build_index(plan: BuildPlan, callbacks: BuildCallbacks | None = None) -> Out
         GalleryError: the dataset cannot be read.
     """
     _check_place(plan)
-    with claimed(plan.index / plan.name):
+    with held(plan.index / plan.name):  # no other builder changes the gallery
         return _Run(plan, callbacks or BuildCallbacks()).run()
 
 
@@ -173,7 +173,7 @@ class _Run:
         keys = uncertain_keys(self._folder / published.snapshot)
         files = takewhile(lambda item: item.stamp, self._plan.gallery.items())  # none in a dataset of rows
         try:
-            return any(item.id in keys and key_of(item.read()) != keys[item.id] for item in files)
+            return bool(keys) and any(item.id in keys and key_of(item.read()) != keys[item.id] for item in files)
         except PictureError:
             return True
 
@@ -240,19 +240,16 @@ class _Run:
         missing = [method for method in self._plan.methods if not _has_map(manifest, snapshot, method)]
         try:
             made = tuple(write_projections(snapshot, tuple(self._plan.features), missing))
-        except OSError as error:
-            raise cannot_write(snapshot, error) from error
-        dimensions = {name: identity.dimensions for name, identity in manifest.features.items()}
-        try:
-            vectors = ItemVectors(snapshot, dimensions, manifest.digests)
-            engines = [name for name in ENGINES if build_engine(snapshot, name, vectors)]
+            vectors = ItemVectors.of(snapshot, manifest)
+            for name in ENGINES:
+                build_engine(snapshot, name, vectors)
             sweep(self._folder)
             self._store.merge_small_parts()
         except OSError as error:
             raise cannot_write(snapshot, error) from error
         maps = tuple(f"{features} by {method}" for features, method in made)
         seconds = time.perf_counter() - self._started
-        return Outcome(manifest, already_done, seconds, size_of(snapshot), replaced, maps, tuple(engines))
+        return Outcome(manifest, already_done, seconds, size_of(snapshot), replaced, maps)
 
 
 def _has_map(manifest: Manifest, snapshot: Path, method: Method) -> bool:

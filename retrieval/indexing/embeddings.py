@@ -17,7 +17,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retrieval.engines.lock import IndexInUse, acquire_lock
+from retrieval.engines.lock import IndexInUse, held
 from retrieval.errors import cannot_write
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
@@ -115,13 +115,17 @@ class Parts:
                     path.unlink(missing_ok=True)
                     raise PartDamaged(f"`{path}` was damaged ({error}). Its images are embedded again.") from error
 
-    def keys(self) -> set[bytes]:
-        """Return the keys of all entries; damaged parts are deleted, and their entries count as missing."""
+    def whole(self, columns: list[str] | None = None) -> list[pa.Table]:
+        """Return every part that is not damaged; the others are deleted, and their entries count as missing."""
         while True:
             try:
-                return {key for _, part in self.read(["key"]) for key in part["key"].to_pylist()}
+                return [part for _, part in self.read(columns)]
             except PartDamaged as error:
                 log.warning("%s", error)
+
+    def keys(self) -> set[bytes]:
+        """Return the keys of all entries in parts that are not damaged."""
+        return {key for part in self.whole(["key"]) for key in part["key"].to_pylist()}
 
     def merge(self, wanted: Callable[[pa.Table], pa.Table] = lambda part: part, smaller: float = SMALL_PART) -> None:
         """Merge parts with fewer rows than `smaller` into one, with only the `wanted` rows of each."""
@@ -180,17 +184,10 @@ class EmbeddingStore:
     def complete_pictures(self) -> dict[bytes, StoredPicture]:
         """Return the entries of all images whose thumbnail is there."""
         found: dict[bytes, StoredPicture] = {}
-        for part in self._read_all(self.pictures):
+        for part in self.pictures.whole():
             for values in part.to_pylist():
                 found[values["key"]] = StoredPicture(**values)
         return {key: entry for key, entry in found.items() if self._has_thumbnail(entry)}
-
-    def _read_all(self, parts: Parts) -> list[pa.Table]:
-        while True:
-            try:
-                return [part for _, part in parts.read()]
-            except PartDamaged as error:
-                log.warning("%s", error)
 
     def _has_thumbnail(self, entry: StoredPicture) -> bool:
         try:
@@ -220,25 +217,19 @@ class EmbeddingStore:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Return a context in which no other process prunes the store."""
-        lock = acquire_lock(self.folder, name=f"{WORKER}-{uuid.uuid4().hex[:8]}.lock")
+        name = f"{WORKER}-{uuid.uuid4().hex[:8]}.lock"
         try:
-            yield
+            with held(self.folder, name):
+                yield
         finally:
-            lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
 
     def merge_small_parts(self) -> None:
         """Merge small parts where there are many of them, unless another builder does it at the moment."""
-        try:
-            lock = acquire_lock(self.folder, name="merge.lock")
-        except IndexInUse:
-            return
-        try:
+        with suppress(IndexInUse), held(self.folder, "merge.lock"):
             for parts in self.all_parts():
                 if parts.small > SMALL_PARTS:
                     parts.merge()
-        finally:
-            lock.release()
 
     def prune(self, used: Collection[bytes], identities: Collection[tuple[str, FeatureIdentity]]) -> int:
         """Delete every image that is not `used`, and the vectors of feature sets that are not; return the bytes freed.
@@ -281,7 +272,7 @@ def fill_matrix(path: Path, keys: Keys, dimensions: int, parts: Parts) -> None:
     part_of, row_of = np.full((2, len(unique)), -1, np.int64)  # where each vector is
     names: list[str] = []
     for name, part in parts.read(["key"]):
-        rows, found = _among(unique, _keys(part))
+        rows, found = _among(unique, key_array(part["key"].to_pylist()))
         part_of[found], row_of[found] = len(names), rows
         names.append(name)
     if missing := int((part_of < 0).sum()):
@@ -313,10 +304,9 @@ def _reserve(file: Any, size: int) -> None:
     file.truncate(file.tell())
 
 
-def _keys(part: pa.Table) -> Keys:
-    column = part["key"].combine_chunks()
-    content = b"".join(column.to_pylist())
-    return np.frombuffer(content, f"S{KEY_BYTES}")
+def key_array(keys: Iterable[bytes]) -> Keys:
+    """Return keys as an array, shape (n,)."""
+    return np.frombuffer(b"".join(keys), f"S{KEY_BYTES}")
 
 
 def _among(unique: Keys, keys: Keys) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

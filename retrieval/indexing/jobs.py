@@ -11,12 +11,12 @@ from typing_extensions import override
 
 from retrieval.errors import SURPRISE, RetrievalError
 from retrieval.features import FEATURES
-from retrieval.features.base import FeatureOptions, FeatureSet, ModelChoice
+from retrieval.features.base import FeatureIdentity, FeatureOptions, FeatureSet, ModelChoice
 from retrieval.features.loaded import LoadedLater
 from retrieval.indexing.outcome import Outcome
 from retrieval.indexing.progress import BuildCallbacks, Phase, Stage
 from retrieval.settings import Settings
-from retrieval.storage.manifest import Manifest, read_manifest
+from retrieval.storage.manifest import read_manifest
 
 if TYPE_CHECKING:
     from retrieval.indexing.build import BuildPlan
@@ -81,11 +81,13 @@ def _plan(
     callbacks.finding()
     name = name_of(chosen)
     published = None if rebuild else read_manifest(chosen.index / name)
+    known = published.features if published else {}
     features, used = dict[str, FeatureSet](), list[ModelChoice]()
     for each, kind in FEATURES.items():
-        options = _kept(each, chosen.features, published)
+        identity = known.get(each)
+        options = kind.keep(identity, chosen.features) if identity else chosen.features
         choice = kind.choose(options)
-        features[each] = _feature_set(each, options, choice, published, load, callbacks)
+        features[each] = _feature_set(each, options, choice, identity, load, callbacks)
         used += [choice] if choice else []
     plan = BuildPlan(
         index=chosen.index,
@@ -101,28 +103,21 @@ def _plan(
     return plan, next(iter(used), None)
 
 
-def _kept(name: str, options: FeatureOptions, published: Manifest | None) -> FeatureOptions:
-    """Return the options with what the user left open as in the last snapshot."""
-    identity = published.features.get(name) if published else None
-    return FEATURES[name].keep(identity, options) if identity else options
-
-
 def _feature_set(
     name: str,
     options: FeatureOptions,
     choice: ModelChoice | None,
-    published: Manifest | None,
+    identity: FeatureIdentity | None,
     load: Load | None,
     callbacks: BuildCallbacks,
 ) -> FeatureSet:
-    """Return a feature set, which is loaded only when it is needed if its identity is known already."""
+    """Return a feature set, which is loaded only when it is needed if it has the `identity` of the last build."""
 
     def loaded() -> FeatureSet:
         if choice:
             callbacks.loading(choice)
         return load(name, options, choice) if load else FEATURES[name].load(options, choice)
 
-    identity = published.features.get(name) if published else None
     if identity and FEATURES[name].is_same(identity, options, choice):
         return LoadedLater(identity, loaded)
     return loaded()

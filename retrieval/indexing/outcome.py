@@ -20,7 +20,6 @@ class Outcome:
     bytes: int  # size of the snapshot
     replaced: Manifest | None = None  # published before, if anything was
     maps: tuple[str, ...] = ()  # computed by this run
-    engines: tuple[str, ...] = ()  # whose files were written by this run
 
     def to_json(self) -> dict[str, object]:
         """Return what the builder prints with `--json`."""

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from retrieval.errors import cannot_write
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import Item, Stamp
-from retrieval.indexing.embeddings import KEY, EmbeddingStore, PartDamaged, StoredPicture, fill_matrix
+from retrieval.indexing.embeddings import KEY, EmbeddingStore, PartDamaged, StoredPicture, fill_matrix, key_array
 from retrieval.metrics import QUANTILES, Metric, score_pairs
 from retrieval.storage.manifest import FILE, Manifest, publish_manifest, read_manifest, thumbnail_path
 from retrieval.storage.vectors import ITEMS
@@ -38,16 +37,6 @@ class SnapshotItem:
 
     item: Item
     picture: StoredPicture
-
-
-@contextmanager
-def claimed(gallery: Path) -> Iterator[None]:
-    """Return a context in which no other builder changes a gallery; raise IndexInUse if another one does."""
-    lock = acquire_lock(gallery)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def next_snapshot(gallery: Path, fingerprint: str) -> Path:
@@ -72,7 +61,7 @@ def write_snapshot(
     try:
         acquire_lock(snapshot).release()  # creates the folder
         _write_items(snapshot / ITEMS, items)
-        keys = np.frombuffer(b"".join(each.picture.key for each in items), "S16")
+        keys = key_array(each.picture.key for each in items)
         for name, identity in features.items():
             fill_matrix(snapshot / f"{name}.npy", keys, identity.dimensions, store.vectors(name, identity))
         _link_thumbnails(snapshot, items, store)
@@ -91,34 +80,35 @@ def _link_thumbnails(snapshot: Path, items: Sequence[SnapshotItem], store: Embed
 
 
 def _write_items(path: Path, items: Sequence[SnapshotItem]) -> None:
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS.names}
+    rows = []
     for each in items:
-        item, picture, stamp = each.item, each.picture, each.item.stamp or Stamp("", 0, 0)
-        values = {"path": stamp.path, "bytes": stamp.size, "mtime_ns": stamp.mtime_ns}
-        for name, column in columns.items():
-            source = next((part for part in (item, picture) if hasattr(part, name)), None)
-            column.append(getattr(source, name) if source else values[name])
-    pq.write_table(pa.table(columns, schema=COLUMNS), path, write_page_checksum=True)
+        stamp = each.item.stamp or Stamp("", 0, 0)
+        file = {"path": stamp.path, "bytes": stamp.size, "mtime_ns": stamp.mtime_ns}
+        rows.append(vars(each.item) | vars(each.picture) | file)  # of which the schema names the columns
+    pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), path, write_page_checksum=True)
+
+
+def read_columns(snapshot: Path, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of some columns of each item, in gallery order; raise OSError if they cannot be read."""
+    table = pq.read_table(snapshot / ITEMS, columns=list(names))
+    return zip(*(table[name].to_pylist() for name in names), strict=True)
 
 
 def known_stamps(snapshot: Path) -> dict[Stamp, bytes]:
     """Return the keys of the files of a snapshot."""
-    table = pq.read_table(snapshot / ITEMS, columns=["path", "bytes", "mtime_ns", "key"])
-    rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    rows = read_columns(snapshot, "path", "bytes", "mtime_ns", "key")
     return {Stamp(path, size, mtime): key for path, size, mtime, key in rows if path}
 
 
 def uncertain_keys(snapshot: Path) -> dict[str, bytes]:
     """Return the keys, by id, of the items without a stamp."""
-    table = pq.read_table(snapshot / ITEMS, columns=["id", "path", "key"])
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    return {item_id: key for item_id, path, key in rows if not path}
+    return {item_id: key for item_id, path, key in read_columns(snapshot, "id", "path", "key") if not path}
 
 
 def keys_of(snapshot: Path) -> set[bytes]:
     """Return the keys of a snapshot's images; none if it is damaged."""
     try:
-        return set(pq.read_table(snapshot / ITEMS, columns=["key"])["key"].to_pylist())
+        return {key for (key,) in read_columns(snapshot, "key")}
     except (OSError, pa.ArrowException):
         return set()
 

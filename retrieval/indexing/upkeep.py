@@ -14,7 +14,7 @@ from retrieval.engines.lock import acquire_lock
 from retrieval.errors import IndexingError
 from retrieval.features.base import FeatureIdentity
 from retrieval.indexing.embeddings import WORKER, EmbeddingStore
-from retrieval.indexing.publish import keys_of
+from retrieval.indexing.publish import keys_of, read_columns
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import Manifest, build_command, thumbnail_path
 from retrieval.storage.projection import Method, projection_path, read_projection
@@ -47,11 +47,11 @@ def _problems(snapshot: Path, manifest: Manifest) -> Iterator[str]:
     try:
         for name in manifest.digests:
             check(snapshot, name, manifest.digests)
-        table = pq.read_table(snapshot / ITEMS, columns=["row", "thumbnail_crc"])
+        thumbnails = read_columns(snapshot, "row", "thumbnail_crc")
     except (OSError, ValueError, pa.ArrowException) as error:
         yield str(error)
         return
-    for row, crc in zip(*(column.to_pylist() for column in table.columns), strict=True):
+    for row, crc in thumbnails:
         path = thumbnail_path(snapshot, row)
         try:
             if zlib.crc32(path.read_bytes()) != crc:
@@ -65,9 +65,7 @@ def _problems(snapshot: Path, manifest: Manifest) -> Iterator[str]:
                     read_projection(snapshot, features, method, manifest.pictures, manifest.dimensions(features))
                 except (OSError, ValueError) as error:
                     yield str(error)
-    vectors = ItemVectors(
-        snapshot, {name: each.dimensions for name, each in manifest.features.items()}, manifest.digests
-    )
+    vectors = ItemVectors.of(snapshot, manifest)
     for engine in ENGINES.values():
         try:
             engine.probe(vectors, snapshot)

@@ -29,8 +29,8 @@ def open_engine(snapshot: Path, name: str, gallery: GalleryVectors) -> OpenEngin
     return engine.open(gallery, snapshot)
 
 
-def build_engine(snapshot: Path, name: str, gallery: GalleryVectors, wait: float = BUILDER_WAIT) -> bool:
-    """Build an engine's files if they are missing or damaged; return whether that was necessary.
+def build_engine(snapshot: Path, name: str, gallery: GalleryVectors, wait: float = BUILDER_WAIT) -> None:
+    """Build an engine's files if they are missing or damaged.
 
     If another process builds them, this one waits for it, at most for `wait` seconds.
 
@@ -39,7 +39,7 @@ def build_engine(snapshot: Path, name: str, gallery: GalleryVectors, wait: float
         OSError: the files cannot be written.
     """
     if _is_whole(snapshot, name, gallery):
-        return False
+        return
     try:
         lock = acquire_lock(snapshot, wait, name=f"{name}.lock", create=False)
     except IndexInUse as error:
@@ -49,11 +49,10 @@ def build_engine(snapshot: Path, name: str, gallery: GalleryVectors, wait: float
         ) from error
     try:
         if _is_whole(snapshot, name, gallery):
-            return False  # another process has built them
+            return  # another process has built them
         acquire_lock(snapshot, wait, create=False).release()
         ENGINES[name].drop(snapshot)
         ENGINES[name].build(gallery, snapshot)
-        return True
     finally:
         lock.release()
 

@@ -18,7 +18,7 @@ from retrieval.engines.base import EngineDamaged, OpenEngine
 from retrieval.engines.exact import ExactEngine, OpenExact, Scan
 from retrieval.engines.lock import IndexInUse
 from retrieval.errors import IndexingError, PictureError, QueryError
-from retrieval.features import FEATURES, Vectors, default_first
+from retrieval.features import Vectors, default_first
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric
 from retrieval.pictures.loading import load_picture
 from retrieval.storage.engine_files import open_engine
@@ -59,10 +59,8 @@ class GalleryIndex:
         self._lock = threading.Lock()
         self._engines = {name: _Opening(threading.Lock()) for name in ENGINES}
         self._maps: dict[tuple[str, Method], Projection] = {}
-        # An index can have vectors of a feature type that this version does not know.
-        dimensions = {name: each.dimensions for name, each in manifest.features.items() if name in FEATURES}
         try:
-            self._items = ItemVectors(self.snapshot, dimensions, manifest.digests)
+            self._items = ItemVectors.of(self.snapshot, manifest)
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(error) from error
         self.rows = self._items.rows

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from retrieval.digests import check
 from retrieval.errors import IndexingError
-from retrieval.features import Vectors
+from retrieval.features import FEATURES, Vectors
+from retrieval.storage.manifest import Manifest
 
 ITEMS = "items.parquet"
 
@@ -35,6 +36,12 @@ class ItemVectors:
         check(snapshot, ITEMS, digests)
         self.items: pa.Table = pq.read_table(snapshot / ITEMS, memory_map=True)
         self.rows: npt.NDArray[np.int64] = self.items["row"].to_numpy()
+
+    @classmethod
+    def of(cls, snapshot: Path, manifest: Manifest) -> "ItemVectors":
+        """Open the files of a snapshot, for the feature types that this version knows."""
+        dimensions = {name: each.dimensions for name, each in manifest.features.items() if name in FEATURES}
+        return cls(snapshot, dimensions, manifest.digests)
 
     def __reduce__(self) -> tuple[type["ItemVectors"], tuple[Any, ...]]:
         """Open the files again in another process."""

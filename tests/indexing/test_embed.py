@@ -3,6 +3,7 @@
 import os
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from retrieval.features.pixels import Pixels
 from retrieval.gallery.source import Item, Stamp
 from retrieval.indexing import embed
 from retrieval.indexing.embed import THUMBNAIL_BYTES, Embedder, thumbnail_of
-from retrieval.indexing.embeddings import EmbeddingStore, PartDamaged, Parts, fill_matrix
+from retrieval.indexing.embeddings import EmbeddingStore, PartDamaged, Parts, fill_matrix, key_array
 from retrieval.pictures.loading import load_picture
 
 
@@ -113,20 +114,27 @@ def test_damaged_thumbnails_and_parts_are_made_again(queries, tmp_path):
     assert features.count == 6
 
 
-def test_small_parts_are_merged_and_unused_ones_pruned(queries, tmp_path, monkeypatch):
+@pytest.fixture
+def small_parts(queries, tmp_path, monkeypatch):
+    """A store with 20 images, each in a part of its own, and what they were embedded with."""
     monkeypatch.setattr(embed, "PART_ROWS", 1)
     store, features, rows = EmbeddingStore(tmp_path), Widths(4), items(queries, 20)
     embedder = Embedder(store, {"pixels": features}, batch_size=1)
     list(embedder.run(rows, {}, 1))
     parts = store.vectors("pixels", features.identity)
+    return SimpleNamespace(store=store, features=features, rows=rows, embedder=embedder, parts=parts)
+
+
+def test_small_parts_are_merged_and_unused_ones_pruned(small_parts):
+    store, parts = small_parts.store, small_parts.parts
     before = {key: vector for _, part in parts.read() for key, vector in zip(*part.to_pydict().values(), strict=True)}
     assert len(list(parts.read())) == 20
     store.merge_small_parts()
     assert len(list(parts.read())) == 1
     after = {key: vector for _, part in parts.read() for key, vector in zip(*part.to_pydict().values(), strict=True)}
     assert after == before
-    kept = [each.key for each in embedder.read[:5]]
-    assert store.prune(kept, {("pixels", features.identity)}) > 0
+    kept = [each.key for each in small_parts.embedder.read[:5]]
+    assert store.prune(kept, {("pixels", small_parts.features.identity)}) > 0
     assert set(store.complete_pictures()) == parts.keys() == set(kept)
     assert len(list((store.folder / "thumbnails").rglob("*.jpg"))) == 5
 
@@ -136,14 +144,10 @@ def test_thumbnails_have_a_bounded_size():
     assert 20_000 < len(thumbnail_of(noise)) <= THUMBNAIL_BYTES
 
 
-def test_reading_while_another_builder_merges_parts_misses_nothing(queries, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "PART_ROWS", 1)
-    store, features, rows = EmbeddingStore(tmp_path), Widths(4), items(queries, 20)
-    embedder = Embedder(store, {"pixels": features}, batch_size=1)
-    list(embedder.run(rows, {}, 1))
-    parts = store.vectors("pixels", features.identity)
-    keys = [each.key for each in embedder.read]
-    expected = features.embed([load_picture(item.read()) for item in rows])
+def test_reading_while_another_builder_merges_parts_misses_nothing(small_parts, tmp_path):
+    store, features, parts = small_parts.store, small_parts.features, small_parts.parts
+    keys = [each.key for each in small_parts.embedder.read]
+    expected = features.embed([load_picture(item.read()) for item in small_parts.rows])
 
     found = set()
     for number, (_, part) in enumerate(parts.read(["key"])):
@@ -160,7 +164,7 @@ def test_reading_while_another_builder_merges_parts_misses_nothing(queries, tmp_
             yield from super().read(columns)
             store.merge_small_parts()
 
-    given = np.frombuffer(b"".join(keys), "S16"), 48
+    given = key_array(keys), 48
     with pytest.raises(PartDamaged, match="have just been merged"):
         fill_matrix(tmp_path / "matrix.npy", *given, Merged(parts.folder))
     fill_matrix(tmp_path / "matrix.npy", *given, parts)

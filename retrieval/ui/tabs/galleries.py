@@ -250,8 +250,7 @@ class GalleriesTab(Tab):
         base = replace(self._builds.base, **nothing | {"streaming": streaming})
         if given.get("model", MODEL_SHOWN) == MODEL_SHOWN:
             given.pop("model", None)
-            model = self._indexes.get(shown or "").manifest.model
-            base = replace(base, model=model.name, model_revision=model.commit, dtype=model.dtype)
+            base = base.with_model(self._indexes.get(shown or "").manifest.model)
         else:
             base = replace(base, model_revision=None)
         return with_flags(base, given)
