@@ -16,9 +16,9 @@ from tests.support.waiting import PATIENCE
 HEARTBEATS, UPLOADS = 300, 20
 SECONDS = 16.0  # twice as long as a stop takes at most on a machine that is not busy
 
-HEARTBEAT = "GET /gradio_api/heartbeat/visitor{} HTTP/1.1\r\nHost: a\r\n\r\n"
+HEARTBEAT = "GET /gradio_api/heartbeat/visitor{} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 UPLOAD = (  # its beginning; the rest never comes
-    b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     b"Content-Length: 1000000\r\n\r\n"
     b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
 )
