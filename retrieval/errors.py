@@ -11,6 +11,10 @@ class PictureError(RetrievalError):
     """An image cannot be used."""
 
 
+class PictureUnavailable(PictureError):
+    """An image cannot be used at the moment, perhaps later."""
+
+
 class GalleryError(RetrievalError):
     """A dataset cannot be read as a gallery."""
 

@@ -17,9 +17,11 @@ from huggingface_hub import metadata_load
 from retrieval.errors import GalleryError
 from retrieval.gallery.source import GallerySource
 from retrieval.gallery.splits import split_of_file
-from retrieval.gallery.walk import File, Walk, counts, listed, walk
+from retrieval.gallery.walk import File, Walk, counts, digest, listed, walk
 from retrieval.labels import printable
 from retrieval.pictures.loading import open_regular
+
+README = "README.md"
 
 # Unclear error messages of the datasets library, and what to tell the user instead.
 EXPLANATIONS = {
@@ -30,12 +32,16 @@ EXPLANATIONS = {
 }
 
 
+SCHEMA_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException)  # of a Parquet file
+
+
 @dataclass(frozen=True)
 class Layout:
     """How `datasets` reads a local folder or file: the arguments of `load_dataset`, and the files that hold rows."""
 
     arguments: dict[str, Any]
     files: list[Path]
+    version: str  # of the files, and of the images that rows may name
     ignored: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -54,10 +60,9 @@ def layout_of(path: Path, source: GallerySource) -> Walk | Shards | Layout:
     name = source.dataset
     if path.is_file():
         if path.suffix.lower() == ".tar":
-            state = path.stat()
-            return Shards([File(path.name, str(path), state.st_size, state.st_mtime_ns)])
+            return Shards([_stat(path)])
         if path.suffix.lower() == ".parquet":
-            return Layout({"path": "parquet", "data_files": {"train": glob.escape(str(path))}}, [path])
+            return _file_layout(path)
         raise GalleryError(
             f"The file {name!r} is not a Parquet file. Name a folder of images, a Parquet file or a Hub id."
         )
@@ -78,12 +83,32 @@ def layout_of(path: Path, source: GallerySource) -> Walk | Shards | Layout:
     )
 
 
+def _file_layout(path: Path) -> Layout:
+    """Return how to read a single Parquet file."""
+    try:
+        whole = any(map(is_image_column, _columns_of(path).values()))
+    except SCHEMA_ERRORS:
+        whole = True  # the error is reported when the file is read
+    named = [] if whole else walk(path.parent).pictures
+    version = digest([_stat(path), *named])
+    return Layout({"path": "parquet", "data_files": {"train": glob.escape(str(path))}}, [path], version)
+
+
+def _stat(path: Path) -> File:
+    state = path.stat()
+    return File(path.name, str(path), state.st_size, state.st_mtime_ns)
+
+
+def _columns_of(path: Path) -> Any:
+    with open_regular(path, follow_link=False) as opened:
+        return datasets.Features.from_arrow_schema(pq.read_schema(opened))
+
+
 def _holds_pictures(file: File, source: GallerySource, found: Walk) -> bool:
     """Return whether a Parquet file has a column of images; one that cannot be read counts only beside images."""
     try:
-        with open_regular(Path(file.target), follow_link=False) as opened:
-            features = datasets.Features.from_arrow_schema(pq.read_schema(opened))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        features = _columns_of(Path(file.target))
+    except SCHEMA_ERRORS as error:
         if found.pictures:
             return False
         raise GalleryError(
@@ -105,22 +130,25 @@ def _parquet_layout(found: Walk, files: list[File], source: GallerySource) -> La
     if found.pictures:
         notes = [*notes, f"Image files, read only if a row of a Parquet file names them: {len(found.pictures):,}."]
     paths = [found.root / file.path for file in files]
+    readme = found.root / README
+    card = [_stat(readme)] if readme.is_file() else []
+    version = digest([*found.readable, *found.metadata, *found.pictures, *card])
     if source.config or _is_configured(found.root):
         if glob.has_magic(str(found.root)):
             raise GalleryError(
                 f"The path {source.dataset!r} contains one of the characters [ ] * ?, which datasets reads as "
                 "a pattern. Rename the folder, or name one Parquet file in it."
             )
-        return Layout({"path": str(found.root)}, paths, ignored, notes)
+        return Layout({"path": str(found.root)}, paths, version, ignored, notes)
     data_files: dict[str, list[str]] = {}
     for file, path in zip(files, paths, strict=True):
         data_files.setdefault(split_of_file(file.path), []).append(glob.escape(str(path)))
-    return Layout({"path": "parquet", "data_files": data_files}, paths, ignored, notes)
+    return Layout({"path": "parquet", "data_files": data_files}, paths, version, ignored, notes)
 
 
 def _is_configured(folder: Path) -> bool:
     """Return whether a folder's README names the files of its splits."""
-    readme = folder / "README.md"
+    readme = folder / README
     return readme.is_file() and "configs" in (metadata_load(readme) or {})
 
 

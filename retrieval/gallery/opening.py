@@ -85,10 +85,9 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | 
             return FolderRows(source, local)
         if isinstance(local, Shards):
             return ShardRows(source, local.files, local.ignored, local.notes)
-        version = _stat_digest(path)
         # datasets does not notice that a Parquet file has changed if a README configures it.
-        cache = Path(datasets.config.HF_DATASETS_CACHE) / version
-        layout, arguments = local, {**local.arguments, "cache_dir": str(cache)}
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / local.version
+        layout, version, arguments = local, local.version, {**local.arguments, "cache_dir": str(cache)}
     else:
         remote, version = _hub_arguments(source)
         if isinstance(remote, Path):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from retrieval import hub
-from retrieval.errors import GalleryError, PictureError
+from retrieval.errors import GalleryError, PictureError, PictureUnavailable
 from retrieval.gallery.source import GallerySource, Item, folder_label, one_line, valid_unicode
 from retrieval.gallery.splits import select, split_of_file
 from retrieval.gallery.walk import File, digest
@@ -39,7 +39,7 @@ class Member:
                 file.seek(self.start)
                 return file.read(self.size)
         except OSError as error:
-            raise PictureError(f"The archive cannot be read: {error.strerror or error}.") from error
+            raise PictureUnavailable(f"The archive cannot be read: {error.strerror or error}.") from error
 
     def text(self, suffix: str) -> str:
         """Return a text that belongs to an image, or "" if there is none."""

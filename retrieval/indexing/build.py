@@ -127,13 +127,15 @@ class _Run:
     def run(self) -> Outcome:
         plan = self._plan
         published = self._published()
+        if published or not plan.rebuild:  # unless the manifest cannot be read
+            sweep(self._folder)  # of what killed builds left
         if published and not plan.rebuild:
             if published.source.identity != plan.gallery.source.identity:
                 raise IndexingError(
                     f"The gallery {plan.name!r} was built from another dataset ({published.source.dataset}). "
                     "Choose another name with `--gallery`, or replace the gallery with `--rebuild`."
                 )
-            same = published.fingerprint == self._fingerprint
+            same = published.fingerprint == self._fingerprint and not published.retry
             if same and self._is_whole(published) and not self._recent_file_changed(published):
                 return self._complete(published, None, already_done=True)
         for attempt in range(ATTEMPTS):
@@ -223,6 +225,7 @@ class _Run:
             background=background_of(snapshot, tuple(identities)),
             digests=digests,
             skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
+            retry=embedder.retry,
         )
         publish(self._folder, manifest)
         return manifest

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from retrieval.errors import PictureError
+from retrieval.errors import PictureError, PictureUnavailable
 from retrieval.features.base import FeatureSet, Vectors
 from retrieval.gallery.source import Item, Stamp
 from retrieval.indexing.embeddings import EmbeddingStore, StoredPicture, key_of
@@ -62,6 +62,7 @@ class Embedder:
         failures: why an image cannot be used, by key.
         pictures: the entries of complete images in the store, by key.
         embedded: the keys of images for which at least one feature type was computed.
+        retry: whether an image could not be used for a reason that may pass.
         reused: the number of rows whose images were in the store already.
     """
 
@@ -80,6 +81,7 @@ class Embedder:
         self.read: list[Read] = []
         self.failures: dict[bytes, str] = {}
         self.embedded: set[bytes] = set()
+        self.retry = False
         self.reused = 0
         self._computed: list[_Batch] = []  # not in a part yet
         self._since = time.monotonic()
@@ -152,6 +154,7 @@ class Embedder:
             try:
                 content = item.read()
             except PictureError as error:
+                self.retry |= isinstance(error, PictureUnavailable)
                 found.append(Read(item, failure=str(error)))
                 continue
             key = key_of(content)
@@ -165,6 +168,7 @@ class Embedder:
                 pictures.append(load_picture(each.content or b""))
                 keys.append(each.key)
             except PictureError as error:
+                self.retry |= isinstance(error, PictureUnavailable)
                 batch.failures[each.key] = str(error)
         for name, features in self._features.items():
             missing = [at for at, key in enumerate(keys) if key not in self._have[name]]

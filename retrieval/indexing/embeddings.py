@@ -84,11 +84,15 @@ class Parts:
         # Ordered by time, except between machines whose clocks differ, which then hold equal entries.
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
         temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, write_page_checksum=True, use_dictionary=False, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                pq.write_table(table, file, write_page_checksum=True, use_dictionary=False, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def read(self, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """Yield the name and content of every part, in the order in which they were written.
@@ -135,7 +139,7 @@ class Parts:
                 parts.append(wanted(pq.read_table(path, page_checksum_verification=True)))
                 old.append(path)
         if any(part.num_rows for part in parts):
-            self.write(pa.concat_tables(parts))
+            self.write(_last_of_each_key(pa.concat_tables(parts)))
         for path in old:
             path.unlink()
 
@@ -152,6 +156,13 @@ class Parts:
                 if pq.read_metadata(path).num_rows < rows:
                     found.append(path)
         return found
+
+
+def _last_of_each_key(table: pa.Table) -> pa.Table:
+    """Return the rows of a table without those whose key comes again later."""
+    backwards = key_array(reversed(table["key"].to_pylist()))
+    first = np.unique(backwards, return_index=True)[1]
+    return table if len(first) == len(backwards) else table.take(np.sort(len(backwards) - 1 - first))
 
 
 class EmbeddingStore:
@@ -246,6 +257,8 @@ class EmbeddingStore:
                     shutil.rmtree(folder)
             for parts in self.all_parts():
                 parts.merge(lambda part: part.filter(pc.is_in(part["key"], value_set=keys)), float("inf"))
+                for leftover in parts.folder.glob("*.tmp"):  # of a killed builder
+                    leftover.unlink()
             names = {f"{key.hex()}.jpg" for key in used}
             for path in (self.folder / "thumbnails").glob("*/*"):
                 if path.name not in names:

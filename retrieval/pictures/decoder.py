@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from retrieval.errors import PictureError
+from retrieval.errors import PictureError, PictureUnavailable
 
 PROCESSES = max(2, os.cpu_count() or 1)  # an image at the size limit takes half a gigabyte while it is decoded
 SECONDS = 60.0  # for an image, by the clock; `worker` limits the CPU time
@@ -118,11 +118,15 @@ class _Decoder:
         except PictureError:
             raise
         except OSError as error:  # the process has ended, or has not answered in time
+            late = isinstance(error, TimeoutError)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0 if late else 1)  # its own end tells more than that it is killed here
             self.kill()
             code = self._process.returncode
             log.warning("a decoder process ended with exit code %d and is replaced", code)
-            too_slow = isinstance(error, TimeoutError) or code == -signal.SIGPROF
-            raise PictureError(TOO_SLOW if too_slow else CRASHED) from error
+            # On a busy machine any image can take too long, and the system kills a process for lack of memory.
+            kind = PictureUnavailable if late or code == -signal.SIGKILL else PictureError
+            raise kind(TOO_SLOW if late or code == -signal.SIGPROF else CRASHED) from error
         except BaseException:  # such as an interrupt, after which request and reply would no longer match
             self.kill()
             raise

@@ -11,7 +11,7 @@ from typing import IO
 
 from PIL import Image
 
-from retrieval.errors import PictureError
+from retrieval.errors import PictureError, PictureUnavailable
 from retrieval.pictures.decoder import Decoders
 from retrieval.pictures.decoding import FORMATS, MAX_PIXELS, explained, upright_rgb
 
@@ -69,7 +69,7 @@ def read_bytes(source: bytes | Path, follow_link: bool = True) -> bytes:
                 data = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
         except (OSError, ValueError) as error:  # ValueError: the name contains a NUL character
             reason = getattr(error, "strerror", None) or error
-            raise PictureError(
+            raise PictureUnavailable(
                 f"The image file {source.name!r} cannot be read: {reason}. Choose another file."
             ) from error
     else:

@@ -53,6 +53,7 @@ class Manifest:
         background: the quantiles of the scores of random pairs, by feature type and metric.
         digests: of the items and matrices, by file name.
         skipped_pictures: the first `SKIPPED_LISTED` of the skipped images.
+        retry: whether an image was skipped for a reason that may pass, so that the next build tries it again.
     """
 
     gallery: str
@@ -69,6 +70,7 @@ class Manifest:
     background: dict[str, dict[str, list[float]]]
     digests: dict[str, str]
     skipped_pictures: tuple[Skipped, ...] = field(default=())
+    retry: bool = False
     format: int = FORMAT
 
     @property

@@ -421,6 +421,19 @@ def test_error_for_invalid_slices(classes, split):
         read(classes, split=split)
 
 
+def test_fingerprint_depends_on_the_pictures_that_a_parquet_file_names(tmp_path):
+    write_pictures(tmp_path / "one", a=10)
+    pq.write_table(pa.table({"image": ["a.png"]}), tmp_path / "one" / "rows.parquet")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "one").symlink_to(tmp_path / "one")
+    for dataset, source in ((tmp_path / "one" / "rows.parquet", {}), (tmp_path / "linked", {"image_column": "image"})):
+        before = Gallery(GallerySource(str(dataset), **source)).fingerprint
+        assert Gallery(GallerySource(str(dataset), **source)).fingerprint == before
+        write_pictures(tmp_path / "one", a=20)
+        os.utime(tmp_path / "one" / "a.png", ns=(0, len(str(dataset)) * 10**9))
+        assert Gallery(GallerySource(str(dataset), **source)).fingerprint != before
+
+
 def test_folder_of_parquet_files_with_splits(forms, tmp_path):
     folder = tmp_path / "retrained"
     (folder / "data").mkdir(parents=True)

@@ -16,8 +16,11 @@ import index_builder
 from retrieval.features import FEATURES
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import BUNDLED_FOLDER
-from retrieval.indexing.embeddings import FOLDER
+from retrieval.indexing.embeddings import FOLDER, EmbeddingStore
+from retrieval.indexing.jobs import build_gallery
+from retrieval.indexing.progress import BuildCallbacks
 from retrieval.metrics import Metric
+from retrieval.settings import Settings, with_flags
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import read_manifest, thumbnail_path
 from tests.features.average import AverageFeatures
@@ -114,6 +117,43 @@ def test_time_of_a_file_that_has_just_changed_is_not_trusted(
     assert build(tmp_path / "index", dataset, capsys) == (COUNT, 1, COUNT - 1, 1)
 
 
+def test_image_that_was_missing_for_a_moment_is_tried_again(dataset: Path, tmp_path: Path) -> None:
+    index, away = tmp_path / "index", tmp_path / "away.png"
+    chosen = with_flags(Settings(index), {"dataset": str(dataset), "gallery": NAME, "model": "mini"})
+
+    class MovedAway(BuildCallbacks):
+        def finding(self) -> None:  # after the folder was walked
+            (dataset / "even" / "000.png").rename(away)
+
+    first, _ = build_gallery(chosen, False, MovedAway())
+    assert (first.manifest.pictures, first.manifest.skipped) == (COUNT - 1, 1)
+    assert "No such file" in first.manifest.skipped_pictures[0].reason
+    away.rename(dataset / "even" / "000.png")
+    second, _ = build_gallery(chosen, False, BuildCallbacks())
+    assert (second.manifest.pictures, second.manifest.skipped, second.manifest.changes.embedded) == (COUNT, 0, 1)
+    assert build_gallery(chosen, False, BuildCallbacks())[0].already_done
+
+
+def test_next_build_deletes_what_a_killed_one_left_even_if_it_has_nothing_to_do(index: Path, dataset: Path) -> None:
+    (index / NAME / "snapshot-000002-abcdef01").mkdir()
+    assert index_builder.main(arguments(index, dataset)) == 0
+    assert len(list((index / NAME).glob("snapshot-*"))) == 1
+
+
+def test_repeated_rebuilds_keep_one_vector_of_each_picture(
+    index: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.indexing.embeddings.SMALL_PARTS", 2)
+    for _ in range(2):  # the second one merges three parts
+        assert index_builder.main(arguments(index, dataset, "--rebuild")) == 0
+    for parts in EmbeddingStore(index).all_parts():
+        assert sum(part.num_rows for part in parts.whole()) == COUNT
+    indexes = Indexes(index)
+    vectors = indexes.get(NAME).vectors("clip")
+    assert index_builder.main(arguments(index, dataset, "--gallery", "again")) == 0
+    assert (indexes.get("again").vectors("clip") == vectors).all()
+
+
 def test_model_of_the_last_build_is_kept_unless_another_is_named(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,7 +213,10 @@ def test_verify_finds_a_flipped_bit_in_any_file(index: Path, capsys: pytest.Capt
 def test_prune_deletes_what_no_gallery_uses(index: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (dataset / "even" / "000.png").unlink()
     assert build(index, dataset, capsys)[0] == COUNT - 1
+    leftover = index / FOLDER / "pictures" / "0-killed.tmp"
+    leftover.touch()
     assert index_builder.main(["--index", str(index), "--prune"]) == 0
+    assert not leftover.exists()
     assert "0.0 MB freed" in capsys.readouterr().out
     assert len(list((index / FOLDER).rglob("*.jpg"))) == COUNT - 1
     (dataset / "notes.txt").write_text("a change")
