@@ -4,9 +4,12 @@ The dataset is a Hub id, a Parquet file, a folder of Parquet files, or a `save_t
 """
 
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +88,8 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | 
             return FolderRows(source, local)
         if isinstance(local, Shards):
             return ShardRows(source, local.files, local.ignored, local.notes)
-        # datasets does not notice that a Parquet file has changed if a README configures it.
-        cache = Path(datasets.config.HF_DATASETS_CACHE) / local.version
-        layout, version, arguments = local, local.version, {**local.arguments, "cache_dir": str(cache)}
+        layout, version = local, local.version
+        arguments = {**local.arguments, "cache_dir": str(_cache_of(path, version))}
     else:
         remote, version = _hub_arguments(source)
         if isinstance(remote, Path):
@@ -102,6 +104,18 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | 
     if layout:
         notes = [*layout.notes, *unread_files(layout, builder), *notes]
     return Opened(data, version or str(builder.hash), layout, notes)
+
+
+def _cache_of(path: Path, version: str) -> Path:
+    """Return the folder for the copy of a local dataset that `datasets` makes; copies of old versions are deleted.
+
+    It has a folder of its own because datasets does not notice that a file has changed if a README configures it.
+    """
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / sha256(os.fsencode(path)).hexdigest()[:16]
+    for other in folder.glob("*/"):
+        if other.name != version:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder / version
 
 
 def _streamed(builder: Any, split: str) -> Any:

@@ -421,6 +421,14 @@ def test_error_for_invalid_slices(classes, split):
         read(classes, split=split)
 
 
+def test_one_copy_of_a_changed_dataset_is_kept(forms, tmp_path):
+    parquet, _ = forms["datasets.parquet"]
+    for seconds in (1, 2):
+        os.utime(parquet, ns=(0, seconds * 10**9))
+        read(parquet)
+    assert len(list((tmp_path / "cache").glob("*/*/parquet"))) == 1
+
+
 def test_fingerprint_depends_on_the_pictures_that_a_parquet_file_names(tmp_path):
     write_pictures(tmp_path / "one", a=10)
     pq.write_table(pa.table({"image": ["a.png"]}), tmp_path / "one" / "rows.parquet")
