@@ -82,6 +82,7 @@ def build_index(plan: BuildPlan, callbacks: BuildCallbacks | None = None) -> Out
     """
     _check_place(plan)
     with held(plan.index / plan.name):  # no other builder changes the gallery
+        EmbeddingStore(plan.index).wait_for_prune()
         return _Run(plan, callbacks or BuildCallbacks()).run()
 
 

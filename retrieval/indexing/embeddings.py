@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retrieval.engines.lock import IndexInUse, held
+from retrieval.engines.lock import IndexInUse, acquire_lock, held
 from retrieval.errors import cannot_write
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
@@ -42,6 +42,8 @@ KEY_BYTES = 16
 KEY = pa.binary(KEY_BYTES)
 SMALL_PART = 1024  # rows; when there are many parts with fewer rows, they are merged
 SMALL_PARTS = 16
+PRUNE_LOCK = "prune.lock"
+PRUNE_WAIT = 60.0  # seconds
 WORKER = "worker"  # the beginning of the names of the locks of processes that write to a store
 
 Keys = npt.NDArray[np.bytes_]
@@ -231,9 +233,14 @@ class EmbeddingStore:
         name = f"{WORKER}-{uuid.uuid4().hex[:8]}.lock"
         try:
             with held(self.folder, name):
+                self.wait_for_prune()
                 yield
         finally:
             (self.folder / name).unlink(missing_ok=True)
+
+    def wait_for_prune(self) -> None:
+        """Wait while another process prunes the store; a builder calls this once it holds a lock that `prune` sees."""
+        acquire_lock(self.folder, PRUNE_WAIT, name=PRUNE_LOCK).release()
 
     def merge_small_parts(self) -> None:
         """Merge small parts where there are many of them, unless another builder does it at the moment."""

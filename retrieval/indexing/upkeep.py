@@ -13,7 +13,7 @@ from retrieval.engines.base import EngineDamaged
 from retrieval.engines.lock import acquire_lock
 from retrieval.errors import IndexingError
 from retrieval.features.base import FeatureIdentity
-from retrieval.indexing.embeddings import WORKER, EmbeddingStore
+from retrieval.indexing.embeddings import PRUNE_LOCK, WORKER, EmbeddingStore
 from retrieval.indexing.publish import keys_of, read_columns
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import Manifest, build_command, thumbnail_path
@@ -91,8 +91,9 @@ def prune(index: Path) -> int:
     """
     indexes, store = Indexes(index), EmbeddingStore(index)
     used, identities = set[bytes](), set[tuple[str, FeatureIdentity]]()
-    # Also of galleries that are built for the first time, and of workers.
-    locks = [acquire_lock(path.parent) for path in index.glob("*/lock")]
+    # Builders that start from now on wait. The others hold the lock of a gallery, perhaps a new one, or of a worker.
+    locks = [acquire_lock(store.folder, name=PRUNE_LOCK, create=False)] if store.folder.is_dir() else []
+    locks += [acquire_lock(path.parent) for path in index.glob("*/lock")]
     locks += [acquire_lock(store.folder, name=path.name) for path in store.folder.glob(f"{WORKER}-*.lock")]
     try:
         for name in indexes.names():

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 import index_builder
+from retrieval.engines.lock import IndexInUse, acquire_lock
 from retrieval.features import FEATURES
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import BUNDLED_FOLDER
-from retrieval.indexing.embeddings import FOLDER, EmbeddingStore
+from retrieval.indexing.embeddings import FOLDER, PRUNE_LOCK, EmbeddingStore
 from retrieval.indexing.jobs import build_gallery
 from retrieval.indexing.progress import BuildCallbacks
 from retrieval.metrics import Metric
@@ -119,7 +121,7 @@ def test_time_of_a_file_that_has_just_changed_is_not_trusted(
 
 def test_image_that_was_missing_for_a_moment_is_tried_again(dataset: Path, tmp_path: Path) -> None:
     index, away = tmp_path / "index", tmp_path / "away.png"
-    chosen = with_flags(Settings(index), {"dataset": str(dataset), "gallery": NAME, "model": "mini"})
+    chosen = settings_for(index, dataset)
 
     class MovedAway(BuildCallbacks):
         def finding(self) -> None:  # after the folder was walked
@@ -221,6 +223,33 @@ def test_prune_deletes_what_no_gallery_uses(index: Path, dataset: Path, capsys: 
     assert len(list((index / FOLDER).rglob("*.jpg"))) == COUNT - 1
     (dataset / "notes.txt").write_text("a change")
     assert build(index, dataset, capsys) == (COUNT - 1, 0, COUNT - 1, 0)
+
+
+def test_build_waits_while_another_process_prunes(index: Path, dataset: Path) -> None:
+    (dataset / "even" / "000.png").touch()
+    pruning = acquire_lock(index / FOLDER, name=PRUNE_LOCK)
+    builder = threading.Thread(target=index_builder.build, args=(settings_for(index, dataset),))
+    builder.start()
+    wait_until(lambda: is_locked(index / NAME))
+    assert index_builder.main(["--index", str(index), "--prune"]) == 2
+    builder.join(0.5)
+    assert builder.is_alive()
+    pruning.release()
+    builder.join(PATIENCE)
+    assert not builder.is_alive()
+    assert index_builder.main(["--index", str(index), "--prune"]) == 0
+
+
+def is_locked(folder: Path) -> bool:
+    try:
+        acquire_lock(folder).release()
+    except IndexInUse:
+        return True
+    return False
+
+
+def settings_for(index: Path, dataset: Path) -> Settings:
+    return with_flags(Settings(index), {"dataset": str(dataset), "gallery": NAME, "model": "mini"})
 
 
 def test_watch_adds_new_pictures_until_it_is_interrupted(dataset: Path, tmp_path: Path) -> None:
