@@ -1,6 +1,7 @@
 """Test data for speed measurements: photo-like JPEGs of about 400 x 300 with bundled icons, and a CLIP ViT-B/32."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -18,11 +19,18 @@ QUALITY = 82  # gives about 30 KB per image, like photos of this size
 
 def make_parquet(file: Path, count: int) -> float:
     """Write `count` images, always the same ones, to a Parquet file; return their mean size in bytes."""
+    rows = [{"image": {"bytes": jpeg, "path": None}, "id": str(number)} for number, jpeg in enumerate(jpegs(count))]
+    features = datasets.Features({"image": datasets.Image(), "id": datasets.Value("string")})
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(file))
+    return float(np.mean([len(row["image"]["bytes"]) for row in rows]))  # type: ignore[index,arg-type]
+
+
+def jpegs(count: int) -> Iterator[bytes]:
+    """Yield `count` encoded images, always the same ones."""
     icons = datasets.load_dataset("parquet", data_files=str(next(ICONS.glob("*.parquet"))), split="train")
     random = np.random.default_rng(0)
     textures = [_texture(random, 480, 640) for _ in range(TEXTURES)]
-    rows = []
-    for number in range(count):
+    for _ in range(count):
         width, height = int(random.integers(380, 421)), int(random.integers(285, 316))
         texture = textures[random.integers(TEXTURES)]
         left, top = int(random.integers(640 - width)), int(random.integers(480 - height))
@@ -34,10 +42,7 @@ def make_parquet(file: Path, count: int) -> float:
         picture.paste(icon, (int(random.integers(width - side)), int(random.integers(height - side))), icon)
         jpeg = io.BytesIO()
         picture.save(jpeg, "JPEG", quality=QUALITY)
-        rows.append({"image": {"bytes": jpeg.getvalue(), "path": None}, "id": str(number)})
-    features = datasets.Features({"image": datasets.Image(), "id": datasets.Value("string")})
-    datasets.Dataset.from_list(rows, features=features).to_parquet(str(file))
-    return float(np.mean([len(row["image"]["bytes"]) for row in rows]))  # type: ignore[index,arg-type]
+        yield jpeg.getvalue()
 
 
 def _texture(random: np.random.Generator, height: int, width: int) -> npt.NDArray[np.uint8]:
