@@ -129,7 +129,7 @@ def _compare(
     bare = AutoModel.from_pretrained(choice.folder, dtype=getattr(torch, dtype), local_files_only=True).eval()
     models = {"bare": bare.to(memory_format=torch.channels_last), "lightened": encoder._model}
     batch = flags.batch_size or encoder.batch_size
-    side = encoder.preprocess([load_picture(_one_picture())]).shape[-1]
+    side = encoder.preprocess([load_picture(_one_picture())])["pixel_values"].shape[-1]
     before = {name: _speeds(model, side, batch) for name, model in models.items()}
     used, started = _cpu_seconds(), time.perf_counter()
     pictures_done: list[float] = []

@@ -32,7 +32,7 @@ from service import Visitor, running
 
 from retrieval.engines import ENGINES
 from retrieval.features import FEATURES, Vectors
-from retrieval.features.encoder import ClipEncoder
+from retrieval.features.encoder import ClipEncoder, Inputs
 from retrieval.metrics import Metric
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
@@ -155,9 +155,9 @@ class _Stopwatch:
         self._forward = encoder.forward
         encoder.forward = self  # type: ignore[assignment,method-assign]  # is called like the method
 
-    def __call__(self, pixels: torch.Tensor) -> Vectors:
+    def __call__(self, inputs: Inputs) -> Vectors:
         started = time.perf_counter()
-        vectors = self._forward(pixels)
+        vectors = self._forward(inputs)
         self.spent += (time.perf_counter() - started) * 1e3
         return vectors
 

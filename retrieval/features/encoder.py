@@ -1,6 +1,7 @@
 """An image-text model from transformers, with its own preprocessing and unit-length output."""
 
 import hashlib
+import inspect
 import os
 import pickle
 from collections.abc import Sequence
@@ -51,6 +52,10 @@ def best_dtype(device: str) -> str:
     return "float32"
 
 
+Inputs = dict[str, torch.Tensor]
+"""What a model takes for n images: `pixel_values`, and for some models masks and sizes; the first dimension is n."""
+
+
 class ClipEncoder(FeatureSet):
     """An image-text model, ready to embed images and texts."""
 
@@ -72,6 +77,7 @@ class ClipEncoder(FeatureSet):
         self.dtype = best_dtype(self.device) if dtype == AUTO else dtype
         model, self._processor, self._tokenizer = _load(choice)
         lighten(model.eval())
+        self._accepted = inspect.signature(model.get_image_features).parameters.keys()
         convolved = any(isinstance(each, torch.nn.Conv2d) for each in model.modules())
         self.batch_size = CONVOLVED if convolved else MULTIPLIED
         self._model = model.to(self.device, getattr(torch, self.dtype), memory_format=torch.channels_last)
@@ -80,23 +86,40 @@ class ClipEncoder(FeatureSet):
             revision=choice.revision,
             preprocessing=hashlib.sha256(self._processor.to_json_string().encode()).hexdigest()[:16],
             dtype=self.dtype,
-            dimensions=int(self.embed([Image.new("RGB", (8, 8))]).shape[1]),
+            dimensions=self._dimensions(),
         )
         # Last, because the process with the GPU inherits the model from this one's memory.
         self._embed = zero_gpu.on_gpu(self._forward_on_gpu) if zero_gpu.is_available() else self._forward_here
 
-    def preprocess(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Return upright RGB images as `forward` takes them, shape (n, 3, height, width). Safe in any thread."""
-        trimmed = [self._trim(picture) for picture in pictures]
-        pixels: torch.Tensor = self._processor(images=trimmed, return_tensors="pt")["pixel_values"]
-        return pixels.contiguous(memory_format=torch.channels_last)
+    def _dimensions(self) -> int:
+        """Return the length of a vector, which only a forward pass can tell for every kind of model."""
+        try:
+            return int(self.embed([Image.new("RGB", (8, 8))]).shape[1])
+        except (*SETTINGS_ERRORS, IndexError, RuntimeError) as error:
+            raise ModelError(
+                f"The model {self.choice.name} was loaded but fails to embed an image: {_first_line(error)} "
+                "Choose another `--model`."
+            ) from error
 
-    def forward(self, pixels: torch.Tensor) -> Vectors:
-        """Return the projected, L2-normalised embeddings of preprocessed images, shape (n, d), float32."""
+    def preprocess(self, pictures: Sequence[Image.Image]) -> Inputs:
+        """Return upright RGB images as `forward` takes them. Safe in any thread."""
+        trimmed = [self._trim(picture) for picture in pictures]
+        inputs = self._processor(images=trimmed, return_tensors="pt")
+        return {name: _channels_last(value) for name, value in inputs.items() if name in self._accepted}
+
+    def forward(self, inputs: Inputs) -> Vectors:
+        """Return the projected, L2-normalised embeddings of preprocessed images, shape (n, d), float32.
+
+        Raise ModelError if they are not finite.
+        """
         with torch.inference_mode():
-            values = pixels.to(self.device, getattr(torch, self.dtype))
-            output = self._model.get_image_features(pixel_values=values)
+            values = {name: self._on_device(each) for name, each in inputs.items()}
+            output = self._model.get_image_features(**values)
         return self._unit(output)
+
+    def _on_device(self, values: torch.Tensor) -> torch.Tensor:
+        # Only pixels are of the model's type; masks and sizes stay whole numbers.
+        return values.to(self.device, getattr(torch, self.dtype) if values.is_floating_point() else None)
 
     @override
     def embed(self, pictures: Sequence[Image.Image]) -> Vectors:
@@ -104,17 +127,17 @@ class ClipEncoder(FeatureSet):
 
     @override
     def embed_query(self, pictures: Sequence[Image.Image]) -> Vectors:
-        return self._embed(self.preprocess(pictures).numpy())
+        return self._embed({name: value.numpy() for name, value in self.preprocess(pictures).items()})
 
-    def _forward_here(self, pixels: npt.NDArray[Any]) -> Vectors:
-        return self.forward(torch.from_numpy(pixels))
+    def _forward_here(self, inputs: dict[str, npt.NDArray[Any]]) -> Vectors:
+        return self.forward({name: torch.from_numpy(value) for name, value in inputs.items()})
 
-    def _forward_on_gpu(self, pixels: npt.NDArray[Any]) -> Vectors:
+    def _forward_on_gpu(self, inputs: dict[str, npt.NDArray[Any]]) -> Vectors:
         """Compute `forward` in a process of ZeroGPU, which keeps the model on its GPU for the next call."""
         if self.device != "cuda":
             self.device = "cuda"
             self._model.to("cuda")
-        return self._forward_here(pixels)
+        return self._forward_here(inputs)
 
     @override
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
@@ -130,6 +153,11 @@ class ClipEncoder(FeatureSet):
     def _unit(self, output: Any) -> Vectors:
         vectors = getattr(output, "pooler_output", output)
         result: Vectors = functional.normalize(vectors.float(), dim=-1).cpu().numpy().astype(np.float32, copy=False)
+        if not np.isfinite(result).all():
+            raise ModelError(
+                f"The model {self.choice.name} gives numbers that are not finite ({self.dtype}). Choose another "
+                "`--dtype`, such as float32, or another `--model`."
+            )
         return result
 
     def _trim(self, picture: Image.Image) -> Image.Image:
@@ -143,6 +171,11 @@ class ClipEncoder(FeatureSet):
         half = LONGEST_RATIO * short // 2
         x, y = width // 2, height // 2
         return picture.crop((max(0, x - half), max(0, y - half), min(width, x + half), min(height, y + half)))
+
+
+def _channels_last(values: torch.Tensor) -> torch.Tensor:
+    """Return the pixels of images, shape (n, 3, height, width), in the order that is fastest; others are unchanged."""
+    return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
 
 
 def _load(choice: ModelChoice) -> tuple[Any, Any, Any]:
@@ -185,8 +218,11 @@ def _unusable(choice: ModelChoice, error: Exception) -> ModelError:
             f"The model {choice.name} needs code of its own, and code from models is never run. "
             "Choose another `--model` (CLIP, SigLIP, VisionTextDualEncoder)."
         )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     return ModelError(
-        f"The model {choice.name} in `{choice.folder}` cannot be loaded: {reason} "
+        f"The model {choice.name} in `{choice.folder}` cannot be loaded: {_first_line(error)} "
         "Delete that folder and download the model again, or choose another `--model`."
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

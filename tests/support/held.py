@@ -2,11 +2,9 @@
 
 import threading
 
-import torch
-
 from retrieval.features import FEATURES
 from retrieval.features.base import FeatureOptions, FeatureSet, ModelChoice, Vectors
-from retrieval.features.encoder import ClipEncoder
+from retrieval.features.encoder import ClipEncoder, Inputs
 from tests.support.waiting import PATIENCE
 
 
@@ -24,12 +22,12 @@ class PausableModel:
         held, done = self, 0
 
         class Encoder(ClipEncoder):
-            def forward(self, pixels: torch.Tensor) -> Vectors:
+            def forward(self, inputs: Inputs) -> Vectors:
                 nonlocal done
                 if done > held.free_passes:  # one more pass determines the number of dimensions
                     held.reached.set()
                     assert held.resume.wait(PATIENCE)
                 done += 1
-                return super().forward(pixels)
+                return super().forward(inputs)
 
         return Encoder(choice, options.dtype)
