@@ -1,6 +1,6 @@
 """Compare the rankings of one query for all combinations of feature type, metric and engine."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -78,12 +78,14 @@ def compare(
     baseline: Combination = BASELINE,
     engines: Collection[str] | None = None,
     index: GalleryIndex | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Search with all combinations of feature type, metric and engine; a query with text needs features that take it.
 
     The query's own features, metric and engine are ignored. `engines` can leave out ChromaDB, since only one process at
     a time can open its files. A caller that shows thumbnails passes the `index` it reads them from, since a new build
-    can be published at any time. Raise QueryError if the baseline is not one of the combinations.
+    can be published at any time. `check` is called before each search, and an error that it raises ends the comparison.
+    Raise QueryError if the baseline is not one of the combinations.
     """
     index = index or searcher.indexes.get(query.gallery)
     asked = ENGINES if engines is None else engines
@@ -103,12 +105,11 @@ def compare(
         raise QueryError(f"The baseline {named} cannot be compared: {why}. Choose another baseline.")
     # A file is read only once, so that all rankings are about the same image.
     picture = read_bytes(query.picture) if isinstance(query.picture, Path) else query.picture
-    rankings = {
-        each: searcher.search(
-            replace(query, picture=picture, features=each.features, metric=each.metric, engine=each.engine), index
-        )
-        for each in combinations
-    }
+    rankings = {}
+    for each in combinations:
+        check()
+        asked_for = replace(query, picture=picture, features=each.features, metric=each.metric, engine=each.engine)
+        rankings[each] = searcher.search(asked_for, index)
     there = positions(rankings[baseline])
     cells = {}
     for each, ranking in rankings.items():

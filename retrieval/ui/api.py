@@ -77,7 +77,7 @@ class Endpoints:
             JSON with gallery, model, pictures, top_k, baseline, and cells: each with overlap, tau, recall and hits.
         """
         asked = _query(values, COMPARED_MAX)
-        compared = compare(self._searcher, asked)
+        compared = compare(self._searcher, asked, check=self._limits.check())
         searched("compare", compared.baseline.ranking, asked.top_k)
         return _for_caller(compared.to_json(), request)
 

@@ -96,7 +96,7 @@ def build_page(
         add_endpoints(searcher, limits)
         add_visit()
     page.queue(api_open=False)  # else calls could bypass the queue
-    page._queue = page.fair_queue = FairQueue(page, page.max_threads)
+    page._queue = page.fair_queue = FairQueue(page, page.max_threads, limits.seconds)
     return page
 
 

@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from retrieval.analysis import evaluation
+from retrieval.errors import QueryError
 from retrieval.pictures.decoding import WEB_FORMATS
 from retrieval.pictures.loading import MAX_BYTES, OWNER, PictureLimits
 from retrieval.search.query import MAX_TOP_K
@@ -38,11 +40,21 @@ class Limits:
     pictures: PictureLimits = OWNER  # of query images
     top_k: int = MAX_TOP_K
     sample: int = evaluation.SAMPLE  # queries per evaluation
-    seconds: float = math.inf  # per sweep or evaluation, which stops after its current step
+    seconds: float = math.inf  # that a call may wait for its turn, and then run; a job stops after its current step
 
     def deadline(self) -> float:
         """Return when a long job that starts now must end, in seconds of `time.monotonic`."""
         return time.monotonic() + self.seconds
+
+    def check(self) -> Callable[[], None]:
+        """Return a function that raises QueryError once a search that starts now takes too long."""
+        deadline = self.deadline()
+
+        def check() -> None:
+            if time.monotonic() > deadline:
+                raise QueryError("The search takes too long for this page. Ask for less, or try again later.")
+
+        return check
 
 
 OWN = Limits()

@@ -32,6 +32,7 @@ ABANDONED = 30.0  # seconds after which a session that nobody listens to is drop
 PAUSE = 0.1  # seconds after a failure
 TURNS = 1000  # visitors whose last turn is remembered
 
+LATE = "This page is busy: your call waited too long for its turn. Try again in a minute."
 BUSY = "This page is busy: too many calls are waiting. Try again in a minute."
 TOO_MANY = "Too many of your calls are waiting or have answers that were not fetched. Fetch them first."
 RESTARTED = "The page had to restart its queue. Try again."
@@ -63,11 +64,12 @@ class FairQueue(Queue):
     """A queue in which visitors take turns; each may only have a share of the waiting, running and unfetched events.
 
     A visitor is a session and an address. `exempt` is a session to which no share applies: the one that checks whether
-    the page still answers.
+    the page still answers. An event whose turn does not come within `patience` seconds is answered with an error.
     """
 
-    def __init__(self, blocks: Any, threads: int) -> None:
+    def __init__(self, blocks: Any, threads: int, patience: float = math.inf) -> None:
         super().__init__(True, threads, 1, max_size=None, blocks=blocks)  # `push` limits the size, with a clear message
+        self.patience = patience
         self.exempt = uuid.uuid4().hex
         self._mailboxes: dict[str, Mailbox] = {}
         self.pending_messages_per_session = self._mailboxes  # type: ignore[assignment]  # this one drops nothing by itself
@@ -98,6 +100,7 @@ class FairQueue(Queue):
         groups = list(self.event_queue_per_concurrency_id.items())
         random.shuffle(groups)
         for name, group in groups:
+            self._answer_late(group.queue)
             limit = group.concurrency_limit
             if not group.queue or (limit is not None and group.current_concurrency >= limit):
                 continue
@@ -115,8 +118,7 @@ class FairQueue(Queue):
             except Exception:
                 log.exception("the queue failed and is restarted")
                 for event in self._running():
-                    output = error_payload(Error(RESTARTED), True)
-                    self.send_message(event, ProcessCompletedMessage(output=output, success=False))
+                    self._fail(event, RESTARTED)
             if self._closed:
                 return
             self.stopped = False
@@ -179,6 +181,17 @@ class FairQueue(Queue):
             return running[address], self._turns.get(address, 0.0), running[session], self._turns.get(session, 0.0)
 
         return min(candidates, key=order, default=None)
+
+    def _answer_late(self, waiting: list[Event]) -> None:
+        """Answer the events that have waited for too long."""
+        oldest = time.monotonic() - self.patience
+        for event in [each for each in waiting if each.enqueue_time < oldest]:
+            waiting.remove(event)
+            self._fail(event, LATE)
+
+    def _fail(self, event: Event, why: str) -> None:
+        output = error_payload(Error(why), True)
+        self.send_message(event, ProcessCompletedMessage(output=output, success=False))
 
     def _note_turn(self, event: Event) -> None:
         for name in self._visitor(event):

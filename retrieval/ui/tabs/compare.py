@@ -90,7 +90,7 @@ class CompareTab(Tab):
                 chosen = Combination(checked_features(features), one_of(Metric, metric), DEFAULT_ENGINE)
                 shown_engine = checked_engine(engine)
                 query = replace(asked.query(index), top_k=checked_top_k(top_k))
-                comparison = compare(self._searcher, query, chosen, index=index)
+                comparison = compare(self._searcher, query, chosen, index=index, check=self._limits.check())
                 self._thumbnails.serve(index)
                 searched("compare", comparison.baseline.ranking, query.top_k)
         except gr.Error as error:

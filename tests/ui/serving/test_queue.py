@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +13,16 @@ from typing import Any
 import httpx
 import pytest
 
+from retrieval.analysis.comparison import compare
+from retrieval.errors import QueryError
 from retrieval.search.query import Query, Ranking
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from retrieval.ui.page import Page, build_page, launch
 from retrieval.ui.serving import health, queue
 from retrieval.ui.serving.health import UNREACHABLE, Health
-from retrieval.ui.serving.limits import ANSWERS, ANSWERS_PER_ADDRESS, ANSWERS_PER_SESSION
-from retrieval.ui.serving.queue import BUSY, RESTARTED, TOO_MANY, FairQueue
+from retrieval.ui.serving.limits import ANSWERS, ANSWERS_PER_ADDRESS, ANSWERS_PER_SESSION, Limits
+from retrieval.ui.serving.queue import BUSY, LATE, RESTARTED, TOO_MANY, FairQueue
 from tests.support.browsing import settings_of
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -70,7 +73,7 @@ def site(few_icons: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     checked.started = True
     page = build_page(searcher, [], "about")
     launch(page, chosen, checked)
-    yield SimpleNamespace(page=page, queue=page.fair_queue, health=checked, free=free, texts=texts)
+    yield SimpleNamespace(page=page, queue=page.fair_queue, health=checked, free=free, texts=texts, searcher=searcher)
     free.set()
     page.close(verbose=False)
     searcher.indexes.close()
@@ -106,6 +109,26 @@ def test_full_page_refuses_new_calls_with_a_reason(site: SimpleNamespace, monkey
     sent = [Visitor(site.page, f"visitor {number}").send() for number in range(12)]
     assert sent[0].status_code == 200
     assert (sent[-1].status_code, sent[-1].json()) == (503, {"detail": BUSY})
+
+
+def test_call_that_waits_too_long_is_answered_with_a_reason(site: SimpleNamespace) -> None:
+    site.free.clear()
+    first = [Visitor(site.page, f"early {number}") for number in range(3)]
+    sent = [each.send() for each in first]
+    wait_until(lambda: len(site.texts) == 3)  # as many as may run for one address
+    late = Visitor(site.page, "late")
+    waiting = late.send()
+    site.queue.patience = 0.1
+    assert late.receive(waiting) == LATE
+    site.queue.patience = math.inf
+    site.free.set()
+    assert [each.receive(answer) for each, answer in zip(first, sent, strict=True)] == ["complete"] * 3
+
+
+def test_comparison_that_takes_too_long_ends_before_its_next_search(site: SimpleNamespace) -> None:
+    with pytest.raises(QueryError, match="takes too long for this page"):
+        compare(site.searcher, Query(text="a red fruit"), check=Limits(seconds=-1).check())
+    assert not site.texts
 
 
 def test_abandoned_sessions_make_room(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
