@@ -10,8 +10,11 @@ import os
 import shlex
 import zlib
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES
@@ -130,22 +133,27 @@ def from_json(text: str) -> Manifest:
             raise IndexingError(f"It has format {values['format']}, but this program reads format {FORMAT}.")
         if values.pop("checksum") != _checksum(values):
             raise ValueError("it has changed since it was written")
-        values["source"] = GallerySource(**values["source"])
-        values["features"] = {name: FeatureIdentity(**each) for name, each in values["features"].items()}
-        if not values["features"]:
-            raise ValueError("it names no feature type")
-        values["skipped_pictures"] = tuple(Skipped(**each) for each in values["skipped_pictures"])
-        values["changes"] = Changes(**values["changes"])
-        values["notes"] = tuple(values["notes"])
-        return Manifest(**values)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__} {error}") from error
+    try:
+        manifest = _manifests().validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
+    if not manifest.features or min(each.dimensions for each in manifest.features.values()) < 1:
+        raise ValueError("it names no feature type, or one without dimensions")
+    return manifest
 
 
 def to_json(manifest: Manifest) -> str:
     """Return a manifest as JSON with a checksum."""
     values = asdict(manifest)
     return json.dumps({**values, "checksum": _checksum(values)}, indent=1)
+
+
+@cache
+def _manifests() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
 
 
 def _checksum(values: dict[str, Any]) -> int:

@@ -19,6 +19,7 @@ from retrieval.engines.exact import ExactEngine, OpenExact, Scan
 from retrieval.engines.lock import IndexInUse
 from retrieval.errors import IndexingError, PictureError, QueryError
 from retrieval.features import Vectors, default_first
+from retrieval.gallery.source import valid_unicode
 from retrieval.metrics import DEFINITIONS, QUANTILES, Metric
 from retrieval.pictures.loading import load_picture
 from retrieval.storage.engine_files import open_engine
@@ -78,7 +79,7 @@ class GalleryIndex:
 
     def position(self, id: str) -> int:
         """Return the position of the first item with an id; raise QueryError if there is none."""
-        found: int = pc.index(self._items.items["id"], id).as_py()
+        found: int = pc.index(self._items.items["id"], valid_unicode(id)).as_py()
         if found < 0:
             raise QueryError(f"The gallery {self.manifest.gallery!r} has no image {id[:80]!r}.")
         return found

@@ -43,7 +43,7 @@ def to_address(query: Query, index: GalleryIndex) -> str:
     changed = [name for name in ("balance", "alike") if getattr(query, name) != getattr(Query(), name)]
     values += [(name, getattr(query, name)) for name in changed]
     values += [("features", query.features), ("metric", query.metric), ("engine", query.engine), ("k", query.top_k)]
-    return urlencode([(name, str(value)) for name, value in values if value != ""])
+    return urlencode([(name, str(value)) for name, value in values if value != ""], errors="replace")
 
 
 def from_address(items: Iterable[tuple[str, str]], indexes: Indexes, query: Query) -> tuple[Query, list[str]]:
