@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from retrieval import hub
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES
 from retrieval.features.base import FeatureIdentity
@@ -93,6 +94,8 @@ def build_command(folder: Path, flag: str = "") -> str:
         dataset = shlex.quote(json.loads((folder / FILE).read_text(encoding="utf-8"))["source"]["dataset"])
     except (OSError, ValueError, KeyError, TypeError):
         dataset = "..."
+    if dataset.startswith(hub.ADDRESS):  # opening it imports it again
+        return f"python -m retrieval info --index {dataset}"
     index, name = shlex.quote(str(folder.parent)), shlex.quote(folder.name)
     return f"python index_builder.py --index {index} --gallery {name} --dataset {dataset} {flag}".rstrip()
 
