@@ -201,6 +201,10 @@ def _warm(searcher: "Searcher", health: "Health", builds: "Builds") -> None:
                 log.warning("%s", problem)
         searcher.warm()
         log.info("every search is warm")
+        if builds.base.published:
+            from retrieval.indexing.pulling import add_maps
+
+            add_maps(builds.base.published)
         _build_icons(searcher, builds)
     except RetrievalError as error:
         log.warning("%s", error)

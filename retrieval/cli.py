@@ -39,9 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         if chosen.published:
-            from retrieval.indexing.pulling import open_published
+            from retrieval.indexing.pulling import add_maps, open_published
 
             open_published(chosen.published)
+            if flags.command == "map":
+                add_maps(chosen.published)
         commands.COMMANDS[flags.command](flags, chosen)
     except RetrievalError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -26,7 +26,7 @@ from retrieval.labels import printable
 from retrieval.pictures.decoder import clean_environment
 from retrieval.settings import PublishedIndex
 from retrieval.storage.manifest import FILE, FORMAT, Changes, Manifest, read_manifest
-from retrieval.storage.projection import Method
+from retrieval.storage.projection import Method, projection_path
 from retrieval.storage.vectors import ITEMS
 
 SECONDS, SECONDS_PER_PICTURE = 120.0, 0.02  # for reading the files, by the clock
@@ -51,14 +51,38 @@ def open_published(index: PublishedIndex) -> None:
         log.warning("The Hub is unreachable, so %s is used as it was. %s", index.address, error)
         return
     gallery = index.folder / manifest.gallery
-    lock = acquire_lock(gallery, WAIT)
-    try:
+    with _locked(gallery):
         if not _is_imported(gallery, fingerprint):
             log.info("importing %s, %d images", index.address, manifest.pictures)
             _import(index, copy, manifest, fingerprint)
+    _drop_others(gallery)
+
+
+def add_maps(index: PublishedIndex) -> None:
+    """Compute the maps of an imported index that it lacks, which takes longer than the rest of an import.
+
+    Raises:
+        IndexingError: they cannot be written.
+    """
+    for found in index.folder.glob(f"*/{FILE}"):
+        with _locked(found.parent), _explained(index):
+            manifest = read_manifest(found.parent)
+            if manifest is None:
+                continue
+            snapshot = found.parent / manifest.snapshot
+            missing = [name for name in manifest.features if not projection_path(snapshot, name, Method.PCA).exists()]
+            for features, method in write_projections(snapshot, missing, [Method.PCA]):
+                log.info("%s: the map of %s by %s is ready", manifest.gallery, features, method)
+
+
+@contextmanager
+def _locked(gallery: Path) -> Iterator[None]:
+    """Return a context in which no other process changes an imported gallery."""
+    lock = acquire_lock(gallery, WAIT)
+    try:
+        yield
     finally:
         lock.release()
-    _drop_others(gallery)
 
 
 def _download(index: PublishedIndex) -> tuple[Path, PublishedManifest, str]:
@@ -130,8 +154,6 @@ def _import(index: PublishedIndex, copy: Path, manifest: PublishedManifest, fing
         with _explained(index):
             acquire_lock(snapshot).release()  # creates the folder
             _unpack(copy, snapshot, manifest)
-            for _ in write_projections(snapshot, features, [Method.PCA]):
-                pass
             published = Manifest(
                 gallery=manifest.gallery,
                 snapshot=snapshot.name,
@@ -182,9 +204,6 @@ def _drop_others(gallery: Path) -> None:
     """Delete earlier imports under other names; a repository has one gallery."""
     for other in gallery.parent.glob(f"*/{FILE}"):
         if other.parent != gallery:
-            lock = acquire_lock(other.parent, WAIT)
-            try:
+            with _locked(other.parent):
                 other.unlink()
                 sweep(other.parent)
-            finally:
-                lock.release()
