@@ -164,7 +164,7 @@ def _ready_published(chosen: settings.Settings, published: settings.PublishedInd
     log.info(
         "gallery %s of %s: %d images, model %s", manifest.gallery, published.address, manifest.pictures, manifest.model
     )
-    return manifest.gallery, _about_model(manifest.model, f"the index {published.address} was built with it")
+    return manifest.gallery, _about_model(manifest.model, "the published index was built with it")
 
 
 def _about_model(model: "FeatureIdentity", why: str) -> str:

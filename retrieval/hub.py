@@ -42,7 +42,7 @@ UPLOADS = re.compile(r"/api/(repos/create|validate-yaml|datasets/[^/]+/[^/]+/(pr
 XET_ENVIRONMENT = {"HF_XET_CLIENT_READ_TIMEOUT": f"{STALL:.0f}s", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
 RESUME_HINT = "Run the same command again; files that are complete are not downloaded again."
 
-ADDRESS = "hf://datasets/"  # what the address of a dataset begins with
+ADDRESS, FILES = "hf://datasets/", "file://"  # what the addresses of datasets begin with, on the Hub and mounted
 COMMIT = re.compile("[0-9a-f]{40}")
 Kind = Literal["model", "dataset"]
 

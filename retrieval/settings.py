@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ PREFIX = "RETRIEVAL_"
 # CLIP was trained on sentences, so the mean over several prompts is more reliable than a single word
 # (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 3.1.4).
 TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}")
+PUBLISHED_MANIFEST = "manifest.json"
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -37,20 +39,25 @@ LOG_FORMATS = ("text", "json")
 
 @dataclass(frozen=True)
 class PublishedIndex:
-    """An index on the Hub, which is imported into a folder beside the Hub's cache."""
+    """An index on the Hub, or a folder with its files, which is imported into a folder beside the Hub's cache."""
 
-    repo: str
+    repo: str = ""
     revision: str | None = None
+    mounted: Path | None = None  # the folder, in place of a repository; a Space can mount datasets
 
     @property
     def address(self) -> str:
         """What `--index` takes."""
+        if self.mounted:
+            return f"{hub.FILES}{self.mounted}"
         return f"{hub.ADDRESS}{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
     @property
     def folder(self) -> Path:
         """The folder of the import, which can be deleted at any time."""
         name = self.address.removeprefix(hub.ADDRESS).replace("/", "--")
+        if self.mounted:
+            name = f"{self.mounted.name}-{sha256(bytes(self.mounted)).hexdigest()[:12]}"
         return Path(hub.hf_home()) / "lookalike" / name
 
 
@@ -167,8 +174,10 @@ def _template(text: str) -> str:
 
 
 def _index(text: str) -> Path | PublishedIndex:
-    if "://" not in text:
-        return Path(text).expanduser()
+    if "://" not in (text := text.removeprefix(hub.FILES)):
+        folder = Path(text).expanduser()
+        published = (folder / PUBLISHED_MANIFEST).is_file()  # an index has manifests in its galleries only
+        return PublishedIndex(mounted=folder.resolve()) if published else folder
     repo, at, revision = text.removeprefix(hub.ADDRESS).partition("@")
     if not text.startswith(hub.ADDRESS) or not hub.is_id(repo) or (at and not REVISION.fullmatch(revision)):
         raise argparse.ArgumentTypeError(f"must be a folder, or {hub.ADDRESS}org/name, not {text[:80]!r}")

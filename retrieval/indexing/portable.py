@@ -19,10 +19,10 @@ from retrieval.features import FEATURES
 from retrieval.features.base import FeatureIdentity
 from retrieval.indexing.embeddings import FOLDER
 from retrieval.labels import printable
-from retrieval.settings import folder_name
+from retrieval.settings import PUBLISHED_MANIFEST, folder_name
 
 FORMAT = 1  # increased whenever older programs can no longer import an index
-MANIFEST = "manifest.json"
+MANIFEST = PUBLISHED_MANIFEST
 CARD = "README.md"
 TEXTS = ("id", "label", "caption", "author", "license")
 NUMBERS = ("width", "height")

@@ -87,13 +87,13 @@ def _locked(gallery: Path) -> Iterator[None]:
 
 def _download(index: PublishedIndex) -> tuple[Path, PublishedManifest, str]:
     """Return the local copy of the repository, its manifest, and a fingerprint of its content."""
-    found = hub.describe("dataset", index.repo, index.revision, sizes=True)
+    found = _mounted(index.mounted) if index.mounted else hub.describe("dataset", index.repo, index.revision, True)
     with _explained(index):
-        if MANIFEST not in found.files:
+        if MANIFEST not in found.sizes:
             raise ValueError(f"it has no `{MANIFEST}`, so it is not an index")
-        if found.sizes.get(MANIFEST, 0) > MAX_MANIFEST:
+        if found.sizes[MANIFEST] > MAX_MANIFEST:
             raise ValueError(f"it has a `{MANIFEST}` of more than {MAX_MANIFEST // 2**20} MB")
-    copy = hub.fetch("dataset", index.repo, found.commit, [MANIFEST])
+    copy = index.mounted or hub.fetch("dataset", index.repo, found.commit, [MANIFEST])
     with _explained(index):
         text = (copy / MANIFEST).read_bytes()
         manifest = from_json(text)
@@ -104,8 +104,16 @@ def _download(index: PublishedIndex) -> tuple[Path, PublishedManifest, str]:
             if found.sizes.get(shard.name) != shard.bytes:
                 raise ValueError(f"it lacks `{shard.name}` with {shard.bytes:,} bytes, which its manifest names")
         _check_space(index, manifest)
-    copy = hub.fetch("dataset", index.repo, found.commit, [shard.name for shard in manifest.shards])
+    if not index.mounted:
+        hub.fetch("dataset", index.repo, found.commit, [shard.name for shard in manifest.shards])
     return copy, manifest, fingerprint
+
+
+def _mounted(folder: Path) -> hub.Repository:
+    """Return what is in a folder with the files of a published index."""
+    files = [MANIFEST, *(path.relative_to(folder).as_posix() for path in folder.glob("data/*.parquet"))]
+    sizes = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
+    return hub.Repository("", tuple(sizes), sizes=sizes)
 
 
 def _check_space(index: PublishedIndex, manifest: PublishedManifest) -> None:

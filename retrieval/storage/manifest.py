@@ -94,7 +94,7 @@ def build_command(folder: Path, flag: str = "") -> str:
         dataset = shlex.quote(json.loads((folder / FILE).read_text(encoding="utf-8"))["source"]["dataset"])
     except (OSError, ValueError, KeyError, TypeError):
         dataset = "..."
-    if dataset.startswith(hub.ADDRESS):  # opening it imports it again
+    if dataset.strip("'").startswith((hub.ADDRESS, hub.FILES)):  # opening a published index imports it again
         return f"python -m retrieval info --index {dataset}"
     index, name = shlex.quote(str(folder.parent)), shlex.quote(folder.name)
     return f"python index_builder.py --index {index} --gallery {name} --dataset {dataset} {flag}".rstrip()
