@@ -24,6 +24,8 @@ from tests.support.builds import draw_classes
 from tests.support.hub_client import RUNS, Client, parse_lines
 from tests.support.loopback_hub import COMMIT, WRITE_TOKEN, LoopbackHub
 from tests.support.paths import ROOT
+from tests.support.serving import post, running
+from tests.support.waiting import wait_until
 
 ADDRESS = "hf://datasets/org/pictures"
 PLACE, DRAFT, OWNER = "secret-place", "unfinished-draft", "named-in-a-note"
@@ -184,6 +186,25 @@ def test_mounted_copy_is_opened_without_the_hub(hub, client, push, tmp_path):
     assert len(imported(opened)) == 10
     assert imported(again).snapshot == imported(opened).snapshot
     assert sorted(path.name for path in mounted.iterdir()) == ["README.md", "data", "manifest.json"]
+
+
+@pytest.mark.endurance
+@pytest.mark.short
+def test_page_answers_while_chromadb_is_filled_and_offers_no_builds(hub, push, tmp_path):
+    assert push("--yes").code == 0
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": WRITE_TOKEN}
+    log, asked = tmp_path / "log", ("odd", None, "", 0.5, [], [], 1, "clip", "cosine", "exact", 5, "")
+    with running(log, "--index", ADDRESS, HF_HUB_OFFLINE="0", **environment) as address:
+        answer = post(address, "query", *asked)
+        assert len(json.loads(re.findall(r"^data: (.*)$", answer, re.M)[-1])[0]["hits"]) == 5
+        wait_until(lambda: "map of clip by pca is ready" in log.read_text(), log.read_text)
+        requests = len(hub.requests)
+        assert "complete" in post(address, "query", *asked[:-3], "chroma", 5, "")
+        assert len(hub.requests) == requests, "a page on which nobody can build asks the Hub for nothing"
+    text = log.read_text()
+    assert "importing hf://datasets/org/pictures, 10 images" in text
+    assert "To build galleries" not in text
+    assert (Indexes(tmp_path / "home" / "lookalike" / "org--pictures").get().snapshot / "chroma").is_dir()
 
 
 def test_published_index_is_read_only(hub, client, push, run):
