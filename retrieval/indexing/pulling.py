@@ -5,6 +5,7 @@ Readers, engines and the page only ever see files that this program wrote. `unpa
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from retrieval.gallery.source import GallerySource
 from retrieval.indexing.fit_projection import write_projections
 from retrieval.indexing.portable import MANIFEST, MAX_MANIFEST, PublishedManifest, from_json
 from retrieval.indexing.publish import background_of, next_snapshot, publish, sweep
+from retrieval.indexing.unpack import DISK_ERROR
 from retrieval.labels import printable
 from retrieval.pictures.decoder import clean_environment
 from retrieval.settings import PublishedIndex
@@ -117,12 +119,15 @@ def _mounted(folder: Path) -> hub.Repository:
 
 
 def _check_space(index: PublishedIndex, manifest: PublishedManifest) -> None:
-    """Raise ValueError unless there is space for the download and for the import."""
+    """Raise IndexingError unless there is space for the download and for the import."""
     vectors = 4 * manifest.pictures * sum(manifest.dimensions.values())
     needed = vectors + 2 * sum(shard.bytes for shard in manifest.shards)
     index.folder.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(index.folder).free < needed:
-        raise ValueError(f"it needs {needed / 1e9:,.1f} GB in `{index.folder}`, more than there is")
+        raise IndexingError(
+            f"The index `{index.address}` needs {needed / 1e6:,.0f} MB in `{index.folder}`. Free some space, or set "
+            "`HF_HOME` to another folder."
+        )
 
 
 @contextmanager
@@ -185,7 +190,7 @@ def _import(index: PublishedIndex, copy: Path, manifest: PublishedManifest, fing
 
 
 def _unpack(copy: Path, snapshot: Path, manifest: PublishedManifest) -> None:
-    """Run `unpack` in a process of its own; raise ValueError, which says what is wrong with the files."""
+    """Run `unpack` in a process of its own; raise ValueError, which says what is wrong with the files, or OSError."""
     job = {
         "copy": str(copy.absolute()),
         "snapshot": str(snapshot.absolute()),
@@ -197,6 +202,7 @@ def _unpack(copy: Path, snapshot: Path, manifest: PublishedManifest) -> None:
             [sys.executable, "-P", "-m", "retrieval.indexing.unpack"],
             input=json.dumps(job),
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # it could hold text from the files
             env=clean_environment(),
             text=True,
             errors="replace",
@@ -204,6 +210,9 @@ def _unpack(copy: Path, snapshot: Path, manifest: PublishedManifest) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise ValueError("reading it takes too long") from error
+    if done.returncode == DISK_ERROR:
+        number = int(done.stdout)
+        raise OSError(number, os.strerror(number))
     if done.returncode:
         raise ValueError(done.stdout.strip() or f"reading it makes the reader crash (exit code {done.returncode})")
 

@@ -30,6 +30,7 @@ from retrieval.labels import printable
 from retrieval.storage.manifest import thumbnail_path
 from retrieval.storage.vectors import ITEMS
 
+DISK_ERROR = 2  # exit code
 MEMORY = 4 * 2**30
 OPEN_FILES = 64
 MAX_ID = 1000  # characters
@@ -42,7 +43,7 @@ LENGTH_ERROR = 0.01  # of a vector that should have length 1
 
 
 def main() -> int:
-    """Write the snapshot; return 0, or 1 after printing what is wrong."""
+    """Write the snapshot; return 0, 1 after printing what is wrong, or 2 after printing the number of a disk error."""
     job: dict[str, Any] = json.load(sys.stdin)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
@@ -55,7 +56,8 @@ def main() -> int:
         print(str(error))
     except OSError as error:
         if error.errno:
-            raise
+            print(error.errno)
+            return DISK_ERROR
         print(f"it is damaged ({error})")  # pyarrow's own
     else:
         return 0

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from retrieval.features.pixels import Pixels
 from retrieval.indexing.pushing import Target, write_repository
 from retrieval.storage.catalog import Indexes
 from tests.support.hub_client import Client
@@ -306,6 +307,17 @@ def test_texts_are_cleaned_and_other_files_not_downloaded(hub, client, honest):
     assert Indexes(Path(found["model"].folder)).get().manifest.model.commit == COMMIT
     fetched = {request.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request}
     assert fetched == {"manifest.json", "train-00000.parquet"}
+
+
+def test_index_without_space_on_the_disk_is_not_downloaded(hub, client, honest):
+    def claim_much(folder):
+        seal(folder, rows=5_000_000)
+        change("features", "pixels", to=vars(Pixels(1024).identity))(folder)
+
+    [found] = opened(hub, client, honest, {"large": claim_much}).values()
+    assert "needs 62,9" in found.error
+    assert "Free some space" in found.error
+    assert not any("train-00000" in request for request in hub.requests)
 
 
 @pytest.mark.parametrize("damage", [MANIFESTS["gallery above"][0], SHARDS["not finite"][0]], ids=["manifest", "shard"])
