@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   python app.py --dataset ~/pictures                a folder of images
   python app.py --dataset johnowhitaker/imagenette2-320 --limit 2000 --model mini
   python app.py --index work/index --port 8000      the galleries of an existing index
+  python app.py --index hf://datasets/org/name      an index that somebody has published
 """
 
 log = logging.getLogger("app")
@@ -96,9 +97,9 @@ def serve(chosen: settings.Settings) -> None:
     # Models and ChromaDB load while the page is already served; an early search waits for them.
     threading.Thread(target=_warm, args=(searcher, health, builds), name="warm-up", daemon=True).start()
     examples = (BUNDLED_GALLERIES[DEFAULT_GALLERY] / "queries").glob("*.jpg")
-    page = build_page(searcher, examples, why, builds if chosen.own_machine else None, limits)
+    page = build_page(searcher, examples, why, builds if chosen.may_build else None, limits)
     door = launch(page, chosen, health)
-    if chosen.own_machine:
+    if chosen.may_build:
         print(f"* To build galleries on the page, open {address_with_token(str(page.local_url))}", flush=True)
     try:
         while True:  # not one long wait: a signal that another thread receives would not end it
@@ -122,6 +123,8 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
     from retrieval.storage.catalog import Indexes
     from retrieval.storage.projection import Method
 
+    if chosen.published:
+        return _ready_published(chosen, chosen.published)
     indexes = Indexes(chosen.index)
     first = chosen.gallery or (chosen.source.slug if chosen.data_asked else None)
     if not indexes.names() or (chosen.data_asked and first not in indexes.names()):
@@ -144,6 +147,24 @@ def ready(chosen: settings.Settings) -> tuple[str | None, str]:
             )
     log.info("gallery %s: %d images, model %s, because %s", manifest.gallery, manifest.pictures, manifest.model, why)
     return first, _about_model(manifest.model, why)
+
+
+def _ready_published(chosen: settings.Settings, published: settings.PublishedIndex) -> tuple[str | None, str]:
+    """Import a published index; return what `ready` returns."""
+    from retrieval.indexing.pulling import open_published
+    from retrieval.storage.catalog import Indexes
+
+    if chosen.data_asked:
+        raise IndexingError(
+            f"No gallery can be built in `{published.address}`, which is only read. Omit the flags of the dataset, or "
+            "name a folder with `--index`."
+        )
+    open_published(published)
+    manifest = Indexes(chosen.index).get(chosen.gallery or "").manifest
+    log.info(
+        "gallery %s of %s: %d images, model %s", manifest.gallery, published.address, manifest.pictures, manifest.model
+    )
+    return manifest.gallery, _about_model(manifest.model, "the published index was built with it")
 
 
 def _about_model(model: "FeatureIdentity", why: str) -> str:
@@ -173,13 +194,17 @@ def _differences(chosen: settings.Settings, manifest: "Manifest") -> list[str]:
 
 def _warm(searcher: "Searcher", health: "Health", builds: "Builds") -> None:
     """Load what searches need, and build the second gallery; a page for other visitors then stops using the Hub."""
-    alone = not builds.base.own_machine
+    alone = not builds.base.may_build
     try:
         if alone:
             for problem in searcher.fetch_models():
                 log.warning("%s", problem)
         searcher.warm()
         log.info("every search is warm")
+        if builds.base.published:
+            from retrieval.indexing.pulling import add_maps
+
+            add_maps(builds.base.published)
         _build_icons(searcher, builds)
     except RetrievalError as error:
         log.warning("%s", error)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from retrieval import hub, logs, memory, settings
-from retrieval.errors import GalleryError, RetrievalError
+from retrieval.errors import GalleryError, IndexingError, RetrievalError
 from retrieval.features.base import ModelChoice
 from retrieval.indexing.jobs import build_gallery, embed_share
 from retrieval.indexing.outcome import summary
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   python index_builder.py --dataset ~/photos --gallery holiday  a folder of images (class folders become labels)
   python index_builder.py --dataset johnowhitaker/imagenette2-320 --split train --limit 2000
   python index_builder.py --dataset ~/photos --watch            and keep the gallery up to date
+  python index_builder.py --push org/name --gallery holiday     publish a gallery as a private dataset on the Hub
   python index_builder.py --dataset pictures.parquet --caption-column title --model openai/clip-vit-base-patch32
 
 Stop it at any time (Ctrl-C), and run the same command again to resume.
@@ -48,32 +49,55 @@ def main(arguments: list[str] | None = None) -> int:
     upkeep = parser.add_mutually_exclusive_group()
     upkeep.add_argument("--verify", action="store_true", help="only check every file of the index")
     upkeep.add_argument("--prune", action="store_true", help="only delete embeddings that no gallery uses any more")
+    upkeep.add_argument("--push", metavar="ORG/NAME", help="only publish a finished gallery as a dataset on the Hub")
+    _add_push_flags(parser)
     settings.add_build_flags(parser)
     settings.add_shard_flag(parser)
     flags, chosen = settings.parse(parser, arguments)
     if chosen.shard and (flags.rebuild or flags.watch):
         parser.error("--shard cannot be combined with --rebuild or --watch")
+    if (flags.public or flags.license or flags.yes) and not flags.push:
+        parser.error("--public, --license and --yes belong to --push")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     hub.bound_access()
     memory.keep_freed()
     try:
-        if flags.verify:
-            return _verify(chosen)
-        if flags.prune:
-            return _prune(chosen)
-        if chosen.shard:
-            return _embed_share(chosen)
-        if flags.watch:
-            _watch(chosen, flags.rebuild, flags.json)
-        build(chosen, flags.rebuild, flags.json)
+        return _run(flags, chosen)
     except RetrievalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped. Run the same command again to resume.", file=sys.stderr)
         return 130
+
+
+def _add_push_flags(parser: argparse.ArgumentParser) -> None:
+    push = parser.add_argument_group("publishing")
+    push.add_argument("--public", action="store_true", help="let everyone read the dataset (default: private)")
+    licence = "licence of the dataset, as an id of the Hub (default: that of the images, if it is the same, or other)"
+    push.add_argument("--license", metavar="ID", help=licence)
+    push.add_argument("--yes", action="store_true", help="publish without asking")
+
+
+def _run(flags: argparse.Namespace, chosen: settings.Settings) -> int:
+    if chosen.published and not flags.verify:
+        raise IndexingError(
+            f"The index `{chosen.published.address}` was published by somebody and is only read here. Name a folder "
+            "with `--index`."
+        )
+    if flags.verify:
+        return _verify(chosen)
+    if flags.prune:
+        return _prune(chosen)
+    if flags.push:
+        return _push(flags, chosen)
+    if chosen.shard:
+        return _embed_share(chosen)
+    if flags.watch:
+        _watch(chosen, flags.rebuild, flags.json)
+    build(chosen, flags.rebuild, flags.json)
     return 0
 
 
@@ -137,6 +161,10 @@ def _embed_share(chosen: settings.Settings) -> int:
 def _verify(chosen: settings.Settings) -> int:
     from retrieval.indexing.upkeep import verify
 
+    if chosen.published:
+        from retrieval.indexing.pulling import open_published
+
+        open_published(chosen.published)
     problems = 0
     for problems, problem in enumerate(verify(chosen.index), start=1):  # noqa: B007
         print(problem)
@@ -149,6 +177,25 @@ def _prune(chosen: settings.Settings) -> int:
 
     print(f"{prune(chosen.index) / 1e6:,.1f} MB freed.")
     return 0
+
+
+def _push(flags: argparse.Namespace, chosen: settings.Settings) -> int:
+    from retrieval.indexing.pushing import Target, push
+    from retrieval.storage.catalog import Indexes
+
+    def confirmed(text: str) -> bool:
+        print(text, flush=True)
+        if flags.yes:
+            return True
+        if not sys.stdin.isatty():
+            raise IndexingError("Nothing was published, because nobody can be asked here. Add `--yes` to publish it.")
+        return input("Publish? [y/N] ").strip().lower() in ("y", "yes")
+
+    gallery = chosen.gallery or (chosen.source.slug if chosen.data_asked else "")
+    target = Target(flags.push, flags.public, flags.license)
+    address = push(Indexes(chosen.index), gallery, target, confirmed)
+    print(f"Published. Open it: python app.py --index {address}" if address else "Nothing was published.")
+    return 0 if address else 2
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -38,6 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     from retrieval import commands  # imported late, so that --help and a mistyped flag answer at once
 
     try:
+        if chosen.published:
+            from retrieval.indexing.pulling import add_maps, open_published
+
+            open_published(chosen.published)
+            if flags.command == "map":
+                add_maps(chosen.published)
         commands.COMMANDS[flags.command](flags, chosen)
     except RetrievalError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,9 +6,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils._validators import validate_repo_id
 from typing_extensions import override
 
 from retrieval.errors import RetrievalError
@@ -34,15 +35,24 @@ STALL = 8.0  # seconds without a byte within a file; a working connection may pa
 PATIENCE = 12.0  # seconds without progress, over all attempts at a URL, after which it is given up
 PAUSE = 10.0  # seconds between failures that count as separate; huggingface_hub waits 1 to 8 s between its attempts
 
+UPLOAD_WAIT = 60.0  # seconds for the response to an upload, since the Hub checks and stores the files first
+UPLOADS = re.compile(r"/api/(repos/create|validate-yaml|datasets/[^/]+/[^/]+/(preupload|commit)/[^/]+)")
+
 # hf_xet downloads large files with a client of its own, which by default retries a silent server for minutes.
 XET_ENVIRONMENT = {"HF_XET_CLIENT_READ_TIMEOUT": f"{STALL:.0f}s", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
 RESUME_HINT = "Run the same command again; files that are complete are not downloaded again."
 
+ADDRESS, FILES = "hf://datasets/", "file://"  # what the addresses of datasets begin with, on the Hub and mounted
+COMMIT = re.compile("[0-9a-f]{40}")
 Kind = Literal["model", "dataset"]
 
 
 class HubError(RetrievalError):
     """The Hub refused or did not answer; the message names the repository and what to do."""
+
+
+class HubMissing(HubError):
+    """The Hub has no such repository, or does not show it to this user."""
 
 
 class HubUnreachable(HubError):
@@ -60,6 +70,8 @@ class Repository:
     commit: str
     files: tuple[str, ...]
     configured: bool = False  # whether a dataset's card assigns files to splits
+    private: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of the files in bytes, if they were asked for
 
 
 _access_ended = threading.Event()
@@ -106,8 +118,9 @@ class _BoundedClient(httpx2.Client):
         if _access_ended.is_set():
             raise OfflineModeIsEnabled("this page makes no more requests to the Hub once it is ready")
         limits = request.extensions.setdefault("timeout", {})
-        for phase in ("connect", "read", "write", "pool"):
-            limits[phase] = min(limits.get(phase) or WAIT, WAIT)
+        wait = UPLOAD_WAIT if UPLOADS.search(request.url.path) else WAIT
+        for phase, most in {"connect": WAIT, "read": wait, "write": wait, "pool": WAIT}.items():
+            limits[phase] = min(limits.get(phase) or most, most)
         started = time.monotonic()
         try:
             response = super().send(request, stream=True, **more)
@@ -171,20 +184,34 @@ class _WatchedStream(httpx2.SyncByteStream):
         self._stream.close()
 
 
-def describe(kind: Kind, name: str, revision: str | None = None) -> Repository:
-    """Return the commit and files of a repository, by one request without retries.
+def is_id(text: str) -> bool:
+    """Return whether a text can be an id of the Hub, `org/name`, and nothing else."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return text.count("/") == 1 and text.isascii() and text.isprintable()
 
-    Raise HubUnreachable if the Hub does not respond or fails, HubError if it refuses.
+
+def describe(kind: Kind, name: str, revision: str | None = None, sizes: bool = False) -> Repository:
+    """Return the commit and files of a repository, with their sizes if asked for, by one request without retries.
+
+    Raise HubUnreachable if the Hub does not respond or fails, HubMissing if there is no such repository, HubError if
+    the Hub refuses.
     """
     try:
         api = hub.HfApi()
         ask = api.model_info if kind == "model" else api.dataset_info
-        info = ask(name, revision=revision, timeout=WAIT)
+        info = ask(name, revision=revision, timeout=WAIT, files_metadata=sizes)
     except Exception as error:
         raise explain_error(kind, name, revision, error) from error
-    card = info.card_data
+    card, files = info.card_data, info.siblings or ()
     return Repository(
-        str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ()), bool(card and card.get("configs"))
+        commit=str(info.sha),
+        files=tuple(each.rfilename for each in files),
+        configured=bool(card and card.get("configs")),
+        private=bool(info.private),
+        sizes={each.rfilename: each.size for each in files if each.size is not None},
     )
 
 
@@ -205,6 +232,11 @@ def cached(kind: Kind, name: str, revision: str | None) -> Path | None:
         return None
 
 
+def hf_home() -> str:
+    """Return the folder of everything that programs around the Hub keep on this machine."""
+    return hub.constants.HF_HOME
+
+
 def remember(name: str, revision: str | None) -> None:
     """Store in the cache which commit a dataset's branch points to; datasets does not, since it asks by commit."""
     with suppress(EntryNotFoundError):
@@ -218,6 +250,71 @@ def cached_commit(kind: Kind, name: str, revision: str | None) -> str | None:
         return (folder / "refs" / (revision or hub.constants.DEFAULT_REVISION)).read_text()
     except (OSError, ValueError):
         return None
+
+
+def is_logged_in() -> bool:
+    """Return whether huggingface_hub has a token to send."""
+    return hub.get_token() is not None
+
+
+def create_dataset(name: str, private: bool) -> None:
+    """Create a dataset unless it exists, whose visibility then stays as it is; raise HubError if that fails."""
+    try:
+        hub.HfApi().create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+    except Exception as error:
+        raise explain_upload_error(name, error) from error
+
+
+def upload(name: str, folder: Path, obsolete: Collection[str], parent: str, message: str) -> str:
+    """Replace files of a dataset in one commit, so that readers never see a mixture, and return the commit.
+
+    Args:
+        name: the id of the dataset.
+        folder: the files to upload.
+        obsolete: the files to delete.
+        parent: the commit that is replaced; another one meanwhile is an error.
+        message: the title of the commit.
+
+    Raises:
+        HubError: the Hub refuses or does not answer.
+    """
+    for variable, value in XET_ENVIRONMENT.items():
+        if os.environ.get(variable) == value:
+            del os.environ[variable]  # the limits for downloads are too short for the end of an upload
+    operations: list[hub.CommitOperationAdd | hub.CommitOperationDelete] = [
+        hub.CommitOperationAdd(path.relative_to(folder).as_posix(), path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    operations += [hub.CommitOperationDelete(each) for each in obsolete]
+    try:
+        done = hub.HfApi().create_commit(
+            name, operations, commit_message=message, repo_type="dataset", parent_commit=parent
+        )
+    except Exception as error:
+        raise explain_upload_error(name, error) from error
+    return str(done.oid)
+
+
+def explain_upload_error(name: str, error: Exception) -> RetrievalError:
+    """Return an error that says what to do about an exception raised by an upload; re-raise unknown ones."""
+    what = f"The dataset {name!r} cannot be written"
+    again = "Run the same command again."
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403, 404):
+        return HubError(
+            f"{what}: the Hub does not accept your token for it. Log in by `hf auth login` with a token that may write "
+            f"to {name.split('/')[0]!r}, or choose another name."
+        )
+    if status == 412:
+        return HubError(f"{what}, because it has been changed meanwhile. {again}")
+    if isinstance(error, (HfHubHTTPError, ValueError)):
+        return HubError(f"{what}: {' '.join(str(error).split())[:300]}")
+    if isinstance(error, HubStalled):
+        return HubStalled(f"{what}: the Hub stopped answering ({error}). {again}")
+    if isinstance(error, (OSError, httpx2.HTTPError, RuntimeError)):  # hf_xet raises RuntimeError
+        return HubUnreachable(f"{what}: the connection to the Hub failed ({first_line(error)}). {again}")
+    raise error
 
 
 def explain_error(kind: Kind, name: str, revision: str | None, error: Exception) -> RetrievalError:
@@ -235,7 +332,7 @@ def explain_error(kind: Kind, name: str, revision: str | None, error: Exception)
     if isinstance(error, RevisionNotFoundError):
         return HubError(f"{what} has no revision {revision!r} on the Hub. Check `{flag}`.")
     if isinstance(error, RepositoryNotFoundError):
-        return HubError(
+        return HubMissing(
             f"{what} is neither a local folder nor on the Hub, or it is private and you are not logged in "
             "(`hf auth login`). Check the spelling."
         )

@@ -7,13 +7,23 @@ flag overrides its variable.
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from retrieval import hub
 from retrieval.errors import RetrievalError
-from retrieval.features.base import AUTO, DEFAULT_PIXEL_SIZE, DTYPES, FeatureIdentity, FeatureOptions
+from retrieval.features.base import (
+    AUTO,
+    DEFAULT_PIXEL_SIZE,
+    DTYPES,
+    MAX_PIXEL_SIZE,
+    FeatureIdentity,
+    FeatureOptions,
+)
 from retrieval.gallery.source import BUNDLED_GALLERIES, DEFAULT_GALLERY, GallerySource, Labels
 from retrieval.storage.projection import Method
 
@@ -21,8 +31,34 @@ PREFIX = "RETRIEVAL_"
 # CLIP was trained on sentences, so the mean over several prompts is more reliable than a single word
 # (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 3.1.4).
 TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}")
+PUBLISHED_MANIFEST = "manifest.json"
+REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+
+
+@dataclass(frozen=True)
+class PublishedIndex:
+    """An index on the Hub, or a folder with its files, which is imported into a folder beside the Hub's cache."""
+
+    repo: str = ""
+    revision: str | None = None
+    mounted: Path | None = None  # the folder, in place of a repository; a Space can mount datasets
+
+    @property
+    def address(self) -> str:
+        """What `--index` takes."""
+        if self.mounted:
+            return f"{hub.FILES}{self.mounted}"
+        return f"{hub.ADDRESS}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the import, which can be deleted at any time."""
+        name = self.address.removeprefix(hub.ADDRESS).replace("/", "--")
+        if self.mounted:
+            name = f"{self.mounted.name}-{sha256(bytes(self.mounted)).hexdigest()[:12]}"
+        return Path(hub.hf_home()) / "lookalike" / name
 
 
 @dataclass(frozen=True)
@@ -30,6 +66,7 @@ class Settings:
     """The settings of a program, from its flags and environment variables."""
 
     index: Path
+    published: PublishedIndex | None = None  # what `index` is imported from
     dataset: str | None = None
     config: str | None = None
     split: str | None = None
@@ -79,6 +116,11 @@ class Settings:
         return is_loopback(host) and not (self.no_build or self.share or link or on_space() or proxy)
 
     @property
+    def may_build(self) -> bool:
+        """Whether users of the page may build galleries: on their own machine, and not into an imported index."""
+        return self.own_machine and self.published is None
+
+    @property
     def features(self) -> FeatureOptions:
         """The options of the feature types."""
         return FeatureOptions(self.model, self.model_revision, self.dtype, self.pixel_size)
@@ -118,7 +160,8 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def _folder_name(text: str) -> str:
+def folder_name(text: str) -> str:
+    """Return a text that can be the name of a folder; raise argparse.ArgumentTypeError for any other."""
     if not text or text.startswith(".") or len(text) > 200 or any(each in text for each in '/\\:*?"<>|\0'):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} cannot be the name of a folder; use letters, digits, - and _")
     return text
@@ -130,16 +173,25 @@ def _template(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> Path:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"must be a folder, not the address {text[:80]!r}")
-    return Path(text).expanduser()
+def _index(text: str) -> Path | PublishedIndex:
+    if "://" not in (text := text.removeprefix(hub.FILES)):
+        folder = Path(text).expanduser()
+        published = (folder / PUBLISHED_MANIFEST).is_file()  # an index has manifests in its galleries only
+        return PublishedIndex(mounted=folder.resolve()) if published else folder
+    repo, at, revision = text.removeprefix(hub.ADDRESS).partition("@")
+    if not text.startswith(hub.ADDRESS) or not hub.is_id(repo) or (at and not REVISION.fullmatch(revision)):
+        raise argparse.ArgumentTypeError(f"must be a folder, or {hub.ADDRESS}org/name, not {text[:80]!r}")
+    return PublishedIndex(repo, revision or None)
 
 
 def add_index_flag(parser: argparse.ArgumentParser) -> None:
     """Add `--index`, which every program has."""
     parser.add_argument(
-        "--index", type=_folder, default="index", metavar="DIR", help="folder of the index (default: %(default)s)"
+        "--index",
+        type=_index,
+        default="index",
+        metavar="DIR",
+        help=f"folder of the index, or {hub.ADDRESS}ORG/NAME[@REVISION] for a published one (default: %(default)s)",
     )
 
 
@@ -165,7 +217,7 @@ def add_shard_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_gallery_flag(parser: argparse.ArgumentParser, text: str) -> None:
     """Add `--gallery` with a help text."""
-    parser.add_argument("--gallery", type=_folder_name, metavar="NAME", help=text)
+    parser.add_argument("--gallery", type=folder_name, metavar="NAME", help=text)
 
 
 def add_template_flag(parser: argparse.ArgumentParser) -> None:
@@ -227,7 +279,7 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--pixel-size",
-        type=_whole_number(1, 1024),
+        type=_whole_number(1, MAX_PIXEL_SIZE),
         default=DEFAULT_PIXEL_SIZE,
         metavar="S",
         help="size of the raw-pixel images, S x S (default: %(default)s)",
@@ -296,6 +348,8 @@ def parse(
     flags = parser.parse_args(arguments)
     given = {name: getattr(flags, name, None) for name in Settings.__dataclass_fields__}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if isinstance(values["index"], PublishedIndex):
+        values |= {"published": values["index"], "index": values["index"].folder}
     if "templates" in values:
         values["templates"] = tuple(values["templates"])
     return flags, Settings(**values)

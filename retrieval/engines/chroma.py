@@ -50,7 +50,7 @@ class ChromaEngine(Engine):
     @override
     def probe(self, gallery: GalleryVectors, folder: Path) -> None:
         if not chroma_is_unchanged(folder):
-            raise EngineDamaged("ChromaDB's files have changed since they were written")
+            raise EngineDamaged("ChromaDB's files are missing or have changed since they were written")
 
     @override
     def open(self, gallery: GalleryVectors, folder: Path) -> OpenEngine:

@@ -16,6 +16,7 @@ Vectors = npt.NDArray[np.float32]
 
 AUTO = "auto"
 DTYPES = ("bfloat16", "float16", "float32")
+MAX_PIXEL_SIZE = 1024
 DEFAULT_PIXEL_SIZE = 16  # P@5 does not change between 16 and 64 on photos, and is slightly better than 32 on icons
 
 
@@ -147,6 +148,13 @@ class FeatureType(ABC):
             ModelError: its model is not available.
             IndexingError: the model has changed since then.
         """
+
+    def is_portable(self, identity: FeatureIdentity) -> bool:
+        """Return whether `restore` works on any machine and reads no file that the identity names.
+
+        An index from elsewhere is checked with it, so its identity can hold anything.
+        """
+        return not self.has_model
 
     def is_same(self, identity: FeatureIdentity, options: FeatureOptions, choice: ModelChoice | None) -> bool:
         """Return whether `load` would give a feature set with this identity; False if only loading can tell."""

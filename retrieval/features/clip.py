@@ -1,12 +1,23 @@
 """CLIP features: what an image-text model sees in an image."""
 
+import re
 from dataclasses import replace
 
 from typing_extensions import override
 
 from retrieval.errors import IndexingError, ModelError
-from retrieval.features.base import AUTO, FeatureIdentity, FeatureOptions, FeatureSet, FeatureType, ModelChoice
-from retrieval.features.models import choose_model
+from retrieval.features.base import (
+    AUTO,
+    DTYPES,
+    FeatureIdentity,
+    FeatureOptions,
+    FeatureSet,
+    FeatureType,
+    ModelChoice,
+)
+from retrieval.features.models import choose_model, is_published, recorded_model
+
+PREPROCESSING = re.compile("[0-9a-f]{16}")
 
 
 class ClipFeatures(FeatureType):
@@ -26,7 +37,7 @@ class ClipFeatures(FeatureType):
 
     @override
     def find(self, identity: FeatureIdentity) -> None:
-        choose_model(identity.name, identity.commit)
+        recorded_model(identity)
 
     @override
     def load(self, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:
@@ -38,7 +49,7 @@ class ClipFeatures(FeatureType):
     @override
     def restore(self, identity: FeatureIdentity) -> FeatureSet:
         try:
-            encoder = self.load(FeatureOptions(dtype=identity.dtype), choose_model(identity.name, identity.commit))
+            encoder = self.load(FeatureOptions(dtype=identity.dtype), recorded_model(identity))
         except ModelError as error:
             raise ModelError(
                 f"The model of this index is not available, so only features without a model can be searched. {error}"
@@ -49,6 +60,11 @@ class ClipFeatures(FeatureType):
                 f"{encoder.identity.revision}. Rebuild the index: `python index_builder.py --rebuild`"
             )
         return encoder
+
+    @override
+    def is_portable(self, identity: FeatureIdentity) -> bool:
+        known = identity.dtype in DTYPES and PREPROCESSING.fullmatch(identity.preprocessing)
+        return bool(known) and is_published(identity.name, identity.revision)
 
     @override
     def is_same(self, identity: FeatureIdentity, options: FeatureOptions, choice: ModelChoice | None) -> bool:

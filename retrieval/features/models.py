@@ -3,11 +3,12 @@
 import hashlib
 import json
 import logging
+import re
 from pathlib import Path
 
 from retrieval import hub
 from retrieval.errors import ModelError
-from retrieval.features.base import AUTO, ModelChoice
+from retrieval.features.base import AUTO, FeatureIdentity, ModelChoice
 from retrieval.gallery.source import local_path
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,7 @@ BUNDLED = "mini"
 BUNDLED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "mini-clip"
 AUTO_MODEL = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # the original pipeline's weights, better than OpenAI's
 
+DIGEST = re.compile("[0-9a-f]{16}")  # of a local folder
 SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 DIGESTED = {".json", ".txt", ".model", ".safetensors", ".bin"}
 REMEDY = "You can also use the bundled model (`--model mini`) or one you have downloaded (`--model FOLDER`)."
@@ -44,6 +46,22 @@ def choose_model(name: str, revision: str | None = None) -> ModelChoice:
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
         raise ModelError(f"There is no model folder {name!r}. Check the path, or give a Hub id (`org/name`). {REMEDY}")
     return _from_hub(name, revision)
+
+
+def recorded_model(identity: FeatureIdentity) -> ModelChoice:
+    """Return the model of an index: one from the Hub even if there is a local folder of this name.
+
+    Raises:
+        ModelError: it is not available; the message says why and what to do.
+    """
+    return _from_hub(identity.name, identity.commit) if identity.commit else choose_model(identity.name)
+
+
+def is_published(name: str, revision: str) -> bool:
+    """Return whether everyone can load a model: the bundled one, or a commit of one on the Hub."""
+    if name == BUNDLED:
+        return bool(DIGEST.fullmatch(revision))
+    return hub.is_id(name) and bool(hub.COMMIT.fullmatch(revision))
 
 
 def _local(name: str, folder: Path, reason: str) -> ModelChoice:

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from retrieval.features.base import (
     DEFAULT_PIXEL_SIZE,
+    MAX_PIXEL_SIZE,
     FeatureIdentity,
     FeatureOptions,
     FeatureSet,
@@ -32,6 +33,11 @@ class PixelFeatures(FeatureType):
     @override
     def restore(self, identity: FeatureIdentity) -> FeatureSet:
         return Pixels(self.image_side(identity.dimensions))
+
+    @override
+    def is_portable(self, identity: FeatureIdentity) -> bool:
+        side = self.image_side(identity.dimensions)
+        return 1 <= side <= MAX_PIXEL_SIZE and identity == Pixels(side).identity
 
     @override
     def image_side(self, dimensions: int) -> int:

@@ -95,7 +95,7 @@ class _Decoder:
                 [sys.executable, "-P", "-m", "retrieval.pictures.worker"],
                 stdin=other_end.fileno(),
                 stdout=subprocess.DEVNULL,
-                env=_environment(),
+                env=clean_environment(),
                 start_new_session=True,  # Ctrl-C is for the app only
             )
 
@@ -154,7 +154,8 @@ class _Decoder:
         return Image.fromarrow(pa.FixedSizeListArray.from_arrays(values, PIXEL_BYTES), "RGB", (width, height))
 
 
-def _environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
+    """Return the environment of a process that reads hostile files: nothing that may hold a token."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     return inherited | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from retrieval import hub
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES
 from retrieval.features.base import FeatureIdentity
@@ -98,6 +99,8 @@ def build_command(folder: Path, flag: str = "") -> str:
         dataset = shlex.quote(json.loads((folder / FILE).read_text(encoding="utf-8"))["source"]["dataset"])
     except (OSError, ValueError, KeyError, TypeError):
         dataset = "..."
+    if dataset.strip("'").startswith((hub.ADDRESS, hub.FILES)):  # opening a published index imports it again
+        return f"python -m retrieval info --index {dataset}"
     index, name = shlex.quote(str(folder.parent)), shlex.quote(folder.name)
     return f"python index_builder.py --index {index} --gallery {name} --dataset {dataset} {flag}".rstrip()
 

@@ -86,6 +86,13 @@ def test_own_machine_means_loopback_without_share_link_space_or_proxy(
     assert parse_flags(*flags).own_machine is own
 
 
+def test_nobody_builds_into_a_published_index() -> None:
+    published = parse_flags("--index", "hf://datasets/org/name")
+    assert published.own_machine
+    assert not published.may_build
+    assert parse_flags("--index", "somewhere").may_build
+
+
 def test_fields_are_parsed_like_flags() -> None:
     base = parse_flags("--index", "somewhere", "--pixel-size", "16")
     given = {"dataset": "~/pictures", "limit": "20", "image_column": "-x", "gallery": "mine", "model": "mini"}

@@ -35,7 +35,7 @@ from retrieval import cli
 for arguments in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = (cli if arguments[0] == "search" else index_builder).main(arguments)
+        code = (cli if arguments[0] in ("search", "info", "map") else index_builder).main(arguments)
     print(json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue()}))
 """
 CHOICES = """
@@ -51,6 +51,20 @@ for name in json.loads(sys.argv[1]):
     except errors.ModelError as error:
         answer = {"name": None, "why": str(error)}
     print(json.dumps({**answer, "seconds": time.perf_counter() - started}))
+"""
+# Opens published indexes by their address, and says whether a model could have been loaded.
+OPENS = """
+import json, sys
+from retrieval import errors, hub, settings
+from retrieval.indexing.pulling import open_published
+hub.bound_access()
+for address in json.loads(sys.argv[1]):
+    index, error = settings._index(address), None
+    try:
+        open_published(index)
+    except errors.RetrievalError as refused:
+        error = str(refused)
+    print(json.dumps({"error": error, "folder": str(index.folder), "torch": "torch" in sys.modules}), flush=True)
 """
 # Fetches models and datasets: {"model": id} or {"dataset": id}, each with its other arguments.
 FETCHES = """
@@ -152,6 +166,10 @@ class Client:
     def fetch(self, address, *wanted, before=""):
         """Run the code `before`, fetch models and datasets, and return the result of each."""
         return parse_lines(self(address, "-c", before + FETCHES, json.dumps(wanted)))
+
+    def open(self, address, *indexes):
+        """Open published indexes, and return the result of each."""
+        return parse_lines(self(address, "-c", OPENS, json.dumps(indexes)))
 
 
 def parse_lines(result):

@@ -1,5 +1,6 @@
 """A Hugging Face Hub on 127.0.0.1 that serves the files of a folder, for tests with the real client."""
 
+import base64
 import hashlib
 import json
 import re
@@ -13,13 +14,18 @@ from urllib.parse import unquote, urlsplit
 from huggingface_hub import RepoCard
 
 COMMIT = "c0ffee" + "0" * 34
+WRITE_TOKEN = "hf_write"
 STORE = "/store"
 DRIPS, DRIP = 8, 0.5  # the number of pieces of a slow download, and the seconds between two
 ROUTE = re.compile(r"/(api/)?(?:(models|datasets)/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?")
+WRITES = re.compile(r"/api/datasets/([^/]+/[^/]+)/(preupload|commit)/main")
 
 
 class LoopbackHub(ThreadingHTTPServer):
     """Serves `root/models/<org>/<name>/...` and `root/datasets/<org>/<name>/...`; every repository has one commit.
+
+    With `WRITE_TOKEN`, datasets of the organization `org` can be created and written; a commit replaces the one before.
+    Only this token may read those in `private`.
 
     `refusals` maps repositories to an HTTP error status, `gated` maps repositories to the token they require, and
     with `silent` no request is answered. `revisions` adds branches, tags and commits: it maps (repository, revision)
@@ -39,6 +45,8 @@ class LoopbackHub(ThreadingHTTPServer):
         self.revisions: dict[tuple[str, str], Path] = {}
         self.faults: dict[str, Iterator[str]] = {}
         self.stored_in_xet: set[str] = set()
+        self.private: set[str] = set()
+        self.commits: dict[str, str] = {}  # of the repositories that were written
         self.silent = False
         self.requests: list[str] = []
         self.tokens: list[str | None] = []
@@ -75,7 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
         name, revision = (match[3], match[5] or "main") if match else ("", "main")
         folder = hub.root / ((match and match[2]) or "models") / name
         folder = hub.revisions.get((name, revision), folder)
-        commit = commit_of(folder) if (name, revision) in hub.revisions else COMMIT
+        newest = hub.commits.get(name, COMMIT)
+        commit = commit_of(folder) if (name, revision) in hub.revisions else newest
         if hub.silent or address.path.startswith(STORE):
             hub.closing.wait()
             self.close_connection = True
@@ -87,20 +96,75 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(403 if shown else 401, X_Error_Code="GatedRepo")
         elif name in hub.refusals:
             self._reply(hub.refusals[name])
+        elif name in hub.private and shown != f"Bearer {WRITE_TOKEN}":
+            self._reply(401, X_Error_Code="RepoNotFound")
         elif not match or not folder.is_dir():
             self._reply(404, X_Error_Code="RepoNotFound")
-        elif revision not in ("main", COMMIT) and (name, revision) not in hub.revisions:
+        elif revision not in ("main", newest) and (name, revision) not in hub.revisions:
             self._reply(404, X_Error_Code="RevisionNotFound")
         elif match[4] == "resolve":
             self._send_file(folder / (match[6] or ""), f"{name}/{match[6]}", commit)
         elif match[4] == "tree":
             self._send_tree(folder, match[6] or "", "recursive=true" in address.query.lower())
         else:
-            names = [file.relative_to(folder).as_posix() for file in _files(folder)]
-            siblings = [{"rfilename": file} for file in names]
-            self._send_json({"id": name, "sha": commit, "siblings": siblings, "cardData": _card(folder)})
+            files = [(file.relative_to(folder).as_posix(), file.stat().st_size) for file in _files(folder)]
+            siblings = [{"rfilename": file, "size": size} for file, size in files]
+            about = {"id": name, "sha": commit, "private": name in hub.private, "cardData": _card(folder)}
+            self._send_json(about | {"siblings": siblings})
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        hub, path = self.server, urlsplit(self.path).path
+        shown = self.headers.get("Authorization")
+        hub.requests.append(f"POST {self.path}")
+        hub.tokens.append(shown)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        match = WRITES.fullmatch(unquote(path))
+        if hub.silent:
+            hub.closing.wait()
+            self.close_connection = True
+        elif path == "/api/validate-yaml":
+            self._send_json({"errors": [], "warnings": []})
+        elif shown != f"Bearer {WRITE_TOKEN}":
+            self._reply(403 if shown else 401)
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif not match or not (hub.root / "datasets" / match[1]).is_dir():
+            self._reply(404, X_Error_Code="RepoNotFound")
+        elif match[2] == "preupload":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            self._send_json({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        else:
+            self._commit(match[1], [json.loads(line) for line in body.splitlines()])
+
+    def _create(self, given: dict[str, str]) -> None:
+        name = f"{given['organization']}/{given['name']}"
+        folder = self.server.root / "datasets" / name
+        if given["organization"] != "org":
+            return self._reply(403)
+        if new := not folder.is_dir():
+            folder.mkdir(parents=True)
+            if given.get("visibility") == "private":
+                self.server.private.add(name)
+        url = json.dumps({"url": f"{self.server.url}/datasets/{name}"}).encode()
+        self._reply(200 if new else 409, url, Content_Type="application/json")
+
+    def _commit(self, name: str, lines: list[dict[str, dict[str, str]]]) -> None:
+        hub, folder = self.server, self.server.root / "datasets" / name
+        header, *operations = lines
+        before = hub.commits.get(name, COMMIT)
+        if header["value"].get("parentCommit", before) != before:
+            return self._reply(412)
+        for operation in operations:
+            file = folder / operation["value"]["path"]
+            if operation["key"] == "file":
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(base64.b64decode(operation["value"]["content"]))
+            else:
+                file.unlink()
+        hub.commits[name] = hashlib.sha1(f"{before}{operations}".encode()).hexdigest()
+        self._send_json({"commitUrl": f"{hub.url}/datasets/{name}/commit/{before}", "commitOid": hub.commits[name]})
 
     def _send_tree(self, folder: Path, below: str, recursive: bool) -> None:
         if not (folder / below).is_dir():
@@ -141,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        if self.command != "GET":
+        if self.command == "HEAD":
             return
         if fault == "drip":
             step = -(-len(body) // DRIPS)
