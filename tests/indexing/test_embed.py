@@ -32,9 +32,9 @@ def test_embedding_in_workers_does_not_change_threads_elsewhere(queries, tmp_pat
     torch.set_num_threads(share + 2)
     forward, threads = encoder.forward, []
 
-    def record_threads(pixels):
-        vectors = forward(pixels)
-        threads.append((torch.get_num_threads(), len(pixels)))
+    def record_threads(inputs):
+        vectors = forward(inputs)
+        threads.append((torch.get_num_threads(), len(inputs["pixel_values"])))
         return vectors
 
     monkeypatch.setattr(encoder, "forward", record_threads)
