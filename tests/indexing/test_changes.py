@@ -15,8 +15,8 @@ import pytest
 
 import index_builder
 from retrieval.engines.lock import IndexInUse, acquire_lock
-from retrieval.features import FEATURES
-from retrieval.features.encoder import ClipEncoder
+from retrieval.features import FEATURES, Vectors
+from retrieval.features.encoder import ClipEncoder, Inputs
 from retrieval.features.models import BUNDLED_FOLDER
 from retrieval.indexing.embeddings import FOLDER, PRUNE_LOCK, EmbeddingStore
 from retrieval.indexing.jobs import build_gallery
@@ -100,7 +100,12 @@ def test_new_feature_type_alone_is_computed(
     monkeypatch.setitem(FEATURES, "average", AverageFeatures())
     counts: list[int] = []
     forward = ClipEncoder.forward
-    monkeypatch.setattr(ClipEncoder, "forward", lambda self, x: (counts.append(len(x)), forward(self, x))[1])
+
+    def count(encoder: ClipEncoder, inputs: Inputs) -> Vectors:
+        counts.append(len(inputs["pixel_values"]))
+        return forward(encoder, inputs)
+
+    monkeypatch.setattr(ClipEncoder, "forward", count)
     assert build(index, dataset, capsys) == (COUNT, COUNT, 0, 0)
     assert counts in ([], [1])  # loading the model embeds one picture
     assert Indexes(index).get(NAME).vectors("average").shape == (COUNT, 3)
