@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional
 from typing_extensions import override
 
+from retrieval import hub
 from retrieval.errors import ModelError, QueryError
 from retrieval.features import zero_gpu
 from retrieval.features.base import AUTO, FeatureIdentity, FeatureSet, ModelChoice, Vectors
@@ -97,7 +98,7 @@ class ClipEncoder(FeatureSet):
             return int(self.embed([Image.new("RGB", (8, 8))]).shape[1])
         except (*SETTINGS_ERRORS, IndexError, RuntimeError) as error:
             raise ModelError(
-                f"The model {self.choice.name} was loaded but fails to embed an image: {_first_line(error)} "
+                f"The model {self.choice.name} was loaded but fails to embed an image: {hub.first_line(error)} "
                 "Choose another `--model`."
             ) from error
 
@@ -219,10 +220,6 @@ def _unusable(choice: ModelChoice, error: Exception) -> ModelError:
             "Choose another `--model` (CLIP, SigLIP, VisionTextDualEncoder)."
         )
     return ModelError(
-        f"The model {choice.name} in `{choice.folder}` cannot be loaded: {_first_line(error)} "
+        f"The model {choice.name} in `{choice.folder}` cannot be loaded: {hub.first_line(error)} "
         "Delete that folder and download the model again, or choose another `--model`."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
