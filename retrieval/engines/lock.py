@@ -45,9 +45,9 @@ def acquire_lock(build: Path, timeout: float = 0, create: bool = True, name: str
 
 
 @contextmanager
-def held(folder: Path, name: str = "lock") -> Iterator[None]:
-    """Return a context in which this process holds a lock on a folder; raise as `acquire_lock` does."""
-    lock = acquire_lock(folder, name=name)
+def held(folder: Path, name: str = "lock", timeout: float = 0) -> Iterator[None]:
+    """Return a context in which this process holds a lock on a folder; wait and raise as `acquire_lock` does."""
+    lock = acquire_lock(folder, timeout, name=name)
     try:
         yield
     finally:

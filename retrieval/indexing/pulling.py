@@ -17,7 +17,7 @@ from pathlib import Path
 
 from retrieval import hub
 from retrieval.digests import check, digests_of
-from retrieval.engines.lock import acquire_lock
+from retrieval.engines.lock import acquire_lock, held
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.gallery.source import GallerySource
 from retrieval.indexing.fit_projection import write_projections
@@ -53,7 +53,7 @@ def open_published(index: PublishedIndex) -> None:
         log.warning("The Hub is unreachable, so %s is used as it was. %s", index.address, error)
         return
     gallery = index.folder / manifest.gallery
-    with _locked(gallery):
+    with held(gallery, timeout=WAIT):
         if not _is_imported(gallery, fingerprint):
             log.info("importing %s, %d images", index.address, manifest.pictures)
             _import(index, copy, manifest, fingerprint)
@@ -67,7 +67,7 @@ def add_maps(index: PublishedIndex) -> None:
         IndexingError: they cannot be written.
     """
     for found in index.folder.glob(f"*/{FILE}"):
-        with _locked(found.parent), _explained(index):
+        with held(found.parent, timeout=WAIT), _explained(index):
             manifest = read_manifest(found.parent)
             if manifest is None:
                 continue
@@ -75,16 +75,6 @@ def add_maps(index: PublishedIndex) -> None:
             missing = [name for name in manifest.features if not projection_path(snapshot, name, Method.PCA).exists()]
             for features, method in write_projections(snapshot, missing, [Method.PCA]):
                 log.info("%s: the map of %s by %s is ready", manifest.gallery, features, method)
-
-
-@contextmanager
-def _locked(gallery: Path) -> Iterator[None]:
-    """Return a context in which no other process changes an imported gallery."""
-    lock = acquire_lock(gallery, WAIT)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _download(index: PublishedIndex) -> tuple[Path, PublishedManifest, str]:
@@ -221,6 +211,6 @@ def _drop_others(gallery: Path) -> None:
     """Delete earlier imports under other names; a repository has one gallery."""
     for other in gallery.parent.glob(f"*/{FILE}"):
         if other.parent != gallery:
-            with _locked(other.parent):
+            with held(other.parent, timeout=WAIT):
                 other.unlink()
                 sweep(other.parent)
