@@ -46,17 +46,20 @@ def open_published(index: PublishedIndex) -> None:
         IndexingError: the index is not what it should be, or its folder cannot be written. An earlier import stays.
     """
     try:
-        copy, manifest, fingerprint = _download(index)
+        found, copy, manifest, fingerprint = _read_manifest(index)
+        gallery = index.folder / manifest.gallery
+        if not (imported := _is_imported(gallery, fingerprint)):
+            _download_shards(index, found, manifest)
     except hub.HubUnreachable as error:
         if not any(index.folder.glob(f"*/{FILE}")):
             raise
         log.warning("The Hub is unreachable, so %s is used as it was. %s", index.address, error)
         return
-    gallery = index.folder / manifest.gallery
-    with held(gallery, timeout=WAIT):
-        if not _is_imported(gallery, fingerprint):
-            log.info("importing %s, %d images", index.address, manifest.pictures)
-            _import(index, copy, manifest, fingerprint)
+    if not imported:
+        with held(gallery, timeout=WAIT):
+            if not _is_imported(gallery, fingerprint):  # another process may have done it
+                log.info("importing %s, %d images", index.address, manifest.pictures)
+                _import(index, copy, manifest, fingerprint)
     _drop_others(gallery)
 
 
@@ -77,8 +80,8 @@ def add_maps(index: PublishedIndex) -> None:
                 log.info("%s: the map of %s by %s is ready", manifest.gallery, features, method)
 
 
-def _download(index: PublishedIndex) -> tuple[Path, PublishedManifest, str]:
-    """Return the local copy of the repository, its manifest, and a fingerprint of its content."""
+def _read_manifest(index: PublishedIndex) -> tuple[hub.Repository, Path, PublishedManifest, str]:
+    """Return what the repository holds, its local copy, its manifest, and a fingerprint of its content."""
     found = _mounted(index.mounted) if index.mounted else hub.describe("dataset", index.repo, index.revision, True)
     with _explained(index):
         if MANIFEST not in found.sizes:
@@ -88,17 +91,17 @@ def _download(index: PublishedIndex) -> tuple[Path, PublishedManifest, str]:
     copy = index.mounted or hub.fetch("dataset", index.repo, found.commit, [MANIFEST])
     with _explained(index):
         text = (copy / MANIFEST).read_bytes()
-        manifest = from_json(text)
-        fingerprint = sha256(text + str(FORMAT).encode()).hexdigest()[:16]
-        if _is_imported(index.folder / manifest.gallery, fingerprint):
-            return copy, manifest, fingerprint
+        return found, copy, from_json(text), sha256(text + str(FORMAT).encode()).hexdigest()[:16]
+
+
+def _download_shards(index: PublishedIndex, found: hub.Repository, manifest: PublishedManifest) -> None:
+    with _explained(index):
         for shard in manifest.shards:
             if found.sizes.get(shard.name) != shard.bytes:
                 raise ValueError(f"it lacks `{shard.name}` with {shard.bytes:,} bytes, which its manifest names")
         _check_space(index, manifest)
     if not index.mounted:
         hub.fetch("dataset", index.repo, found.commit, [shard.name for shard in manifest.shards])
-    return copy, manifest, fingerprint
 
 
 def _mounted(folder: Path) -> hub.Repository:
