@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has one core, so more threads would only slow each other down.
@@ -35,6 +36,10 @@ from retrieval.ui.serving.own_page import address_with_token  # noqa: E402
 from tests.support.browsing import PATIENCE, served, settings_of, wait_until_loaded  # noqa: E402
 from tests.support.builds import draw_classes  # noqa: E402
 from tests.support.cache import copy_index  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.support.hub_client import Client
+    from tests.support.loopback_hub import LoopbackHub
 
 # No deadline: a test must not fail because the machine is busy.
 settings.register_profile("patient", deadline=None)
@@ -149,6 +154,24 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     context.close()
     outside = [url for url in requested if not url.startswith((address, "blob:", "data:"))]
     assert not outside
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> "Iterator[LoopbackHub]":
+    """A Hub without repositories, over the folder `hub`."""
+    from tests.support.loopback_hub import LoopbackHub
+
+    (tmp_path / "hub" / "datasets").mkdir(parents=True)
+    with LoopbackHub(tmp_path / "hub") as hub:
+        yield hub
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> "Client":
+    """Runs commands with the real client of the Hub and a cache of its own."""
+    from tests.support.hub_client import Client  # imports transformers
+
+    return Client(tmp_path)
 
 
 @pytest.fixture(scope="session")

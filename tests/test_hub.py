@@ -13,7 +13,7 @@ from PIL import Image
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import AUTO_MODEL, choose_model
 from retrieval.storage.catalog import Indexes
-from tests.support.hub_client import CHOICES, RUNS, Client, make_clip, make_pictures, parse_lines
+from tests.support.hub_client import CHOICES, RUNS, make_clip, make_pictures, parse_lines
 from tests.support.loopback_hub import COMMIT, LoopbackHub, commit_of
 
 CONFIGS = """---
@@ -51,11 +51,6 @@ def root(tmp_path_factory):
 def hub(root):
     with LoopbackHub(root) as hub:
         yield hub
-
-
-@pytest.fixture
-def client(tmp_path):
-    return Client(tmp_path)
 
 
 def test_model_and_dataset_are_downloaded_once_and_then_work_offline(hub, client, tmp_path):

@@ -6,7 +6,7 @@ from itertools import repeat
 
 import pytest
 
-from tests.support.hub_client import Client, make_clip, make_pictures
+from tests.support.hub_client import make_clip, make_pictures
 from tests.support.loopback_hub import LoopbackHub
 
 pytestmark = pytest.mark.endurance
@@ -23,11 +23,6 @@ def hub(tmp_path):
         make_pictures(tmp_path / "hub" / "datasets" / "org" / name / "data")
     with LoopbackHub(tmp_path / "hub") as hub:
         yield hub
-
-
-@pytest.fixture
-def client(tmp_path):
-    return Client(tmp_path)
 
 
 @pytest.mark.parametrize(

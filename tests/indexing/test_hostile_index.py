@@ -17,8 +17,7 @@ from PIL import Image
 from retrieval.features.pixels import Pixels
 from retrieval.indexing.pushing import Target, write_repository
 from retrieval.storage.catalog import Indexes
-from tests.support.hub_client import Client
-from tests.support.loopback_hub import COMMIT, LoopbackHub
+from tests.support.loopback_hub import COMMIT
 
 SHARD = "data/train-00000.parquet"
 CLIP = ("features", "clip")
@@ -31,18 +30,6 @@ def honest(few_icons, tmp_path_factory):
     folder = tmp_path_factory.mktemp("honest")
     write_repository(Indexes(few_icons).get(), Target("org/honest"), folder)
     return folder
-
-
-@pytest.fixture
-def hub(tmp_path):
-    (tmp_path / "hub" / "datasets").mkdir(parents=True)
-    with LoopbackHub(tmp_path / "hub") as hub:
-        yield hub
-
-
-@pytest.fixture
-def client(tmp_path):
-    return Client(tmp_path)
 
 
 def change(*path, to):

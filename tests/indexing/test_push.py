@@ -22,7 +22,7 @@ from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import publish_manifest, read_manifest
 from tests.support.builds import draw_classes
 from tests.support.hub_client import RUNS, Client, parse_lines
-from tests.support.loopback_hub import COMMIT, WRITE_TOKEN, LoopbackHub
+from tests.support.loopback_hub import COMMIT, WRITE_TOKEN
 from tests.support.paths import ROOT
 from tests.support.serving import post, running
 from tests.support.waiting import wait_until
@@ -56,13 +56,6 @@ def built(tmp_path_factory):
     assert DRAFT in manifest.skipped_pictures[0].id  # the control: the manifest knows what must stay private
     assert PLACE in manifest.source.dataset
     return folder / "index"
-
-
-@pytest.fixture
-def hub(tmp_path):
-    (tmp_path / "hub" / "datasets").mkdir(parents=True)
-    with LoopbackHub(tmp_path / "hub") as hub:
-        yield hub
 
 
 @pytest.fixture
