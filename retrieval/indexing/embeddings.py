@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -297,9 +297,7 @@ def fill_matrix(path: Path, keys: Keys, dimensions: int, parts: Parts) -> None:
         names.append(name)
     if missing := int((part_of < 0).sum()):
         raise PartDamaged(f"{missing:,} vectors in `{parts.folder}` are missing. They are computed again.")
-    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (len(keys), dimensions)}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+    with new_matrix(path, (len(keys), dimensions)) as file:
         _reserve(file, 4 * len(keys) * dimensions)
     matrix = np.load(path, mmap_mode="r+")
     left = len(keys)
@@ -311,6 +309,14 @@ def fill_matrix(path: Path, keys: Keys, dimensions: int, parts: Parts) -> None:
     matrix.flush()
     if left:
         raise PartDamaged(f"Parts of `{parts.folder}` have just been merged. The snapshot is written again.")
+
+
+def new_matrix(path: Path, shape: tuple[int, int]) -> IO[bytes]:
+    """Return a new file in numpy's format for vectors of this shape, (n, d), which are to be written to it."""
+    file = path.open("wb")
+    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
 
 
 def _reserve(file: Any, size: int) -> None:

@@ -13,7 +13,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from PIL import Image, JpegImagePlugin  # noqa: F401  # importing the plugin reg
 from retrieval.digests import digest_of
 from retrieval.features import FEATURES, Vectors
 from retrieval.gallery.source import one_line, valid_unicode
-from retrieval.indexing.embeddings import key_of
+from retrieval.indexing.embeddings import key_of, new_matrix
 from retrieval.indexing.portable import GROUP_BYTES, GROUP_ROWS, NUMBERS, TEXTS, rows_within, schema_of
 from retrieval.indexing.publish import COLUMNS
 from retrieval.labels import printable
@@ -71,7 +71,7 @@ def unpack(copy: Path, shards: Mapping[str, Mapping[str, Any]], snapshot: Path, 
         ValueError, pa.ArrowException, MemoryError, OSError: a shard is not what it should be.
     """
     count = sum(each["rows"] for each in shards.values())
-    matrices = {name: _new_matrix(snapshot / f"{name}.npy", (count, length)) for name, length in dimensions.items()}
+    matrices = {name: new_matrix(snapshot / f"{name}.npy", (count, length)) for name, length in dimensions.items()}
     rows = 0
     with pq.ParquetWriter(snapshot / ITEMS, COLUMNS, write_page_checksum=True) as items:
         for name, expected in shards.items():
@@ -85,13 +85,6 @@ def unpack(copy: Path, shards: Mapping[str, Mapping[str, Any]], snapshot: Path, 
                 rows += len(values)
     for file in matrices.values():
         file.close()
-
-
-def _new_matrix(path: Path, shape: tuple[int, int]) -> IO[bytes]:
-    file = path.open("wb")
-    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file
 
 
 def _batches(path: Path, name: str, rows: int, dimensions: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
