@@ -258,7 +258,7 @@ def is_logged_in() -> bool:
 
 
 def create_dataset(name: str, private: bool) -> None:
-    """Create a dataset unless it exists, whose visibility then stays as it is; raise HubError if that fails."""
+    """Create a dataset; one that exists stays private or public. Raise HubError if that fails."""
     try:
         hub.HfApi().create_repo(name, repo_type="dataset", private=private, exist_ok=True)
     except Exception as error:

@@ -51,7 +51,7 @@ EXAMPLES = 3  # ids that are shown before they are published
 
 @dataclass(frozen=True)
 class Target:
-    """Where to publish an index, and for whom."""
+    """The dataset that an index is published as, and who may read it."""
 
     repo: str  # org/name
     public: bool = False
