@@ -4,6 +4,7 @@ from tests.support.warm import Moment
 
 STAGES = {
     "the gallery is claimed": Moment("_Run.run", "call"),
+    "what killed builds left is deleted": Moment("sweep", "return"),
     "some files are read": Moment("Embedder._read", "return", 2),
     "some thumbnails are written": Moment("EmbeddingStore.write_thumbnail", "return", 3),
     "a part is about to be written": Moment("Parts.write", "call"),
@@ -20,8 +21,8 @@ STAGES = {
     "ChromaDB is about to be built": Moment("run_in_process", "call"),
     "ChromaDB is being built": Moment("ItemVectors.check_open", "call", 2),
     "ChromaDB is built": Moment("run_in_process", "return"),
-    "the old snapshot is about to be deleted": Moment("sweep", "call"),
+    "the old snapshot is about to be deleted": Moment("sweep", "call", 2),
     "the old snapshot is half deleted": Moment("_rmtree_safe_fd", "return"),
-    "the old snapshot is deleted": Moment("sweep", "return"),
+    "the old snapshot is deleted": Moment("sweep", "return", 2),
 }
 PUBLISHED = 8  # the last stages, after the manifest is renamed
