@@ -45,8 +45,9 @@ from transformers import AutoModel
 
 from retrieval import memory
 from retrieval.engines import ENGINES
-from retrieval.engines.chroma import fill
+from retrieval.engines.chroma_fill import fill
 from retrieval.engines.chroma_folder import keys_of
+from retrieval.engines.recall import FLOOR
 from retrieval.features.base import (
     DEFAULT_PIXEL_SIZE,
     FeatureSet,
@@ -232,7 +233,7 @@ def _stages(gallery: Gallery, encoder: ClipEncoder, folder: Path, flags: argpars
     count = flags.pictures
     found["ChromaDB"] = each_ms(lambda: _build_chroma(snapshot), count, 1)
     found["background"] = each_ms(lambda: background_of(snapshot, names), count, 1)
-    found["maps"] = each_ms(lambda: list(write_projections(snapshot, names, [Method.PCA])), count, 1)
+    found["maps"] = each_ms(lambda: list(write_projections(snapshot, [(each, Method.PCA) for each in names])), count, 1)
     torch.set_num_threads(threads)
     return dict(found)
 
@@ -241,7 +242,7 @@ def _build_chroma(snapshot: Path) -> None:
     manifest = read_manifest(snapshot.parent)
     assert manifest
     ENGINES["chroma"].drop(snapshot)
-    fill(ItemVectors.of(snapshot, manifest), snapshot, keys_of(manifest.features))
+    fill(ItemVectors.of(snapshot, manifest), snapshot, keys_of(manifest.features), FLOOR, None)
 
 
 def _cpu_seconds() -> float:

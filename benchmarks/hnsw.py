@@ -31,8 +31,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from retrieval.engines.chroma import ROWS_AT_ONCE
-from retrieval.engines.chroma_folder import GRAPH, row_key
+from retrieval.engines.chroma_fill import AT_ONCE
+from retrieval.engines.chroma_folder import GRAPH
 from retrieval.features import Vectors
 
 KINDS = ("clustered", "uniform", "pixels")
@@ -92,13 +92,13 @@ def vectors_of(kind: str, n: int, index: Path) -> tuple[Vectors, Vectors]:
 
     Pixels are those of the icons, with every tenth icon as a query, whatever `n` is.
     """
-    build = index / "icons" / json.loads((index / "icons" / "manifest.json").read_text())["build"]
+    snapshot = index / "icons" / json.loads((index / "icons" / "manifest.json").read_text())["snapshot"]
     if kind == "clustered":
-        return clustered(np.load(build / "clip.npy"), n)
+        return clustered(np.load(snapshot / "clip.npy"), n)
     if kind == "uniform":
         vectors = to_unit(np.random.default_rng(0).standard_normal((n + QUERIES, DIMENSIONS), np.float32))
         return vectors[:n], vectors[n:]
-    pixels = np.load(build / "pixels.npy")
+    pixels = np.load(snapshot / "pixels.npy")
     asked = np.arange(len(pixels)) % 10 == 0
     return pixels[~asked], pixels[asked]
 
@@ -119,14 +119,12 @@ def build_graph(arguments: argparse.Namespace, kind: str, construction: int, nei
     done = collection.count()
     before = known_figures(arguments.figures)[folder.name]["build s"] if done else 0.0
     started = time.perf_counter()
-    for start in tqdm(range(done, len(gallery), ROWS_AT_ONCE), desc=folder.name, mininterval=10, leave=False):
+    for start in tqdm(range(done, len(gallery), AT_ONCE), desc=folder.name, mininterval=10, leave=False):
         if time.perf_counter() - started > 60 * arguments.minutes:
             break
-        rows = range(start, min(start + ROWS_AT_ONCE, len(gallery)))
-        metadata: Any = [{"id": str(row), "label": "", "caption": ""} for row in rows]
-        collection.upsert(
-            ids=[row_key(row) for row in rows], embeddings=gallery[rows.start : rows.stop], metadatas=metadata
-        )
+        rows = range(start, min(start + AT_ONCE, len(gallery)))
+        about: Any = [{"label": ""} for _ in rows]
+        collection.upsert(ids=[str(row) for row in rows], embeddings=gallery[rows.start : rows.stop], metadatas=about)
     seconds = before + time.perf_counter() - started
     done = collection.count()
     client.close()
@@ -144,7 +142,7 @@ def ask_graph(arguments: argparse.Namespace, folder: Path) -> None:
     exact = []
     for query in queries:  # the order by L2, which for unit vectors is that by the inner product
         near = squares - 2 * np.vecdot(gallery, query)
-        exact.append({row_key(int(row)) for row in np.argpartition(near, K)[:K]})
+        exact.append({str(row) for row in np.argpartition(near, K)[:K]})
     for ef in EF_SEARCH:
         client, collection = opened(folder, "l2" if kind == "pixels" else "ip", int(construction), int(neighbours))
         collection.modify(configuration={"hnsw": {"ef_search": ef}})

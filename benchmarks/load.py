@@ -2,9 +2,13 @@
 
     python benchmarks/load.py --work DIR                      8 visitors x 200 searches of 10,000 images
     python benchmarks/load.py --work DIR --pictures 500 --searches 20     a quick trial
+    python benchmarks/load.py --work DIR --flood --searches 50            with and without one who floods the page
 
 Each visitor uploads images, searches with each of them several times with random settings (features, metric, engine,
 k, label, near-duplicates), and waits for each result. Memory is the resident set of the server (Linux).
+
+With `--flood`, the last visitor does not search, but keeps 60 comparisons of all settings in flight, each with a
+session of its own, every other time. The page has the limits of a Space, and each visitor an address.
 """
 
 import argparse
@@ -13,8 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +27,14 @@ import httpx
 import numpy as np
 from gallery import add_flags, indexed, queries
 from report import report
-from service import App, Visitor, running
+from service import DEFAULTS, App, Visitor, running
 
 EACH = 10  # searches per uploaded image
 SETTLED = 50  # searches after which memory must stay nearly constant
 GOAL = 100  # MB by which it may still grow
+FLOOD = 60  # comparisons in flight
+REFUSED = 1.0  # seconds until a refused comparison is sent again
+ROUNDS = 3
 LABELS: tuple[list[str], ...] = ([], [], ["animal-mammal"], ["tool", "zodiac"])
 
 
@@ -56,17 +64,19 @@ def main() -> None:
     add_flags(parser, 10_000)
     parser.add_argument("--visitors", type=int, default=8)
     parser.add_argument("--searches", type=int, default=200, help="searches per visitor (default: %(default)s)")
+    parser.add_argument("--flood", action="store_true", help="compare response times with and without a flood")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two searches (default: %(default)s)")
     flags = parser.parse_args()
     root = indexed(flags.work, flags.pictures)
+    if flags.flood:
+        return _compare_with_flood(flags, root)
     each = -(-flags.searches // EACH)
     pictures = queries(flags.visitors * each)
     with tempfile.TemporaryDirectory() as cache, running(root, Path(cache)) as app:
         app.wait_until_warm()
-        log, asked = Log(app), flags.visitors * flags.searches
+        asked = flags.visitors * flags.searches
         started = time.perf_counter()
-        with ThreadPoolExecutor(flags.visitors) as pool:
-            for i in range(flags.visitors):
-                pool.submit(_visit, log, i, pictures[i * each : (i + 1) * each], flags.searches)
+        log = _visits(app, flags.visitors, pictures, flags)
         seconds = time.perf_counter() - started
     answered, failed = len(log.milliseconds), len(log.errors)
     settled = log.resident[min(SETTLED, len(log.resident) - 1) :]
@@ -94,11 +104,67 @@ def main() -> None:
         sys.exit("\n".join(["Some searches were not answered:", *log.errors[:5]]))
 
 
-def _visit(log: Log, seed: int, pictures: Sequence[bytes], searches: int) -> None:
+def _compare_with_flood(flags: argparse.Namespace, root: Path) -> None:
+    """Measure the response times of all visitors but the last, in turn while that one is silent and floods the page."""
+    others, rows, ratios = flags.visitors - 1, [], list[float]()
+    pictures = queries(others * -(-flags.searches // EACH))
+    with tempfile.TemporaryDirectory() as cache, running(root, Path(cache), SPACE_ID="somebody/space") as app:
+        app.wait_until_warm()
+        _visits(app, others, pictures, flags)  # so that all is loaded
+        for _ in range(ROUNDS):
+            quiet = _visits(app, others, pictures, flags)
+            with _flood(app) as comparisons:
+                flooded = _visits(app, others, pictures, flags)
+            row: dict[str, object] = {"comparisons": len(comparisons), "errors": len(quiet.errors + flooded.errors)}
+            for name, log in (("quiet", quiet), ("flooded", flooded)):
+                row[f"p50 {name}"], row[f"p95 {name}"] = np.quantile(log.milliseconds, (0.5, 0.95)).tolist()
+            ratios.append(float(np.quantile(flooded.milliseconds, 0.95) / np.quantile(quiet.milliseconds, 0.95)))
+            rows.append(row | {"p95 ratio": ratios[-1]})
+    report("One visitor floods the page", rows, visitors=flags.visitors, pictures=flags.pictures, pause=flags.pause)
+    print(f"\nMedian ratio of p95: {np.median(ratios):.2f} (goal: 2)")
+
+
+@contextmanager
+def _flood(app: App) -> Iterator[list[int]]:
+    """Keep `FLOOD` comparisons in flight, all from one address; yield a list that grows with each that was answered."""
+    stop, answered = threading.Event(), list[int]()
+    arguments = {name: value for name, value in DEFAULTS.items() if name not in ("features", "metric", "engine")}
+
+    def send(number: int) -> None:
+        visitor = Visitor(app.address, ip="203.0.113.1")
+        while not stop.is_set():
+            try:
+                visitor.call("compare", arguments | {"text": f"fox {number} {len(answered)}"})
+                answered.append(number)
+            except (httpx.HTTPError, RuntimeError):
+                stop.wait(REFUSED)
+
+    with ThreadPoolExecutor(FLOOD) as pool:
+        for number in range(FLOOD):
+            pool.submit(send, number)
+        try:
+            while len(answered) < FLOOD:  # measure a lasting flood; its 60 new sessions cost a second at first
+                time.sleep(0.1)
+            yield answered
+        finally:
+            stop.set()
+
+
+def _visits(app: App, visitors: int, pictures: Sequence[bytes], flags: argparse.Namespace) -> Log:
+    """Run the searches of several visitors at once."""
+    log, each = Log(app), len(pictures) // visitors
+    with ThreadPoolExecutor(visitors) as pool:
+        for i in range(visitors):
+            pool.submit(_visit, log, i, pictures[i * each : (i + 1) * each], flags)
+    return log
+
+
+def _visit(log: Log, seed: int, pictures: Sequence[bytes], flags: argparse.Namespace) -> None:
     """Run the uploads and searches of one visitor."""
     chance = random.Random(seed)
-    visitor = Visitor(log.app.address)
-    for turn in range(searches):
+    visitor = Visitor(log.app.address, ip=f"192.0.2.{seed}")
+    for turn in range(flags.searches):
+        time.sleep(flags.pause * chance.uniform(0.5, 1.5))
         started = time.perf_counter()
         try:
             if turn % EACH == 0:

@@ -31,7 +31,7 @@ from report import report
 from service import Visitor, running
 
 from retrieval.engines import ENGINES
-from retrieval.features import FEATURES, Vectors
+from retrieval.features import DEFAULT_SET, Vectors
 from retrieval.features.encoder import ClipEncoder, Inputs
 from retrieval.metrics import Metric
 from retrieval.search.query import Query
@@ -44,7 +44,7 @@ GOAL = 10.0  # ms at the median
 QUERIES = 10
 SIZES = (12, 50)
 ALIKE = 0.95
-COMBINATIONS = list(itertools.product(FEATURES, Metric, ENGINES))
+COMBINATIONS = list(itertools.product(DEFAULT_SET, Metric, ENGINES))
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def _checked(searcher: Searcher, pictures: Sequence[bytes]) -> list[dict[str, ob
     """Return the recall of both engines against the formulas; assert that the exact scan has the same order."""
     index = searcher.indexes.get()
     rows: list[dict[str, object]] = []
-    for features, metric in itertools.product(FEATURES, Metric):
+    for features, metric in itertools.product(index.features, Metric):
         found: dict[tuple[str, int], list[float]] = {}
         for picture in pictures:
             query = Query(picture, features=features, metric=metric)
@@ -168,7 +168,7 @@ def _by_http(root: Path, pictures: Sequence[bytes], rounds: int) -> list[dict[st
     with tempfile.TemporaryDirectory() as cache, running(root, Path(cache)) as app:
         visitor = Visitor(app.address)
         uploaded = [visitor.upload(picture) for picture in pictures]
-        for picture, (features, engine) in itertools.product(uploaded, itertools.product(FEATURES, ENGINES)):
+        for picture, (features, engine) in itertools.product(uploaded, itertools.product(DEFAULT_SET, ENGINES)):
             visitor.search(picture, features=features, engine=engine)  # embeds and warms
         for k in SIZES:
             waited, server = [], []

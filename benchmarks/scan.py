@@ -1,4 +1,4 @@
-"""Compare the exact scan with one read of its matrix, and evaluation in blocks with a loop over queries.
+"""Compare the exact scan with one read of its matrix.
 
     python benchmarks/scan.py                        100,000 x 512 and 20,000 x 3,072; about three minutes on 2 cores
     python benchmarks/scan.py --n 5000 --threads 1   a quick trial
@@ -11,9 +11,9 @@ Every ranking is compared with scipy's in float64 before it is timed.
 """
 
 import argparse
-import os
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from scipy.spatial.distance import cdist
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from retrieval.analysis.evaluation import average_precision, label_codes, leave_one_out, relevance
 from retrieval.digests import digests_of
 from retrieval.engines.exact import Scan
 from retrieval.features import Vectors
@@ -35,15 +34,14 @@ from retrieval.gallery.source import GallerySource
 from retrieval.metrics import Metric
 from retrieval.search.query import Combination
 from retrieval.search.ranking import rank
+from retrieval.storage.items import ITEMS
 from retrieval.storage.manifest import Changes, Manifest
 from retrieval.storage.reader import GalleryIndex
-from retrieval.storage.vectors import ITEMS
 
 SCIPY = {Metric.L1: "cityblock", Metric.L2: "euclidean", Metric.COSINE: "cosine", Metric.CORRELATION: "correlation"}
 CLASSES = 10
 K = 12  # hits on a page
 CHECKED = 3  # queries whose ranking is compared with scipy's
-LOOPED = 40  # queries for which the loop is timed
 
 
 def unit(chance: np.random.Generator, n: int, d: int) -> Vectors:
@@ -62,15 +60,18 @@ def pictures(chance: np.random.Generator, n: int) -> Vectors:
     return noise.reshape(n, -1)
 
 
-def index_of(folder: Path, pixels: Vectors, clip: Vectors) -> GalleryIndex:
-    """Return an index of the given vectors on disk, with random classes and without ChromaDB."""
+def classes(n: int) -> list[str]:
+    """Return random labels."""
+    return [f"class {i}" for i in np.random.default_rng(1).integers(0, CLASSES, n)]
+
+
+def index_of(folder: Path, vectors: Mapping[str, Vectors], labels: Sequence[str]) -> GalleryIndex:
+    """Return an index of the vectors of each feature type on disk, without ChromaDB's files."""
     snapshot = folder / "snapshot"
     snapshot.mkdir(parents=True)
-    rows = np.arange(len(clip))
-    labels = [f"class {i}" for i in np.random.default_rng(1).integers(0, CLASSES, len(rows))]
+    rows = np.arange(len(labels))
     names = [str(row) for row in rows]
     pq.write_table(pa.table({"row": rows, "id": names, "label": labels, "caption": names}), snapshot / ITEMS)
-    vectors = {"pixels": pixels, "clip": clip}
     for name, each in vectors.items():
         np.save(snapshot / f"{name}.npy", each)
     manifest = Manifest(
@@ -124,37 +125,6 @@ def scanned(index: GalleryIndex, features: str, queries: Vectors, threads: list[
     return rows
 
 
-def evaluated(index: GalleryIndex) -> list[dict[str, object]]:
-    """Return the duration of mAP per query, computed in blocks and by ranking the gallery for one query at a time."""
-    queries, features = leave_one_out(index), "clip"
-    codes = label_codes(index.labels, index.labels)
-    vectors, rows = queries.vectors[features], list[dict[str, object]]()
-    for metric in Metric:
-        given = (vectors, queries.positions, queries.labels, codes)
-
-        def blocks(metric: Metric = metric, given: tuple[np.ndarray, ...] = given) -> float:
-            parts = [average_precision(hits) for hits in relevance(index.scan(features), metric, *given)]
-            return float(np.concatenate(parts).mean())
-
-        def loop(metric: Metric = metric) -> None:
-            for vector, own, label in zip(vectors[:LOOPED], queries.positions, queries.labels, strict=False):
-                positions, _ = rank(index, Combination(features, metric), vector, len(index))
-                average_precision((codes[positions[positions != own]] == label)[None])
-
-        by_blocks = median_ms(blocks, 3, 0) / len(vectors)
-        by_loop = median_ms(loop, 3, 0) / LOOPED
-        rows.append(
-            {
-                "metric": str(metric),
-                "queries": len(vectors),
-                "blocks, ms per query": by_blocks,
-                "loop, ms per query": by_loop,
-                "loop / blocks": by_loop / by_blocks,
-            }
-        )
-    return rows
-
-
 def main() -> None:
     """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,13 +134,14 @@ def main() -> None:
     chance, n = np.random.default_rng(0), arguments.n
     queries = {"clip": unit(chance, 20, 512), "pixels": pictures(chance, 20)}
     with tempfile.TemporaryDirectory() as folder:
-        wide = index_of(Path(folder) / "clip", chance.random((n, 3), np.float32), unit(chance, n, 512))
+        vectors = {"pixels": chance.random((n, 3), np.float32), "clip": unit(chance, n, 512)}
+        wide = index_of(Path(folder) / "clip", vectors, classes(n))
         rows = scanned(wide, "clip", queries["clip"], arguments.threads)
         n //= 5
-        long = index_of(Path(folder) / "pixels", pictures(chance, n), unit(chance, n, 512))
+        vectors = {"pixels": pictures(chance, n), "clip": unit(chance, n, 512)}
+        long = index_of(Path(folder) / "pixels", vectors, classes(n))
         rows += scanned(long, "pixels", queries["pixels"], arguments.threads)
         report("Exact scan of one query", rows, k=K)
-        report("Leave-one-out mAP", evaluated(long), gallery=n, dimensions=512, threads=os.cpu_count())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS: dict[str, object] = {
     "text": "",
     "image": None,
+    "more": [],
+    "less": [],
     "without": "",
     "balance": 0.5,
     "labels": [],
@@ -31,6 +33,7 @@ DEFAULTS: dict[str, object] = {
     "engine": "exact",
     "top_k": 10,
     "gallery": "",
+    "min_score": None,
 }
 PATIENCE = 300.0  # seconds after which a response counts as lost
 
@@ -83,19 +86,20 @@ def resident(process: int, kind: str = "VmRSS") -> int:
 
 
 @contextmanager
-def running(index: Path, cache: Path, *options: str) -> Iterator[App]:
+def running(index: Path, cache: Path, *options: str, **environment: str) -> Iterator[App]:
     """Start the app, wait until it prints its address, and stop it afterwards.
 
     Args:
         index: the index folder; the app builds it if it does not exist.
         cache: the Hugging Face cache.
         options: options of the Python interpreter.
+        environment: more environment variables.
     """
     command = [sys.executable, *options, "app.py", "--host", "127.0.0.1", "--index", str(index)]
-    environment = {**os.environ, "HF_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
+    all_variables = {**os.environ, "HF_HOME": str(cache), "PYTHONUNBUFFERED": "1", **environment}
     started = time.perf_counter()
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=all_variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         assert process.stdout
@@ -112,11 +116,12 @@ def running(index: Path, cache: Path, *options: str) -> Iterator[App]:
 
 
 class Visitor:
-    """One visitor's connection and session: uploads and searches with `/query`, a light version of `gradio_client`."""
+    """One visitor's connection and session, a light version of `gradio_client`; a Space takes `ip` for the address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, ip: str = "192.0.2.1") -> None:
         self._session = uuid.uuid4().hex
-        self._http = httpx.Client(base_url=f"{address}/gradio_api", timeout=PATIENCE)
+        headers = {"x-forwarded-for": ip}
+        self._http = httpx.Client(base_url=f"{address}/gradio_api", timeout=PATIENCE, headers=headers)
 
     def upload(self, picture: bytes, name: str = "query.jpg") -> dict[str, Any]:
         """Upload an image and return the value that stands for it in a search."""
@@ -124,14 +129,14 @@ class Visitor:
         return {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
 
     def search(self, picture: dict[str, Any], **settings: object) -> dict[str, Any]:
-        """Return the result of the HTTP API's `/query`.
+        """Return the result of the HTTP API's `/query`; raise RuntimeError if it is an error."""
+        return self.call("query", DEFAULTS | {"image": picture} | settings)
 
-        Raises:
-            RuntimeError: the app returned an error.
-        """
-        body = {"data": list((DEFAULTS | {"image": picture} | settings).values()), "session_hash": self._session}
-        call = self._http.post("/call/query", json=body).raise_for_status()
-        events = self._http.get(f"/call/query/{call.json()['event_id']}").raise_for_status().text
+    def call(self, name: str, values: Mapping[str, object]) -> dict[str, Any]:
+        """Return the result of an endpoint; raise RuntimeError if it is an error. `values` are all its arguments."""
+        body = {"data": list(values.values()), "session_hash": self._session}
+        call = self._http.post(f"/call/{name}", json=body).raise_for_status()
+        events = self._http.get(f"/call/{name}/{call.json()['event_id']}").raise_for_status().text
         event = re.search(r"event: (complete|error)\ndata: (.*)", events)
         if not event or event[1] == "error":
             raise RuntimeError(events)

@@ -3,16 +3,17 @@
 import argparse
 import csv
 import json
+import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from retrieval.analysis import evaluation
 from retrieval.analysis.agreement import move
 from retrieval.analysis.comparison import compare
 from retrieval.analysis.explanation import caption, explain, name_of, number, timings
@@ -29,64 +30,104 @@ from retrieval.analysis.robustness import (
     sweep_to_json,
     withstood,
 )
+from retrieval.analysis.why import ABOUT, Explainer
 from retrieval.engines import ENGINES
+from retrieval.engines.choice import summary
 from retrieval.errors import QueryError, RetrievalError
+from retrieval.evaluate_commands import compare_saved, evaluate
 from retrieval.features import FEATURES
+from retrieval.installation import BUILDER
 from retrieval.labels import METRICS, printable, without_formula
 from retrieval.metrics import Metric
-from retrieval.search.query import Query
+from retrieval.pictures.loading import read_bytes
+from retrieval.search.query import Query, rankings_to_json
 from retrieval.search.searcher import Searcher
 from retrieval.search.validation import (
+    added_to,
     checked_distortion,
-    checked_engine,
     checked_features,
+    checked_min_score,
+    checked_names,
     checked_query,
     checked_top_k,
     one_of,
 )
 from retrieval.settings import Settings
 from retrieval.storage.catalog import Indexes
-from retrieval.storage.manifest import Manifest
 from retrieval.storage.projection import Method
+from retrieval.storage.reader import GalleryIndex
 
+FIGURES = "recall_figures"  # only in the JSON of `info`
+MAPS_WAIT = 600.0  # seconds for another process that computes the same maps
 PACKAGES = ("gradio", "transformers", "torch", "chromadb", "datasets", "pillow")
+
+
+def _indexes(chosen: Settings) -> Indexes:
+    return Indexes(chosen.index, server=chosen.server)
 
 
 def _print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def _asked(flags: argparse.Namespace, chosen: Settings) -> dict[str, Any]:
-    names = ("text", "without", "balance", "region", "alike")
-    given = {name: getattr(flags, name) for name in names}
-    return given | {"picture": flags.image, "labels": flags.label, "gallery": chosen.gallery or ""}
+def _asked(flags: argparse.Namespace, chosen: Settings, **toggles: Any) -> tuple[Searcher, GalleryIndex, Query]:
+    """Return the query that the flags describe, and its gallery.
+
+    Its image is read before anything is loaded, so that a missing file is reported at once.
+    """
+    image = _image(flags)
+    searcher = Searcher(_indexes(chosen), chosen.templates)
+    index = searcher.indexes.get(chosen.gallery or "")
+    names = ("text", "without", "balance", "region", "alike", "top_k")
+    given = {name: getattr(flags, name) for name in names} | {"engine": index.engines[0]}
+    given |= {name: value for name, value in toggles.items() if value is not None}
+    query = checked_query(picture=image, labels=flags.label, gallery=index.manifest.gallery, **given)
+    more, less = ([path if (path := Path(each)).is_file() else each for each in of] for of in (flags.more, flags.less))
+    return searcher, index, replace(query, added=added_to(index, more, less))
+
+
+def _image(flags: argparse.Namespace) -> bytes | None:
+    return None if flags.image is None else read_bytes(flags.image)
 
 
 def _search(flags: argparse.Namespace, chosen: Settings) -> None:
-    searcher = Searcher(Indexes(chosen.index), chosen.templates)
-    by = {"features": flags.features, "metric": flags.metric, "engine": flags.engine}
-    query = checked_query(**_asked(flags, chosen), **by, top_k=flags.top_k)
-    # Loaded first, so that the timings are those of the search.
-    searcher.embedder.feature_set(searcher.indexes.get(query.gallery), query.features)
-    ranking = searcher.search(query)
+    searcher, index, query = _asked(flags, chosen, metric=flags.metric, engine=flags.engine)
+    names = checked_names(flags.by or index.default_features)
+    if flags.plot and len(names) > 1:
+        raise QueryError("`--plot` draws the results of one feature type. Name one with `--features`.")
+    query = replace(query, min_score=checked_min_score(flags.min_score))
+    for name in names:  # loaded first, so that the timings are those of the search
+        searcher.embedder.feature_set(index, name)
+    rankings = searcher.search_each(query, names, index)
     if flags.plot:
         from retrieval.analysis.plots import plot_ranking  # imports matplotlib
 
-        plot_ranking(query, ranking, searcher.indexes.get(ranking.gallery), flags.plot)
+        plot_ranking(query, rankings[0], index, flags.plot)
     if flags.json:
-        return _print_json(ranking.to_json())
-    for hit in ranking.hits:
-        name, label = printable(name_of(hit)), printable(hit.label)
-        print(f"{hit.rank:4}  {number(hit.score):>8}  {name:30.30}  {label:20.20}  {printable(hit.id)}")
-    print(f"\n{timings(ranking)}\n{explain(query)}")
+        return _print_json(rankings_to_json(rankings))
+    for ranking in rankings:
+        if len(names) > 1:
+            print(f"\n{FEATURES[ranking.features].title}")
+        for hit in ranking.hits:
+            name, label = printable(name_of(hit)), printable(hit.label)
+            print(f"{hit.rank:4}  {number(hit.score):>8}  {name:30.30}  {label:20.20}  {printable(hit.id)}")
+        print(f"\n{timings(ranking)}\n{explain(replace(query, **vars(ranking.combination)))}")
+        if ranking.engine_note:
+            print(ranking.engine_note)
+        _print_notes(ranking.notes)
     if flags.plot:
         print(f"plot: {flags.plot}")
 
 
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
+
+
 def _compare(flags: argparse.Namespace, chosen: Settings) -> None:
-    query = checked_query(**_asked(flags, chosen), top_k=flags.top_k)
-    engines = [name for name, engine in ENGINES.items() if engine.exact or not flags.exact_only]
-    comparison = compare(Searcher(Indexes(chosen.index), chosen.templates), query, engines=engines)
+    searcher, index, query = _asked(flags, chosen)
+    engines = [name for name, engine in ENGINES.items() if engine.exact] if flags.exact_only else None
+    comparison = compare(searcher, query, engines=engines, index=index)
     if flags.json:
         return _print_json(comparison.to_json())
     base, overlap, recall = comparison.baseline.ranking, f"overlap@{query.top_k}", f"recall@{query.top_k}"
@@ -95,7 +136,7 @@ def _compare(flags: argparse.Namespace, chosen: Settings) -> None:
     for cell in comparison.cells:
         by = cell.combination
         found = "-" if cell.recall is None else f"{cell.recall:.2f}"
-        names = ", ".join(f"{printable(name_of(hit)):.20}" for hit in cell.ranking.hits[:3])
+        names = ", ".join(f"{printable(name_of(hit)):.16}" for hit in cell.ranking.hits[:3])
         print(
             f"{FEATURES[by.features].title:13}  {METRICS[by.metric]:11}  {ENGINES[by.engine].title:10}  "
             f"{cell.overlap:{len(overlap)}.2f}  {cell.tau:5.2f}  {found:>{len(recall)}}  {names}"
@@ -105,18 +146,19 @@ def _compare(flags: argparse.Namespace, chosen: Settings) -> None:
         f"\noverlap and tau (Kendall's tau-b, 1 is the same order): against {FEATURES[by.features].title}, "
         f"{METRICS[by.metric]}, {ENGINES[by.engine].title}; recall: against the exact scan"
     )
+    _print_notes(comparison.notes)
 
 
 def _robustness(flags: argparse.Namespace, chosen: Settings) -> None:
     given = {str(kind): value for kind in Kind if (value := getattr(flags, kind)) is not None}
     query = Query(
-        picture=flags.image,
+        picture=_image(flags),
         distortion=checked_distortion(**given),
         metric=one_of(Metric, flags.metric),
         top_k=checked_top_k(flags.top_k),
         gallery=chosen.gallery or "",
     )
-    searcher = Searcher(Indexes(chosen.index))
+    searcher = Searcher(_indexes(chosen))
     if given:
         _one_distortion(searcher, query, flags.json)
     else:
@@ -142,48 +184,46 @@ def _every_distortion(searcher: Searcher, query: Query, as_json: bool) -> None:
         return _print_json(sweep_to_json(query, steps))
     ranking = next(iter(steps[0].withstood.values())).undistorted
     print(f"{ranking.gallery}: {ranking.size:,} images, {ranking.model}, {METRICS[ranking.metric]}\n")
-    print(f"overlap@{query.top_k:<12}  " + "  ".join(sweep_columns()[1:]))
-    for name, *shares in sweep_rows(steps):
-        columns = zip(shares, sweep_columns()[1:], strict=True)
+    names = list(steps[0].withstood)
+    heads = sweep_columns(names)[1:]
+    print(f"overlap@{query.top_k:<12}  " + "  ".join(heads))
+    for name, *shares in sweep_rows(steps, names):
+        columns = zip(shares, heads, strict=True)
         print(f"{name:20}  " + "  ".join(f"{share:>{len(column)}}" for share, column in columns))
     print(f"\n{lesson(steps)}")
 
 
-def _evaluate(flags: argparse.Namespace, chosen: Settings) -> None:
-    engine = checked_engine(flags.engine)
-    searcher = Searcher(Indexes(chosen.index))
+def _why(flags: argparse.Namespace, chosen: Settings) -> None:
+    searcher = Searcher(_indexes(chosen))
     index = searcher.indexes.get(chosen.gallery or "")
-    if flags.queries:
-        queries = evaluation.from_folder(index, searcher.embedder, flags.queries)
-        counted = queries.counted
-        method = f"{len(queries.labels):,} queries from {flags.queries}"
-        if counted < len(queries.labels):
-            method += f", of which {counted:,} count: no image of the gallery has the label of the others"
-    else:
-        if flags.sample is not None and flags.sample < 0:
-            raise QueryError("`--sample` must be 0 (all) or more.")
-        sample = evaluation.SAMPLE if flags.sample is None else flags.sample or None
-        queries = evaluation.leave_one_out(index, sample)
-        method = f"leave-one-out over {len(queries.labels):,} images"
-    total = len(index.features) * len(Metric)
-    found = evaluation.evaluate(index, queries, engine)
-    results = list(tqdm(found, total=total, unit=" combinations", file=sys.stderr, leave=False))
-    manifest = index.manifest
+    features, metric = checked_features(flags.by or index.default_features), one_of(Metric, flags.metric)
+    query = Query(picture=_image(flags), features=features, metric=metric, gallery=index.manifest.gallery)
+    position = index.position(flags.id)
+    found, picture = Explainer(searcher).why(query, position, index)
+    if flags.save and picture:
+        from retrieval.analysis.plots import plot_why  # imports matplotlib
+
+        plot_why(found, picture, index.picture(position), flags.save)
     if flags.json:
-        about = {"gallery": manifest.gallery, "model": manifest.model.name, "dtype": manifest.model.dtype}
-        rows = [result.to_json() for result in results]
-        return _print_json({**about, "method": method, "pictures": len(index), "results": rows})
-    print(f"{manifest.gallery}: {len(index):,} images, {method}, {manifest.model}\n")
-    print("| features | metric | engine | P@1 | P@5 | mAP |\n|---|---|---|---|---|---|")
-    for r in results:
-        mean = "-" if r.map is None else f"{r.map:.3f}"
-        names = f"{FEATURES[r.features].title} | {METRICS[r.metric]} | {ENGINES[r.engine].title}"
-        print(f"| {names} | {r.p_at_1:.3f} | {r.p_at_5:.3f} | {mean} |")
+        return _print_json(found.to_json())
+    print(f"{FEATURES[features].title}, {METRICS[metric]}: {number(found.score)}; {ABOUT[found.method]}")
+    for title, heat in (("query", found.query), ("result", found.result)):
+        if heat:
+            rows, columns = heat.contributions.shape
+            print(f"\n{title}: share of the brightest cell in %, {rows} x {columns} cells")
+            print("\n".join(" ".join(f"{value:3.0f}" for value in row) for row in heat.brightness(metric) * 100))
+    if flags.save:
+        print(f"plot: {flags.save}")
 
 
 def _map(flags: argparse.Namespace, chosen: Settings) -> None:
-    index = Indexes(chosen.index).get(chosen.gallery or "")
-    features, method = checked_features(flags.features), one_of(Method, flags.method)
+    index = _indexes(chosen).get(chosen.gallery or "")
+    features, method = checked_features(flags.by or index.default_features), one_of(Method, flags.method)
+    if (features, method) not in index.maps:
+        from retrieval.indexing.fit_projection import add_maps
+
+        print("Computing the map ...", file=sys.stderr)
+        add_maps(index.snapshot.parent, method, wait=MAPS_WAIT)
     rows = as_rows(index, features, method)
     if flags.plot:
         from retrieval.analysis.plots import plot_map  # imports matplotlib
@@ -198,7 +238,8 @@ def _map(flags: argparse.Namespace, chosen: Settings) -> None:
     print(map_title(index, features, method), file=sys.stderr)  # not into the table, which may go into a file
 
 
-def _about(name: str, manifest: Manifest) -> dict[str, object]:
+def _about(name: str, index: GalleryIndex) -> dict[str, object]:
+    manifest = index.manifest
     return {
         "name": name,
         "pictures": manifest.pictures,
@@ -210,41 +251,37 @@ def _about(name: str, manifest: Manifest) -> dict[str, object]:
         "model_revision": manifest.model.revision,
         "dtype": manifest.model.dtype,
         "dimensions": manifest.model.dimensions,
-        "features": {name: identity.preprocessing for name, identity in manifest.features.items()},
+        "features": {name: FEATURES[name].describe(each) for name, each in manifest.known.items()},
         "created": manifest.created,
         "changes": asdict(manifest.changes),
+        "recall": summary(index),
+        FIGURES: [asdict(each) for engine in index.engines if (each := index.recall(engine))],
     }
 
 
 def _info(flags: argparse.Namespace, chosen: Settings) -> None:
-    import torch
-
-    from retrieval.features.encoder import best_device, best_dtype
-
-    device, galleries, indexes = best_device(), list[dict[str, object]](), Indexes(chosen.index)
+    galleries, indexes = list[dict[str, object]](), _indexes(chosen)
     for name in indexes.names():
         try:
-            galleries.append(_about(name, indexes.get(name).manifest))
+            galleries.append(_about(name, indexes.get(name)))
         except RetrievalError as error:
             galleries.append({"name": name, "error": str(error)})
     facts: dict[str, Any] = {
         "index": str(chosen.index),
         "galleries": galleries,
-        "device": device,
-        "dtype": best_dtype(device),
-        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }
     if flags.json:
         return _print_json(facts)
-    print(
-        f"index: {chosen.index}" + ("" if galleries else "  (no finished gallery; build one: python index_builder.py)")
-    )
+    print(f"index: {chosen.index}" + ("" if galleries else f"  (no finished gallery; build one: {BUILDER})"))
     for gallery in galleries:
         print(f"\n{gallery['name']}")
-        print("\n".join(f"  {key:15} {value}" for key, value in gallery.items() if key != "name" and value is not None))
-    print(f"\ndevice {device}, dtype {facts['dtype']}, {facts['threads']} threads, Python {facts['python']}")
+        for key, value in gallery.items():
+            if key not in ("name", FIGURES) and value is not None:
+                print("\n".join(f"  {key:15} {each}" for each in (value if isinstance(value, list) else [value])))
+    print(f"\n{facts['cores']} cores, Python {facts['python']}")
     print(", ".join(f"{name} {found}" for name, found in facts["packages"].items()))
 
 
@@ -252,7 +289,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], None]] = {
     "search": _search,
     "compare": _compare,
     "robustness": _robustness,
-    "evaluate": _evaluate,
+    "why": _why,
+    "evaluate": evaluate,
+    "compare-results": compare_saved,
     "map": _map,
     "info": _info,
 }

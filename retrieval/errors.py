@@ -1,5 +1,7 @@
 """The errors of the project. Each message addresses the person who can act on it and is shown once, at the edge."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -27,6 +29,10 @@ class IndexingError(RetrievalError):
     """An index is missing, in use, damaged, or incompatible."""
 
 
+class GalleryChanged(IndexingError):
+    """A gallery was built again, renamed or deleted in the meantime; the message contains no path."""
+
+
 class QueryError(RetrievalError):
     """A query parameter is invalid."""
 
@@ -37,6 +43,15 @@ def cannot_write(folder: Path, error: OSError) -> IndexingError:
         f"The index in `{folder}` cannot be written: {error.strerror or error}. "
         "Free some space or change its permissions, then run the same command again; it resumes where it stopped."
     )
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Return a context in which an OSError about the files of an index folder becomes an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 SURPRISE = "Something went wrong on our side, and it was logged. Try again, or try another image."

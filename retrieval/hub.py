@@ -1,4 +1,7 @@
-"""Access the Hugging Face Hub in bounded time, with errors that say what to do."""
+"""Access the Hugging Face Hub in bounded time, with errors that say what to do.
+
+The time is bounded from the moment on that this module is imported.
+"""
 
 import errno
 import logging
@@ -40,10 +43,9 @@ UPLOADS = re.compile(r"/api/(repos/create|validate-yaml|datasets/[^/]+/[^/]+/(pr
 
 # hf_xet downloads large files with a client of its own, which by default retries a silent server for minutes.
 XET_ENVIRONMENT = {"HF_XET_CLIENT_READ_TIMEOUT": f"{STALL:.0f}s", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
+NOT_STORED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 RESUME_HINT = "Run the same command again; files that are complete are not downloaded again."
 
-ADDRESS, FILES = "hf://datasets/", "file://"  # what the addresses of datasets begin with, on the Hub and mounted
-COMMIT = re.compile("[0-9a-f]{40}")
 Kind = Literal["model", "dataset"]
 
 
@@ -338,7 +340,7 @@ def explain_error(kind: Kind, name: str, revision: str | None, error: Exception)
         )
     if isinstance(error, HfHubHTTPError):
         return HubUnreachable(f"{what}: the Hub returned an error ({first_line(error)}). Try again later.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in NOT_STORED:
         return HubError(
             f"{what} cannot be stored: {first_line(error)}. Free some space, or set `HF_HOME` to another folder."
         )
@@ -357,3 +359,6 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, at most 300 characters."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
+
+
+bound_access()

@@ -11,20 +11,27 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from retrieval import hub
+from typing_extensions import override
+
+from retrieval import addresses
+from retrieval.engines.recall import FLOOR
 from retrieval.errors import RetrievalError
+from retrieval.features import DEFAULT_FEATURES, DEFAULT_SET, FEATURES, is_name
 from retrieval.features.base import (
     AUTO,
     DEFAULT_PIXEL_SIZE,
     DTYPES,
     MAX_PIXEL_SIZE,
+    FeatureChoice,
     FeatureIdentity,
     FeatureOptions,
 )
-from retrieval.gallery.source import BUNDLED_GALLERIES, DEFAULT_GALLERY, GallerySource, Labels
+from retrieval.gallery.source import BUNDLED_GALLERIES, DEFAULT_GALLERY, GallerySource, Labels, local_path
 from retrieval.storage.projection import Method
 
 PREFIX = "RETRIEVAL_"
@@ -49,13 +56,15 @@ class PublishedIndex:
     def address(self) -> str:
         """What `--index` takes."""
         if self.mounted:
-            return f"{hub.FILES}{self.mounted}"
-        return f"{hub.ADDRESS}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+            return f"{addresses.MOUNTED}{self.mounted}"
+        return f"{addresses.HUB}{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
     @property
     def folder(self) -> Path:
         """The folder of the import, which can be deleted at any time."""
-        name = self.address.removeprefix(hub.ADDRESS).replace("/", "--")
+        from retrieval import hub  # imports huggingface_hub, which a local index does not need
+
+        name = self.address.removeprefix(addresses.HUB).replace("/", "--")
         if self.mounted:
             name = f"{self.mounted.name}-{sha256(bytes(self.mounted)).hexdigest()[:12]}"
         return Path(hub.hf_home()) / "lookalike" / name
@@ -67,6 +76,7 @@ class Settings:
 
     index: Path
     published: PublishedIndex | None = None  # what `index` is imported from
+    server: str | None = None  # the address of the ChromaDB server that holds the vectors of `index`
     dataset: str | None = None
     config: str | None = None
     split: str | None = None
@@ -78,13 +88,16 @@ class Settings:
     streaming: bool = False
     labels: str = Labels.FOLDER
     gallery: str | None = None
-    model: str = AUTO
+    features: tuple[FeatureChoice, ...] = ()  # empty: those of an existing gallery, or the default ones
+    drop_features: tuple[str, ...] = ()  # of an existing gallery
+    model: str = AUTO  # of the default feature type
     model_revision: str | None = None
     dtype: str = AUTO
     pixel_size: int = DEFAULT_PIXEL_SIZE
     batch_size: int | None = None
     workers: int = 1
-    map: str = Method.PCA
+    map: str = Method.TSNE
+    recall_floor: float = FLOOR
     host: str | None = None
     port: int | None = None
     share: bool = False
@@ -120,14 +133,24 @@ class Settings:
         """Whether users of the page may build galleries: on their own machine, and not into an imported index."""
         return self.own_machine and self.published is None
 
-    @property
-    def features(self) -> FeatureOptions:
-        """The options of the feature types."""
-        return FeatureOptions(self.model, self.model_revision, self.dtype, self.pixel_size)
+    def options(self, features: str) -> FeatureOptions:
+        """Return the options of a feature type."""
+        chosen = {each.name: each for each in self.features}.get(features, FeatureChoice(features))
+        if features == DEFAULT_FEATURES:
+            return FeatureOptions(self.model, self.model_revision, self.dtype, self.pixel_size)
+        return FeatureOptions(chosen.model or AUTO, chosen.revision, self.dtype, self.pixel_size)
 
-    def with_model(self, model: FeatureIdentity) -> "Settings":
-        """Return a copy with the model that an index was built with."""
-        return replace(self, model=model.name, model_revision=model.commit, dtype=model.dtype)
+    def like(self, features: Mapping[str, FeatureIdentity]) -> "Settings":
+        """Return a copy with the feature types and models that an index was built with."""
+        models = {name: each for name, each in features.items() if FEATURES[name].has_model}
+        chosen = tuple(
+            FeatureChoice(name, models[name].name, models[name].commit) if name in models else FeatureChoice(name)
+            for name in features
+        )
+        dtype = next((each.dtype for each in models.values()), self.dtype)
+        copy = replace(self, features=chosen, dtype=dtype)
+        default = models.get(DEFAULT_FEATURES)
+        return replace(copy, model=default.name, model_revision=default.commit) if default else copy
 
     @property
     def source(self) -> GallerySource:
@@ -160,9 +183,21 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text[:40]!r}")
+    return share
+
+
 def folder_name(text: str) -> str:
     """Return a text that can be the name of a folder; raise argparse.ArgumentTypeError for any other."""
-    if not text or text.startswith(".") or len(text) > 200 or any(each in text for each in '/\\:*?"<>|\0'):
+    usable = text.isprintable() and text == text.strip() and not any(each in text for each in '/\\:*?"<>|')
+    # File systems allow 255 bytes, of which temporary names need some.
+    if not usable or not 0 < len(text.encode()) <= 200 or text.startswith("."):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} cannot be the name of a folder; use letters, digits, - and _")
     return text
 
@@ -173,15 +208,40 @@ def _template(text: str) -> str:
     return text
 
 
-def _index(text: str) -> Path | PublishedIndex:
-    if "://" not in (text := text.removeprefix(hub.FILES)):
+@dataclass(frozen=True)
+class Server:
+    """The address of a ChromaDB server."""
+
+    url: str
+
+
+def _index(text: str) -> Path | PublishedIndex | Server:
+    if text.startswith(("http://", "https://")):
+        return _server(text)
+    if "://" not in (text := text.removeprefix(addresses.MOUNTED)):
         folder = Path(text).expanduser()
         published = (folder / PUBLISHED_MANIFEST).is_file()  # an index has manifests in its galleries only
         return PublishedIndex(mounted=folder.resolve()) if published else folder
-    repo, at, revision = text.removeprefix(hub.ADDRESS).partition("@")
-    if not text.startswith(hub.ADDRESS) or not hub.is_id(repo) or (at and not REVISION.fullmatch(revision)):
-        raise argparse.ArgumentTypeError(f"must be a folder, or {hub.ADDRESS}org/name, not {text[:80]!r}")
+    from retrieval import hub  # imports huggingface_hub, which a local index does not need
+
+    repo, at, revision = text.removeprefix(addresses.HUB).partition("@")
+    if not text.startswith(addresses.HUB) or not hub.is_id(repo) or (at and not REVISION.fullmatch(revision)):
+        raise argparse.ArgumentTypeError(
+            f"must be a folder, {addresses.HUB}org/name, or http://host:port, not {text[:80]!r}"
+        )
     return PublishedIndex(repo, revision or None)
+
+
+def _server(text: str) -> Server:
+    try:
+        parts = urlsplit(text)
+        usable = bool(parts.hostname) and not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
+        parts.port  # noqa: B018  # raises ValueError if it is not a number
+    except ValueError:
+        usable = False
+    if not usable:
+        raise argparse.ArgumentTypeError(f"must be http://host:port for a ChromaDB server, not {text[:80]!r}")
+    return Server(text.rstrip("/"))
 
 
 def add_index_flag(parser: argparse.ArgumentParser) -> None:
@@ -191,7 +251,11 @@ def add_index_flag(parser: argparse.ArgumentParser) -> None:
         type=_index,
         default="index",
         metavar="DIR",
-        help=f"folder of the index, or {hub.ADDRESS}ORG/NAME[@REVISION] for a published one (default: %(default)s)",
+        help=f"folder of the index, {addresses.HUB}ORG/NAME[@REVISION] for a published one, or http://HOST:PORT of a "
+        "ChromaDB server that holds the vectors (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--files", type=Path, metavar="DIR", help="with a server: the folder of all other files, which machines share"
     )
 
 
@@ -225,12 +289,49 @@ def add_template_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template",
         dest="templates",
-        action="append",
+        action=_Repeated,
         type=_template,
         metavar="TEXT",
         help="prompt for text queries, with {} for the text; may be repeated, which uses the mean embedding "
         f"(default: {', '.join(map(repr, TEMPLATES))})",
     )
+
+
+class _Repeated(argparse._AppendAction):
+    """A flag that can be given several times, which together replace its default."""
+
+    @override
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is self.default:
+            setattr(namespace, self.dest, None)
+        super().__call__(parser, namespace, values, option_string)
+
+
+def feature_choices(text: str) -> tuple[FeatureChoice, ...]:
+    """Return the feature types in a text such as `pixels,clip=org/name,dino=org/name@revision`."""
+    return tuple(_feature_choice(*each.partition("=")) for each in text.split(","))
+
+
+def _feature_choice(name: str, given: str, model: str) -> FeatureChoice:
+    if not is_name(name):
+        raise argparse.ArgumentTypeError(
+            f"{name[:40]!r} cannot be the name of a feature type: use one of {', '.join(FEATURES)}, or "
+            "NAME=MODEL for any model, with a name of at most 20 small letters, digits and -"
+        )
+    if given and not model:
+        raise argparse.ArgumentTypeError(f"{name}= lacks the name of a model")
+    if model and name in FEATURES and name != DEFAULT_FEATURES:
+        raise argparse.ArgumentTypeError(f"{name} has no choice of models; give {model[:80]!r} another name")
+    id, at, revision = model.rpartition("@")
+    if not at or local_path(model):
+        return FeatureChoice(name, model or None)
+    return FeatureChoice(name, id, revision)
 
 
 def _add_dataset_flags(data: "argparse._ArgumentGroup") -> None:
@@ -264,10 +365,20 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
     _add_dataset_flags(parser.add_argument_group("dataset"))
     model = parser.add_argument_group("features")
     model.add_argument(
+        "--features",
+        action=_Repeated,
+        type=feature_choices,
+        metavar="NAMES",
+        help=f"feature types, separated by commas: {', '.join(FEATURES)}, and any vision models under names of your "
+        f"own, such as dino=facebook/dinov2-small; may be repeated (default: {','.join(DEFAULT_SET)} for a new "
+        "gallery; an existing one keeps its own)",
+    )
+    model.add_argument(
         "--model",
         default=AUTO,
         metavar="auto|mini|ID",
-        help="auto: OpenCLIP ViT-B/32 if it is cached or the Hub is reachable, otherwise the bundled model; "
+        help=f"short for `--features {DEFAULT_FEATURES}=...`; "
+        "auto: OpenCLIP ViT-B/32 if it is cached or the Hub is reachable, otherwise the bundled model; "
         "mini: the bundled model; or a Hub id or folder (default: %(default)s)",
     )
     model.add_argument("--model-revision", metavar="REV", help="branch, tag or commit of the model on the Hub")
@@ -284,7 +395,10 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="size of the raw-pixel images, S x S (default: %(default)s)",
     )
-    work = parser.add_argument_group("work")
+    _add_work_flags(parser.add_argument_group("work"))
+
+
+def _add_work_flags(work: "argparse._ArgumentGroup") -> None:
     work.add_argument(
         "--batch-size",
         type=_whole_number(1, 4096),
@@ -299,10 +413,18 @@ def add_build_flags(parser: argparse.ArgumentParser) -> None:
         help="decoding threads (default: number of cores, at most 8)",
     )
     work.add_argument(
+        "--recall-floor",
+        type=_share,
+        default=FLOOR,
+        metavar="R",
+        help="recall@10 that ChromaDB must reach, by a larger ef_search if necessary; below, it is not trusted "
+        "(default: %(default)s)",
+    )
+    work.add_argument(
         "--map",
         choices=list(Method),
-        default=Method.PCA,
-        help="tsne: also compute a t-SNE map; takes minutes for 20,000 images (default: PCA only)",
+        default=Method.TSNE,
+        help="pca: compute no t-SNE maps, which take minutes for 10,000 images (default: both)",
     )
 
 
@@ -346,13 +468,31 @@ def parse(
     """Return the parsed flags of a program, and the settings that result from them and from the environment."""
     _take_environment(parser, environment)
     flags = parser.parse_args(arguments)
-    given = {name: getattr(flags, name, None) for name in Settings.__dataclass_fields__}
+    given = {name: getattr(flags, name, None) for name in (*Settings.__dataclass_fields__, "files")}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if isinstance(values["index"], PublishedIndex):
+    files = values.pop("files", None)
+    if isinstance(values["index"], Server):
+        if files is None:
+            parser.error("--index with a ChromaDB server also needs --files, a folder for items and thumbnails")
+        values |= {"server": values["index"].url, "index": files.expanduser()}
+    elif files is not None:
+        parser.error("--files belongs to the address of a ChromaDB server: --index http://HOST:PORT")
+    elif isinstance(values["index"], PublishedIndex):
         values |= {"published": values["index"], "index": values["index"].folder}
     if "templates" in values:
         values["templates"] = tuple(values["templates"])
+    if "features" in values:
+        values |= _chosen_features(parser, list(chain(*values["features"])))
     return flags, Settings(**values)
+
+
+def _chosen_features(parser: argparse.ArgumentParser, choices: list[FeatureChoice]) -> dict[str, Any]:
+    """Return the settings for `--features`; a model of the default feature type is what `--model` sets."""
+    names = [each.name for each in choices]
+    if len(set(names)) < len(names):
+        parser.error(f"--features: a name is given twice in {', '.join(names)}")
+    model = next((each for each in choices if each.name == DEFAULT_FEATURES and each.model), None)
+    return {"features": tuple(choices)} | ({"model": model.model, "model_revision": model.revision} if model else {})
 
 
 def _take_environment(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
@@ -362,15 +502,21 @@ def _take_environment(parser: argparse.ArgumentParser, environment: Mapping[str,
             for sub in set(action.choices.values()):
                 _take_environment(sub, environment)
             continue
-        text = environment.get(f"{PREFIX}{action.dest.upper()}")
-        if text is None or not action.option_strings or action.dest == "help":
+        if not action.option_strings or action.dest == "help":
+            continue
+        variable = PREFIX + action.option_strings[-1].strip("-").replace("-", "_").upper()
+        text = environment.get(variable)
+        if text is None:
             continue
         if isinstance(action, argparse._StoreTrueAction):
             action.default = text.strip().lower() in {"1", "true", "yes", "on"}
         elif isinstance(action, argparse._AppendAction):
-            action.default = [text]
+            try:
+                action.default = [action.type(text) if callable(action.type) else text]
+            except argparse.ArgumentTypeError as error:
+                parser.error(f"{variable}: {error}")
         elif action.choices and text not in action.choices:
             choices = ", ".join(map(str, action.choices))
-            parser.error(f"{PREFIX}{action.dest.upper()} is {text!r}; choose one of: {choices}")
+            parser.error(f"{variable} is {text!r}; choose one of: {choices}")
         else:
             action.default = text

@@ -4,10 +4,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has one core, so more threads would only slow each other down.
@@ -26,14 +26,14 @@ os.environ["HF_HOME"] = HF_HOME.name
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network; the Hub tests start their own processes
 
 pytest.register_assert_rewrite("tests.support.builds")  # it contains assertions
-from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
 
-import index_builder  # noqa: E402
+from retrieval import index_builder  # noqa: E402
 from retrieval.indexing.jobs import Builds  # noqa: E402
 from retrieval.search.searcher import Searcher  # noqa: E402
 from retrieval.storage.catalog import Indexes  # noqa: E402
 from retrieval.ui.serving.own_page import address_with_token  # noqa: E402
-from tests.support.browsing import PATIENCE, served, settings_of, wait_until_loaded  # noqa: E402
+from tests.support.browsing import PATIENCE, clear, served, settings_of, wait_until_loaded  # noqa: E402
 from tests.support.builds import draw_classes  # noqa: E402
 from tests.support.cache import copy_index  # noqa: E402
 
@@ -121,6 +121,28 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
+def context_of(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Return a function that gives the browser context with some options, without cookies.
+
+    Contexts are kept, because one that has the page's scripts in its cache opens the page in a third of the time.
+    """
+    kept: dict[str, BrowserContext] = {}
+
+    def context_of(**options: Any) -> BrowserContext:
+        key = repr(sorted(options.items()))
+        if key not in kept:
+            kept[key] = browser.new_context(**options)
+        for left in kept[key].pages:
+            left.close()
+        kept[key].clear_cookies()
+        return kept[key]
+
+    yield context_of
+    for context in kept.values():
+        context.close()
+
+
+@pytest.fixture(scope="session")
 def page_searcher(icons: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searcher]:
     """The searcher of the served page, over a copy of the icons: ChromaDB's files can be open only once at a time."""
     folder = shutil.copytree(icons, tmp_path_factory.mktemp("served"), dirs_exist_ok=True)
@@ -135,23 +157,23 @@ def address(page_searcher: Searcher, queries: Path) -> Iterator[str]:
     """The page over the icons, as on a user's own machine, served once for all tests that do not change it."""
     chosen = settings_of(page_searcher.indexes.root)
     builds = Builds(chosen, page_searcher.embedder.loaded.load)
-    with served(page_searcher, chosen, queries, builds) as address:
+    with served(page_searcher, chosen, builds) as address:
         yield address
     builds.close()
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
+def page(context_of: Callable[..., BrowserContext], address: str) -> Iterator[Page]:
     """The page as a new visitor sees it; fails if the page sent a request to any other server."""
-    context = browser.new_context(permissions=["camera", "clipboard-read", "clipboard-write"])
-    page = context.new_page()
+    page = context_of(permissions=("camera", "clipboard-read", "clipboard-write")).new_page()
     page.set_default_timeout(PATIENCE)
     requested: set[str] = set()
     page.on("request", lambda request: requested.add(request.url))
     page.goto(address_with_token(address))
     wait_until_loaded(page)
+    clear(page)
     yield page
-    context.close()
+    page.close()
     outside = [url for url in requested if not url.startswith((address, "blob:", "data:"))]
     assert not outside
 

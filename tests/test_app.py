@@ -1,5 +1,6 @@
 """The app as a program and as a service: first start, HTTP API, invalid calls."""
 
+import base64
 import json
 import os
 import urllib.error
@@ -15,13 +16,18 @@ from PIL import Image
 
 from retrieval.analysis.comparison import compare
 from retrieval.cli import main as command_line
+from retrieval.engines import ENGINES
+from retrieval.engines.choice import resolve
+from retrieval.features import FEATURES
 from retrieval.gallery.source import BUNDLED_GALLERIES
 from retrieval.indexing.jobs import Builds
+from retrieval.metrics import Metric
 from retrieval.pictures.loading import load_picture
-from retrieval.search.query import Query
+from retrieval.search.query import Added, Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from tests.support.browsing import settings_of
+from tests.support.builds import draw_classes
 from tests.support.cache import copy_index
 from tests.support.paths import ROOT
 from tests.support.serving import post, running
@@ -43,12 +49,13 @@ def search(client: Client, *arguments: Any, **named: Any) -> dict[str, Any]:
     return client.predict(*arguments, api_name="/search", **named)
 
 
-@pytest.mark.parametrize("engine", ["exact", "chroma"])
-@pytest.mark.parametrize("metric", ["l1", "l2", "cosine", "correlation"])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("features", ["pixels", "clip"])
 def test_every_combination_answers(client: Client, queries: Path, features: str, metric: str, engine: str) -> None:
     answer = search(client, handle_file(str(queries / "pizza.png")), features, metric, engine, 4, "")
-    assert list(answer) == ["gallery", "features", "metric", "engine", "model", "hits", "timings_ms"]
+    keys = ["gallery", "features", "metric", "engine", "model", "notes", "hits", "timings_ms"]
+    assert [key for key in answer if key != "engine_note"] == keys
     assert (answer["gallery"], answer["features"], answer["metric"], answer["engine"], answer["model"]) == (
         "icons",
         features,
@@ -74,14 +81,15 @@ def test_search_returns_the_same_as_the_command(
     assert printed | {"timings_ms": None} == answer | {"timings_ms": None}
 
 
-def test_all_arguments_except_the_picture_have_defaults(client: Client, queries: Path) -> None:
+def test_all_arguments_except_the_picture_have_defaults(client: Client, queries: Path, icons: Path) -> None:
     answer = search(client, image=handle_file(str(queries / "fox.png")))
     assert (answer["features"], answer["metric"], answer["engine"], len(answer["hits"])) == (
         "clip",
         "cosine",
-        "exact",
+        resolve("auto", Indexes(icons).get(), ("clip", Metric.COSINE), None).engine,
         10,
     )
+    assert answer["engine_note"]
 
 
 def query(client: Client, **named: Any) -> dict[str, Any]:
@@ -94,6 +102,20 @@ def test_text_query_with_a_label_filter(client: Client) -> None:
     assert len(answer["hits"]) == 5
     assert {hit["label"] for hit in answer["hits"]} == {"food-fruit"}
     assert "apple" not in answer["hits"][0]["caption"]
+
+
+def test_added_images_are_ids_files_or_base64(client: Client, queries: Path, icons: Path) -> None:
+    searcher = Searcher(Indexes(icons))
+    item = searcher.indexes.get().position("1f32f")
+    fox = "data:image/png;base64," + base64.b64encode((queries / "fox.png").read_bytes()).decode()
+    image, lion = (handle_file(str(queries / f"{name}.png")) for name in ("cat", "lion"))
+    answer = query(client, image=image, more=[fox, "1f32f"], less=[lion], features="pixels")
+    added = (Added(queries / "fox.png"), Added(position=item), Added(queries / "lion.png", more=False))
+    wanted = searcher.search(Query(queries / "cat.png", added=added, features="pixels"))
+    searcher.indexes.close()
+    assert answer["hits"] == wanted.to_json()["hits"]
+    assert answer["notes"] == []
+    assert query(client, more=["1f32f"])["hits"] != answer["hits"]
 
 
 def test_region_is_searched_like_the_cropped_picture(client: Client, queries: Path, tmp_path: Path) -> None:
@@ -130,6 +152,14 @@ def test_compare_returns_the_same_as_the_library(client: Client, icons: Path, qu
         ({"text": "red", "labels": "flags"}, "labels must be a list"),
         ({"text": "red", "region": [0.5, 0, 0.5, 1]}, "region must be four numbers from 0 to 1"),
         ({"text": "red", "region": "all"}, "region must be four numbers from 0 to 1"),
+        ({"text": "red", "more": ["nothing"]}, "has no image 'nothing'"),
+        ({"text": "red", "more": "1f32f"}, "more must be a list of images or of ids"),
+        ({"text": "red", "less": [""]}, "less has an empty entry"),
+        ({"text": "red", "less": [{"path": "/etc/passwd"}]}, "was not uploaded here"),
+        ({"text": "red", "less": ["data:image/png;base64,x"]}, "not valid base64"),
+        ({"text": "red", "less": ["1f32f"] * 17}, "16 added images, not 17"),
+        ({"text": "- red"}, "only something to exclude"),
+        ({"less": ["1f32f"]}, "The argument image is missing."),
         ({"text": "red", "alike": -1}, "alike must be a number from 0"),
         ({}, "The argument image is missing."),
     ],
@@ -146,9 +176,10 @@ def test_errors_for_invalid_query_arguments(client: Client, changed: dict[str, A
         ({"top_k": 0}, "top_k must be a whole number from 1 to 10,000, not 0."),
         ({"top_k": 10**9}, "top_k must be a whole number from 1 to 10,000, not 1000000000."),
         ({"top_k": 2.5}, "top_k must be a whole number"),
-        ({"features": "colour"}, "Features 'colour' does not exist. Choose one of: pixels, clip."),
-        ({"metric": "<b>"}, "Metric '<b>' does not exist. Choose one of: l1, l2, cosine, correlation."),
-        ({"engine": ""}, "Engine '' does not exist. Choose one of: exact, chroma."),
+        ({"features": "<b>"}, f"Features '<b>' does not exist. Choose one of: {', '.join(FEATURES)}."),
+        ({"features": "edges"}, "has no edges features; it has pixels, color, clip. Add them with"),
+        ({"metric": "<b>"}, f"Metric '<b>' does not exist. Choose one of: {', '.join(Metric)}."),
+        ({"engine": ""}, f"Engine '' does not exist. Choose one of: auto, {', '.join(ENGINES)}."),
         ({"gallery": "nowhere"}, "There is no gallery 'nowhere'. Available galleries: icons."),
         ({"image": None}, "The argument image is missing."),
     ],
@@ -192,7 +223,7 @@ def test_server_files_are_not_readable_by_visitors(
 
 
 def test_lone_surrogates_in_a_text_are_handled(address: str) -> None:
-    data = ["red \ud800", None, "", 0.5, [], [], 1, "clip", "cosine", "exact", 3, ""]
+    data = ["red \ud800", None, [], [], "", 0.5, [], [], 1, "clip", "cosine", "exact", 3, "", None]
     assert "hits" in post(address, "query", *data)
 
 
@@ -236,9 +267,12 @@ def test_first_start_builds_the_photos_and_then_the_icons(tmp_path: Path, querie
 
 
 @pytest.mark.parametrize("flags", [[], ["--limit", "16"], ["--dataset", "photos"], ["--gallery", "photos"]])
-def test_icons_are_built_beside_the_photos_if_no_flag_selects_a_gallery(flags: list[str], tmp_path: Path) -> None:
-    import app
+def test_icons_are_built_beside_the_photos_if_no_flag_selects_a_gallery(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval import app
 
+    monkeypatch.setitem(BUNDLED_GALLERIES, "icons", draw_classes(tmp_path / "few", 6))  # all of them take long
     index = copy_index(tmp_path / "index", "--model", "mini", "--dataset", "photos", "--limit", "16")
     searcher = Searcher(Indexes(index))
     builds = Builds(settings_of(index, *flags), searcher.embedder.loaded.load)
@@ -251,7 +285,7 @@ def test_icons_are_built_beside_the_photos_if_no_flag_selects_a_gallery(flags: l
 def test_failure_to_build_the_icons_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import app
+    from retrieval import app
 
     index = copy_index(tmp_path / "index", "--model", "mini", "--dataset", "photos", "--limit", "16")
     (tmp_path / "empty").mkdir()
@@ -280,7 +314,7 @@ def test_failure_to_build_the_icons_is_logged(
 def test_impossible_start_ends_with_a_message(
     tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import app
+    from retrieval import app
 
     assert app.main(["--index", str(tmp_path / "index"), *arguments]) == 2
     printed = capsys.readouterr().err
@@ -300,7 +334,7 @@ def test_impossible_start_ends_with_a_message(
 def test_errors_for_invalid_flags(
     flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import app
+    from retrieval import app
 
     with pytest.raises(SystemExit) as ended:
         app.main(["--index", str(tmp_path), *flags])
@@ -309,7 +343,7 @@ def test_errors_for_invalid_flags(
 
 
 def test_app_refuses_an_index_of_another_model(icons: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import app
+    from retrieval import app
 
     assert app.main(["--index", str(icons), "--model", str(ROOT / "assets" / "mini-clip")]) == 2
     assert "was built with model mini, not" in capsys.readouterr().err
@@ -326,7 +360,21 @@ def test_app_refuses_an_index_of_another_model(icons: Path, capsys: pytest.Captu
 def test_app_refuses_an_index_with_other_settings(
     icons: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import app
+    from retrieval import app
 
     assert app.main(["--index", str(icons), *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.endurance
+@pytest.mark.short
+def test_folder_is_indexed_and_served_without_a_writable_home(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # nobody can create a folder in it, not even root
+    unwritable = {name: str(tmp_path / "file" / name) for name in ("HOME", "HF_HOME", "XDG_CACHE_HOME")}
+    flags = ["--index", str(tmp_path / "index"), "--dataset", str(draw_classes(tmp_path / "pictures", 8)), "--model"]
+    with running(tmp_path / "log", *flags, "mini", **unwritable) as address:
+        found = post(
+            address, "query", "stripes", None, [], [], "", 0.5, [], [], 1, "clip", "cosine", "chroma", 3, "", None
+        )
+    assert "event: complete" in found
+    assert "Traceback" not in (tmp_path / "log").read_text()

@@ -13,12 +13,14 @@ import datasets
 import pytest
 from PIL import Image
 
-import index_builder
+from retrieval import index_builder
 from retrieval.cli import main
 from retrieval.engines import ENGINES
-from retrieval.features import FEATURES
+from retrieval.features import DEFAULT_SET
 from retrieval.metrics import Metric
 from retrieval.pictures.loading import load_picture
+from retrieval.search.query import Added, Query
+from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import publish_manifest, read_manifest
 from tests.support.paths import ROOT
@@ -83,13 +85,14 @@ def test_search_prints_a_table_timings_and_an_explanation(run, queries):
     assert "larger is closer" in result.out
 
 
-@pytest.mark.parametrize(("features", "metric", "engine"), list(product(FEATURES, Metric, ENGINES)))
+@pytest.mark.parametrize(("features", "metric", "engine"), list(product(DEFAULT_SET, Metric, ENGINES)))
 def test_search_json_of_every_combination(run, queries, features, metric, engine):
     chosen = ["--features", features, "--metric", metric, "--engine", engine]
     result = run("search", queries / "pizza.png", "--json", "--top-k", 5, *chosen)
     assert result.code == 0
     answer = json.loads(result.out)
-    assert set(answer) == {"gallery", "features", "metric", "engine", "model", "hits", "timings_ms"}
+    keys = {"gallery", "features", "metric", "engine", "model", "notes", "hits", "timings_ms"}
+    assert set(answer) - {"engine_note"} == keys
     assert [answer[key] for key in ("gallery", "features", "metric", "engine", "model")] == [
         "icons",
         features,
@@ -110,6 +113,39 @@ def test_search_json_of_every_combination(run, queries, features, metric, engine
 def test_top_k_above_the_gallery_size_returns_all_pictures(run, queries):
     result = run("search", queries / "fox.png", "--json", "--top-k", 10_000)
     assert len({hit["id"] for hit in json.loads(result.out)["hits"]}) == 64
+
+
+def test_search_by_several_feature_types(run, queries):
+    answer = json.loads(run("search", queries / "fox.png", "--json", "--features", "pixels,clip").out)
+    assert [each["features"] for each in answer["rankings"]] == ["pixels", "clip"]
+    alone = json.loads(run("search", queries / "fox.png", "--json", "--features", "pixels").out)
+    assert answer["rankings"][0]["hits"] == alone["hits"]
+    table = run("search", queries / "fox.png", "--features", "pixels,clip").out
+    assert table.index("Raw pixels") < table.index("CLIP features")
+    assert "one feature type" in run("search", queries / "fox.png", "--features", "pixels,clip", "--plot", "x.png").err
+
+
+def test_search_with_added_images_and_signed_terms(run, index, queries):
+    searcher = Searcher(Indexes(index))
+    item = searcher.indexes.get().entry(40)
+    flags = ["--more", queries / "fox.png", "--more", item.id, "--less", queries / "lion.png"]
+    asked = ["search", queries / "cat.png", *flags, "--text", "- night + day 🎉", "--features", "pixels,clip", "--json"]
+    found = json.loads(run(*asked).out)
+    added = (Added(queries / "fox.png"), Added(position=40), Added(queries / "lion.png", more=False))
+    query = Query(queries / "cat.png", added=added, text="day 🎉", without="night")
+    wanted = searcher.search_each(query, ["pixels", "clip"])
+    searcher.indexes.close()
+    assert [each["hits"] for each in found["rankings"]] == [each.to_json()["hits"] for each in wanted]
+    assert [ranking["notes"] for ranking in found["rankings"]] == [
+        ["Raw pixels do not support text, so only the images are searched."],
+        ["Emoji are searched by their names: party popper."],
+    ]
+    assert is_refused(run("search", "--more", "nothing"), "has no image 'nothing'")
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_search_and_compare_print_what_the_model_cannot_read(run, command):
+    assert 'note: The model mini cannot read most of "猫"' in run(command, "--text", "猫").out
 
 
 def test_search_with_a_region_and_without_near_duplicates(run, queries, tmp_path):
@@ -160,20 +196,22 @@ def test_evaluate_leave_one_out(run):
     answer = json.loads(result.out)
     assert (answer["gallery"], answer["model"], answer["pictures"]) == ("icons", "mini", 64)
     assert "64" in answer["method"]
-    assert [(each["features"], each["metric"]) for each in answer["results"]] == list(product(FEATURES, Metric))
-    for each in answer["results"]:
-        assert set(each) == {"features", "metric", "engine", "p@1", "p@5", "map"}
+    found = {(each["features"], each["metric"]): each for each in answer["results"]}
+    assert found.keys() == set(product(DEFAULT_SET, Metric))
+    for each in found.values():
         assert each["engine"] == "exact"
-        assert all(0 < each[key] <= 1 for key in ("p@1", "p@5", "map"))
-    best = {each["features"]: each["map"] for each in answer["results"]}
-    assert best["clip"] > best["pixels"]
+        assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in each["measures"].values())
+    best = found["clip", "cosine"]
+    assert best["place"] == 1
+    assert best["measures"]["mAP"]["value"] > found["pixels", "cosine"]["measures"]["mAP"]["value"]
+    assert answer["per_class"]
 
 
 def test_evaluate_with_chroma_prints_a_table_without_map(run):
     result = run("evaluate", "--engine", "chroma", "--sample", 8)
     assert result.code == 0
-    rows = [line for line in result.out.splitlines() if "ChromaDB" in line]
-    assert len(rows) == len(FEATURES) * len(Metric)
+    rows = [line for line in result.out.splitlines() if "| ChromaDB |" in line]
+    assert len(rows) == len(DEFAULT_SET) * len(Metric)
     assert all(row.endswith("| - |") for row in rows)
 
 
@@ -192,7 +230,7 @@ def test_evaluate_with_query_folders(run, queries, tmp_path):
     answer = json.loads(result.out)
     assert str(tmp_path / "queries") in answer["method"]
     clip = [each for each in answer["results"] if each["features"] == "clip" and each["metric"] == "cosine"]
-    assert clip[0]["p@1"] == 1  # the gallery has no label `ships`, so that query is skipped
+    assert clip[0]["measures"]["P@1"]["value"] == 1  # the gallery has no label `ships`, so that query is skipped
 
 
 @pytest.mark.parametrize("queries", ["nothing/there", "labels of another gallery", "no labels"])
@@ -212,8 +250,34 @@ def test_info_shows_galleries_model_and_versions(run, index):
     assert answer["packages"]["datasets"] == datasets.__version__
     printed = run("info")
     assert printed.code == 0
-    for word in ("icons", "64", "mini", "16 x 16", answer["device"], datasets.__version__):
+    for word in ("icons", "64", "mini", "16 x 16", answer["python"], datasets.__version__):
         assert str(word) in printed.out
+
+
+IMPORTED = """
+import json, sys
+from retrieval.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(json.dumps([name for name in ("torch", "transformers", "chromadb", "datasets") if name in sys.modules]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["search", "fox.png", "--features", "pixels"], ["search", "missing.png"], ["info"], ["search", "--feature-types"]],
+)
+def test_what_needs_no_model_does_not_wait_for_torch(index, queries, arguments):
+    at = [str(queries / each) if each.endswith(".png") else each for each in arguments]
+    done = run_process("-c", IMPORTED, *at, "--index", index)
+    assert json.loads(done.out.splitlines()[-1]) == [], done.err
+
+
+def test_model_is_loaded_without_scipy(index, queries):
+    script = IMPORTED.replace('"torch", "transformers", "chromadb", "datasets"', '"torch", "scipy"')
+    done = run_process("-c", script, "search", queries / "fox.png", "--index", index)
+    assert json.loads(done.out.splitlines()[-1]) == ["torch"], done.err
 
 
 def test_info_without_an_index_and_with_a_damaged_one(run, copied, tmp_path):
@@ -266,9 +330,9 @@ def test_errors_for_a_missing_index_and_an_unknown_gallery(run, queries, tmp_pat
 @pytest.mark.parametrize(
     ("flag", "value", "choices"),
     [
-        ("--metric", "manhattan", "l1, l2, cosine, correlation"),
-        ("--features", "sift", "pixels, clip"),
-        ("--engine", "faiss", "exact, chroma"),
+        ("--metric", "manhattan", ", ".join(Metric)),
+        ("--features", "sift", "pixels, color, clip"),
+        ("--engine", "faiss", ", ".join(ENGINES)),
         ("--top-k", 0, "1 to 10,000"),
         ("--top-k", -3, "1 to 10,000"),
         ("--top-k", 10**9, "1 to 10,000"),
@@ -326,3 +390,10 @@ def test_invalid_environment_variables_are_refused_like_flags(monkeypatch, capsy
         index_builder.main([])
     assert stopped.value.code == 2
     assert f"--{name.lower().replace('_', '-')}" in capsys.readouterr().err
+
+
+def test_min_score_leaves_out_worse_results(run, queries):
+    everything = json.loads(run("search", queries / "fox.png", "--json").out)["hits"]
+    kept = json.loads(run("search", queries / "fox.png", "--json", "--min-score", everything[2]["score"]).out)["hits"]
+    assert kept == everything[:3]
+    is_refused(run("search", queries / "fox.png", "--min-score", "nan"), "min_score must be a number")

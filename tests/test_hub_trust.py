@@ -16,10 +16,9 @@ from tests.support.loopback_hub import COMMIT, LoopbackHub
 TOKEN = "hf_secret"
 LOADS = """
 import json, sys
-from retrieval import errors, hub
+from retrieval import errors
 from retrieval.features.models import choose_model
 from retrieval.features.encoder import ClipEncoder
-hub.bound_access()
 for name in json.loads(sys.argv[1]):
     error = None
     try:

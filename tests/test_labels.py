@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import index_builder
+from retrieval import index_builder
 from retrieval.cli import main
 from retrieval.labels import printable, without_formula
 from tests.support.hostile_pictures import small
@@ -24,6 +24,7 @@ def test_control_characters_are_escaped_and_scripts_kept():
 def test_formulas_are_turned_into_text(text):
     assert without_formula(text) == f"'{text}"
     assert without_formula(f"a{text}") == f"a{text}"
+    assert without_formula(f"a; {text}") == f"a;' {text}"
 
 
 def test_builder_and_commands_never_print_them_raw(tmp_path, queries, capsys):
@@ -43,3 +44,15 @@ def test_builder_and_commands_never_print_them_raw(tmp_path, queries, capsys):
     assert main(["map", *index]) == 0
     ids = [row["id"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out, newline=""))]
     assert len(ids) == 4 and ids[0].startswith("'=cmd")
+
+
+def test_errors_are_printed_without_control_characters(tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_bytes(small())
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,\x1b]0;x\x07evil\na.png,x\n")
+    flags = ["--index", str(tmp_path / "index"), "--dataset", str(tmp_path / "set"), "--model", "mini"]
+    assert index_builder.main([*flags, "--caption-column", "nope"]) == 2
+    printed = capsys.readouterr().err
+    assert "has no column 'nope'" in printed
+    assert "\\x1b]0;x\\x07evil" in printed
+    assert "\x1b]" not in printed

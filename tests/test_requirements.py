@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from importlib.metadata import packages_distributions, version
 
 from tests.support.paths import ROOT
@@ -32,10 +33,15 @@ def test_every_package_that_the_app_imports_is_pinned() -> None:
                 imported.add(str(node.module).partition(".")[0])
     packages = packages_distributions()
     # Spaces with ZeroGPU have `spaces` preinstalled.
-    foreign = imported - sys.stdlib_module_names - {"retrieval", "index_builder", "spaces"}
+    foreign = imported - sys.stdlib_module_names - {"retrieval", "spaces"}
     assert "PIL" in foreign
     pins = {normalized(each) for each in pinned_versions()}
     assert [each for each in sorted(foreign) if not {normalized(name) for name in packages.get(each, ())} & pins] == []
+
+
+def test_build_tools_are_those_of_the_tests() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    assert set(needed) <= set((ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines())
 
 
 def normalized(name: str) -> str:

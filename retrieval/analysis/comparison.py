@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from retrieval.analysis.agreement import hits_with_moves, kendall_tau, moves, positions, share_found
@@ -11,12 +10,10 @@ from retrieval.engines import DEFAULT_ENGINE, ENGINES
 from retrieval.errors import QueryError
 from retrieval.features import FEATURES
 from retrieval.metrics import DEFINITIONS, Metric
-from retrieval.pictures.loading import read_bytes
+from retrieval.search.embedding import QueryPictures, can_search
 from retrieval.search.query import Combination, Query, Ranking
 from retrieval.search.searcher import Searcher
 from retrieval.storage.reader import GalleryIndex
-
-BASELINE = Combination()
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class Cell:
         same, _ = equal_by_mathematics(self.ranking.features, self.ranking.metric)
         return {
             **self.combination.to_json(),
+            **({"engine_note": self.ranking.engine_note} if self.ranking.engine_note else {}),
             "overlap": self.overlap,
             "tau": self.tau,
             "recall": self.recall,
@@ -60,6 +58,11 @@ class Comparison:
         """Return the cell of a combination; a KeyError means that it was not compared."""
         return {cell.combination: cell for cell in self.cells}[combination]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of all rankings, each once."""
+        return tuple(dict.fromkeys(note for cell in self.cells for note in cell.ranking.notes))
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form that the HTTP API and `compare --json` share."""
         return {
@@ -67,6 +70,7 @@ class Comparison:
             "model": self.baseline.ranking.model.title,
             "pictures": self.baseline.ranking.size,
             "top_k": self.query.top_k,
+            "notes": list(self.notes),
             "baseline": self.baseline.combination.to_json(),
             "cells": [cell.to_json() for cell in self.cells],
         }
@@ -75,24 +79,30 @@ class Comparison:
 def compare(
     searcher: Searcher,
     query: Query,
-    baseline: Combination = BASELINE,
+    baseline: Combination | None = None,
     engines: Collection[str] | None = None,
     index: GalleryIndex | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Search with all combinations of feature type, metric and engine; a query with text needs features that take it.
+    """Search with all combinations of feature type, metric and engine; text without an image needs features for text.
 
-    The query's own features, metric and engine are ignored. `engines` can leave out ChromaDB, since only one process at
+    The query's own features, metric and engine are ignored. The baseline is the gallery's default feature type with
+    cosine and the exact scan, unless another is given. `engines` can leave out ChromaDB, since only one process at
     a time can open its files. A caller that shows thumbnails passes the `index` it reads them from, since a new build
     can be published at any time. `check` is called before each search, and an error that it raises ends the comparison.
     Raise QueryError if the baseline is not one of the combinations.
     """
     index = index or searcher.indexes.get(query.gallery)
-    asked = ENGINES if engines is None else engines
+    asked = [name for name in index.engines if engines is None or name in engines]
+    if not asked:
+        index.check_matrices()
+    baseline = baseline or Combination(index.default_features)
+    if engines is None and baseline.engine not in asked:
+        baseline = replace(baseline, engine=asked[0])
     combinations = [
         Combination(features, metric, engine)
-        for features, metric, engine in product(index.features, Metric, ENGINES)
-        if engine in asked and (FEATURES[features].takes_text or not query.has_text)
+        for features, metric, engine in product(index.features, Metric, asked)
+        if can_search(index, query, features)
     ]
     if baseline not in combinations:
         if baseline.features not in index.features:
@@ -103,13 +113,13 @@ def compare(
             why = "text search needs features that support it"
         named = f"{baseline.features} {baseline.metric} {baseline.engine}"
         raise QueryError(f"The baseline {named} cannot be compared: {why}. Choose another baseline.")
-    # A file is read only once, so that all rankings are about the same image.
-    picture = read_bytes(query.picture) if isinstance(query.picture, Path) else query.picture
+    # A file is read only once, so that all rankings are about the same images.
+    pictures = QueryPictures(searcher.embedder, index, query, index.features)
     rankings = {}
     for each in combinations:
         check()
-        asked_for = replace(query, picture=picture, features=each.features, metric=each.metric, engine=each.engine)
-        rankings[each] = searcher.search(asked_for, index)
+        asked_for = replace(query, metric=each.metric, engine=each.engine)
+        [rankings[each]] = searcher.search_each(asked_for, [each.features], index, pictures)
     there = positions(rankings[baseline])
     cells = {}
     for each, ranking in rankings.items():

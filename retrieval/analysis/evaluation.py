@@ -1,231 +1,269 @@
-"""Precision at k and mean average precision by label, leave-one-out, for labelled queries or for one query.
+"""Rank the gallery for many queries by each feature type and metric, and measure the rankings.
 
-Precision at k is the share of the first k hits that have the query's label. Average precision is the mean, over all
-gallery images with that label, of the precision at the rank of each image (Manning, Raghavan, Schütze, *Introduction
-to Information Retrieval*, 8.4). mAP is its mean over all queries.
+**Ties** are in gallery order. Many queries are compared in float32, so images whose scores differ by less than its
+rounding can change places compared to a search; images with equal vectors have equal scores. A single query is ranked
+as a search does.
 """
 
-import csv
-import io
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.analysis.explanation import combination
+from retrieval.analysis.measures import WHOLE, Found, Ints, measure, measure_names
+from retrieval.analysis.queries import Judgements, Pairs, Queries, one_item
 from retrieval.engines import DEFAULT_ENGINE, ENGINES
 from retrieval.engines.exact import Scan
-from retrieval.errors import GalleryError, PictureError, QueryError
-from retrieval.features import FEATURES, Vectors
-from retrieval.gallery.source import GallerySource
-from retrieval.metrics import Metric, closeness
-from retrieval.pictures.loading import load_picture
-from retrieval.search.embedding import QueryEmbedder
+from retrieval.errors import QueryError
+from retrieval.features import Vectors
+from retrieval.metrics import Metric, Scores, closeness
+from retrieval.search.embedding import QueryEmbedder, QueryPictures, can_search
 from retrieval.search.query import Combination, Query
 from retrieval.search.ranking import rank
 from retrieval.storage.reader import GalleryIndex
 
-log = logging.getLogger(__name__)
+KS = (1, 5, 10)  # of P@k and the other measures with a cutoff, unless others are asked for
+THREADS_MAX = 8
+MAIN, FIRST = "mAP", "P@5"  # the measure by which configurations are placed, and the one for an approximate engine
 
-BLOCK_BYTES = 64 * 2**20  # score matrices are computed block by block, so that memory does not grow with the gallery
-SAMPLE = 2_000  # leave-one-out queries by default; more queries change the figures by less than a percentage point
-SEED = 0
-READ_AT_ONCE = 32  # query images
+Values = npt.NDArray[np.float64]
+# A block of queries, and which of n items they ignore, shape (m, n) -> float32 numbers of shape (m, n), which are
+# smaller for closer items, and infinite for ignored ones.
+Nearness = Callable[[slice, npt.NDArray[np.bool_]], Scores]
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Query vectors, their labels, and their own positions in the gallery (-1 for a query that is not in it)."""
+@dataclass(frozen=True, eq=False)
+class Result:
+    """All measures of each query for one configuration.
 
-    vectors: dict[str, Vectors]
-    labels: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.intp]
+    Attributes:
+        by: feature type, metric and engine; None for a run that was made elsewhere.
+        title: what to call the configuration.
+        names: of the measures.
+        values: of m queries, shape (m, measures); NaN where an approximate engine does not rank enough images.
+    """
+
+    by: Combination | None
+    title: str
+    names: tuple[str, ...]
+    values: Values
+
+    def of_queries(self, name: str) -> Values:
+        """Return a measure of each query, shape (m,)."""
+        column: Values = self.values[:, self.names.index(name)]
+        return column
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean of a measure over the queries; None if the engine does not rank enough images."""
+        value = float(self.of_queries(name).mean())
+        return None if np.isnan(value) else value
+
+
+class Evaluation:
+    """Judged queries of a gallery, and the results by each combination so far."""
+
+    def __init__(self, index: GalleryIndex, queries: Queries, ks: Sequence[int] = KS) -> None:
+        """Judge the queries; raise GalleryError if none has a relevant image."""
+        self.index = index
+        self.ks = tuple(ks)
+        self.names = measure_names(self.ks)
+        self.judgements = Judgements(index.manifest.gallery, index.labels, queries, max(self.ks))
+        self.results: list[Result] = []
 
     @property
-    def counted(self) -> int:
-        """The number of queries whose label occurs in the gallery; the others are not evaluated."""
-        return int((self.labels >= 0).sum())
+    def queries(self) -> Queries:
+        """The queries that have a relevant image."""
+        return self.judgements.queries
+
+    @property
+    def main(self) -> str:
+        """The measure by which configurations are placed: mAP, or P@5 if an engine does not rank the whole gallery."""
+        whole = all(result.mean(MAIN) is not None for result in self.results)
+        return MAIN if whole else FIRST if FIRST in self.names else self.names[0]
+
+    def run(self, engine: str = DEFAULT_ENGINE) -> Iterator[Result]:
+        """Yield the result of each combination of feature type and metric, one at a time, and keep it."""
+        for features, metric in product(self.queries.vectors, Metric):
+            by = Combination(features, metric, engine)
+            together = ENGINES[engine].exact and len(self.queries) > 1
+            found = self._together(by) if together else self._as_searches(by)
+            yield self._keep(by, title_of(by), found)
+
+    def add_run(self, title: str, ranked: Callable[[int], Ints]) -> Result:
+        """Measure a run that was made elsewhere, given the ranked positions of each query by its number.
+
+        Items that it does not rank count as not found.
+        """
+        return self._keep(None, title, self._of_rankings(ranked))
+
+    def rankings(self, by: Combination, depth: int, only: Collection[int] | None = None) -> Iterator[tuple[int, Ints]]:
+        """Yield each query, or those in `only`, and the positions of its first `depth` items, closest first."""
+        exact = ENGINES[by.engine].exact
+        whole = ExactRanking(self.index.scan(by.features), by.metric, self.queries.vectors[by.features])
+        for part in self.judgements.blocks():
+            chosen = [at for at in range(part.start, part.stop) if only is None or at in only]
+            if chosen:
+                _, ignored = self.judgements.grades(part)
+                order = whole.order(part, ignored) if exact else None  # by block, since rounding depends on it
+                for at in chosen:
+                    row = self._first(by, at, depth) if order is None else order[at - part.start]
+                    yield at, row[~ignored[at - part.start, row]][:depth]
+
+    def _keep(self, by: Combination | None, title: str, found: Found) -> Result:
+        values = measure(found, self.judgements.judged, self.ks)
+        if by and not ENGINES[by.engine].exact:
+            values[:, [self.names.index(name) for name in WHOLE]] = np.nan
+        result = Result(by, title, self.names, values)
+        self.results.append(result)
+        return result
+
+    def _together(self, by: Combination) -> Found:
+        vectors = self.queries.vectors[by.features]
+        return found_in(self.judgements, ExactRanking(self.index.scan(by.features), by.metric, vectors).near)
+
+    def _as_searches(self, by: Combination) -> Found:
+        depth = len(self.index) if ENGINES[by.engine].exact else max(self.ks)
+        return self._of_rankings(lambda at: self._first(by, at, depth))
+
+    def _first(self, by: Combination, at: int, depth: int) -> Ints:
+        """Return the positions of the first items for a query, at least `depth` without those that it ignores."""
+        left_out = len(self.queries.ignored.between(at, at + 1).queries) + 1  # perhaps also the query itself
+        return rank(self.index, by, self.queries.vectors[by.features][at], depth + left_out)[0]
+
+    def _of_rankings(self, ranked: Callable[[int], Ints]) -> Found:
+        blocks = [slice(at, at + 1) for at in range(len(self.queries))]
+        parts = list[Found]()
+        for part in blocks:
+            grades, ignored = self.judgements.grades(part)
+            order = ranked(part.start)
+            parts.append(_relevant(grades[:, order[~ignored[0, order]]]))
+        return _joined(parts, blocks)
 
 
-@dataclass(frozen=True)
-class Result:
-    """The figures of one combination of feature type, metric and engine."""
+def found_in(judgements: Judgements, nearness: Nearness) -> Found:
+    """Return the relevant items in whole rankings, which are computed in several threads."""
 
-    features: str
-    metric: Metric
-    engine: str
-    p_at_1: float
-    p_at_5: float
-    map: float | None  # None for an engine that does not rank the whole gallery; of a single query, its AP
+    def found(part: slice) -> Found:
+        grades, ignored = judgements.grades(part)
+        return relevant_in(nearness(part, ignored), grades)
 
-    def to_json(self) -> dict[str, str | float | None]:
-        """Return the JSON form, which is also a row of the CSV form."""
-        by = Combination(self.features, self.metric, self.engine).to_json()
-        return {**by, "p@1": self.p_at_1, "p@5": self.p_at_5, "map": self.map}
+    blocks = list(judgements.blocks())
+    with ThreadPoolExecutor(min(THREADS_MAX, os.cpu_count() or 1)) as pool:
+        return _joined(list(pool.map(found, blocks)), blocks)
 
 
-def label_codes(names: Sequence[str], gallery_names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return labels as indices into the sorted labels of the gallery; -1 for an empty or unknown label."""
-    codes = {name: code for code, name in enumerate(sorted(set(gallery_names) - {""}))}
-    return np.array([codes.get(name, -1) for name in names], np.int64)
+def relevant_in(near: Scores, grades: npt.NDArray[np.int16]) -> Found:
+    """Return the items with a grade in rankings by float32 numbers, smallest first, both of shape (m, n).
 
-
-def leave_one_out(index: GalleryIndex, sample: int | None = SAMPLE) -> Labelled:
-    """Return the items that share their label with another one as queries, or a random sample of them.
-
-    Raise GalleryError if no two images share a label.
+    The numbers are sorted without their positions, which takes half of the time, and the relevant ones are looked up.
     """
-    codes = label_codes(index.labels, index.labels)
-    counts = np.bincount(codes[codes >= 0], minlength=1)
-    positions = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
-    if not len(positions):
-        raise GalleryError(
-            f"The gallery {index.manifest.gallery!r} has no label that two images share, so it cannot be evaluated by "
-            "label. Name a label column when building, or use `--queries` with class folders."
-        )
-    if sample is not None and len(positions) > sample:
-        chosen = np.random.default_rng(SEED).choice(len(positions), sample, replace=False)
-        positions = np.sort(positions[chosen])
-    return Labelled({f: index.vectors(f)[positions] for f in index.features}, codes[positions], positions)
+    ordered = np.sort(near, axis=1)
+    queries, items = np.nonzero(grades)
+    values = near[queries, items]
+    before, until = np.empty(len(items), np.intp), np.empty(len(items), np.intp)
+    starts = np.searchsorted(queries, np.arange(len(near) + 1))
+    for row, (start, stop) in enumerate(pairwise(starts)):
+        before[start:stop] = np.searchsorted(ordered[row], values[start:stop])
+        until[start:stop] = np.searchsorted(ordered[row], values[start:stop], side="right")
+    for row in np.unique(queries[until - before > 1]):  # ties: only the positions tell which item comes first
+        own = slice(starts[row], starts[row + 1])
+        before[own] = np.argsort(ranked_in_order(near[row, None])[0])[items[own]]
+    order = np.lexsort((before, queries))
+    return Found(queries, before[order] + 1, grades[queries, items][order])
 
 
-def from_folder(index: GalleryIndex, embedder: QueryEmbedder, folder: str) -> Labelled:
-    """Return the images of class folders as queries; raise GalleryError if none has a label of the gallery."""
-    from retrieval.gallery.rows import Gallery  # imports datasets, which would slow down the start of the page
-
-    gallery = Gallery(GallerySource(folder))
-    if not gallery.labelled:
-        raise GalleryError(f"{folder!r} has no labels. Put the query images into folders named after the classes.")
-    vectors: dict[str, list[Vectors]] = {name: [] for name in index.features}
-    names: list[str] = []
-    items = gallery.items()
-    while some := list(islice(items, READ_AT_ONCE)):
-        pictures = []
-        for item in some:
-            try:
-                pictures.append(load_picture(item.read()))
-            except PictureError as error:
-                log.warning("skipped %s: %s", item.id, error)
-                continue
-            names.append(item.label)
-        if pictures:
-            for name, parts in vectors.items():
-                parts.append(embedder.feature_set(index, name).embed(pictures))
-    codes = label_codes(names, index.labels)
-    if not (codes >= 0).any():
-        raise GalleryError(
-            f"None of the labels in {folder!r} ({', '.join(sorted(set(names))[:5])}, ...) occurs in the gallery "
-            f"{index.manifest.gallery!r} ({', '.join(sorted(set(index.labels))[:5])}, ...)."
-        )
-    joined = {features: np.concatenate(parts) for features, parts in vectors.items()}
-    return Labelled(joined, codes, np.full(len(codes), -1, np.intp))
+def title_of(by: Combination) -> str:
+    """Return what to call a configuration; the engine is named unless it is the exact scan."""
+    engine = "" if ENGINES[by.engine].exact else f" · {ENGINES[by.engine].title}"
+    return combination(by.features, by.metric) + engine
 
 
-def relevance(
-    scan: Scan,
-    metric: Metric,
-    queries: Vectors,
-    own: npt.NDArray[np.intp],
-    labels: npt.NDArray[np.int64],
-    gallery: npt.NDArray[np.int64],
-) -> Iterator[npt.NDArray[np.bool_]]:
-    """Yield the relevance by rank of each block of queries, shape (m, n).
+class ExactRanking:
+    """Rankings of a whole gallery, many queries at once."""
 
-    A query that is in the gallery (`own` is its position) ranks last in its own results and does not count as a hit.
+    def __init__(self, scan: Scan, metric: Metric, queries: Vectors) -> None:
+        self._scan, self._metric, self._queries = scan, metric, queries
+        self._first = first_equal(scan.vectors)
+
+    def order(self, part: slice, ignored: npt.NDArray[np.bool_]) -> Ints:
+        """Return the positions of n items for some queries, closest first, shape (m, n); ignored items come last."""
+        return ranked_in_order(self.near(part, ignored))
+
+    def near(self, part: slice, ignored: npt.NDArray[np.bool_]) -> Scores:
+        """Return how close n items are to some queries; see `Nearness`."""
+        near = closeness(self._metric, self._scan.scores(self._metric, self._queries[part]))
+        if self._first is not None:
+            near = near[:, self._first]  # rounding can depend on the place in the matrix
+        near[ignored] = np.inf
+        return np.asarray(near, np.float32)
+
+
+def first_equal(vectors: Vectors) -> Ints | None:
+    """Return for each vector the position of the first that is equal, shape (n,); None if all are different."""
+    seen: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors)
+    first = np.array([seen.setdefault(digest, at) for at, digest in enumerate(digests)], np.intp)
+    return None if len(seen) == len(vectors) else first
+
+
+def ranked_in_order(near: Scores) -> Ints:
+    """Return the order of each row of m x n float32 numbers, smallest first, ties in their own order; shape (m, n).
+
+    Numbers and positions are sorted together as 64-bit integers, which takes a third of the time of a stable argsort.
     """
-    block = max(1, BLOCK_BYTES // (8 * max(1, len(gallery))))
-    for start in range(0, len(queries), block):
-        part = slice(start, start + block)
-        near = closeness(metric, scan.scores(metric, queries[part]))
-        inside = np.flatnonzero(own[part] >= 0)
-        near[inside, own[part][inside]] = np.inf
-        order = np.argsort(near, axis=1, kind="stable")
-        hits = (gallery[order] == labels[part, None]) & (labels[part, None] >= 0)
-        hits[inside, -1] = False
-        yield hits
+    near = near + np.float32(0)  # -0 and 0 are equal
+    bits = near.view(np.int32)
+    bits ^= (bits >> 31) & 0x7FFFFFFF  # negative numbers are stored as sign and magnitude
+    keys = bits.astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(near.shape[1])
+    keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
+    return keys
 
 
-def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return the average precision of each row of relevance by rank, shape (m, n); NaN for a row without a hit."""
-    found = np.cumsum(hits, axis=1)
-    precision = np.where(hits, found / np.arange(1, hits.shape[1] + 1), 0.0)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(precision.sum(axis=1) / found[:, -1], np.float64)
+def _relevant(grades: npt.NDArray[np.int16]) -> Found:
+    """Return the relevant items, given the grades by rank of m queries, shape (m, n)."""
+    queries, ranks = np.nonzero(grades)
+    return Found(queries, ranks + 1, grades[queries, ranks])
 
 
-def evaluate(index: GalleryIndex, queries: Labelled, engine: str = DEFAULT_ENGINE) -> Iterator[Result]:
-    """Yield P@1, P@5 and mAP of each combination of feature type and metric, one at a time.
+def _joined(parts: Sequence[Found], blocks: Sequence[slice]) -> Found:
+    return Found(
+        np.concatenate([each.queries + part.start for each, part in zip(parts, blocks, strict=True)]),
+        np.concatenate([each.ranks for each in parts]),
+        np.concatenate([each.grades for each in parts]),
+    )
 
-    Queries without a relevant image in the gallery are not evaluated. An approximate engine ranks only the first hits,
-    so it has no mAP.
+
+def evaluate(
+    index: GalleryIndex, queries: Queries, engine: str = DEFAULT_ENGINE, ks: Sequence[int] = KS
+) -> Iterator[Result]:
+    """Yield the result of each combination of feature type and metric; see `Evaluation`."""
+    yield from Evaluation(index, queries, ks).run(engine)
+
+
+def of_query(index: GalleryIndex, embedder: QueryEmbedder, query: Query, label: str) -> Evaluation:
+    """Return the evaluation of one query, not yet run; the images with `label` are relevant.
+
+    Only the feature types that can search for it are evaluated, and the query's own items are left out. Its metric,
+    engine, labels and number of results are ignored. Raise QueryError if no image other than the query has the label.
     """
-    gallery = label_codes(index.labels, index.labels)
-    measure = _exact if ENGINES[engine].exact else _first_hits
-    for features, metric in product(index.features, Metric):
-        yield measure(index, gallery, queries, Combination(features, metric, engine))
-
-
-def _exact(index: GalleryIndex, gallery: npt.NDArray[np.int64], queries: Labelled, by: Combination) -> Result:
-    first, five, average = [], [], []
-    for hits in relevance(
-        index.scan(by.features), by.metric, queries.vectors[by.features], queries.positions, queries.labels, gallery
-    ):
-        counted = hits[hits.any(axis=1)]
-        first.append(counted[:, 0])
-        five.append(counted[:, :5].mean(axis=1))
-        average.append(average_precision(counted))
-    means = (float(np.concatenate(part).mean()) for part in (first, five, average))
-    return Result(by.features, by.metric, by.engine, *means)
-
-
-def _first_hits(index: GalleryIndex, gallery: npt.NDArray[np.int64], queries: Labelled, by: Combination) -> Result:
-    kept = np.isin(queries.labels, gallery[gallery >= 0])
-    precision = []
-    for vector, label, own in zip(
-        queries.vectors[by.features][kept], queries.labels[kept], queries.positions[kept], strict=True
-    ):
-        positions, _ = rank(index, by, vector, 6)
-        found = gallery[positions[positions != own][:5]] == label
-        # An approximate engine may return fewer neighbours; missing ones count as misses.
-        precision.append(np.pad(found, (0, min(5, len(index)) - len(found))))
-    hits = np.array(precision)
-    return Result(by.features, by.metric, by.engine, float(hits[:, 0].mean()), float(hits.mean()), None)
-
-
-def average_precision_of(index: GalleryIndex, embedder: QueryEmbedder, query: Query, label: str) -> Iterator[Result]:
-    """Yield P@1, P@5 and average precision of one query for each feature type and metric; text needs CLIP features.
-
-    Images with `label` are relevant. The exact scan ranks the whole gallery, without the query's own gallery item, in
-    the order that a search shows. The query's metric, engine, labels and number of results are ignored. Raise a
-    QueryError if no image other than the query has the label.
-    """
-    relevant = np.zeros(len(index), bool)
-    relevant[index.with_labels([label])] = True
-    if query.position is not None and 0 <= query.position < len(index):
-        relevant[query.position] = False
-    if not relevant.any():
+    if not np.setdiff1d(index.with_labels([label]), query.positions).size:
         raise QueryError(
             f"No other image has the label {label[:40]!r}, so there is nothing to find. Choose another label."
         )
-    for features in index.features:
-        if query.has_text and not FEATURES[features].takes_text:
-            continue
-        vector = embedder.embed(index, replace(query, features=features)).vector
-        for metric in Metric:
-            positions, _ = rank(index, Combination(features, metric), vector, len(index))
-            others = positions[positions != (-1 if query.position is None else query.position)]
-            hits = np.pad(relevant[others], (0, len(positions) - len(others)))
-            average = float(average_precision(hits[None])[0])
-            yield Result(features, metric, DEFAULT_ENGINE, float(hits[0]), float(hits[:5].mean()), average)
-
-
-def to_csv(results: Iterable[Result]) -> str:
-    """Return results as CSV text with a header; the field of a missing mAP is empty."""
-    rows = [result.to_json() for result in results]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    used = [name for name in index.features if can_search(index, query, name)]
+    pictures = QueryPictures(embedder, index, query, used)
+    vectors = {name: embedder.embed(index, replace(query, features=name), pictures).vector[None] for name in used}
+    ignored = Pairs.of([(0, position, 0) for position in query.positions])
+    if query.position is not None:
+        return Evaluation(index, replace(one_item(index, query.position, label), vectors=vectors, ignored=ignored))
+    outside = np.array([-1], np.intp)
+    return Evaluation(index, Queries(("query",), vectors, outside, (label,), "one query", ignored=ignored))

@@ -8,11 +8,13 @@ from retrieval.engines import ENGINES
 from retrieval.features import FEATURES
 from retrieval.labels import METRICS
 from retrieval.metrics import DEFINITIONS, Metric
+from retrieval.search.chance import Chance
 from retrieval.search.query import Hit, Query, Ranking
 from retrieval.storage.reader import Entry, GalleryIndex
 
 # In trials, nearly all correct best matches lay above it, and the best matches of photos among icons lay below it.
 CONVINCING = 0.985
+CONVINCING_TEXT = 0.98  # of the best scores of meaningless texts; foreign and invented words lie below it
 
 
 def name_of(entry: Entry | Hit) -> str:
@@ -25,11 +27,14 @@ def number(score: float) -> str:
     return f"{score:.1f}" if abs(score) >= 100 else f"{score:.3f}"
 
 
+def duplicates(hit: Hit) -> str:
+    """Return the number of near-duplicates that a hit hides, or an empty text."""
+    return f"+{hit.duplicates} near-duplicate{'' if hit.duplicates == 1 else 's'}" if hit.duplicates else ""
+
+
 def caption(hit: Hit) -> str:
     """Return the line below a result: rank, name, score, and the number of hidden near-duplicates."""
-    plural = "" if hit.duplicates == 1 else "s"
-    more = f" · +{hit.duplicates} near-duplicate{plural}" if hit.duplicates else ""
-    return f"{hit.rank}. {name_of(hit)} · {number(hit.score)}{more}"
+    return " · ".join(filter(None, [f"{hit.rank}. {name_of(hit)}", number(hit.score), duplicates(hit)]))
 
 
 def combination(features: str, metric: Metric) -> str:
@@ -47,7 +52,7 @@ def explain(query: Query) -> str:
     definition, used = DEFINITIONS[query.metric], FEATURES[query.features]
     direction = "smaller is closer" if definition.smaller_is_closer else "larger is closer"
     parts = [f"Score: {definition.title} = {definition.formula}; {direction}, {definition.scale}."]
-    if query.text and not query.has_picture:
+    if query.text and not query.shows:
         parts.append(
             f"{used.title} of texts and images lie apart, so text queries have low scores: compare their order, "
             "not their values."
@@ -60,21 +65,26 @@ def explain(query: Query) -> str:
     return " ".join(filter(None, parts))
 
 
-def meaning(query: Query, ranking: Ranking, index: GalleryIndex) -> str:
-    """Return how the best score compares with random pairs of the gallery; empty for queries with text."""
-    if not ranking.hits or query.text or query.without:
-        return ""
-    share = index.percentile(query.features, query.metric, ranking.hits[0].score)
+def verdict(query: Query, ranking: Ranking, index: GalleryIndex, chance: Chance) -> tuple[bool, str]:
+    """Return whether the best result is convincing, and how its score compares with those that chance gives.
+
+    The text is empty for queries of several parts with an image, whose scores are not comparable with others.
+    """
+    if not ranking.hits:
+        return True, ""
+    share = chance.share(index, query, ranking.hits[0].score)
     if share is None:
-        return ""
-    closer = ">99.9%" if share > 0.9995 else f"{share:.1%}"
-    place = f"closer than {closer} of random pairs in this gallery"
-    if share >= CONVINCING:
-        return f"The best match is {place}."
-    return (
-        f"**No convincing match:** the best of {len(index):,} random images would score about as well. "
-        f"The best match is {place}."
-    )
+        return True, ""
+    if query.has_text:
+        if not chance.reads(index, query):
+            return False, "No convincing match: the model does not know these words or characters."
+        if share < CONVINCING_TEXT:
+            return False, "No convincing match: random letters would score about as well."
+        return True, "The best match scores higher than random letters do."
+    if share < CONVINCING:
+        return False, "No convincing match: a random image would score about as well."
+    closer = "99.9%" if share > 0.9995 else f"{share:.1%}"
+    return True, f"Convincing match: closer than {closer} of all pairs of images here."
 
 
 def recall(ranking: Ranking, exact: Ranking) -> str:

@@ -1,6 +1,6 @@
 """Robustness: compare the rankings of a query image before and after a distortion, for each feature type."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -9,11 +9,10 @@ import numpy as np
 
 from retrieval.analysis.agreement import hits_with_moves, kendall_tau, moves, positions, share_found
 from retrieval.analysis.explanation import listed
-from retrieval.engines import DEFAULT_ENGINE
 from retrieval.features import FEATURES, default_first
 from retrieval.metrics import Metric, score_pairs
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
-from retrieval.search.embedding import Embedded, QueryPicture
+from retrieval.search.embedding import Embedded, QueryPictures
 from retrieval.search.query import Query, Ranking
 from retrieval.search.searcher import Searcher
 
@@ -45,7 +44,7 @@ NAMES = {
     Kind.QUALITY: "JPEG quality",
 }
 # In the table of a sweep: not tried yet, and a feature type that the gallery does not have.
-PENDING, MISSING = "…", "-"
+PENDING = "…"
 
 STEPS = sum(map(len, SWEEP.values()))
 
@@ -113,25 +112,25 @@ class Step:
         return {"kind": str(self.kind), "strength": self.strength, **figures}
 
 
-def measure(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Robustness:
+def measure(searcher: Searcher, query: Query, pictures: QueryPictures | None = None) -> Robustness:
     """Compare the rankings of a query image before and after the query's distortion, by the exact scan.
 
-    The query's text, feature type and engine are ignored. A caller that measures the same image repeatedly passes it as
-    `picture`. Errors are those of `Searcher.search`.
+    Added images are part of both queries, undistorted. The query's text, feature type and engine are ignored. A caller
+    that measures the same images repeatedly passes them as `pictures`. Errors are those of `Searcher.search`.
     """
-    query, picture = _prepared(searcher, query, picture)
-    [withstood] = _withstood(searcher, query, picture, [query.distortion])
+    query, pictures = _prepared(searcher, query, pictures)
+    [withstood] = _withstood(searcher, query, pictures, [query.distortion])
     return Robustness(query, tuple(withstood.values()))
 
 
-def sweep(searcher: Searcher, query: Query, picture: QueryPicture | None = None) -> Iterator[Step]:
+def sweep(searcher: Searcher, query: Query, pictures: QueryPictures | None = None) -> Iterator[Step]:
     """Yield the effect of each distortion of `SWEEP` on a query's rankings; the query's own distortion is ignored.
 
-    The image is decoded once, and embedded in one batch per kind of distortion. `picture` and errors: see `measure`.
+    The image is decoded once, and embedded in one batch per kind of distortion. `pictures` and errors: see `measure`.
     """
-    query, picture = _prepared(searcher, query, picture)
+    query, pictures = _prepared(searcher, query, pictures)
     for kind, distortions in SWEEP.items():
-        found = _withstood(searcher, query, picture, distortions)
+        found = _withstood(searcher, query, pictures, distortions)
         yield from (Step(kind, *each) for each in zip(distortions, found, strict=True))
 
 
@@ -152,20 +151,25 @@ def mean_overlaps(steps: Sequence[Step]) -> dict[Kind, dict[str, float]]:
     }
 
 
-def _prepared(searcher: Searcher, query: Query, picture: QueryPicture | None) -> tuple[Query, QueryPicture]:
-    """Return the query without text and with the exact engine, and its image."""
-    query = replace(query, text="", without="", engine=DEFAULT_ENGINE)
-    return query, picture or QueryPicture(searcher.embedder, searcher.indexes.get(query.gallery), query)
+def _prepared(searcher: Searcher, query: Query, pictures: QueryPictures | None) -> tuple[Query, QueryPictures]:
+    """Return the query without text and with the gallery's default engine, and its images."""
+    index = pictures.index if pictures else searcher.indexes.get(query.gallery)
+    query = replace(query, text="", without="", engine=index.engines[0])
+    return query, pictures or QueryPictures(searcher.embedder, index, query, index.features)
 
 
 def _withstood(
-    searcher: Searcher, query: Query, picture: QueryPicture, distortions: Sequence[Distortion]
+    searcher: Searcher, query: Query, pictures: QueryPictures, distortions: Sequence[Distortion]
 ) -> list[dict[str, Withstood]]:
     """Return the effect of each distortion, by feature type."""
-    index = picture.index
+    index = pictures.index
     found: list[dict[str, Withstood]] = [{} for _ in distortions]
-    for features, (clean, *distorted) in picture.vectors([UNDISTORTED, *distortions]).items():
+    for features, images in pictures.main.vectors([UNDISTORTED, *distortions]).items():
         asked = replace(query, features=features)
+        clean, *distorted = (
+            searcher.embedder.mix(index, asked, pictures, Embedded(each)).vector if query.is_mixed else each
+            for each in images
+        )
         before = searcher.answer(index, replace(asked, distortion=UNDISTORTED), Embedded(clean))
         there = positions(before)
         for each, distortion, vector in zip(found, distortions, distorted, strict=True):
@@ -220,23 +224,23 @@ def withstood(result: Withstood) -> str:
     """Return the agreement of two rankings as a line of Markdown."""
     k = len(result.undistorted.hits)
     return (
-        f"**{FEATURES[result.distorted.features].title}** · overlap@{k} {result.overlap:.2f} · τ {result.tau:.2f} · "
-        f"cosine {result.cosine:.2f}"
+        f"**{FEATURES[result.distorted.features].title}** · {round(result.overlap * k)} of {k} results kept · "
+        f"order (τ) {result.tau:.2f} · cosine {result.cosine:.2f}"
     )
 
 
-def sweep_columns() -> list[str]:
-    """Return the column heads of the table of a sweep."""
-    return ["Distortion", *(FEATURES[features].title for features in default_first())]
+def sweep_columns(names: Iterable[str]) -> list[str]:
+    """Return the column heads of the table of a sweep with these feature types."""
+    return ["Distortion", *(FEATURES[features].title for features in default_first(names))]
 
 
-def sweep_rows(steps: Sequence[Step]) -> list[list[str]]:
+def sweep_rows(steps: Sequence[Step], names: Iterable[str]) -> list[list[str]]:
     """Return the table of a sweep; the cells of distortions that are still to come are `PENDING`."""
     done = {(step.kind, step.distortion): step for step in steps}
     return [
         [
             f"{NAMES[kind]} {strength(kind, getattr(distortion, kind))}",
-            *(_shown(done.get((kind, distortion)), features) for features in default_first()),
+            *(_shown(done.get((kind, distortion)), features) for features in default_first(names)),
         ]
         for kind, distortions in SWEEP.items()
         for distortion in distortions
@@ -244,15 +248,13 @@ def sweep_rows(steps: Sequence[Step]) -> list[list[str]]:
 
 
 def _shown(step: Step | None, features: str) -> str:
-    if step is None:
-        return PENDING
-    return f"{step.overlap(features):.2f}" if features in step.withstood else MISSING
+    return PENDING if step is None else f"{step.overlap(features):.2f}"
 
 
 def lesson(steps: Sequence[Step]) -> str:
     """Return a sentence that says which feature types kept most of their hits under which kinds of distortion."""
     k = len(next(iter(steps[0].withstood.values())).undistorted.hits)
-    everything = [features for features in default_first() if features in steps[0].withstood]
+    everything = default_first(steps[0].withstood)
     found: dict[tuple[str, ...], list[str]] = {}  # kinds of distortion by the feature types that kept most
     for kind, means in mean_overlaps(steps).items():
         shown = {features: f"{means[features]:.2f}" for features in everything}  # compared as the reader sees them

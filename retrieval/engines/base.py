@@ -1,12 +1,15 @@
 """The life cycle of an engine: build from vectors, open, probe, drop, and propose candidates for a ranking."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.engines.item_ids import Ids
+from retrieval.engines.recall import MeasuredRecall
 from retrieval.features.base import Vectors
 from retrieval.metrics import Metric
 
@@ -20,16 +23,19 @@ class GalleryVectors(Protocol):
     def features(self) -> tuple[str, ...]:
         """The names of the feature types the gallery has."""
 
+    def __len__(self) -> int:
+        """Return the number of items, n."""
+
     @property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """The row of every item in its dataset, ascending: a key that stays the same when other items are skipped."""
+    def ids(self) -> Ids:
+        """The id of every item, shape (n,), in gallery order.
+
+        Items with the same content and label share it, in every state of the gallery.
+        """
 
     @property
     def labels(self) -> list[str]:
         """The label of every item, in gallery order; an empty text where there is none."""
-
-    def metadata(self, part: slice) -> list[dict[str, str]]:
-        """Return id, label and caption of some items."""
 
     def vectors(self, features: str) -> Vectors:
         """Return the vectors of all items, shape (n, d), float32, in gallery order."""
@@ -38,8 +44,32 @@ class GalleryVectors(Protocol):
         """Raise IndexingError once the gallery is closed."""
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier state of a gallery, with the feature types that are still the same, and the folder of its files."""
+
+    gallery: GalleryVectors
+    folder: Path
+
+
 class EngineDamaged(Exception):
     """The engine's files are missing, incomplete or damaged; `build` makes them again."""
+
+
+class EngineMissing(EngineDamaged):
+    """The engine's files were not built yet."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Proposed positions, shape (c,).
+
+    An engine that has the vectors itself also returns them, shape (c, d), float32, and its positions are ascending.
+    They may be in the metric's view. Without them, the caller takes the vectors from the index.
+    """
+
+    positions: Positions
+    vectors: Vectors | None = None
 
 
 class OpenEngine(ABC):
@@ -48,8 +78,8 @@ class OpenEngine(ABC):
     @abstractmethod
     def candidates(
         self, features: str, metric: Metric, vectors: Vectors, k: int, among: Positions | None = None
-    ) -> list[Positions]:
-        """Return, for each query, positions that should include its k closest items.
+    ) -> list[Candidates]:
+        """Return, for each query, candidates that should include its k closest items.
 
         The caller computes the exact score of every candidate and sorts them, so an engine may return more than k, in
         any order. An exact engine must include every item that ties at the k-th place.
@@ -83,8 +113,10 @@ class Engine(ABC):
         """Return what to know about results by a metric, as sentences; empty for an exact engine."""
         return "" if self.exact else f"{self.title} may miss matches, but the scores it returns are exact."
 
-    def build(self, gallery: GalleryVectors, folder: Path) -> None:  # noqa: B027  # an engine may need no files
+    def build(self, gallery: GalleryVectors, folder: Path, floor: float) -> None:  # noqa: B027  # it may need no files
         """Write the engine's files into the folder of a finished index, after `drop`.
+
+        `floor` is the recall@10 to reach, if the engine is approximate and can be adjusted.
 
         Calls `check_open` from time to time, so that a gallery that is closed meanwhile can stop it.
 
@@ -92,6 +124,10 @@ class Engine(ABC):
             OSError: the folder cannot be written.
             IndexingError: the gallery was closed.
         """
+
+    def update(self, gallery: GalleryVectors, folder: Path, floor: float, earlier: Earlier) -> None:
+        """Do what `build` does; an engine may start from the files of an earlier state, which it must not change."""
+        self.build(gallery, folder, floor)
 
     def probe(self, gallery: GalleryVectors, folder: Path) -> None:  # noqa: B027  # an engine may need no files
         """Check the engine's files.
@@ -110,6 +146,10 @@ class Engine(ABC):
             OSError: they cannot be read at the moment.
             IndexingError: another process holds them.
         """
+
+    def recall(self, folder: Path) -> MeasuredRecall | None:
+        """Return the recall that was measured when the engine's files were built; None if it was not."""
+        return None
 
     def drop(self, folder: Path) -> None:  # noqa: B027  # an engine may need no files
         """Delete the engine's files, if any."""

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import shutil
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,16 +16,17 @@ from typing import Any
 
 import chromadb
 import numpy as np
-import numpy.typing as npt
 from chromadb.api.shared_system_client import SharedSystemClient
 from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError
 from filelock import FileLock
 
-from retrieval.engines.chroma_digests import CHROMA, DIGESTS, delete_chroma, write_chroma_digests
+from retrieval.engines.chroma_digests import CHROMA, DIGESTS, copy_chroma, delete_chroma, write_chroma_digests
+from retrieval.engines.item_ids import Ids, as_hex, id_array
 from retrieval.engines.lock import acquire_lock
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.features import FEATURES, Vectors
+from retrieval.installation import BUILDER
 from retrieval.metrics import View, view_of
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,8 @@ log = logging.getLogger(__name__)
 # images that no link of the graph leads to. ChromaDB writes its graph to disk every `sync_threshold` records, and
 # inserts later records again whenever a collection is opened; 64 is one batch of the builder.
 GRAPH = {"ef_construction": 100, "max_neighbors": 48, "ef_search": 200, "sync_threshold": 64, "batch_size": 64}
-NAMED_MAX = 20_000  # rows that a query lists one by one; a filter by label is slower for fewer rows than this
+NAMED_MAX = 20_000  # ids that a query lists one by one; a filter by label is slower for fewer than this
+DELETED_AT_ONCE = 1000  # SQLite limits the ids in one statement
 
 # A damaged file shows as an InternalError of ChromaDB, as a RuntimeError, or as a panic of its Rust part.
 CHROMA_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
@@ -41,6 +44,8 @@ CHROMA_ERRORS = (ChromaError, OSError, ValueError, RuntimeError, KeyError)
 # How SQLite and Rust report a full disk; with less free space than ROOM, any of their messages can mean it.
 NO_ROOM = ("disk is full", "no space left")
 ROOM = 16 * 2**20  # bytes
+ORPHAN = 2.0  # seconds within which a process that writes for a killed builder ends
+LOCKED_TRIES, LOCKED_PAUSE = 100, 0.1  # seconds between two attempts to write
 
 Key = tuple[str, View]
 
@@ -60,14 +65,9 @@ def key_of(features: str, view: View) -> Key:
     return (features, view if view in views_of(features) else View.PLAIN)
 
 
-def configuration_of(view: View) -> Any:
-    """Return the configuration of the collection of a view."""
-    return {"hnsw": {"space": "l2" if view is View.PLAIN else "ip", **GRAPH}}
-
-
-def row_key(row: int) -> str:
-    """Return a row's id in ChromaDB; ids sorted as text are in gallery order."""
-    return f"{row:012d}"
+def configuration_of(view: View, graph: Mapping[str, int] = GRAPH) -> Any:
+    """Return the configuration of the collection of a view; `graph` has parameters that are not the usual ones."""
+    return {"hnsw": {"space": "l2" if view is View.PLAIN else "ip", **GRAPH, **graph}}
 
 
 @contextmanager
@@ -93,41 +93,39 @@ class Collections:
 
     by_key: Mapping[Key, chromadb.Collection]
     errors: Callable[[], AbstractContextManager[None]]  # a context that translates ChromaDB's errors
-    named_max: int = NAMED_MAX  # rows that one query lists at most
+    named_max: int = NAMED_MAX  # ids that one query lists at most
 
-    def insert(
-        self, rows: Sequence[int], metadata: Sequence[Mapping[str, str]], vectors: Mapping[str, Vectors]
-    ) -> None:
-        """Insert or replace n rows, given their plain vectors by feature type, shape (n, d).
-
-        The collections of plain vectors keep all metadata, the others the label only.
-        """
-        ids = [row_key(row) for row in rows]
-        whole: list[Any] = [dict(each) for each in metadata]
-        labels: list[Any] = [{"label": each["label"]} for each in metadata]
+    def insert(self, key: Key, ids: Ids, labels: Sequence[str], vectors: Vectors) -> None:
+        """Insert or replace n images, given their plain vectors, shape (n, d)."""
+        # In float64, so that rounding does not turn a flat image into noise.
+        viewed = view_of(key[1], vectors.astype(np.float64)).astype(np.float32)
+        about: list[Any] = [{"label": label} for label in labels]
         with self.errors():
-            for (features, view), collection in self.by_key.items():
-                # In float64, so that rounding does not turn a flat image into noise.
-                viewed = view_of(view, vectors[features].astype(np.float64)).astype(np.float32)
-                collection.upsert(ids=ids, embeddings=viewed, metadatas=whole if view is View.PLAIN else labels)
+            self.by_key[key].upsert(ids=as_hex(ids), embeddings=viewed, metadatas=about)
 
-    def nearest(
-        self, key: Key, vector: Vectors, count: int, rows: npt.NDArray[np.int64] | None, labels: Collection[str]
-    ) -> npt.NDArray[np.int64]:
-        """Return the rows of about `count` nearest neighbours, closest first by ChromaDB's own float32 distances.
+    def delete(self, key: Key, ids: Ids) -> None:
+        """Delete images."""
+        with self.errors():
+            for start in range(0, len(ids), DELETED_AT_ONCE):
+                self.by_key[key].delete(ids=as_hex(ids[start : start + DELETED_AT_ONCE]))
 
-        HNSW is approximate: it may miss some, and returns fewer where its graph ends. `rows` are the only ones allowed
+    def nearest(self, key: Key, vectors: Vectors, count: int, ids: Ids | None, labels: Collection[str]) -> list[Ids]:
+        """Return the ids of about `count` nearest neighbours of each of m vectors, shape (m, d).
+
+        They are sorted, closest first, by ChromaDB's own float32 distances.
+
+        HNSW is approximate: it may miss some, and returns fewer where its graph ends. `ids` are the only ones allowed
         (None: all); their `labels` are the filter if there are too many of them to list.
         """
-        viewed = view_of(key[1], vector.astype(np.float64)[None]).astype(np.float32)
+        viewed = view_of(key[1], vectors.astype(np.float64)).astype(np.float32)
         allowed: dict[str, Any] = {}
-        if rows is not None and len(rows) <= self.named_max:
-            allowed = {"ids": [row_key(row) for row in rows.tolist()]}
-        elif rows is not None:
+        if ids is not None and len(ids) <= self.named_max:
+            allowed = {"ids": as_hex(ids)}
+        elif ids is not None:
             allowed = {"where": {"label": {"$in": list(labels)}}}
         with self.errors():
             found = self.by_key[key_of(*key)].query(query_embeddings=viewed, n_results=count, include=[], **allowed)
-            return np.array(found["ids"][0], dtype=np.int64)
+            return [id_array(bytes.fromhex(id) for id in each) for each in found["ids"]]
 
 
 @dataclass
@@ -174,7 +172,7 @@ class ChromaFolder:
         self.build = Path(aside.name) if aside else build
         self._client = _Client(self.build)
         try:
-            lock = acquire_lock(self.build, create=not reading)
+            lock = acquire_lock(self.build, ORPHAN if reading else 0, create=not reading)
         except IndexingError as error:
             if reading and not build.is_dir():
                 raise _gone(build) from error
@@ -192,30 +190,60 @@ class ChromaFolder:
         self._client.sound = sound
 
     def delete(self) -> None:
-        """Delete ChromaDB's files, before they are opened."""
+        """Delete ChromaDB's files."""
         with chroma_errors(self.explain):
+            if self._client.chroma is not None:
+                self._client.chroma.close()
+                self._client.chroma = None
             delete_chroma(self.build)
 
-    def open(self, keys: Collection[Key]) -> Collections:
-        """Open the collections, or create them if this is not for reading."""
+    def copy(self, build: Path) -> bool:
+        """Copy ChromaDB's files from the folder of another build; return False if they are not as they were written."""
+        with chroma_errors(self.explain):
+            return copy_chroma(build, self.build)
+
+    def open(
+        self, keys: Collection[Key], graph: Mapping[str, int] = GRAPH, kept: Collection[Key] | None = None
+    ) -> Collections:
+        """Open the collections, or create them, with some parameters of the graph, if this is not for reading.
+
+        First delete those that are not among the `kept` ones (None: keep all).
+        """
         with chroma_errors(self.explain):
             if not self._reading:
                 (self.build / DIGESTS).unlink(missing_ok=True)
-            self._client.chroma = _open_client(str(self.build / CHROMA))
-            return Collections({key: self._collection(*key) for key in keys}, partial(chroma_errors, self.explain))
+            self._client.chroma = client = _open_client(str(self.build / CHROMA))
+            names = {_name(*key) for key in kept or ()}
+            for other in client.list_collections() if kept is not None else ():
+                if other.name not in names:
+                    client.delete_collection(other.name)
+            opened = {key: self._collection(*key, graph) for key in keys}
+            return Collections(opened, partial(chroma_errors, self.explain))
+
+    def reopen(self, keys: Collection[Key], ef_search: Mapping[Key, int]) -> Collections:
+        """Set `ef_search` of some collections, which takes effect when they are opened, and open all of them again."""
+        with chroma_errors(self.explain):
+            for key, value in ef_search.items():
+                _unlocked(partial(self._collection(*key).modify, configuration={"hnsw": {"ef_search": value}}))
+            self._client.chroma.close()
+        return self.open(keys)
 
     def close(self) -> None:
         """Close ChromaDB and give the folder back; other processes may use it afterwards."""
         self._release()
 
-    def _collection(self, features: str, view: View) -> chromadb.Collection:
-        name, client = f"{features}-{view}", self._client.chroma
+    def _collection(self, features: str, view: View, graph: Mapping[str, int] = GRAPH) -> chromadb.Collection:
+        name, client, wanted = _name(features, view), self._client.chroma, configuration_of(view, graph)
         collection: chromadb.Collection = (
             client.get_collection(name, embedding_function=None)
             if self._reading
-            else client.get_or_create_collection(name, configuration=configuration_of(view), embedding_function=None)
+            else client.get_or_create_collection(name, configuration=wanted, embedding_function=None)
         )
         return collection
+
+
+def _name(features: str, view: View) -> str:
+    return f"{features}-{view}"
 
 
 def _explain(folder: Path, reason: object) -> IndexingError:
@@ -225,8 +253,21 @@ def _explain(folder: Path, reason: object) -> IndexingError:
         return cannot_write(folder.parent, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return IndexingError(
         f"ChromaDB cannot use `{folder}`: {text}. If the disk is neither full nor read-only, delete "
-        "that folder: it is rebuilt at the next start. Or rebuild the index: `python index_builder.py --rebuild`."
+        f"that folder: it is rebuilt at the next start. Or rebuild the index: `{BUILDER} --rebuild`."
     )
+
+
+def _unlocked(write: Callable[[], object]) -> None:
+    """Call a function that writes to ChromaDB's database; while ChromaDB itself is still writing, call it again."""
+    for _ in range(LOCKED_TRIES):
+        try:
+            write()
+            return
+        except ChromaError as error:
+            if "database is locked" not in str(error):
+                raise
+        time.sleep(LOCKED_PAUSE)
+    write()
 
 
 def _open_client(folder: str) -> Any:
@@ -251,7 +292,7 @@ def _release(client: _Client, lock: FileLock, aside: TemporaryDirectory[str] | N
 def _gone(build: Path) -> IndexingError:
     return IndexingError(
         f"The index in `{build}` is gone: the gallery was rebuilt or deleted. Try again; if that does not help, "
-        "rebuild it: `python index_builder.py --rebuild`."
+        f"rebuild it: `{BUILDER} --rebuild`."
     )
 
 

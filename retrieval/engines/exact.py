@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from retrieval.engines.base import Engine, GalleryVectors, OpenEngine, Positions
+from retrieval.engines.base import Candidates, Engine, GalleryVectors, OpenEngine, Positions
 from retrieval.features import FEATURES
 from retrieval.features.base import Vectors
 from retrieval.metrics import DEFINITIONS, REFINE_BYTES, Metric, Scores, View, closeness, closest, score_pairs, view_of
@@ -213,6 +213,6 @@ class OpenExact(OpenEngine):
     @override
     def candidates(
         self, features: str, metric: Metric, vectors: Vectors, k: int, among: Positions | None = None
-    ) -> list[Positions]:
+    ) -> list[Candidates]:
         scan = self.scan(features)
-        return [scan.candidates(metric, vector, k, among) for vector in vectors]
+        return [Candidates(scan.candidates(metric, vector, k, among)) for vector in vectors]

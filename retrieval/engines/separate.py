@@ -4,15 +4,22 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
+import psutil
+
 from retrieval.errors import IndexingError
 
 POLL = 0.2  # seconds between two checks whether to go on
+# ChromaDB waits forever for a thread that the system did not let it start. A process that works uses a thousand times
+# as much processor time as this.
+STALLED, LEAST = 60.0, 0.1  # seconds, and processor seconds in them
 
 
 def run_in_process(
@@ -26,7 +33,7 @@ def run_in_process(
         check: called repeatedly; if it raises an exception, the process is killed.
 
     Raises:
-        IndexingError: the process has ended without a result.
+        IndexingError: the process has ended without a result, or has stopped working.
     """
     here, there = multiprocessing.Pipe()
     # Not forked, because torch and ChromaDB have threads.
@@ -37,13 +44,16 @@ def run_in_process(
         process.start()
     there.close()
     try:
+        works = _works(process.pid or 0)
         while not here.poll(POLL):
             check()
+            if not next(works):
+                raise EOFError
         error = here.recv()
     except (EOFError, OSError) as failure:
         raise IndexingError(
-            "The process that writes the index has ended unexpectedly, perhaps because it ran out of memory. "
-            "Run the same command again to continue."
+            "The process that writes the index has stopped unexpectedly, perhaps because it ran out of memory or "
+            "threads. Run the same command again to continue."
         ) from failure
     finally:
         process.kill()
@@ -51,6 +61,19 @@ def run_in_process(
         here.close()
     if error is not None:
         raise error
+
+
+def _works(process: int) -> Iterator[bool]:
+    """Yield, whenever asked, whether a process has used processor time lately."""
+    used, since = 0.0, time.monotonic()
+    while True:
+        try:
+            now = sum(psutil.Process(process).cpu_times()[:2])
+        except psutil.Error:
+            now = used  # it has just ended
+        if now - used >= LEAST:
+            used, since = now, time.monotonic()
+        yield time.monotonic() - since < STALLED
 
 
 @contextmanager
@@ -70,6 +93,13 @@ def _run(pipe: Connection, function: Callable[..., None], arguments: tuple[Any, 
         function(*arguments)
     except (OSError, IndexingError) as error:
         pipe.send(error)
+    except MemoryError:
+        return  # like a process that the system ends for lack of memory
+    except Exception as error:  # noqa: BLE001  # without memory or threads, libraries raise errors of their own
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        failure = IndexingError(f"The index could not be written ({reason}). Run the same command again to continue.")
+        failure.add_note(traceback.format_exc())
+        pipe.send(failure)
     else:
         pipe.send(None)
 

@@ -9,6 +9,7 @@ from typing_extensions import override
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES, Vectors
 from retrieval.features.base import FeatureIdentity, FeatureOptions, FeatureSet, ModelChoice
+from retrieval.installation import BUILDER
 
 
 class LoadedFeatures:
@@ -27,7 +28,14 @@ class LoadedFeatures:
         """
         with self._lock:
             if (name, identity) not in self._loaded:
-                self._loaded[name, identity] = FEATURES[name].restore(identity)
+                found = FEATURES[name].restore(identity)
+                if found.identity != identity:
+                    raise IndexingError(
+                        f"The index was built with {identity.title} at {identity.revision}, but what is found now is "
+                        f"{found.identity.title} at {found.identity.revision}. Rebuild the index: "
+                        f"`{BUILDER} --rebuild`"
+                    )
+                self._loaded[name, identity] = found
             return self._loaded[name, identity]
 
     def load(self, name: str, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:

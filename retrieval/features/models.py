@@ -6,15 +6,16 @@ import logging
 import re
 from pathlib import Path
 
-from retrieval import hub
+from retrieval import addresses
 from retrieval.errors import ModelError
 from retrieval.features.base import AUTO, FeatureIdentity, ModelChoice
 from retrieval.gallery.source import local_path
+from retrieval.installation import asset
 
 log = logging.getLogger(__name__)
 
 BUNDLED = "mini"
-BUNDLED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "mini-clip"
+BUNDLED_FOLDER = asset("mini-clip")
 AUTO_MODEL = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # the original pipeline's weights, better than OpenAI's
 
 DIGEST = re.compile("[0-9a-f]{16}")  # of a local folder
@@ -61,7 +62,9 @@ def is_published(name: str, revision: str) -> bool:
     """Return whether everyone can load a model: the bundled one, or a commit of one on the Hub."""
     if name == BUNDLED:
         return bool(DIGEST.fullmatch(revision))
-    return hub.is_id(name) and bool(hub.COMMIT.fullmatch(revision))
+    from retrieval import hub  # imports huggingface_hub, which the bundled model does not need
+
+    return hub.is_id(name) and bool(addresses.COMMIT.fullmatch(revision))
 
 
 def _local(name: str, folder: Path, reason: str) -> ModelChoice:
@@ -81,6 +84,8 @@ def _digest(folder: Path) -> str:
 
 def _from_hub(name: str, revision: str | None) -> ModelChoice:
     """Return the cached model if its files are complete; otherwise download it."""
+    from retrieval import hub
+
     cached = hub.cached("model", name, revision)
     if cached and _complete(cached):
         return ModelChoice(name, cached, cached.name, "it is in the local cache")
@@ -107,8 +112,9 @@ def _weights(files: tuple[str, ...], name: str) -> list[str]:
 
 def _complete(folder: Path) -> bool:
     names = {path.name for path in folder.iterdir()}
-    if "config.json" not in names or not names & {"preprocessor_config.json", "processor_config.json"}:
-        return False
+    prepared = names & {"preprocessor_config.json", "processor_config.json"}
+    if "config.json" not in names or not (prepared or '"pretrained_cfg"' in (folder / "config.json").read_text()):
+        return False  # timm has both kinds of settings in one file
     for index in names & {"model.safetensors.index.json", "pytorch_model.bin.index.json"}:
         if set(json.loads((folder / index).read_text())["weight_map"].values()) <= names:
             return True

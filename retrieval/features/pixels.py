@@ -25,6 +25,7 @@ class PixelFeatures(FeatureType):
     name = "pixels"
     title = "Raw pixels"
     phrase = "raw pixels"
+    about = "compare colour and layout"
 
     @override
     def load(self, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:

@@ -22,6 +22,7 @@ from retrieval.labels import printable
 from retrieval.pictures.loading import open_regular
 
 README = "README.md"
+PARQUET = "parquet"  # the name of its reader in datasets
 
 # Unclear error messages of the datasets library, and what to tell the user instead.
 EXPLANATIONS = {
@@ -91,7 +92,7 @@ def _file_layout(path: Path) -> Layout:
         whole = True  # the error is reported when the file is read
     named = [] if whole else walk(path.parent).pictures
     version = digest([_stat(path), *named])
-    return Layout({"path": "parquet", "data_files": {"train": glob.escape(str(path))}}, [path], version)
+    return Layout({"path": PARQUET, "data_files": {"train": glob.escape(str(path))}}, [path], version)
 
 
 def _stat(path: Path) -> File:
@@ -143,7 +144,7 @@ def _parquet_layout(found: Walk, files: list[File], source: GallerySource) -> La
     data_files: dict[str, list[str]] = {}
     for file, path in zip(files, paths, strict=True):
         data_files.setdefault(split_of_file(file.path), []).append(glob.escape(str(path)))
-    return Layout({"path": "parquet", "data_files": data_files}, paths, version, ignored, notes)
+    return Layout({"path": PARQUET, "data_files": data_files}, paths, version, ignored, notes)
 
 
 def _is_configured(folder: Path) -> bool:

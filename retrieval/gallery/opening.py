@@ -3,6 +3,7 @@
 The dataset is a Hub id, a Parquet file, a folder of Parquet files, or a `save_to_disk` copy.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -10,22 +11,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
 import httpx2
 import pyarrow as pa
 import pyarrow.dataset as pads
+from datasets.utils.file_utils import is_relative_path, xjoin
 
 from retrieval import hub
 from retrieval.errors import GalleryError
 from retrieval.gallery.folder import FolderRows
-from retrieval.gallery.layout import Layout, Shards, layout_of, naming_damaged, reason, unread_files
+from retrieval.gallery.layout import PARQUET, Layout, Shards, layout_of, naming_damaged, reason, unread_files
 from retrieval.gallery.shards import ShardRows
 from retrieval.gallery.source import GallerySource
 from retrieval.gallery.splits import choose_split, is_picture, left_out, split_folders
 from retrieval.gallery.walk import File, Walk, digest, walk
+from retrieval.labels import printable
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +98,8 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | 
         if isinstance(remote, Path):
             return FolderRows(source, walk(remote), version)
         arguments = remote
-    builder = datasets.load_dataset_builder(**arguments, name=source.config)
+    with _only_own_files(arguments["path"]):
+        builder = datasets.load_dataset_builder(**arguments, name=source.config)
     splits = [str(split) for split in builder.info.splits or builder.config.data_files or ()]
     split = choose_split(source, splits)
     with naming_damaged(layout):
@@ -104,6 +108,38 @@ def _load(source: GallerySource, path: Path | None) -> FolderRows | ShardRows | 
     if layout:
         notes = [*layout.notes, *unread_files(layout, builder), *notes]
     return Opened(data, version or str(builder.hash), layout, notes)
+
+
+@contextmanager
+def _only_own_files(path: str) -> Iterator[None]:
+    """Refuse files outside a local folder or a repository on the Hub that its own README or settings name.
+
+    datasets would read any file of this machine, and fetch any URL. Patterns that this module passes itself, for
+    Parquet files, are not affected.
+    """
+    resolve = datasets.data_files.resolve_pattern
+    repository, real = f"hf://datasets/{path}@", os.path.realpath(path)
+
+    def is_own(place: str) -> bool:
+        if ".." in PurePosixPath(place).parts or "::" in place:
+            return False
+        return place.startswith(repository) or any(Path(place).is_relative_to(each) for each in (path, real))
+
+    def resolve_own(pattern: str, base_path: str, *rest: Any, **named: Any) -> list[str]:
+        if not is_own(xjoin(base_path, pattern) if is_relative_path(pattern) else pattern):
+            raise GalleryError(
+                f"The README of the dataset {path!r} names the data files {printable(pattern)!r}, which are not inside "
+                "the dataset. Correct its `data_files`."
+            )
+        found: list[str] = resolve(pattern, base_path, *rest, **named)
+        return found
+
+    if path != PARQUET:
+        datasets.data_files.resolve_pattern = resolve_own
+    try:
+        yield
+    finally:
+        datasets.data_files.resolve_pattern = resolve
 
 
 def _cache_of(path: Path, version: str) -> Path:
@@ -154,6 +190,11 @@ def _explained_errors(source: GallerySource) -> Iterator[None]:
             ) from error
         if not source.path and isinstance(error, (hub.HubError, httpx2.HTTPError, RuntimeError)):
             raise GalleryError(str(hub.explain_error("dataset", source.dataset, source.revision, error))) from error
+        cache = Path(datasets.config.HF_DATASETS_CACHE)
+        if isinstance(error, OSError) and error.filename and Path(error.filename) in (cache, *cache.parents):
+            raise GalleryError(
+                f"{where} cannot be copied to `{cache}`: {error.strerror}. Set `HF_HOME` to another folder."
+            ) from error
         raise GalleryError(f"{where} cannot be read: {reason(error.__cause__ or error)}") from error
 
 
@@ -165,6 +206,13 @@ def _is_saved_to_disk(path: Path) -> bool:
 
 def _from_disk(path: Path, source: GallerySource) -> Any:
     """Return the chosen split of a `Dataset` or `DatasetDict` that `save_to_disk` wrote."""
+    for state in (*path.glob("state.json"), *path.glob("*/state.json")):
+        named = [str(each["filename"]) for each in json.loads(state.read_bytes())["_data_files"]]
+        if outside := [name for name in named if PurePosixPath(name).name != name]:
+            raise GalleryError(
+                f"The dataset {source.dataset!r} names the data file {printable(outside[0])!r}, which is not in its "
+                "folder. Correct its `state.json`."
+            )
     found = datasets.load_from_disk(str(path))
     splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
     split = choose_split(source, list(splits))

@@ -86,6 +86,12 @@ class Gallery:
         """Yield all items in gallery order; raise GalleryError if the dataset cannot be read any further."""
         return self._rows.items()
 
+    def item(self, row: int) -> Item | None:
+        """Return one item; None if the source has to be read from its beginning to find it."""
+        if isinstance(self._rows, DatasetRows) and not self.source.streaming:
+            return self._rows.item(row)
+        return None
+
 
 class DatasetRows:
     """The rows of a split that `datasets` reads.
@@ -127,6 +133,13 @@ class DatasetRows:
             for values in self._values():
                 yield self._item(row, values)
                 row += 1
+        except Exception as error:  # of datasets, pyarrow or an archive
+            raise self._read_error(row, error) from error
+
+    def item(self, row: int) -> Item:
+        """Return one item of a dataset that is not streamed; raise GalleryError if it cannot be read."""
+        try:
+            return self._item(row, self._data[row])
         except Exception as error:  # of datasets, pyarrow or an archive
             raise self._read_error(row, error) from error
 

@@ -7,11 +7,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from retrieval.installation import asset
+
 CAPTION_LENGTH = 200  # characters; captions are only displayed, so longer ones are cut
 SURROGATES = re.compile("[\ud800-\udfff]")
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
-BUNDLED_GALLERIES = {"photos": ASSETS / "photos", "icons": ASSETS / "gallery"}  # name -> dataset
+BUNDLED_GALLERIES = {"photos": asset("photos"), "icons": asset("gallery")}  # name -> dataset
 DEFAULT_GALLERY = "photos"
 
 

@@ -3,23 +3,26 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retrieval.digests import check
 from retrieval.engines import ENGINES
+from retrieval.engines.base import Earlier
 from retrieval.engines.lock import held
-from retrieval.errors import IndexingError, PictureError, cannot_write
+from retrieval.engines.recall import FLOOR
+from retrieval.errors import IndexingError, PictureError, disk_errors
 from retrieval.features.base import FeatureSet
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import Stamp
 from retrieval.indexing.embed import THUMBNAIL_SIZE, Embedder
-from retrieval.indexing.embeddings import FOLDER, EmbeddingStore, PartDamaged, key_of
-from retrieval.indexing.fit_projection import write_projections
+from retrieval.indexing.embeddings import EmbeddingStore, PartDamaged, key_of
+from retrieval.indexing.fit_projection import keep_tsne, write_projections
 from retrieval.indexing.outcome import Outcome, reasons
 from retrieval.indexing.progress import BuildCallbacks
 from retrieval.indexing.publish import (
@@ -31,12 +34,17 @@ from retrieval.indexing.publish import (
     publish,
     sweep,
     uncertain_keys,
+    write_server_snapshot,
     write_snapshot,
 )
 from retrieval.storage.engine_files import build_engine
-from retrieval.storage.manifest import FORMAT, SKIPPED_LISTED, Changes, Manifest, Skipped, read_manifest, size_of
+from retrieval.storage.items import ITEMS
+from retrieval.storage.manifest import FORMAT, SKIPPED_LISTED, STORE, Changes, Manifest, Skipped, read_manifest, size_of
 from retrieval.storage.projection import Method, read_projection
-from retrieval.storage.vectors import ITEMS, ItemVectors
+from retrieval.storage.vectors import ItemVectors
+
+if TYPE_CHECKING:
+    from retrieval.indexing.server_update import Update
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +64,22 @@ class BuildPlan:
     batch_size: int | None = None  # images in one forward pass; None: as many as the model prefers
     rebuild: bool = False  # embed everything again, and replace a gallery of another dataset
     tsne: bool = False  # add t-SNE maps to the PCA maps
+    complete: bool = True  # with maps and the files of engines
+    recall_floor: float = FLOOR  # of approximate engines
+    server: str | None = None  # the address of the ChromaDB server that gets the vectors, in place of matrices and maps
 
     @property
     def methods(self) -> tuple[Method, ...]:
         """The kinds of maps to compute."""
+        if self.server or not self.complete:
+            return ()
         return tuple(Method) if self.tsne else (Method.PCA,)
 
     def fingerprint(self) -> str:
         """Return a digest of everything that determines the contents of the index."""
         identities = {name: each.identity for name, each in self.features.items()}
         seen = (self.gallery.fingerprint, sorted(self.gallery.ignored.items()), self.gallery.notes)
-        parts = (FORMAT, seen, identities, THUMBNAIL_SIZE)
+        parts = (FORMAT, seen, identities, THUMBNAIL_SIZE, *(["server"] if self.server else []))
         return sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -104,13 +117,13 @@ def embed_rows(plan: BuildPlan, callbacks: BuildCallbacks, wanted: Callable[[int
 
 
 def _check_place(plan: BuildPlan) -> None:
-    if plan.name == FOLDER:
-        raise IndexingError(f"The folder {FOLDER!r} of an index holds the embeddings. Choose another `--gallery`.")
+    if plan.name == STORE:
+        raise IndexingError(f"The folder {STORE!r} of an index holds the embeddings. Choose another `--gallery`.")
     source = plan.gallery.source.path
-    if source and source.is_dir() and plan.index.resolve().is_relative_to(source):
+    if source and source.is_dir() and (plan.index / plan.name).resolve().is_relative_to(source):
         raise IndexingError(
-            f"The index folder `{plan.index}` is inside the dataset `{source}`, so its thumbnails would be indexed as "
-            "images. Choose another folder with `--index`."
+            f"The gallery's folder `{plan.index / plan.name}` is inside the dataset `{source}`, so its thumbnails "
+            "would be indexed as images. Choose another folder with `--index`."
         )
 
 
@@ -138,7 +151,8 @@ class _Run:
                 )
             same = published.fingerprint == self._fingerprint and not published.retry
             if same and self._is_whole(published) and not self._recent_file_changed(published):
-                return self._complete(published, None, already_done=True)
+                with suppress(PartDamaged):  # then the images are embedded again
+                    return self._complete(published, None, already_done=True)
         for attempt in range(ATTEMPTS):
             embedder = Embedder(self._store, plan.features, plan.batch_size, plan.rebuild and attempt == 0)
             self._embed(embedder, published)
@@ -199,9 +213,10 @@ class _Run:
         items, skipped = list[SnapshotItem](), list[Skipped]()
         for each in embedder.read:
             if each.key in embedder.pictures:
-                certain = each.item.stamp and each.item.stamp.mtime_ns < self._latest
-                item = each.item if certain else replace(each.item, stamp=None)
-                items.append(SnapshotItem(item, embedder.pictures[each.key]))
+                stamp = each.item.stamp
+                if stamp and stamp.mtime_ns >= self._latest:  # a later change may not show in the time
+                    stamp = replace(stamp, mtime_ns=0)
+                items.append(SnapshotItem(replace(each.item, stamp=stamp), embedder.pictures[each.key]))
             else:
                 reason = each.failure or embedder.failures[each.key]
                 skipped.append(Skipped(each.item.row, each.item.id, reason))
@@ -209,7 +224,13 @@ class _Run:
             raise IndexingError(f"None of the {len(skipped)} images can be used: {reasons(skipped)}.")
         snapshot = next_snapshot(self._folder, self._fingerprint)
         identities = {name: each.identity for name, each in plan.features.items()}
-        digests = write_snapshot(snapshot, items, self._store, identities)
+        if plan.server:
+            digests = write_server_snapshot(snapshot, items)
+            collections, background = self._send(plan.server, snapshot, published), dict[str, dict[str, list[float]]]()
+        else:
+            digests, collections = write_snapshot(snapshot, items, self._store, identities), ""
+            with disk_errors(self._folder):
+                background = background_of(snapshot, tuple(identities))
         embedded = sum(each.picture.key in embedder.embedded for each in items)
         manifest = Manifest(
             gallery=plan.name,
@@ -223,13 +244,40 @@ class _Run:
             notes=tuple(plan.gallery.notes),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             changes=Changes(embedded, len(items) - embedded, self._removed(published, items)),
-            background=background_of(snapshot, tuple(identities)),
+            background=background,
             digests=digests,
             skipped_pictures=tuple(skipped[:SKIPPED_LISTED]),
             retry=embedder.retry,
+            collections=collections,
         )
         publish(self._folder, manifest)
         return manifest
+
+    def _send(self, server: str, snapshot: Path, published: Manifest | None) -> str:
+        """Send the vectors of a snapshot to a server; return how the names of its collections begin."""
+        from retrieval.indexing.server_update import collections_of, ids_of  # imports chromadb, which takes a second
+
+        with disk_errors(self._folder):
+            collections = collections_of(self._folder)
+        update = self._update(server, snapshot, collections)
+        update.insert(self._store, ids_of(self._folder, published), again=self._plan.rebuild)
+        return collections
+
+    def _update(self, server: str, snapshot: Path, collections: str) -> "Update":
+        from retrieval.indexing.server_update import Update
+
+        identities = {name: each.identity for name, each in self._plan.features.items()}
+        return Update(server, snapshot, collections, identities, self._callbacks.sending)
+
+    def _complete_collections(self, server: str, manifest: Manifest, replaced: Manifest | None) -> None:
+        """Insert what a server has lost, and delete what only earlier snapshots had."""
+        from retrieval.indexing.server_update import ids_of
+
+        update = self._update(server, self._folder / manifest.snapshot, manifest.collections)
+        update.insert(self._store, update.wanted)
+        update.delete_others(ids_of(self._folder, replaced))
+        if replaced:
+            update.drop(replaced)
 
     def _removed(self, published: Manifest | None, items: Iterable[SnapshotItem]) -> int:
         """Return how many images of the snapshot before are no longer in the gallery."""
@@ -238,28 +286,43 @@ class _Run:
         before = keys_of(self._folder / published.snapshot)
         return len(before - {each.picture.key for each in items})
 
+    def _earlier(self, manifest: Manifest, replaced: Manifest | None) -> Earlier | None:
+        """Return the state that a snapshot has replaced, with the feature types whose vectors are still the same."""
+        if replaced is None or replaced.collections or self._plan.rebuild:
+            return None
+        same = {name: each.dimensions for name, each in replaced.known.items() if manifest.features.get(name) == each}
+        folder = self._folder / replaced.snapshot
+        try:
+            return Earlier(ItemVectors(folder, same, replaced.digests), folder)
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("The snapshot `%s` is damaged (%s), so the engines start anew.", folder, error)
+            return None
+
     def _complete(self, manifest: Manifest, replaced: Manifest | None, already_done: bool) -> Outcome:
         """Add maps and files of engines that a published snapshot lacks, and delete what it replaced."""
         snapshot = self._folder / manifest.snapshot
-        missing = [method for method in self._plan.methods if not _has_map(manifest, snapshot, method)]
-        try:
-            made = tuple(write_projections(snapshot, tuple(self._plan.features), missing))
-            vectors = ItemVectors.of(snapshot, manifest)
-            for name in ENGINES:
-                build_engine(snapshot, name, vectors)
+        maps = [(features, method) for method in self._plan.methods for features in self._plan.features]
+        with disk_errors(snapshot):
+            if self._plan.server:
+                self._complete_collections(self._plan.server, manifest, replaced)
+            elif self._plan.complete:
+                vectors, earlier = ItemVectors.of(snapshot, manifest), self._earlier(manifest, replaced)
+                for name in ENGINES:
+                    build_engine(snapshot, name, vectors, floor=self._plan.recall_floor, earlier=earlier)
+                if earlier:
+                    keep_tsne(snapshot, vectors, earlier)
+            missing = [each for each in maps if not _has_map(manifest, snapshot, *each)]
+            made = tuple(write_projections(snapshot, missing))
             sweep(self._folder)
             self._store.merge_small_parts()
-        except OSError as error:
-            raise cannot_write(snapshot, error) from error
-        maps = tuple(f"{features} by {method}" for features, method in made)
+        names = tuple(f"{features} by {method}" for features, method in made)
         seconds = time.perf_counter() - self._started
-        return Outcome(manifest, already_done, seconds, size_of(snapshot), replaced, maps)
+        return Outcome(manifest, already_done, seconds, size_of(snapshot), replaced, names)
 
 
-def _has_map(manifest: Manifest, snapshot: Path, method: Method) -> bool:
+def _has_map(manifest: Manifest, snapshot: Path, features: str, method: Method) -> bool:
     try:
-        for features in manifest.features:
-            read_projection(snapshot, features, method, manifest.pictures, manifest.dimensions(features))
+        read_projection(snapshot, features, method, manifest.pictures, manifest.dimensions(features))
     except (OSError, ValueError):
         return False
     return True

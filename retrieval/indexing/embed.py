@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
-import torch
 from PIL import Image
 
-from retrieval.errors import PictureError, PictureUnavailable
+from retrieval.errors import PictureError, PictureUnavailable, disk_errors
 from retrieval.features.base import FeatureSet, Vectors
 from retrieval.gallery.source import Item, Stamp
 from retrieval.indexing.embeddings import EmbeddingStore, StoredPicture, key_of
@@ -73,11 +72,12 @@ class Embedder:
         self._store = store
         self._features = features
         self._given_batch_size = batch_size
-        self.pictures = {} if fresh else store.complete_pictures()
-        self._have = {
-            name: set[bytes]() if fresh else store.vectors(name, each.identity).keys()
-            for name, each in features.items()
-        }
+        with disk_errors(store.folder):
+            self.pictures = {} if fresh else store.complete_pictures()
+            self._have = {
+                name: set[bytes]() if fresh else store.vectors(name, each.identity).keys()
+                for name, each in features.items()
+            }
         self.read: list[Read] = []
         self.failures: dict[bytes, str] = {}
         self.embedded: set[bytes] = set()
@@ -214,6 +214,8 @@ def _embed_alike(features: FeatureSet, pictures: list[Image.Image], batch_size: 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
     """Return a pool whose threads each use an equal share of the cores for torch, leaving other threads unchanged."""
+    import torch  # takes seconds to import, and a build of an unchanged gallery does not need it
+
     before = torch.get_num_threads()
     share = max(1, (os.cpu_count() or 1) // workers)
     pool = ThreadPoolExecutor(workers, "embed", initializer=set_torch_threads, initargs=(share,))
@@ -232,6 +234,8 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 
 def set_torch_threads(threads: int) -> None:
     """Set the number of threads that torch uses for computations of the calling thread."""
+    import torch
+
     torch.get_num_threads()  # a thread takes the default when it first asks, even after the next line
     torch.set_num_threads(threads)
 

@@ -9,7 +9,6 @@ again. A part is a Parquet file with checksums, written once under a name of its
 several machines can share the folder. If two parts have the same key, the later part by name counts.
 """
 
-import errno
 import hashlib
 import logging
 import os
@@ -29,16 +28,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from retrieval.engines.item_ids import KEY_BYTES
 from retrieval.engines.lock import IndexInUse, acquire_lock, held
-from retrieval.errors import cannot_write
+from retrieval.errors import disk_errors
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
-from retrieval.storage.manifest import size_of
+from retrieval.files import whole_file
+from retrieval.storage.manifest import STORE, size_of, stored_thumbnail
 
 log = logging.getLogger(__name__)
 
-FOLDER = "embeddings"
-KEY_BYTES = 16
 KEY = pa.binary(KEY_BYTES)
 SMALL_PART = 1024  # rows; when there are many parts with fewer rows, they are merged
 SMALL_PARTS = 16
@@ -83,18 +82,11 @@ class Parts:
     def write(self, table: pa.Table) -> None:
         """Write a new part; raise OSError if that fails."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Ordered by time, except between machines whose clocks differ, which then hold equal entries.
-        path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-        temporary = path.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as file:
-                pq.write_table(table, file, write_page_checksum=True, use_dictionary=False, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        # Ordered by time, also after a clock went back, except between machines, whose entries are equal.
+        last = max((int(path.name.partition("-")[0]) for path in self.folder.glob("*.parquet")), default=0)
+        path = self.folder / f"{max(time.time_ns(), last + 1):020d}-{uuid.uuid4().hex[:8]}.parquet"
+        with whole_file(path) as file:
+            pq.write_table(table, file, write_page_checksum=True, use_dictionary=False, compression="zstd")
 
     def read(self, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """Yield the name and content of every part, in the order in which they were written.
@@ -171,7 +163,8 @@ class EmbeddingStore:
     """The embedding store of an index folder. Several builders may write to it at the same time."""
 
     def __init__(self, index: Path) -> None:
-        self.folder = index / FOLDER
+        self._index = index
+        self.folder = index / STORE
         self.pictures = Parts(self.folder / "pictures")
 
     def vectors(self, features: str, identity: FeatureIdentity) -> Parts:
@@ -180,18 +173,15 @@ class EmbeddingStore:
 
     def thumbnail(self, key: bytes) -> Path:
         """Return the path of an image's thumbnail."""
-        return self.folder / "thumbnails" / key.hex()[:2] / f"{key.hex()}.jpg"
+        return stored_thumbnail(self._index, key)
 
     def write_thumbnail(self, key: bytes, size: tuple[int, int], content: bytes) -> StoredPicture:
         """Write a thumbnail; return the entry that `add` takes when the vectors are known."""
         path = self.thumbnail(key)
-        try:
+        with disk_errors(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}.tmp")
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
+            with whole_file(path, durable=False) as file:  # its size is checked
+                file.write(content)
         return StoredPicture(key, *size, len(content), zlib.crc32(content))
 
     def complete_pictures(self) -> dict[bytes, StoredPicture]:
@@ -220,12 +210,8 @@ class EmbeddingStore:
         self._write(self.vectors(features, identity), pa.table({"key": pa.array(keys, KEY), "vector": column}))
 
     def _write(self, parts: Parts, table: pa.Table) -> None:
-        try:
+        with disk_errors(self.folder):
             parts.write(table)
-        except OSError as error:
-            if not error.errno:  # pyarrow's own
-                error = OSError(errno.EIO, str(error))
-            raise cannot_write(self.folder, error) from error
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -258,7 +244,7 @@ class EmbeddingStore:
         before = size_of(self.folder)
         kept = {_folder_name(*each) for each in identities} | {"pictures", "thumbnails"}
         keys = pa.array(list(used), KEY)
-        try:
+        with disk_errors(self.folder):
             for folder in self.folder.glob("*/"):
                 if folder.name not in kept:
                     shutil.rmtree(folder)
@@ -270,8 +256,6 @@ class EmbeddingStore:
             for path in (self.folder / "thumbnails").glob("*/*"):
                 if path.name not in names:
                     path.unlink()
-        except OSError as error:
-            raise cannot_write(self.folder, error) from error
         return before - size_of(self.folder)
 
     def all_parts(self) -> Iterator[Parts]:

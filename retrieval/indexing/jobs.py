@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from retrieval.errors import SURPRISE, RetrievalError
-from retrieval.features import FEATURES
+from retrieval.errors import SURPRISE, IndexingError, RetrievalError
+from retrieval.features import DEFAULT_SET, FEATURES, default_first
 from retrieval.features.base import FeatureIdentity, FeatureOptions, FeatureSet, ModelChoice
 from retrieval.features.loaded import LoadedLater
+from retrieval.indexing.fit_projection import add_maps
 from retrieval.indexing.outcome import Outcome
 from retrieval.indexing.progress import BuildCallbacks, Phase, Stage
 from retrieval.settings import Settings
-from retrieval.storage.manifest import read_manifest
+from retrieval.storage.manifest import Manifest, read_manifest
+from retrieval.storage.projection import Method
 
 if TYPE_CHECKING:
     from retrieval.indexing.build import BuildPlan
@@ -38,18 +40,20 @@ class BuildRunning(RetrievalError):
 
 
 def build_gallery(
-    chosen: Settings, rebuild: bool, callbacks: BuildCallbacks, load: Load | None = None
+    chosen: Settings, rebuild: bool, callbacks: BuildCallbacks, load: Load | None = None, complete: bool = True
 ) -> tuple[Outcome, ModelChoice | None]:
     """Build the index that the settings describe; return the outcome and the first model used, if any.
 
     With `rebuild`, an index that is complete or belongs to another dataset is replaced. `load` loads a feature set; by
-    default, a new copy is loaded. Raise a RetrievalError if the build fails or a callback cancels it.
+    default, a new copy is loaded. Unless it is to be `complete`, maps and the files of engines are left out.
+
+    Raise a RetrievalError if the build fails or a callback cancels it.
     """
     # Imported here, so that `--help` and a mistyped flag respond at once.
     from retrieval.indexing.build import build_index
 
     plan, used = _plan(chosen, rebuild, callbacks, load)
-    outcome = build_index(plan, callbacks)
+    outcome = build_index(replace(plan, complete=complete), callbacks)
     if outcome.already_done:
         total = plan.gallery.total or outcome.manifest.pictures
         callbacks.progress(total, total, total)
@@ -72,7 +76,7 @@ def embed_share(chosen: Settings, callbacks: BuildCallbacks) -> tuple[int, int]:
 def _plan(
     chosen: Settings, rebuild: bool, callbacks: BuildCallbacks, load: Load | None
 ) -> "tuple[BuildPlan, ModelChoice | None]":
-    """Open the gallery and find the models; return the plan, and the first model used, if any."""
+    """Open the gallery and find the models; return the plan, and the model of the first feature type that has one."""
     from retrieval.gallery.rows import Gallery
     from retrieval.indexing.build import BuildPlan
 
@@ -80,15 +84,18 @@ def _plan(
     gallery = Gallery(chosen.source)
     callbacks.finding()
     name = name_of(chosen)
-    published = None if rebuild else read_manifest(chosen.index / name)
+    published = _published(chosen, name, rebuild)
     known = published.features if published else {}
-    features, used = dict[str, FeatureSet](), list[ModelChoice]()
-    for each, kind in FEATURES.items():
-        identity = known.get(each)
-        options = kind.keep(identity, chosen.features) if identity else chosen.features
+    features, used = dict[str, FeatureSet](), dict[str, ModelChoice]()
+    for each in _names(chosen, published):
+        kind, options = FEATURES[each], chosen.options(each)
+        # A rebuild looks for a default model again, but a named one has no default.
+        identity = None if rebuild and each in FEATURES else known.get(each)
+        if identity:
+            options = kind.keep(identity, options)
         choice = kind.choose(options)
         features[each] = _feature_set(each, options, choice, identity, load, callbacks)
-        used += [choice] if choice else []
+        used |= {each: choice} if choice else {}
     plan = BuildPlan(
         index=chosen.index,
         name=name,
@@ -98,9 +105,36 @@ def _plan(
         batch_size=chosen.batch_size,
         rebuild=rebuild,
         tsne=chosen.map == "tsne",
+        recall_floor=chosen.recall_floor,
+        server=chosen.server,
     )
     callbacks.started(plan.name, gallery.total)
-    return plan, next(iter(used), None)
+    return plan, next((used[each] for each in default_first(used)), None)
+
+
+def _published(chosen: Settings, name: str, rebuild: bool) -> Manifest | None:
+    try:
+        return read_manifest(chosen.index / name)
+    except IndexingError:
+        if not rebuild:
+            raise
+        return None  # a rebuild replaces a manifest that cannot be read
+
+
+def _names(chosen: Settings, published: Manifest | None) -> list[str]:
+    """Return the feature types to build: those asked for, those of the gallery, or the default ones.
+
+    Raises:
+        IndexingError: one to drop is not there, or the last one is to be dropped.
+    """
+    present = list(published.known) if published else []
+    asked = [each.name for each in chosen.features] or present or DEFAULT_SET
+    if missing := set(chosen.drop_features) - set(asked):
+        raise IndexingError(f"The gallery has no {min(missing)} features to drop; it has {', '.join(asked)}.")
+    kept = [name for name in asked if name not in chosen.drop_features]
+    if not kept:
+        raise IndexingError("A gallery needs at least one feature type. Drop fewer of them.")
+    return [*(name for name in FEATURES if name in kept), *(name for name in kept if name not in FEATURES)]
 
 
 def _feature_set(
@@ -138,6 +172,7 @@ class Build(BuildCallbacks):
         self._outcome: Outcome | None = None
         self._failure: RetrievalError | None = None
         self._stop = threading.Event()
+        self._ended = threading.Event()
         # A daemon, because a download cannot be interrupted and a killed build can be resumed.
         self._thread = threading.Thread(
             target=self._run, args=(chosen, rebuild, load), name=f"build {self.name}", daemon=True
@@ -147,7 +182,7 @@ class Build(BuildCallbacks):
     @property
     def running(self) -> bool:
         """Whether the build is still running."""
-        return self._thread.is_alive()
+        return not self._ended.is_set()
 
     @property
     def stopping(self) -> bool:
@@ -160,7 +195,7 @@ class Build(BuildCallbacks):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the build ends, for at most `timeout` seconds."""
-        self._thread.join(timeout)
+        self._ended.wait(timeout)
 
     def outcome(self, timeout: float | None = None) -> Outcome:
         """Wait for at most `timeout` seconds; return the outcome, or raise the build's error or BuildRunning."""
@@ -173,7 +208,8 @@ class Build(BuildCallbacks):
 
     def _run(self, chosen: Settings, rebuild: bool, load: Load | None) -> None:
         try:
-            self._outcome, _ = build_gallery(chosen, rebuild, self, load)
+            # The gallery is ready without maps by t-SNE, which take longer than the rest.
+            self._outcome, _ = build_gallery(replace(chosen, map=Method.PCA), rebuild, self, load)
         except RetrievalError as error:
             if not isinstance(error, BuildStopped):
                 log.error("%s: %s", self.name, error)
@@ -182,6 +218,13 @@ class Build(BuildCallbacks):
         except BaseException:  # includes panics of ChromaDB's Rust part, which would otherwise go unreported
             log.exception("unexpected error in the build of %s", self.name)
             self._failure = RetrievalError(SURPRISE)
+        finally:
+            self._ended.set()
+        if self._outcome and chosen.map == Method.TSNE:
+            try:
+                add_maps(chosen.index / self.name, Method.TSNE, self._stop_if_cancelled)
+            except RetrievalError as error:
+                log.warning("%s: %s", self.name, error)
 
     @override
     def opening(self) -> None:
@@ -203,6 +246,10 @@ class Build(BuildCallbacks):
     @override
     def progress(self, done: int, total: int | None, reused: int) -> None:
         self.stage = replace(self.stage, before=reused, done=done, total=total, at=time.monotonic())
+        self._stop_if_cancelled()
+
+    @override
+    def sending(self, done: int, total: int) -> None:
         self._stop_if_cancelled()
 
     @override
@@ -254,7 +301,7 @@ class Builds:
             return self._last
 
     def close(self) -> None:
-        """Cancel the running build and wait until its current batch is written."""
-        if running := self.running:
-            running.stop()
-            running.wait(END_WAIT)
+        """Cancel the last build, or its maps, and wait until its current batch is written."""
+        if last := self._last:
+            last.stop()
+            last.wait(END_WAIT)

@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from retrieval.features import FEATURES
+from retrieval.features import FEATURES, is_name
 from retrieval.features.base import FeatureIdentity
-from retrieval.indexing.embeddings import FOLDER
 from retrieval.labels import printable
 from retrieval.settings import PUBLISHED_MANIFEST, folder_name
+from retrieval.storage.manifest import STORE
 
 FORMAT = 1  # increased whenever older programs can no longer import an index
 MANIFEST = PUBLISHED_MANIFEST
@@ -29,6 +29,7 @@ NUMBERS = ("width", "height")
 
 MAX_MANIFEST = 2**21  # bytes
 MAX_PICTURES = 10**7
+MAX_FEATURES = 32
 MAX_DIMENSIONS = 2**22
 MAX_BYTES = 2**40  # of a shard
 PICTURE_BYTES = 2**14  # of a thumbnail and its texts, roughly
@@ -114,8 +115,8 @@ def from_json(text: bytes) -> PublishedManifest:
         created=_date(_of(str, values, "created")),
         shards=shards,
     )
-    if not manifest.features:
-        raise ValueError("its manifest names no feature type")
+    if not 1 <= (count := len(manifest.features)) <= MAX_FEATURES:
+        raise ValueError(f"its manifest names {count or 'no'} feature types, not 1 to {MAX_FEATURES}")
     if sum(each.rows for each in shards) != manifest.pictures:
         raise ValueError(f"its manifest names {manifest.pictures:,} images, but shards with another number of rows")
     return manifest
@@ -138,7 +139,7 @@ def _count(values: Any, name: str, most: int) -> int:
 
 def _gallery(name: str) -> str:
     try:
-        usable = printable(folder_name(name)) == name and len(name.encode()) <= 200 and name.casefold() != FOLDER
+        usable = printable(folder_name(name)) == name and len(name.encode()) <= 200 and name.casefold() != STORE
     except ArgumentTypeError:
         usable = False
     if not usable:
@@ -163,7 +164,7 @@ def _shard(values: Any, number: int) -> Shard:
 
 
 def _identity(name: str, values: Any) -> FeatureIdentity:
-    if name not in FEATURES:
+    if not is_name(name):
         raise ValueError(f"its manifest names the feature type {name!r:.40}, which this version does not know")
     texts = {each: _of(str, values, each) for each in ("name", "revision", "preprocessing", "dtype")}
     identity = FeatureIdentity(**texts, dimensions=_count(values, "dimensions", MAX_DIMENSIONS))

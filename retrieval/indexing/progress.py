@@ -24,6 +24,9 @@ class BuildCallbacks:
     def progress(self, done: int, total: int | None, reused: int) -> None:
         """Called after every batch with the number of rows that are done, `reused` of them from earlier builds."""
 
+    def sending(self, done: int, total: int) -> None:
+        """Called after every batch that was sent to a ChromaDB server, with the number of vectors."""
+
     def finishing(self) -> None:
         """Called when all images are embedded, before the files for readers are written."""
 

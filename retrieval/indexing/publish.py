@@ -13,15 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.digests import digests_of
+from retrieval.engines.item_ids import IDS, POSITIONS, id_of, write_ids
 from retrieval.engines.lock import IndexInUse, acquire_lock
-from retrieval.errors import cannot_write
+from retrieval.errors import disk_errors
 from retrieval.features import Vectors
 from retrieval.features.base import FeatureIdentity
 from retrieval.gallery.source import Item, Stamp
 from retrieval.indexing.embeddings import KEY, EmbeddingStore, PartDamaged, StoredPicture, fill_matrix, key_array
 from retrieval.metrics import QUANTILES, Metric, score_pairs
+from retrieval.storage.items import GROUP_ROWS, ITEMS
 from retrieval.storage.manifest import FILE, Manifest, publish_manifest, read_manifest, thumbnail_path
-from retrieval.storage.vectors import ITEMS
 
 BACKGROUND_PAIRS = 4000
 PAIRS_AT_ONCE = 64
@@ -58,7 +59,7 @@ def write_snapshot(
         PartDamaged: a part of the store was damaged, and its images have to be embedded again.
         IndexingError: the folder cannot be written.
     """
-    try:
+    with disk_errors(snapshot.parent):
         acquire_lock(snapshot).release()  # creates the folder
         _write_items(snapshot / ITEMS, items)
         keys = key_array(each.picture.key for each in items)
@@ -66,8 +67,18 @@ def write_snapshot(
             fill_matrix(snapshot / f"{name}.npy", keys, identity.dimensions, store.vectors(name, identity))
         _link_thumbnails(snapshot, items, store)
         return digests_of(snapshot, [ITEMS, *(f"{name}.npy" for name in features)])
-    except OSError as error:
-        raise cannot_write(snapshot.parent, error) from error
+
+
+def write_server_snapshot(snapshot: Path, items: Sequence[SnapshotItem]) -> dict[str, str]:
+    """Write items and their ids in collections to the folder of a snapshot; return the digests of the files.
+
+    Readers take thumbnails from the store. Raise IndexingError if the folder cannot be written.
+    """
+    with disk_errors(snapshot.parent):
+        acquire_lock(snapshot).release()  # creates the folder
+        _write_items(snapshot / ITEMS, items)
+        write_ids(snapshot, (id_of(each.picture.key, each.item.label) for each in items))
+        return digests_of(snapshot, [ITEMS, IDS, POSITIONS])
 
 
 def _link_thumbnails(snapshot: Path, items: Sequence[SnapshotItem], store: EmbeddingStore) -> None:
@@ -85,7 +96,9 @@ def _write_items(path: Path, items: Sequence[SnapshotItem]) -> None:
         stamp = each.item.stamp or Stamp("", 0, 0)
         file = {"path": stamp.path, "bytes": stamp.size, "mtime_ns": stamp.mtime_ns}
         rows.append(vars(each.item) | vars(each.picture) | file)  # of which the schema names the columns
-    pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), path, write_page_checksum=True)
+    with path.open("wb") as target:
+        table = pa.Table.from_pylist(rows, schema=COLUMNS)
+        pq.write_table(table, target, write_page_checksum=True, row_group_size=GROUP_ROWS)
 
 
 def read_columns(snapshot: Path, *names: str) -> Iterator[tuple[Any, ...]]:
@@ -95,14 +108,14 @@ def read_columns(snapshot: Path, *names: str) -> Iterator[tuple[Any, ...]]:
 
 
 def known_stamps(snapshot: Path) -> dict[Stamp, bytes]:
-    """Return the keys of the files of a snapshot."""
+    """Return the keys of the files of a snapshot whose time tells whether they have changed."""
     rows = read_columns(snapshot, "path", "bytes", "mtime_ns", "key")
-    return {Stamp(path, size, mtime): key for path, size, mtime, key in rows if path}
+    return {Stamp(path, size, mtime): key for path, size, mtime, key in rows if mtime}
 
 
 def uncertain_keys(snapshot: Path) -> dict[str, bytes]:
-    """Return the keys, by id, of the items without a stamp."""
-    return {item_id: key for item_id, path, key in read_columns(snapshot, "id", "path", "key") if not path}
+    """Return the keys, by id, of the items without such a time."""
+    return {item_id: key for item_id, mtime, key in read_columns(snapshot, "id", "mtime_ns", "key") if not mtime}
 
 
 def keys_of(snapshot: Path) -> set[bytes]:
@@ -124,11 +137,9 @@ def _link(source: Path, target: Path) -> None:
 
 def publish(gallery: Path, manifest: Manifest) -> None:
     """Make a snapshot visible in a single step; raise IndexingError if that fails."""
-    try:
+    with disk_errors(gallery):
         os.sync()  # the files must be on disk before the manifest that names them
         publish_manifest(gallery, manifest)
-    except OSError as error:
-        raise cannot_write(gallery, error) from error
 
 
 def sweep(gallery: Path) -> None:

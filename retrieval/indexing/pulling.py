@@ -20,16 +20,14 @@ from retrieval.digests import check, digests_of
 from retrieval.engines.lock import acquire_lock, held
 from retrieval.errors import IndexingError, cannot_write
 from retrieval.gallery.source import GallerySource
-from retrieval.indexing.fit_projection import write_projections
 from retrieval.indexing.portable import MANIFEST, MAX_MANIFEST, PublishedManifest, from_json
 from retrieval.indexing.publish import background_of, next_snapshot, publish, sweep
 from retrieval.indexing.unpack import DISK_ERROR
 from retrieval.labels import printable
 from retrieval.pictures.decoder import clean_environment
 from retrieval.settings import PublishedIndex
+from retrieval.storage.items import ITEMS
 from retrieval.storage.manifest import FILE, FORMAT, Changes, Manifest, read_manifest
-from retrieval.storage.projection import Method, projection_path
-from retrieval.storage.vectors import ITEMS
 
 SECONDS, SECONDS_PER_PICTURE = 120.0, 0.02  # for reading the files, by the clock
 WAIT = 300.0  # seconds for another process that imports the same index
@@ -61,23 +59,6 @@ def open_published(index: PublishedIndex) -> None:
                 log.info("importing %s, %d images", index.address, manifest.pictures)
                 _import(index, copy, manifest, fingerprint)
     _drop_others(gallery)
-
-
-def add_maps(index: PublishedIndex) -> None:
-    """Compute the maps of an imported index that it lacks, which takes longer than the rest of an import.
-
-    Raises:
-        IndexingError: they cannot be written.
-    """
-    for found in index.folder.glob(f"*/{FILE}"):
-        with held(found.parent, timeout=WAIT), _explained(index):
-            manifest = read_manifest(found.parent)
-            if manifest is None:
-                continue
-            snapshot = found.parent / manifest.snapshot
-            missing = [name for name in manifest.features if not projection_path(snapshot, name, Method.PCA).exists()]
-            for features, method in write_projections(snapshot, missing, [Method.PCA]):
-                log.info("%s: the map of %s by %s is ready", manifest.gallery, features, method)
 
 
 def _read_manifest(index: PublishedIndex) -> tuple[hub.Repository, Path, PublishedManifest, str]:

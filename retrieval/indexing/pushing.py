@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
-from retrieval import hub
+from retrieval import addresses, hub
 from retrieval.digests import digest_of
 from retrieval.engines.lock import held
 from retrieval.errors import IndexingError, RetrievalError
@@ -35,9 +35,9 @@ from retrieval.indexing.portable import (
 )
 from retrieval.labels import printable
 from retrieval.storage.catalog import Indexes
+from retrieval.storage.items import ITEMS
 from retrieval.storage.manifest import rebuild_command
 from retrieval.storage.reader import GalleryIndex
-from retrieval.storage.vectors import ITEMS
 
 OWN_FILES = {CARD, MANIFEST, ".gitattributes"}
 # Licences of items that are ids of the Hub once they are in lower case.
@@ -72,6 +72,7 @@ def push(indexes: Indexes, gallery: str, target: Target, confirmed: Callable[[st
         HubError: the Hub refuses or does not answer.
     """
     index = indexes.get(gallery)
+    index.check_matrices()
     _check_portable(index)
     if not hub.is_id(target.repo):
         raise RetrievalError(f"`--push` needs the id of a dataset, `ORG/NAME`, not {target.repo[:80]!r}.")
@@ -89,7 +90,7 @@ def push(indexes: Indexes, gallery: str, target: Target, confirmed: Callable[[st
         obsolete = [name for name in existing.files if SHARD.fullmatch(name) and name not in names]
         message = f"Publish {len(index):,} images of {printable(index.manifest.gallery)}"
         hub.upload(target.repo, Path(folder), obsolete, existing.commit, message)
-    return f"{hub.ADDRESS}{target.repo}"
+    return f"{addresses.HUB}{target.repo}"
 
 
 def write_repository(index: GalleryIndex, target: Target, folder: Path) -> None:
@@ -157,7 +158,7 @@ def _exposed(index: GalleryIndex, target: Target) -> str:
     who = "everyone" if target.public else f"those who may read private datasets of {target.repo.split('/')[0]!r}"
     return "\n".join(
         [
-            f"{hub.ADDRESS}{target.repo} will be {'PUBLIC' if target.public else 'private'}: {who} can read",
+            f"{addresses.HUB}{target.repo} will be {'PUBLIC' if target.public else 'private'}: {who} can read",
             f"  - {len(index):,} thumbnails of the gallery {manifest.gallery!r}, at most 256 pixels",
             f"  - their ids, which hold the names of files or rows, such as {ids}",
             f"  - {_counted(items['caption'], 'captions')} and {_counted(items['label'], 'labels')}",
@@ -252,7 +253,7 @@ that they are compared by. It was made by Lookalike at {manifest.created}.
 Search it, without embedding the images again:
 
 ```sh
-python app.py --index {hub.ADDRESS}{target.repo}
+python app.py --index {addresses.HUB}{target.repo}
 ```
 
 Read it:

@@ -27,8 +27,8 @@ from retrieval.indexing.embeddings import key_of, new_matrix
 from retrieval.indexing.portable import GROUP_BYTES, GROUP_ROWS, NUMBERS, TEXTS, rows_within, schema_of
 from retrieval.indexing.publish import COLUMNS
 from retrieval.labels import printable
+from retrieval.storage.items import ITEMS
 from retrieval.storage.manifest import thumbnail_path
-from retrieval.storage.vectors import ITEMS
 
 DISK_ERROR = 2  # exit code
 MEMORY = 4 * 2**30

@@ -33,6 +33,7 @@ MESSAGE_BYTES = 2000  # of an error message at most
 PIXEL_BYTES = 4  # red, green, blue, unused: how Pillow stores a pixel
 
 TOO_SLOW = "Decoding the image takes too long. Save it again, for example as PNG, or choose another."
+NO_PROCESS = "The image cannot be decoded at the moment, because the system is out of resources. Try again later."
 CRASHED = "The decoder crashed on the image, so the image is probably damaged. Save it again or choose another."
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,10 @@ class Decoders:
         Raise PictureError if it cannot be decoded, or not within the limits.
         """
         with self._free:
-            decoder = self._idle_decoder()
+            try:
+                decoder = self._idle_decoder()
+            except OSError as error:
+                raise PictureUnavailable(NO_PROCESS) from error
             self._busy.append(decoder)
             try:
                 return decoder.decode(data, most_pixels, formats)
@@ -140,6 +144,8 @@ class _Decoder:
         if len(reply) < LENGTHS.size:
             raise ConnectionError("the process has ended")
         width, height = LENGTHS.unpack(reply)
+        if width and not files:  # the system drops a file for which this process has no descriptor left
+            raise PictureUnavailable(NO_PROCESS)
         if not files:
             raise PictureError(self._socket.recv(min(height, MESSAGE_BYTES)).decode(errors="replace"))
         with os.fdopen(files[0], "rb") as file:

@@ -35,6 +35,8 @@ OWNER = PictureLimits()
 Region = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of width and height from 0 to 1."""
 
+WHOLE: Region = (0, 0, 1, 1)
+
 
 @contextmanager
 def open_regular(path: Path, follow_link: bool = True) -> Iterator[IO[bytes]]:

@@ -17,6 +17,9 @@ def rank(
 
     `among` lists the only positions allowed, ascending.
     """
-    vectors = index.vectors(by.features)
-    [candidates] = index.engine(by.engine).candidates(by.features, by.metric, vector[None], k, among)
-    return closest(by.metric, vector, vectors, candidates, k)
+    index.check_features(by.features)
+    [found] = index.engine(by.engine).candidates(by.features, by.metric, vector[None], k, among)
+    if found.vectors is None:
+        return closest(by.metric, vector, index.vectors(by.features), found.positions, k)
+    places, scores = closest(by.metric, vector, found.vectors, np.arange(len(found.positions)), k)
+    return found.positions[places], scores

@@ -3,20 +3,25 @@
 Each function returns the value in its proper type, or raises a `QueryError` that says what is allowed.
 """
 
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import Any, TypeGuard, TypeVar
 
-from retrieval.engines import ENGINES
+from retrieval.engines import AUTO, ENGINES
 from retrieval.errors import QueryError
-from retrieval.features import FEATURES
+from retrieval.features import FEATURES, is_name
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import LIMITS, UNDISTORTED, Distortion
 from retrieval.pictures.loading import PictureSource, Region
-from retrieval.search.query import MAX_TOP_K, Query
+from retrieval.search.query import MAX_ADDED, MAX_TOP_K, Added, Query
+from retrieval.storage.reader import GalleryIndex
+
+KS_MAX = 20  # cutoffs of one evaluation
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Item = TypeVar("Item")
 
 
 def checked_query(*, picture: PictureSource | None, **values: object) -> Query:
@@ -33,13 +38,27 @@ def one_of(kind: type[Choice], value: object) -> Choice:
 
 
 def checked_features(value: object) -> str:
-    """Return the name of a feature type."""
-    return _known("Features", value, FEATURES)
+    """Return the name of a feature type; whether a gallery has it shows when it is searched."""
+    name = str(value).strip().lower()
+    return name if is_name(name) else _known("Features", value, FEATURES)
+
+
+def checked_names(value: object) -> tuple[str, ...]:
+    """Return the names of one or several feature types, from a list or from a text with commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, (list, tuple)) or not given:
+        raise QueryError(f"features must be one or several names, not {repr(value)[:40]}.")
+    return tuple(dict.fromkeys(checked_features(each) for each in given))
 
 
 def checked_engine(value: object) -> str:
     """Return the name of an engine."""
     return _known("Engine", value, ENGINES)
+
+
+def checked_engine_choice(value: object) -> str:
+    """Return the name of an engine, or `auto`."""
+    return _known("Engine", value, (AUTO, *ENGINES))
 
 
 def _known(kind: str, value: object, names: Collection[str]) -> str:
@@ -54,6 +73,28 @@ def checked_top_k(value: object) -> int:
     return int(_number("top_k", value, 1, MAX_TOP_K, whole=True))
 
 
+def checked_ks(value: object) -> tuple[int, ...]:
+    """Return the cutoffs of measures, ascending, from a list of numbers or from a text with commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, (list, tuple)) or not 1 <= len(given) <= KS_MAX:
+        raise QueryError(f"k must be 1 to {KS_MAX} whole numbers, such as 1,5,10; not {repr(value)[:40]}.")
+    try:
+        numbers = [int(each) if isinstance(each, str) else each for each in given]
+    except ValueError:
+        raise QueryError(f"k must be whole numbers, such as 1,5,10; not {repr(value)[:40]}.") from None
+    return tuple(sorted({int(_number("k", each, 1, MAX_TOP_K, whole=True)) for each in numbers}))
+
+
+def checked_dimensions(value: object) -> int:
+    """Return a number of dimensions; 0 stands for all."""
+    return int(_number("dimensions", value, 0, 10_000, " (0: all)", whole=True))
+
+
+def checked_sample(value: object, most: int) -> int:
+    """Return the number of queries of an evaluation, from 1 to `most`."""
+    return int(_number("sample", value, 1, most, whole=True))
+
+
 def checked_balance(value: object) -> float:
     """Return the image-text balance, from 0 to 1."""
     return _number("balance", value, 0, 1, " (0: image only, 1: text only)")
@@ -62,6 +103,20 @@ def checked_balance(value: object) -> float:
 def checked_alike(value: object) -> float:
     """Return the cosine above which two images are near-duplicates, from 0 to 1."""
     return _number("alike", value, 0, 1, " (hides images with at least this cosine; 1 hides none)")
+
+
+def checked_min_score(value: object) -> float | None:
+    """Return the worst score to keep; None and an empty text keep all."""
+    if value is None or value == "":
+        return None
+    if not _is_number(value):
+        raise QueryError(f"min_score must be a number, not {repr(value)[:40]}.")
+    return float(value)
+
+
+def checked_cutoff(value: object) -> float:
+    """Return the share of chance scores, in percent, that results must beat."""
+    return _number("cut-off", value, 0, 100, " (%; 0 shows all)")
 
 
 def checked_distortion(
@@ -89,7 +144,8 @@ def _number(name: str, value: object, low: float, high: float, meaning: str = ""
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return whether a value is a finite number that fits a float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def checked_region(value: object) -> Region | None:
@@ -115,6 +171,24 @@ def checked_labels(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def checked_added(images: Sequence[Item]) -> tuple[Item, ...]:
+    """Return images to add to a query, of which there can be `MAX_ADDED`."""
+    if len(images) > MAX_ADDED:
+        raise QueryError(f"A query can have {MAX_ADDED} added images, not {len(images):,}. Remove some.")
+    return tuple(images)
+
+
+def added_to(
+    index: GalleryIndex, more: Sequence[PictureSource | str], less: Sequence[PictureSource | str]
+) -> tuple[Added, ...]:
+    """Return images that a query should resemble more or less as parts of it; a text is the id of a gallery item."""
+    given = checked_added([*((each, True) for each in more), *((each, False) for each in less)])
+    return tuple(
+        Added(None, index.position(each), sign) if isinstance(each, str) else Added(each, None, sign)
+        for each, sign in given
+    )
+
+
 def _text(name: str, value: object) -> str:
     if value is not None and not isinstance(value, str):
         raise QueryError(f"{name} must be a text, not {repr(value)[:40]}.")
@@ -130,8 +204,9 @@ CHECKS: dict[str, Callable[[object], object]] = {
     "alike": checked_alike,
     "features": checked_features,
     "metric": partial(one_of, Metric),
-    "engine": checked_engine,
+    "engine": checked_engine_choice,
     "top_k": checked_top_k,
+    "min_score": checked_min_score,
     "gallery": partial(_text, "gallery"),
 }
 """The check of each field of a `Query` that users set, in the order in which errors are reported."""

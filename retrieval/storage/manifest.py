@@ -6,24 +6,26 @@ index/embeddings/                       the store of embeddings, see `retrieval.
 """
 
 import json
-import os
 import shlex
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from retrieval import hub
+from retrieval import addresses
 from retrieval.errors import IndexingError
-from retrieval.features import FEATURES
+from retrieval.features import FEATURES, default_first, is_known
 from retrieval.features.base import FeatureIdentity
+from retrieval.files import whole_file
 from retrieval.gallery.source import GallerySource
+from retrieval.installation import BUILDER
 
 FORMAT = 5  # increased whenever older indexes must be built again; 5 added the embedding store
 FILE = "manifest.json"
+STORE = "embeddings"  # the folder of the store
 SKIPPED_LISTED = 1000  # skipped images listed with their reason; further ones are only counted
 THUMBNAIL_FOLDER_ROWS = 1000
 
@@ -58,6 +60,8 @@ class Manifest:
         digests: of the items and matrices, by file name.
         skipped_pictures: the first `SKIPPED_LISTED` of the skipped images.
         retry: whether an image was skipped for a reason that may pass, so that the next build tries it again.
+        collections: the beginning of the names of the collections on a ChromaDB server that hold the vectors; empty if
+            they are in matrices.
     """
 
     gallery: str
@@ -75,13 +79,24 @@ class Manifest:
     digests: dict[str, str]
     skipped_pictures: tuple[Skipped, ...] = field(default=())
     retry: bool = False
+    collections: str = ""
     format: int = FORMAT
 
     @property
     def model(self) -> FeatureIdentity:
         """The identity of the first feature type that has a model, or else of the first feature type."""
-        with_model = (each for name, each in self.features.items() if name in FEATURES and FEATURES[name].has_model)
-        return next(with_model, next(iter(self.features.values())))
+        with_model = list(self.models)
+        return self.models[with_model[0]] if with_model else next(iter(self.features.values()))
+
+    @property
+    def models(self) -> dict[str, FeatureIdentity]:
+        """The identities of the feature types that have a model, by name, the default one first."""
+        return {name: self.known[name] for name in default_first(self.known) if FEATURES[name].has_model}
+
+    @property
+    def known(self) -> dict[str, FeatureIdentity]:
+        """The identities of the feature types that this version can use."""
+        return {name: each for name, each in self.features.items() if is_known(name, each)}
 
     def dimensions(self, features: str) -> int:
         """Return the vector length of a feature type."""
@@ -93,16 +108,25 @@ def thumbnail_path(snapshot: Path, row: int) -> Path:
     return snapshot / "thumbnails" / f"{row // THUMBNAIL_FOLDER_ROWS:06d}" / f"{row:012d}.jpg"
 
 
+def stored_thumbnail(index: Path, key: bytes) -> Path:
+    """Return the path of an image's thumbnail in the store of an index."""
+    return index / STORE / "thumbnails" / key.hex()[:2] / f"{key.hex()}.jpg"
+
+
 def build_command(folder: Path, flag: str = "") -> str:
     """Return the command that builds a gallery, with its dataset if the manifest can be read, for messages."""
+    server = False
     try:
-        dataset = shlex.quote(json.loads((folder / FILE).read_text(encoding="utf-8"))["source"]["dataset"])
-    except (OSError, ValueError, KeyError, TypeError):
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        server = bool(values.get("collections"))
+        dataset = shlex.quote(values["source"]["dataset"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         dataset = "..."
-    if dataset.strip("'").startswith((hub.ADDRESS, hub.FILES)):  # opening a published index imports it again
+    if dataset.strip("'").startswith((addresses.HUB, addresses.MOUNTED)):  # opening a published index imports it again
         return f"python -m retrieval info --index {dataset}"
     index, name = shlex.quote(str(folder.parent)), shlex.quote(folder.name)
-    return f"python index_builder.py --index {index} --gallery {name} --dataset {dataset} {flag}".rstrip()
+    index = f"http://... --files {index}" if server else index
+    return f"{BUILDER} --index {index} --gallery {name} --dataset {dataset} {flag}".rstrip()
 
 
 def rebuild_command(folder: Path) -> str:
@@ -111,7 +135,10 @@ def rebuild_command(folder: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the published manifest in a gallery's folder, or None; raise IndexingError if it cannot be used."""
+    """Return the published manifest in a gallery's folder, or None; raise IndexingError if it cannot be used.
+
+    The gallery's name is that of the folder, which can be renamed.
+    """
     try:
         text = (folder / FILE).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -119,7 +146,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(folder, str(error)) from error
     try:
-        return from_json(text)
+        return replace(from_json(text), gallery=folder.name)
     except IndexingError as error:
         raise IndexingError(
             f"The index in `{folder}` cannot be used. {error} Rebuild it: `{rebuild_command(folder)}`"
@@ -164,13 +191,9 @@ def _checksum(values: dict[str, Any]) -> int:
 
 
 def publish_manifest(folder: Path, manifest: Manifest) -> None:
-    """Make a snapshot visible in one step: write the manifest to a temporary file, flush it and rename it."""
-    temporary = folder / f"{FILE}.{os.getpid()}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(to_json(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
+    """Make a snapshot visible in one step."""
+    with whole_file(folder / FILE) as file:
+        file.write(to_json(manifest).encode())
 
 
 def size_of(folder: Path) -> int:

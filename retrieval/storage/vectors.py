@@ -2,21 +2,19 @@
 
 import threading
 from collections.abc import Mapping
-from functools import cached_property
+from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from retrieval.digests import check
+from retrieval.engines.item_ids import POSITIONS, Ids
 from retrieval.errors import IndexingError
-from retrieval.features import FEATURES, Vectors
+from retrieval.features import Vectors
+from retrieval.storage.items import ITEMS, Items
 from retrieval.storage.manifest import Manifest
-
-ITEMS = "items.parquet"
 
 
 class ItemVectors:
@@ -33,14 +31,14 @@ class ItemVectors:
         self._lock = threading.Lock()
         self._closed = False
         self._matrices: dict[str, Vectors] = {}
-        check(snapshot, ITEMS, digests)
-        self.items: pa.Table = pq.read_table(snapshot / ITEMS, memory_map=True)
-        self.rows: npt.NDArray[np.int64] = self.items["row"].to_numpy()
+        if POSITIONS not in digests:  # with vectors on a server, there can be too many items to read all of them
+            check(snapshot, ITEMS, digests)
+        self.items = Items(snapshot)
 
     @classmethod
     def of(cls, snapshot: Path, manifest: Manifest) -> "ItemVectors":
         """Open the files of a snapshot, for the feature types that this version knows."""
-        dimensions = {name: each.dimensions for name, each in manifest.features.items() if name in FEATURES}
+        dimensions = {name: each.dimensions for name, each in manifest.known.items()}
         return cls(snapshot, dimensions, manifest.digests)
 
     def __reduce__(self) -> tuple[type["ItemVectors"], tuple[Any, ...]]:
@@ -52,16 +50,24 @@ class ItemVectors:
         """The names of the feature types."""
         return tuple(self._dimensions)
 
-    @cached_property
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.items)
+
+    @property
+    def ids(self) -> Ids:
+        """The id of every item, shape (n,), in gallery order."""
+        return self.items.ids
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The row of every item in its dataset, ascending."""
+        return self.items.rows
+
+    @property
     def labels(self) -> list[str]:
         """The label of every item, in gallery order; empty for unlabelled items."""
-        return list(self.items["label"].to_pylist())
-
-    def metadata(self, part: slice) -> list[dict[str, str]]:
-        """Return id, label and caption of the items in a slice."""
-        start, stop, _ = part.indices(len(self.rows))
-        found: list[dict[str, str]] = self.items.select(["id", "label", "caption"])[start:stop].to_pylist()
-        return found
+        return self.items.labels
 
     def close(self) -> None:
         """Let every later call of `vectors` raise IndexingError, which stops an engine that is being built."""
@@ -76,7 +82,7 @@ class ItemVectors:
         """Return the vectors of all items, shape (n, d), float32, memory-mapped.
 
         Raises:
-            OSError, ValueError, EOFError: the matrix is missing or damaged.
+            OSError, ValueError, EOFError: the matrix is missing or damaged, or was truncated since.
             KeyError: the gallery does not have this feature type.
             IndexingError: it was closed.
         """
@@ -86,7 +92,11 @@ class ItemVectors:
             if features not in self._matrices:
                 check(self.snapshot, f"{features}.npy", self._digests)
                 matrix = np.load(self.snapshot / f"{features}.npy", mmap_mode="r")
-                if matrix.shape != (len(self.rows), dimensions):
+                if matrix.shape != (len(self.items), dimensions):
                     raise ValueError(f"{features} has shape {matrix.shape}")
                 self._matrices[features] = matrix
-            return self._matrices[features]
+            matrix = self._matrices[features]
+        mapped = cast(mmap, matrix.base)
+        if mapped.size() < len(mapped):  # reading on would end the whole process by SIGBUS
+            raise ValueError(f"{features}.npy was truncated")
+        return matrix

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from urllib.parse import unquote
 from gradio.components.api_component import Api
 from typing_extensions import override
 
-from retrieval.engines import DEFAULT_ENGINE, ENGINES
-from retrieval.errors import PictureError
+from retrieval.engines import AUTO, ENGINES
+from retrieval.errors import PictureError, QueryError
 from retrieval.features import DEFAULT_FEATURES, FEATURES
 from retrieval.metrics import DEFINITIONS, Metric
 from retrieval.pictures.distortion import LIMITS, UNDISTORTED
-from retrieval.search.query import KEEP_ALL
+from retrieval.search.query import KEEP_ALL, MAX_ADDED
+from retrieval.search.validation import checked_added
 from retrieval.ui.serving.bodies import TOO_LARGE
 from retrieval.ui.serving.limits import MAX_CALL
 from retrieval.ui.widgets.picture_input import NOT_UPLOADED, uploaded
@@ -27,6 +28,8 @@ NOT_BASE64 = (
     "The image is not valid base64. Send it as data:image/png;base64,... URLs and paths of files are not accepted."
 )
 
+SAMPLE = 500  # queries of an evaluation by default
+
 TEXT = {"type": "string"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 IMAGE = {
@@ -34,6 +37,10 @@ IMAGE = {
     "oneOf": [{"type": "string"}, {"type": "null"}],
     "additional_description": "A file (in Python: handle_file), or its bytes in base64 as data:image/png;base64,...",
 }
+
+
+IMAGES = {"type": "array", "items": TEXT}
+ADDED = f"ids of gallery items, uploaded files, or images as data:image/png;base64,...; at most {MAX_ADDED} in both."
 
 
 @dataclass(frozen=True)
@@ -72,20 +79,35 @@ def top_k_up_to(most: int) -> Argument:
     return Argument("number of results, closest first.", {"type": "integer", "minimum": 1, "maximum": most}, 10)
 
 
-def arguments() -> dict[str, Argument]:
-    """Return the arguments that endpoints share, by name."""
-    with_text = " or ".join(f'"{name}"' for name, each in FEATURES.items() if each.takes_text)
-    features = _listed({name: each.title for name, each in FEATURES.items()})
+def evaluation_arguments(most: int) -> dict[str, Argument]:
+    """Return the arguments of an evaluation with at most `most` queries."""
+    count = {"type": "integer", "minimum": 1, "maximum": most}
+    return {
+        "sample": Argument("number of random images of the gallery that search the rest.", count, min(SAMPLE, most)),
+        "k": Argument("the cutoffs of P@k, R@k, nDCG@k and success@k, separated by commas.", TEXT, "1,5,10"),
+        "per_class": Argument("also return the figures of each class.", {"type": "boolean"}, False),
+    }
+
+
+def arguments(names: Sequence[str]) -> dict[str, Argument]:
+    """Return the arguments that endpoints share, by name; the first of the feature types is the default."""
+    features = _listed({name: FEATURES[name].title for name in names})
     closer = {True: "smaller is closer", False: "larger is closer"}
     metrics = _listed({name: closer[each.smaller_is_closer] for name, each in DEFINITIONS.items()})
-    engines = _listed(
-        {name: each.title if each.exact else f"{each.title}; may miss matches" for name, each in ENGINES.items()}
-    )
+    titles = {name: each.title if each.exact else f"{each.title}; may miss matches" for name, each in ENGINES.items()}
+    engines = _listed({AUTO: "the fastest one that finds enough; engine_note says which and why"} | titles)
     return {
-        "text": Argument(f'what to look for, in English, such as "red fruit"; needs features {with_text}.', TEXT, ""),
+        "text": Argument(
+            'what to look for, in English, such as "red fruit"; terms after + or - are added or avoided, as in '
+            f'"beach + sunset - people"; needs features that support text, such as "{DEFAULT_FEATURES}".',
+            TEXT,
+            "",
+        ),
         "image": Argument(
             "the query image, as an uploaded file or in base64 (data:image/png;base64,...); optional.", IMAGE, ""
         ),
+        "more": Argument(f"images that the results should resemble too: {ADDED}", IMAGES, []),
+        "less": Argument(f"images that the results should not resemble: {ADDED}", IMAGES, []),
         "without": Argument("what to exclude, in English.", TEXT, ""),
         "balance": Argument("balance of image and text: 0 uses the image only, 1 the text only.", SHARE, 0.5),
         "labels": Argument(
@@ -97,19 +119,26 @@ def arguments() -> dict[str, Argument]:
             [],
         ),
         "alike": Argument(
-            f"hide near-duplicates: of images whose {FEATURES[DEFAULT_FEATURES].phrase} have this cosine or more, "
+            f"hide near-duplicates: of images whose {FEATURES[names[0]].phrase} have this cosine or more, "
             "return one; 1 returns all.",
             SHARE,
             KEEP_ALL,
         ),
         "features": Argument(
-            f"what is compared: {features}. CLIP compares what images show; raw pixels compare colours by position.",
-            _one_of(FEATURES),
-            DEFAULT_FEATURES,
+            f"what is compared: {features}; several are separated by commas. CLIP compares what "
+            "images show; raw pixels compare colours by position.",
+            TEXT,
+            names[0],
         ),
         "metric": Argument(f"how it is compared: {metrics}.", _one_of(DEFINITIONS), str(Metric.COSINE)),
-        "engine": Argument(f"how the images are searched: {engines}.", _one_of(ENGINES), DEFAULT_ENGINE),
+        "engine": Argument(f"how the images are searched: {engines}.", _one_of((AUTO, *ENGINES)), AUTO),
+        "id": Argument("id of the image of the gallery to explain, as in the hits of a search.", TEXT),
         "gallery": Argument("name of the gallery; empty searches the first one.", TEXT, ""),
+        "min_score": Argument(
+            "leave out results with a worse score: smaller for cosine and correlation, larger for L1 and L2; optional.",
+            {"oneOf": [{"type": "number"}, {"type": "null"}]},
+            "",
+        ),
         "rotation": _distortion("rotation", "rotation in degrees, counter-clockwise."),
         "crop": _distortion("crop", "share of width and height that is cut away around the centre."),
         "blur": _distortion("blur", "standard deviation of a Gaussian blur, as a share of the shorter side."),
@@ -118,7 +147,7 @@ def arguments() -> dict[str, Argument]:
     }
 
 
-def _one_of(choices: Mapping[Any, Any]) -> dict[str, Any]:
+def _one_of(choices: Iterable[Any]) -> dict[str, Any]:
     return {"type": "string", "enum": [str(each) for each in choices]}
 
 
@@ -145,6 +174,22 @@ def image_of(sent: object) -> Path | bytes | None:
         raise PictureError(NOT_UPLOADED)
     _, found, path = sent.partition(UPLOADED)
     return uploaded(unquote(path)) if found else _decoded(sent)
+
+
+def added_of(name: str, sent: object) -> list[Path | bytes | str]:
+    """Return the images to add to a query: ids of gallery items as texts, other images as `image_of` does."""
+    if not isinstance(sent, (list, tuple)):
+        if sent:
+            raise QueryError(f"{name} must be a list of images or of ids of gallery items, not {repr(sent)[:40]}.")
+        return []
+    found: list[Path | bytes | str] = []
+    for each in checked_added(sent):
+        is_id = isinstance(each, str) and not each.startswith("data:") and UPLOADED not in each
+        image = str(each) if is_id else image_of(each)
+        if not image:
+            raise QueryError(f"{name} has an empty entry. Leave it out.")
+        found.append(image)
+    return found
 
 
 def _decoded(text: str) -> bytes:

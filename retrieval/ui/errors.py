@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from retrieval.errors import SURPRISE, IndexingError, ModelError, RetrievalError
+from retrieval.errors import SURPRISE, GalleryChanged, IndexingError, ModelError, RetrievalError
 
 FOR_OWNER = "The index or the model cannot be used. Only the owner of this page can fix that; the log has the details."
 
@@ -26,7 +26,7 @@ def as_shown(html_safe: bool = True, owner: bool = False) -> Iterator[None]:
     except gr.Error:
         raise
     except (IndexingError, ModelError) as error:
-        if owner:
+        if owner or isinstance(error, GalleryChanged):
             raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
         log.error("%s", error)  # its paths are not for visitors
         raise gr.Error(FOR_OWNER, print_exception=False) from error

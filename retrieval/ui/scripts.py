@@ -3,9 +3,6 @@
 import json
 from pathlib import Path
 
-# The last input of an event, a hidden checkbox, tells whether its tab is open.
-OPENED = "(...values) => [...values.slice(0, -1), true]"
-
 
 def beside(module: str, name: str, **values: object) -> str:
     """Return the text of a file in the folder of a module, whose path is `module`.
@@ -18,9 +15,10 @@ def beside(module: str, name: str, **values: object) -> str:
     return text
 
 
-def if_open(elem_id: str) -> str:
-    """Return a script that tells an event whether an element is visible, so that closed tabs do no work."""
-    return f"(...values) => [...values.slice(0, -1), document.getElementById('{elem_id}')?.offsetParent != null]"
+def next_turn(elem_id: str | None) -> str:
+    """Return a script that raises a number if an element is visible; without an id, always."""
+    shown = f"document.getElementById('{elem_id}')?.offsetParent != null" if elem_id else "true"
+    return f"turn => turn + Number({shown})"
 
 
 def release_by_keys(elem_id: str) -> str:

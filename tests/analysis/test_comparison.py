@@ -9,17 +9,17 @@ import pytest
 from scipy.stats import kendalltau
 
 from retrieval.analysis.agreement import kendall_tau, moves, share_found
-from retrieval.analysis.comparison import BASELINE, compare, equal_by_mathematics
+from retrieval.analysis.comparison import compare, equal_by_mathematics
 from retrieval.cli import main
 from retrieval.engines import ENGINES
 from retrieval.engines.chroma_folder import Collections
 from retrieval.errors import PictureError, QueryError
-from retrieval.features import FEATURES
+from retrieval.features import DEFAULT_SET, FEATURES
 from retrieval.metrics import Metric
 from retrieval.search.query import Combination, Query
 
-EVERY = [Combination(*each) for each in product(FEATURES, Metric, ENGINES)]
-TITLES = tuple(each.title for each in FEATURES.values())
+EVERY = [Combination(*each) for each in product(DEFAULT_SET, Metric, ENGINES)]
+TITLES = tuple(FEATURES[each].title for each in DEFAULT_SET)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_figures_match_plain_python(cat):
         exact = positions(cat.cell(replace(cell.combination, engine="exact")))
         chroma = cell.ranking.engine == "chroma"
         assert cell.recall == (len({*here} & {*exact}) / 8 if chroma else None)
-    assert cat.baseline.combination == BASELINE
+    assert cat.baseline.combination == Combination()
     assert (cat.baseline.overlap, cat.baseline.tau, cat.baseline.moves) == (1, 1, (0,) * 8)
 
 
@@ -114,7 +114,7 @@ def test_features_change_the_hits_more_than_metrics(cat):
 
 
 def test_picture_is_embedded_once_per_feature_type(cat):
-    for features in FEATURES:
+    for features in DEFAULT_SET:
         first, *others = (cell.ranking.timings.features for cell in cat.cells if cell.ranking.features == features)
         assert first > 0
         assert not any(others)
@@ -125,13 +125,24 @@ def test_baseline_can_be_changed(icons_searcher):
     comparison = compare(icons_searcher, Query(position=100, top_k=5), baseline)
     assert comparison.baseline is comparison.cell(baseline)
     assert comparison.baseline.moves == (0,) * 5
-    assert comparison.cell(BASELINE).overlap < 1
+    assert comparison.cell(Combination()).overlap < 1
 
 
 def test_text_queries_are_compared_with_clip_features_only(icons_searcher, queries):
-    for query in (Query(text="red fruit"), Query(picture=queries / "cat.png", without="dog"), Query(text="x", top_k=1)):
-        cells = compare(icons_searcher, query).cells
-        assert [cell.combination for cell in cells] == [each for each in EVERY if each.features == "clip"]
+    for query in (Query(text="red fruit"), Query(text="x", top_k=1)):
+        compared = compare(icons_searcher, query)
+        assert [cell.combination for cell in compared.cells] == [each for each in EVERY if each.features == "clip"]
+        assert compared.notes == ()
+
+
+def test_other_features_ignore_the_text_beside_an_image_and_say_so(icons_searcher, queries):
+    query = Query(picture=queries / "cat.png", without="dog")
+    compared, alone = compare(icons_searcher, query), compare(icons_searcher, replace(query, without=""))
+    assert [cell.combination for cell in compared.cells] == EVERY
+    for cell, other in zip(compared.cells, alone.cells, strict=True):
+        assert (cell.ranking.hits == other.ranking.hits) == (cell.combination.features != "clip")
+        assert bool(cell.ranking.notes) == (cell.combination.features != "clip")
+    assert "Raw pixels do not support text, so only the images are searched." in compared.to_json()["notes"]
 
 
 def test_blank_text_is_ignored(icons_searcher):
@@ -145,7 +156,7 @@ def test_exact_engine_only(icons_searcher):
 
 
 def test_chroma_only_has_no_recall(icons_searcher):
-    cells = compare(icons_searcher, Query(position=5), replace(BASELINE, engine="chroma"), ["chroma"]).cells
+    cells = compare(icons_searcher, Query(position=5), replace(Combination(), engine="chroma"), ["chroma"]).cells
     assert len(cells) == len(EVERY) // len(ENGINES)
     assert all(cell.recall is None for cell in cells)
 
@@ -156,11 +167,11 @@ def test_label_filter_applies_to_every_cell(icons_searcher, queries):
         assert [hit.label for hit in cell.ranking.hits] == ["food-prepared"] * 4
 
 
-def test_top_k_above_the_gallery_size_returns_all_pictures(icons_searcher):
+def test_top_k_above_the_gallery_size_returns_all_other_pictures(icons_searcher):
     size = len(icons_searcher.indexes.get())
     comparison = compare(icons_searcher, Query(position=0, top_k=10_000), engines=["exact"])
     for cell in comparison.cells:
-        assert sorted(positions(cell)) == list(range(size))
+        assert sorted(positions(cell)) == list(range(1, size))
         assert cell.overlap == 1
         assert None not in cell.moves
 
@@ -188,12 +199,12 @@ def test_recall_counts_hits_that_chroma_misses(icons_searcher, monkeypatch):
     nearest = Collections.nearest
 
     def without_best(*arguments):
-        found = nearest(*arguments)
-        return found[~np.isin(found, icons_searcher.indexes.get().rows[best])]
+        hidden = icons_searcher.indexes.get().in_folder.ids[best]
+        return [found[~np.isin(found, hidden)] for found in nearest(*arguments)]
 
     monkeypatch.setattr(Collections, "nearest", without_best)
     comparison = compare(icons_searcher, Query(position=200, top_k=8))
-    cell = comparison.cell(replace(BASELINE, engine="chroma"))
+    cell = comparison.cell(replace(Combination(), engine="chroma"))
     assert cell.recall == cell.overlap == 6 / 8
     assert cell.moves == (2, 2, 2, 2, 2, 2, None, None)
     assert cell.tau < 1
@@ -204,17 +215,17 @@ def test_recall_counts_hits_that_chroma_misses(icons_searcher, monkeypatch):
 def test_mathematically_equal_metrics_rank_the_icons_equally(icons_searcher, position):
     comparison = compare(icons_searcher, Query(position=position, top_k=50), engines=["exact"])
     said, seen = set(), set()
-    for features in FEATURES:
+    for features in DEFAULT_SET:
         for metric, other in combinations(Metric, 2):
             if other in equal_by_mathematics(features, metric)[0]:
                 said.add((features, metric, other))
             pair = [positions(comparison.cell(Combination(features, each))) for each in (metric, other)]
             if pair[0] == pair[1]:
                 seen.add((features, metric, other))
-    assert said == seen == {("clip", Metric.L2, Metric.COSINE)}
+    assert said == seen == {(each, Metric.L2, Metric.COSINE) for each in ("clip", "color")}
 
 
-@pytest.mark.parametrize(("features", "metric"), list(product(FEATURES, Metric)))
+@pytest.mark.parametrize(("features", "metric"), list(product(DEFAULT_SET, Metric)))
 def test_metric_equality_is_symmetric_and_has_a_reason(features, metric):
     others, reason = equal_by_mathematics(features, metric)
     assert bool(others) == bool(reason)
@@ -231,6 +242,7 @@ def test_json_contains_the_whole_comparison(cat):
         "model": "mini",
         "pictures": 1566,
         "top_k": 8,
+        "notes": [],
         "baseline": {"features": "clip", "metric": "cosine", "engine": "exact"},
     }
     for cell, as_json in zip(cat.cells, cells, strict=True):
@@ -240,8 +252,9 @@ def test_json_contains_the_whole_comparison(cat):
         assert as_json["hits"] == cell.ranking.to_json()["hits"]
     twins = {(each["features"], each["metric"]): each["equal_by_mathematics"] for each in cells}
     assert {pair: metrics for pair, metrics in twins.items() if metrics} == {
-        ("clip", "l2"): ["cosine"],
-        ("clip", "cosine"): ["l2"],
+        (features, metric): [other]
+        for features in ("clip", "color")
+        for metric, other in (("l2", "cosine"), ("cosine", "l2"))
     }
 
 

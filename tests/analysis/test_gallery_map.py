@@ -15,24 +15,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import app
-import index_builder
-from retrieval import cli
-from retrieval.analysis.gallery_map import DARK, DRAWN, HITS, LIGHT, OTHER, marks, points
+from retrieval import cli, index_builder, settings
+from retrieval.analysis.gallery_map import DARK, DRAWN, HITS, LIGHT, OTHER, Plane, group_names, marks, points
+from retrieval.analysis.why import Explainer
+from retrieval.engines.lock import held
 from retrieval.errors import IndexingError, QueryError
-from retrieval.features import FEATURES, Vectors
+from retrieval.features import DEFAULT_SET, Vectors
 from retrieval.indexing import fit_projection as projection
-from retrieval.indexing.fit_projection import project, write_projections
+from retrieval.indexing.fit_projection import add_maps, project, write_projections
+from retrieval.indexing.jobs import Builds
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import FILE
 from retrieval.storage.projection import Method, projection_path
-from retrieval.ui.query_panel import Asked, QueryPanel
+from retrieval.ui.query_panel import Asked, QueryPanel, gallery_choice
+from retrieval.ui.serving.limits import OWN
 from retrieval.ui.tabs.map import MapTab, about_map, about_marks
 from retrieval.ui.tabs.tab import TabContext
+from retrieval.ui.viewer import Viewer
+from retrieval.ui.widgets.added_input import AddedImages
 from retrieval.ui.widgets.thumbnails import Thumbnails
 from tests.support.published import publish_gallery
+from tests.support.waiting import wait_until
 
 
 def some_vectors(count: int, dimensions: int, seed: int = 0) -> Vectors:
@@ -114,6 +119,7 @@ def gallery(tmp_path: Path) -> Path:
 
 
 def build(root: Path, gallery: Path, *flags: str) -> int:
+    flags = flags or ("--map", "pca")
     return index_builder.main(["--index", str(root), "--dataset", str(gallery), "--model", "mini", *flags])
 
 
@@ -122,17 +128,17 @@ def test_builder_adds_a_tsne_map_without_rebuilding(
 ) -> None:
     root = tmp_path / "index"
     assert build(root, gallery) == 0
-    assert "maps:     pixels by pca, clip by pca" in capsys.readouterr().out
+    assert "maps:     pixels by pca, color by pca, clip by pca" in capsys.readouterr().out
     index = Indexes(root).get()
-    assert index.maps == [("clip", Method.PCA), ("pixels", Method.PCA)]
+    assert index.maps == [(each, Method.PCA) for each in ("clip", "pixels", "color")]
     published = (root / "pictures" / FILE).read_bytes()
     matrix = (index.snapshot / "clip.npy").stat().st_mtime_ns
 
     assert build(root, gallery, "--map", "tsne") == 0
     out = capsys.readouterr().out
     assert "maps added in" in out
-    assert "maps:     pixels by tsne, clip by tsne" in out
-    assert len(index.maps) == 4, "an open index sees maps that are added later"
+    assert "maps:     pixels by tsne, color by tsne, clip by tsne" in out
+    assert len(index.maps) == 6, "an open index sees maps that are added later"
     assert index.map("clip", Method.TSNE).coordinates.shape == (12, 2)
     assert (root / "pictures" / FILE).read_bytes() == published
     assert (index.snapshot / "clip.npy").stat().st_mtime_ns == matrix
@@ -178,14 +184,75 @@ def test_builder_needs_the_lock_to_add_a_map(tmp_path: Path, gallery: Path) -> N
         assert build(root, gallery, "--map", "tsne") == 2
     finally:
         lock.release()
-    assert len(Indexes(root).get().maps) == 2
+    assert len(Indexes(root).get().maps) == 3
 
 
-def test_app_reports_a_missing_map_instead_of_ignoring_the_flag(
-    icons: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert app.main(["--index", str(icons), "--model", "mini", "--map", "tsne"]) == 2
-    assert "without a t-SNE map" in capsys.readouterr().err
+def test_default_is_both_kinds_of_maps(tmp_path: Path, gallery: Path) -> None:
+    flags = ["--dataset", str(gallery), "--model", "mini", "--features", "pixels"]
+    assert index_builder.main(["--index", str(tmp_path / "index"), *flags]) == 0
+    assert Indexes(tmp_path / "index").get().maps == [("pixels", Method.PCA), ("pixels", Method.TSNE)]
+
+
+def test_missing_tsne_maps_are_added_in_the_background(tmp_path: Path, gallery: Path) -> None:
+    root = tmp_path / "index"
+    assert build(root, gallery) == 0
+    index = Indexes(root).get()
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add_maps(root / "pictures", Method.TSNE, stop)
+    assert len(index.maps) == 3
+    with held(index.snapshot, "maps.lock"):
+        assert add_maps(root / "pictures", Method.TSNE) == [], "another process computes them"
+    assert add_maps(root / "pictures", Method.TSNE) == ["clip", "pixels", "color"]
+    assert len(index.maps) == 6
+    np.testing.assert_array_equal(
+        index.map("clip", Method.TSNE).coordinates, project(index.vectors("clip"), Method.TSNE).coordinates
+    )
+    assert add_maps(root / "pictures", Method.TSNE) == []
+    assert add_maps(root / "missing", Method.TSNE) == []
+
+
+def test_build_of_the_page_is_ready_before_its_tsne_maps(tmp_path: Path, gallery: Path) -> None:
+    chosen = settings.with_flags(settings.Settings(tmp_path / "index"), {"dataset": str(gallery), "model": "mini"})
+    builds = Builds(chosen)
+    build = builds.start(chosen)
+    assert build.outcome().maps == ("pixels by pca", "color by pca", "clip by pca")
+    assert builds.running is None
+    index = Indexes(tmp_path / "index").get()
+    wait_until(lambda: len(index.maps) == 6)
+    builds.close()
+
+
+def test_labels_are_named_only_where_they_form_groups() -> None:
+    random = np.random.default_rng(0)
+    places = np.concatenate(
+        [random.normal((20, 20), 2, (30, 2)), random.normal((80, 80), 2, (30, 2)), random.uniform(1, 99, (30, 2))]
+    )
+    label_of = np.concatenate([np.repeat([0, 1], 30), np.arange(30) % 6 + 2])
+    labels = (("one", 30), ("two", 30), *((f"scattered {number}", 5) for number in range(6)))
+    names = list(group_names(places.astype(np.float32), label_of, labels))
+    assert [each.label for each in names] == [0, 1]
+    for each in names:
+        assert abs(each.x - (20, 80)[each.label]) < 6 and abs(each.y - (20, 80)[each.label]) < 6
+    assert not list(group_names(places[:2].astype(np.float32), label_of[:2], labels))
+    assert not list(group_names(places[:30].astype(np.float32), label_of[:30], (("", 30),))), "no label has no name"
+
+
+@pytest.mark.parametrize("method", Method)
+def test_plane_has_all_points_inside_and_equal_scales_for_pca(method: Method) -> None:
+    coordinates = some_vectors(50, 2) * [1, 7]
+    placed = Plane(coordinates.astype(np.float32), method).place(coordinates)
+    assert placed.min() > 1 and placed.max() < 99
+    spread = np.ptp(placed, axis=0)
+    assert spread.max() == pytest.approx(96, abs=0.01)
+    expected = np.ptp(coordinates, axis=0)[0] / np.ptp(coordinates, axis=0)[1] if method is Method.PCA else 1
+    assert spread[0] / spread[1] == pytest.approx(expected, rel=1e-3)
+    assert placed[coordinates[:, 1].argmax(), 1] == placed[:, 1].min(), "y points upwards"
+    far = Plane(coordinates.astype(np.float32), method).place(np.array([[1e9, -1e9]]))
+    assert far.tolist() == [[99, 99]]
 
 
 def test_tsne_is_announced_in_the_log(tmp_path: Path, gallery: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,7 +264,8 @@ def test_tsne_is_announced_in_the_log(tmp_path: Path, gallery: Path, caplog: pyt
 
 def searcher_of(root: Path, pixels: Vectors, clip: Vectors, labels: list[str], methods: list[Method]) -> Searcher:
     indexes = publish_gallery(root, pixels, clip, labels)
-    assert list(write_projections(indexes.get().snapshot, FEATURES, methods))
+    maps = [(name, method) for name in ("pixels", "clip") for method in methods]
+    assert list(write_projections(indexes.get().snapshot, maps)) == maps
     return Searcher(indexes)
 
 
@@ -211,21 +279,22 @@ def test_large_galleries_draw_a_sample_but_count_all_labels(tmp_path: Path) -> N
     np.testing.assert_array_equal(points(index, "clip", Method.PCA).coordinates, found.coordinates)
     assert [name for name, _ in found.labels] == ["common", "rare", ""]
     assert sum(number for _, number in found.labels) == count
-    everywhere = index.map("clip", Method.PCA).coordinates
+    plane = index.map("clip", Method.PCA).coordinates
+    everywhere = Plane(plane, Method.PCA).place(plane)
     for entry, place, label in list(zip(found.entries, found.coordinates, found.label_of, strict=True))[::500]:
         np.testing.assert_array_equal(place, everywhere[entry.position])
         assert found.labels[label][0] == entry.label
     outside = next(each for each in range(count) if each not in {entry.position for entry in found.entries})
     marked = marks(searcher, searcher.indexes.get(), Query(position=outside, features="clip"), Method.PCA)
-    np.testing.assert_array_equal(marked.query, everywhere[outside])
-    assert marked.hits[0].position == outside
+    np.testing.assert_array_equal(marked.query, plane[outside])
+    assert outside not in {hit.position for hit in marked.hits}
 
 
 def test_marks_show_the_closest_by_l2_and_the_exact_pca_position_of_the_query(
     icons_searcher: Searcher, queries: Path
 ) -> None:
     index = icons_searcher.indexes.get()
-    for features in FEATURES:
+    for features in DEFAULT_SET:
         query = Query(picture=queries / "cat.png", features=features)
         found = marks(icons_searcher, icons_searcher.indexes.get(), query, Method.PCA)
         vector = icons_searcher.embedder.embed(index, query).vector
@@ -247,7 +316,7 @@ def test_position_of_a_query_comes_only_from_its_picture(icons_searcher: Searche
     plain = marks(icons_searcher, icons_searcher.indexes.get(), picture, Method.PCA)
     np.testing.assert_array_equal(both.query, plain.query)
     assert both.hits != plain.hits
-    assert "without the text" in about_marks(both, replace(picture, text="red fruit"))
+    assert "without what was added" in about_marks(both, replace(picture, text="red fruit"))
 
 
 def test_tsne_places_an_uploaded_picture_between_its_three_nearest(
@@ -268,43 +337,15 @@ def test_tsne_places_an_uploaded_picture_between_its_three_nearest(
 
 def make_tab(searcher: Searcher) -> MapTab:
     with gr.Blocks() as page:
-        panel = QueryPanel(searcher, [], thumbnails := Thumbnails())
+        panel = QueryPanel(searcher, thumbnails := Thumbnails(), gallery_choice(searcher))
         with gr.Tab("Map") as tab:
-            return MapTab(TabContext(page, searcher, panel, thumbnails), tab)
+            viewer = Viewer(Explainer(searcher), panel, thumbnails, OWN)
+            return MapTab(TabContext(page, searcher, panel, thumbnails, viewer), tab)
 
 
-def run_tab(tab: MapTab, gallery: str, opened: bool = True) -> dict[Any, Any]:
+def run_tab(tab: MapTab, gallery: str) -> dict[Any, Any]:
     """Return what the tab shows for an empty query."""
-    return tab.run("clip", "pca", opened, **vars(Asked(None, "", "", 0.5, [], 1, None, gallery)))
-
-
-@pytest.fixture(scope="module")
-def tab(icons_searcher: Searcher) -> MapTab:
-    return make_tab(icons_searcher)
-
-
-def test_point_is_selected_by_its_position(tab: MapTab, icons_searcher: Searcher) -> None:
-    index = icons_searcher.indexes.get()
-    data = {"gallery": "icons", "build": index.snapshot.name, "position": 7}
-    assert tab.take_point(gr.EventData(None, data)) == str(index.thumbnail(7))
-    assert tab.map.thumbnail(["icons", index.snapshot.name, 7]).startswith("data:image/jpeg;base64,/9j/")
-
-
-@pytest.mark.parametrize("position", [-1, 1566, 10**30, 1.0, True, "7", None, [7], {"path": "/etc/passwd"}])
-def test_invalid_positions_are_refused(tab: MapTab, icons_searcher: Searcher, position: object) -> None:
-    build = icons_searcher.indexes.get().snapshot.name
-    data = {"gallery": "icons", "build": build, "position": position}
-    assert tab.take_point(gr.EventData(None, data)) == gr.skip()
-    assert tab.map.thumbnail(["icons", build, position]) == ""
-
-
-@pytest.mark.parametrize(
-    "data", [None, [], "x", {}, ["icons", "build-of-yesterday", 7], ["../icons", "", 7], [[], [], []]]
-)
-def test_malformed_requests_are_refused(tab: MapTab, data: object) -> None:
-    assert tab.map.thumbnail(data) == ""
-    named = dict(zip(("gallery", "build", "position"), data, strict=True)) if isinstance(data, list) and data else data
-    assert tab.take_point(gr.EventData(None, named)) == gr.skip()
+    return tab.run("clip", "pca", **vars(Asked(None, AddedImages(), "", "", 0.5, [], 1, None, gallery)))
 
 
 def test_region_of_a_gallery_picture_is_placed_like_the_cropped_picture(icons_searcher):
@@ -325,7 +366,9 @@ def test_page_receives_json_without_html_tags(tmp_path: Path) -> None:
     text = run_tab(tab, "given")[tab.map].value
     assert "<" not in text
     sent = json.loads(text)
-    assert [row[4] for row in sent["points"]] == labels
+    assert sorted(row[5] for row in sent["points"]) == sorted(labels)
+    assert sent["thumbnails"].endswith("/shown/given/snapshot-given")
+    assert str(tmp_path) not in text, "no path of this machine"
     assert sent["labels"] == [[hostile, 2], ["tame", 2]]
     assert sent["query"] is None
     assert sent["hits"] == []
@@ -339,7 +382,6 @@ def test_tab_without_maps_names_the_command_that_adds_them(tmp_path: Path) -> No
     assert "python index_builder.py" in note
     assert str(tmp_path) not in note
     assert drawing.value == ""
-    assert run_tab(tab, "given", opened=False) == gr.skip(), "a closed tab must not change"
 
 
 def test_map_command(icons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,8 +404,8 @@ def test_map_command(icons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (sent["features"], sent["method"], len(sent["pictures"])) == ("clip", "pca", len(index))
     assert sent["variance_kept"] == pytest.approx(index.map("clip", Method.PCA).kept)
 
-    assert cli.main(["map", "--index", str(icons), "--method", "tsne"]) == 2
-    assert "no map of clip by tsne" in capsys.readouterr().err
+    assert cli.main(["map", "--index", str(icons), "--method", "tsne", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variance_kept"] is None
     assert cli.main(["map", "--index", str(icons), "--method", "umap"]) == 2
     assert "Choose one of: pca, tsne" in capsys.readouterr().err
 
@@ -421,7 +463,9 @@ def test_tab_offers_only_the_maps_that_exist(tmp_path: Path, icons: Path) -> Non
     root = tmp_path / "index"
     shutil.copytree(icons, root, ignore=shutil.ignore_patterns("lock"))
     index = Indexes(root).get()
-    projection_path(index.snapshot, "clip", Method.PCA).unlink()
+    for name, method in index.maps:
+        if name != "pixels" or method is Method.TSNE:
+            projection_path(index.snapshot, name, method).unlink()
     searcher = Searcher(Indexes(root))
     tab = make_tab(searcher)
     shown = run_tab(tab, "icons")

@@ -10,17 +10,16 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from retrieval.analysis import robustness
-from retrieval.analysis.plots import colour_of, marker_of, plot_sweep
+from retrieval.analysis.plots import plot_sweep, style_of
 from retrieval.analysis.robustness import STEPS, SWEEP, Kind, Step, Withstood, mean_overlaps, measure, sweep
 from retrieval.cli import main
 from retrieval.errors import PictureError, QueryError
-from retrieval.features import FEATURES
-from retrieval.features.pixels import PixelFeatures
+from retrieval.features import DEFAULT_SET, FEATURES
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
 from retrieval.pictures.loading import load_picture
 from retrieval.search import embedding
-from retrieval.search.embedding import QueryEmbedder, QueryPicture
+from retrieval.search.embedding import QueryEmbedder, QueryPictures
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from tests.support.nearly import nearly
@@ -46,7 +45,7 @@ def positions(ranking):
 @pytest.mark.parametrize("k", [1, 7, 5000])
 def test_ranking_is_unchanged_without_a_distortion(icons_searcher, cat, metric, k):
     result = measure(icons_searcher, replace(cat, metric=metric, top_k=k))
-    assert [each.distorted.features for each in result.by_features] == list(FEATURES)
+    assert [each.distorted.features for each in result.by_features] == list(DEFAULT_SET)
     for each in result.by_features:
         assert (each.overlap, each.tau) == (1, 1)
         assert not any(each.moves)
@@ -85,7 +84,7 @@ def test_labels_and_region_are_used(icons_searcher, cat):
     for each in food.by_features:
         assert {hit.label for hit in (*each.undistorted.hits, *each.distorted.hits)} == {"food-prepared"}
     corner = replace(cat, region=(0, 0, 0.5, 0.5))
-    for features in FEATURES:
+    for features in DEFAULT_SET:
         found = icons_searcher.search(replace(corner, features=features)).hits
         assert found in [each.undistorted.hits for each in measure(icons_searcher, corner).by_features]
 
@@ -94,7 +93,11 @@ def test_gallery_picture_equals_its_thumbnail_with_and_without_distortion(icons_
     index = icons_searcher.indexes.get()
     item = measure(icons_searcher, Query(position=700, distortion=TILTED))
     thumbnail = measure(icons_searcher, Query(picture=index.thumbnail(700), distortion=TILTED))
-    assert item.to_json() == thumbnail.to_json()
+    for its, other in zip(item.by_features, thumbnail.by_features, strict=True):
+        assert its.cosine == other.cosine
+        for before, after in ((its.undistorted, other.undistorted), (its.distorted, other.distorted)):
+            others = [hit.position for hit in after.hits if hit.position != 700]  # it is not its own result
+            assert [hit.position for hit in before.hits][: len(others)] == others
     assert all((each.overlap, each.tau) == (1, 1) for each in measure(icons_searcher, Query(position=700)).by_features)
 
 
@@ -148,9 +151,9 @@ def test_sweep_decodes_once_and_embeds_each_step_once(icons_searcher, queries, m
     fresh.embedder.loaded = icons_searcher.embedder.loaded
     query = Query(picture=queries / "duck.png")
     list(sweep(fresh, query))
-    assert counted == {"decoded": 1, "embedded": 2 * (STEPS + 1)}
+    assert counted == {"decoded": 1, "embedded": 3 * (STEPS + 1)}
     list(sweep(fresh, replace(query, metric=Metric.L1, top_k=3)))
-    assert counted == {"decoded": 1, "embedded": 2 * (STEPS + 1)}
+    assert counted == {"decoded": 1, "embedded": 3 * (STEPS + 1)}
 
 
 def test_sweep_can_be_closed_early(icons_searcher, queries):
@@ -162,10 +165,10 @@ def test_sweep_can_be_closed_early(icons_searcher, queries):
 
 
 def test_vectors_keep_the_requested_order(icons_searcher, cat):
-    picture = QueryPicture(icons_searcher.embedder, icons_searcher.indexes.get(), cat)
+    picture = QueryPictures(icons_searcher.embedder, icons_searcher.indexes.get(), cat, []).main
     asked = [Distortion(grey=1), UNDISTORTED, TILTED, Distortion(grey=1)]
     together = picture.vectors(asked)
-    for features in FEATURES:
+    for features in DEFAULT_SET:
         assert np.array_equal(together[features][0], together[features][3])
         for row, each in zip(together[features], asked, strict=True):
             assert np.array_equal(row, picture.vectors([each])[features][0])
@@ -176,7 +179,7 @@ def test_pixels_are_more_robust_than_clip_only_to_blur_and_jpeg(icons_searcher, 
     means = []
     for path in sorted(queries.glob("*.png"))[::3]:
         of_one = mean_overlaps(list(sweep(icons_searcher, Query(picture=path))))
-        means.append([[of_one[kind][features] for features in FEATURES] for kind in Kind])
+        means.append([[of_one[kind][features] for features in ("pixels", "clip")] for kind in Kind])
     pixels, clip = np.moveaxis(np.mean(means, axis=0), 1, 0)
     ahead = dict(zip(Kind, pixels > clip, strict=True))
     assert ahead == {
@@ -218,12 +221,7 @@ def test_sentence_matches_the_figures(steps, sentence):
     assert robustness.lesson([make_step(*step) for step in steps]) == f"Mean overlap@10 for this image: {sentence}"
 
 
-class Edges(PixelFeatures):
-    name, title, phrase = "edges", "Edges", "edges"
-
-
-def test_third_feature_type_is_included_with_its_own_colour_and_marker(monkeypatch):
-    monkeypatch.setitem(FEATURES, "edges", Edges())
+def test_third_feature_type_is_included_with_its_own_colour_and_marker():
     steps = [make_step(Kind.ROTATION, 0.4, 0.1), make_step(Kind.BLUR, 0.5, 0.9), make_step(Kind.CROP, 0.2, 0.2)]
     for step, overlap in zip(steps, (0.3, 0.9, 0.2), strict=True):
         step.withstood["edges"] = replace(step.withstood["clip"], overlap=overlap)
@@ -231,14 +229,14 @@ def test_third_feature_type_is_included_with_its_own_colour_and_marker(monkeypat
         "Mean overlap@10 for this image: CLIP features keep most under rotation (0.40 against 0.10 and 0.30); "
         "raw pixels and edges keep most under blur (0.90 against 0.50); all keep the same under crop (0.20)."
     )
-    assert robustness.sweep_columns() == ["Distortion", "CLIP features", "Raw pixels", "Edges"]
-    assert len({colour_of(each) for each in FEATURES}) == len({marker_of(each) for each in FEATURES}) == 3
-    row = next(row for row in robustness.sweep_rows([make_step(Kind.ROTATION, 0.4, 0.1)]) if row[0] == "Rotation 15°")
-    assert row[1:] == ["0.40", "0.10", robustness.MISSING], "the gallery was built without it"
+    names = steps[0].withstood
+    assert robustness.sweep_columns(names) == ["Distortion", "CLIP features", "Raw pixels", "Edges"]
+    drawn = [*FEATURES, "dino", "siglip"]
+    assert len({style_of(each, drawn) for each in drawn}) == len({style_of(each, drawn)[0] for each in drawn}) == 7
 
 
 def test_table_has_every_step_and_marks_pending_ones(swept):
-    empty, some, full = (robustness.sweep_rows(swept[:n]) for n in (0, 3, STEPS))
+    empty, some, full = (robustness.sweep_rows(swept[:n], DEFAULT_SET) for n in (0, 3, STEPS))
     assert [row[0] for row in empty] == [row[0] for row in full]
     assert [row[0] for row in full][:5] == [
         "Rotation 15°",
@@ -248,11 +246,11 @@ def test_table_has_every_step_and_marks_pending_ones(swept):
         "Crop 20 %",
     ]
     assert full[-1][0] == "JPEG quality 5"
-    assert sum(row.count(robustness.PENDING) for row in empty) == 2 * STEPS
+    assert sum(row.count(robustness.PENDING) for row in empty) == 3 * STEPS
     assert some[:3] == full[:3]
     assert some[3:] == empty[3:]
     for row, step in zip(full, swept, strict=True):
-        assert row[1:] == [f"{step.overlap(each):.2f}" for each in ("clip", "pixels")]
+        assert row[1:] == [f"{step.overlap(each):.2f}" for each in ("clip", "pixels", "color")]
 
 
 @pytest.mark.parametrize(
@@ -295,9 +293,9 @@ def test_command_compares_with_a_distortion(capsys, icons, icons_searcher, cat):
     wanted = measure(icons_searcher, replace(cat, metric=Metric.L1, distortion=TILTED)).to_json()
     assert answer == nearly(wanted)
     assert answer["distortion"] == {"rotation": 30, "crop": 0, "blur": 0, "grey": 0, "quality": 40}
-    assert [len(each["distorted"]) for each in answer["results"]] == [8, 8]
+    assert [len(each["distorted"]) for each in answer["results"]] == [8, 8, 8]
     code, said = run(capsys, icons, cat.picture, *flags)
-    assert (code, said.out.count("overlap@8")) == (0, 2)
+    assert (code, said.out.count("of 8 results kept")) == (0, 3)
     assert "rotated by 30°, saved as JPEG of quality 40" in said.out
 
 
@@ -309,8 +307,8 @@ def test_command_sweeps_without_a_distortion(capsys, icons, cat, swept):
     code, said = run(capsys, icons, cat.picture)
     lines = said.out.splitlines()
     assert code == 0
-    for name, clip, pixels in robustness.sweep_rows(swept):
-        assert any(line.startswith(name) and line.split()[-2:] == [clip, pixels] for line in lines)
+    for name, *shares in robustness.sweep_rows(swept, DEFAULT_SET):
+        assert any(line.startswith(name) and line.split()[-3:] == shares for line in lines)
     assert lines[-1] == robustness.lesson(swept)
 
 
@@ -333,7 +331,7 @@ def test_command_reports_values_out_of_range(capsys, icons, cat, flags, said):
 def test_command_compares_with_a_distortion_of_zero(capsys, icons, cat):
     code, said = run(capsys, icons, cat.picture, "--rotation", "0", "--json")
     assert code == 0
-    assert [(each["overlap"], each["tau"]) for each in json.loads(said.out)["results"]] == [(1, 1), (1, 1)]
+    assert [(each["overlap"], each["tau"]) for each in json.loads(said.out)["results"]] == [(1, 1)] * 3
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +352,7 @@ def test_endpoint_distorts_nothing_by_default(client, queries):
     answer = client.predict(image=handle_file(str(queries / "lion.png")), api_name="/robustness")
     assert answer["distortion"] == asdict(UNDISTORTED)
     assert (answer["metric"], answer["top_k"]) == ("cosine", 10)
-    assert [(each["overlap"], each["tau"]) for each in answer["results"]] == [(1, 1), (1, 1)]
+    assert [(each["overlap"], each["tau"]) for each in answer["results"]] == [(1, 1)] * 3
 
 
 @pytest.mark.parametrize(

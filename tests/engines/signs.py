@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from retrieval.engines.base import Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
+from retrieval.engines.base import Candidates, Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
 from retrieval.features.base import Vectors
 from retrieval.metrics import Metric
 
@@ -33,7 +33,7 @@ class SignsEngine(Engine):
     title = "Random hyperplanes"
 
     @override
-    def build(self, gallery: GalleryVectors, folder: Path) -> None:
+    def build(self, gallery: GalleryVectors, folder: Path, floor: float) -> None:
         bits = b"".join(np.packbits(signs(gallery.vectors(each))).tobytes() for each in gallery.features)
         content = VERSION + bits
         (folder / FILE).write_bytes(zlib.crc32(content).to_bytes(4) + content)
@@ -44,7 +44,7 @@ class SignsEngine(Engine):
 
     @override
     def open(self, gallery: GalleryVectors, folder: Path) -> "OpenSigns":
-        shape = (len(gallery.features), len(gallery.rows), BITS)
+        shape = (len(gallery.features), len(gallery), BITS)
         bits = np.unpackbits(np.frombuffer(self._read(folder), np.uint8)).astype(bool).reshape(shape)
         return OpenSigns(dict(zip(gallery.features, bits, strict=True)))
 
@@ -71,8 +71,8 @@ class OpenSigns(OpenEngine):
     @override
     def candidates(
         self, features: str, metric: Metric, vectors: Vectors, k: int, among: Positions | None = None
-    ) -> list[Positions]:
+    ) -> list[Candidates]:
         bits = self._bits[features]
         allowed = np.arange(len(bits)) if among is None else among
         different = [(bits[allowed] != query).sum(axis=1) for query in signs(vectors)]
-        return [allowed[np.argsort(each, kind="stable")[: FACTOR * k]] for each in different]
+        return [Candidates(allowed[np.argsort(each, kind="stable")[: FACTOR * k]]) for each in different]

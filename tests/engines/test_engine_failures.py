@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typing_extensions import override
 
-import index_builder
+from retrieval import index_builder
 from retrieval.engines import ENGINES, chroma_digests
 from retrieval.engines.base import GalleryVectors
 from retrieval.engines.chroma import OpenChroma
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("engines")
     for label in ("a", "b"):
         draw(root / NAME / label, COUNT // 2)
-    assert index_builder.main([*arguments(root / "index", root / NAME), "--map", "pca"]) == 0
+    assert index_builder.main(arguments(root / "index", root / NAME)) == 0
     return root / "index"
 
 
@@ -51,7 +51,7 @@ class SlowEngine(SignsEngine):
         self.started = threading.Event()
 
     @override
-    def build(self, gallery: GalleryVectors, folder: Path) -> None:
+    def build(self, gallery: GalleryVectors, folder: Path, floor: float) -> None:
         while True:
             gallery.vectors(DEFAULT_FEATURES)
             self.started.set()
@@ -86,7 +86,7 @@ class FullDiskEngine(SignsEngine):
     attempts = 0
 
     @override
-    def build(self, gallery: GalleryVectors, folder: Path) -> None:
+    def build(self, gallery: GalleryVectors, folder: Path, floor: float) -> None:
         self.attempts += 1
         raise OSError(28, "No space left on device")
 
@@ -150,11 +150,12 @@ def test_chroma_finds_k_among_any_subset(index: GalleryIndex, named_max: int, mo
     opened = index.engine("chroma")
     assert isinstance(opened, OpenChroma)
     object.__setattr__(opened._collections, "named_max", named_max)
-    monkeypatch.setattr("retrieval.engines.chroma.SURPLUS", 0)
+    monkeypatch.setattr("retrieval.engines.chroma_search.SURPLUS", 0)
     vectors = index.vectors(DEFAULT_FEATURES)
     among = np.arange(0, COUNT, 2)  # half of each class
     for query in vectors:
-        [found] = opened.candidates(DEFAULT_FEATURES, Metric.COSINE, query[None], 8, among)
+        [candidates] = opened.candidates(DEFAULT_FEATURES, Metric.COSINE, query[None], 8, among)
+        found = candidates.positions
         assert set(found) <= set(among)
         exact, _ = closest(Metric.COSINE, query, vectors, among, 8)
         assert set(exact) <= set(found)

@@ -13,6 +13,7 @@ class AverageFeatures(FeatureType):
     name = "average"
     title = "Average colour"
     phrase = "the average colour"
+    about = "compares one colour"
 
     @override
     def load(self, options: FeatureOptions, choice: ModelChoice | None) -> FeatureSet:

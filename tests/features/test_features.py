@@ -1,4 +1,5 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -114,6 +115,19 @@ def test_texts_are_close_to_the_picture_they_describe(encoder, vectors, names, w
 
 def test_long_texts_are_truncated(encoder):
     assert np.isfinite(encoder.embed_texts(["very " * 1000 + "long"])).all()
+
+
+def test_visitors_at_the_same_time_do_not_change_how_a_text_is_read(encoder):
+    texts = ["a cat", "a photo of a castle beside a lake at night"]
+    expected = encoder.embed_texts(texts)
+
+    def embed_and_read(number: int) -> np.ndarray:
+        encoder.read(f"castle {number}", ("{}",))  # without padding
+        return encoder.embed_texts(texts)
+
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(embed_and_read, range(200)):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: file.write_text("{")])

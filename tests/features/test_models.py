@@ -18,7 +18,7 @@ from transformers import (
     Siglip2Model,
 )
 
-import index_builder
+from retrieval import index_builder
 from retrieval.errors import ModelError
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import choose_model

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.analysis.evaluation import from_folder
+from retrieval.analysis.queries import from_folder
 from retrieval.pictures.loading import load_picture
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes

@@ -75,10 +75,16 @@ def test_every_photo_names_author_licence_and_source(splits: datasets.DatasetDic
 def test_query_images_are_test_photos_that_the_card_attributes(splits: datasets.DatasetDict) -> None:
     rows = {row["image"]["bytes"]: row for row in splits["test"]}
     card = (PHOTOS / "README.md").read_text()
-    files = sorted((PHOTOS / "queries").iterdir())
+    files = sorted((PHOTOS / "queries").glob("*.jpg"))
     assert len(files) == 16
+    with (PHOTOS / "queries" / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        listed = {each["file_name"]: each for each in csv.DictReader(file)}
+    assert set(listed) == {file.name for file in files}
+    labels = splits["test"].features["label"]
     for file in files:
         row = rows[file.read_bytes()]
+        about = listed[file.name]
+        assert (about["title"], about["label"]) == (row["title"], labels.int2str(row["label"]))
         line = next(line for line in card.splitlines() if line.startswith(f"| `{file.name}` |"))
         assert line.endswith(f" {row['license']} |")
 
@@ -86,7 +92,7 @@ def test_query_images_are_test_photos_that_the_card_attributes(splits: datasets.
 def test_page_serves_the_query_images() -> None:
     thumbnails = Thumbnails()
     thumbnails.serve_folder(PHOTOS / "queries", "examples")
-    for file in (PHOTOS / "queries").iterdir():
+    for file in (PHOTOS / "queries").glob("*.jpg"):
         assert thumbnails.file(thumbnails.name(str(file))) == file
 
 

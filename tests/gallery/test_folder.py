@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -286,6 +287,34 @@ def test_unusable_metadata_does_no_harm_and_is_named(tmp_path, name, data):
     write(write_classes(tmp_path), name, data=data)
     assert account(tmp_path) == (4, 0, 0, CLASSES)
     assert opened(tmp_path).notes[-1].startswith(f"`{name}` was not used, since ")
+
+
+def repeated(count, text):
+    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([text]))
+
+
+def test_metadata_of_very_many_rows_fits_in_memory(tmp_path):
+    """A few kilobytes of Parquet can stand for gigabytes of rows."""
+    rows = 60_000
+    write_classes(tmp_path)
+    table = pa.table(
+        {"file_name": repeated(rows, "elsewhere.jpg"), **{f"text{n}": repeated(rows, "x") for n in range(8)}}
+    )
+    pq.write_table(table, tmp_path / "metadata.parquet")
+    del table
+    assert (tmp_path / "metadata.parquet").stat().st_size < 50_000
+    tracemalloc.start()
+    *_, note = opened(tmp_path).notes
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert note == "60,000 of 60,000 rows of `metadata.parquet` name no image here."
+    assert peak < 10 * 2**20  # all rows take 24 MB
+
+
+def test_metadata_with_a_huge_repeated_text_is_not_read(tmp_path):
+    write_classes(tmp_path)
+    pq.write_table(pa.table({"file_name": repeated(10_000, "x" * 300_000)}), tmp_path / "metadata.parquet")
+    assert opened(tmp_path).notes[-1].endswith("a text in its column 'file_name' is longer than 262,144 bytes.")
 
 
 def test_metadata_that_is_a_pipe_or_huge_is_not_read(tmp_path):

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from retrieval import errors
-from retrieval.errors import RetrievalError
-from retrieval.gallery.opening import check_dataset
+from retrieval.errors import GalleryError, RetrievalError
+from retrieval.gallery.opening import check_dataset, open_dataset
+from retrieval.gallery.source import GallerySource
 from retrieval.indexing.jobs import Builds
 from tests.support.browsing import settings_of
+from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
 
 DATASETS = """
@@ -30,3 +32,10 @@ def test_strange_dataset_names_are_refused_with_a_message(tmp_path: Path, datase
 def test_invalid_gallery_names_are_refused(tmp_path: Path, gallery: str) -> None:
     with pytest.raises((RetrievalError, SystemExit)):
         settings_of(tmp_path, "--gallery", gallery)
+
+
+def test_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
+    with pytest.raises(GalleryError, match=rf"`{tmp_path}/file/datasets`: Not a directory. Set `HF_HOME`"):
+        open_dataset(GallerySource(str(ROOT / "assets" / "gallery")))

@@ -1,6 +1,7 @@
 """All dataset formats give the same items, and those that cannot be read give a clear error."""
 
 import io
+import json
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from retrieval.errors import GalleryError, PictureError
+from retrieval.gallery.opening import _only_own_files
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import BUNDLED_GALLERIES, GallerySource
 from retrieval.pictures.loading import load_picture
@@ -440,6 +442,61 @@ def test_fingerprint_depends_on_the_pictures_that_a_parquet_file_names(tmp_path)
         write_pictures(tmp_path / "one", a=20)
         os.utime(tmp_path / "one" / "a.png", ns=(0, len(str(dataset)) * 10**9))
         assert Gallery(GallerySource(str(dataset), **source)).fingerprint != before
+
+
+@pytest.mark.parametrize("place", ["{secret}/s.parquet", "../secret/s*.parquet", "file://{secret}/s.parquet", "{url}"])
+@pytest.mark.parametrize("setting", ["  data_files: {place}\n", "  data_dir: {folder}\n  data_files: '*.parquet'\n"])
+@pytest.mark.parametrize("yaml", [False, True])
+def test_readme_of_a_dataset_names_only_its_own_files(forms, tmp_path, place, setting, yaml):
+    """Other files of this machine stay private, and no URL is fetched."""
+    for target in ("set/a.parquet", "secret/s.parquet"):
+        (tmp_path / target).parent.mkdir()
+        shutil.copy(forms["pyarrow.parquet"][0], tmp_path / target)
+    card = "configs:\n- config_name: default\n"
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.setblocking(False)
+        place = place.format(secret=tmp_path / "secret", url=f"http://127.0.0.1:{canary.getsockname()[1]}/s.parquet")
+        hostile = card + setting.format(place=place, folder=place.rpartition("/")[0])
+        (tmp_path / "set" / "README.md").write_text(
+            f"---\n{card}  data_files: a.parquet\n---\n" if yaml else f"---\n{hostile}---\n"
+        )
+        if yaml:
+            (tmp_path / "set" / ".huggingface.yaml").write_text(hostile)
+        # datasets itself takes a URL in `data_dir` for a folder with an unknown protocol.
+        with pytest.raises(GalleryError, match="not inside the dataset" if "data_dir" not in setting else ""):
+            read(tmp_path / "set")
+        with pytest.raises(BlockingIOError):
+            canary.accept()
+
+
+def test_readme_of_a_dataset_on_the_hub_names_only_its_own_files(tmp_path):
+    resolve = datasets.data_files.resolve_pattern
+    base = "hf://datasets/org/name@0123456789"
+    with _only_own_files("org/name"):
+        for pattern in (
+            f"{tmp_path}/*.parquet",
+            "http://127.0.0.1:1/x.parquet",
+            "../../other/name/x.parquet",
+            "hf://datasets/org/other@main/x",
+        ):
+            with pytest.raises(GalleryError, match="not inside the dataset"):
+                datasets.data_files.resolve_pattern(pattern, base)
+        with pytest.raises(GalleryError, match="not inside the dataset"):
+            datasets.data_files.resolve_pattern("*.parquet", f"{base}/../..")
+    assert datasets.data_files.resolve_pattern is resolve
+
+
+def test_saved_dataset_names_only_its_own_files(tmp_path):
+    pictures = datasets.Dataset.from_dict(
+        {"image": [Image.new("RGB", (9, 9), "red")]}, datasets.Features(image=datasets.Image())
+    )
+    pictures.save_to_disk(tmp_path / "secret")
+    pictures.save_to_disk(tmp_path / "set")
+    state = json.loads((tmp_path / "set" / "state.json").read_text())
+    state["_data_files"] = [{"filename": "../secret/data-00000-of-00001.arrow"}]
+    (tmp_path / "set" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(GalleryError, match="is not in its folder"):
+        read(tmp_path / "set")
 
 
 def test_folder_of_parquet_files_with_splits(forms, tmp_path):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import index_builder
+from retrieval import index_builder
 from retrieval.engines import ENGINES
 from retrieval.errors import IndexingError
 from retrieval.features import FEATURES
@@ -28,7 +28,7 @@ from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import GallerySource
 from retrieval.indexing import build as building
 from retrieval.indexing.build import BuildPlan, build_index
-from retrieval.indexing.embeddings import FOLDER, EmbeddingStore
+from retrieval.indexing.embeddings import EmbeddingStore
 from retrieval.indexing.progress import BuildCallbacks
 from retrieval.indexing.publish import sweep
 from retrieval.metrics import Metric
@@ -36,8 +36,17 @@ from retrieval.search.query import Combination, Query
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
-from retrieval.storage.manifest import FORMAT, read_manifest
-from tests.support.builds import NAME, arguments, assert_same_contents, contents, corrupt_pictures, draw, nearest
+from retrieval.storage.manifest import FORMAT, STORE, read_manifest
+from tests.support.builds import (
+    BUILT,
+    NAME,
+    arguments,
+    assert_same_contents,
+    contents,
+    corrupt_pictures,
+    draw,
+    nearest,
+)
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.warm import Builder
@@ -103,7 +112,7 @@ def test_bad_pictures_are_skipped_counted_and_listed(tmp_path, capsys):
     assert "not an image" in reasons.pop("008.jpg")
     assert not reasons
     assert [index.entry(i).id for i in range(9)] == [f"{n:03}.png" for n in range(12) if n not in (2, 5, 8)]
-    assert [index.vectors(features).shape[0] for features in FEATURES] == [9, 9]
+    assert [index.vectors(features).shape[0] for features in BUILT] == [9, 9]
     assert all(Image.open(index.thumbnail(i)).size == (50, 40) for i in range(9))
 
 
@@ -127,8 +136,9 @@ def test_repeatedly_stopped_build_ends_like_an_uninterrupted_one(tmp_path, capsy
     assert build(tmp_path / "reference", dataset) == 0
     index = tmp_path / "index"
     # The program itself, with small parts.
-    start = f"import sys; from retrieval.indexing import embed; embed.PART_ROWS = 32; sys.path.insert(0, {str(ROOT)!r})"
-    command = [sys.executable, "-c", f"{start}; import index_builder; sys.exit(index_builder.main(sys.argv[1:]))"]
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from retrieval import index_builder"
+    small = "from retrieval.indexing import embed; embed.PART_ROWS = 32"
+    command = [sys.executable, "-c", f"{start}; {small}; sys.exit(index_builder.main(sys.argv[1:]))"]
     command += arguments(index, dataset)
     assert run_and_stop(command, index, signal.SIGKILL, 30)[0] == -signal.SIGKILL
     for number, so_far in ((signal.SIGTERM, 100), (signal.SIGINT, 170)):
@@ -156,7 +166,7 @@ class Callbacks(BuildCallbacks):
 
 
 def plan(index, gallery, options=FeatureOptions(model=BUNDLED), rebuild=False):  # noqa: B008  # frozen
-    features = {name: kind.load(options, kind.choose(options)) for name, kind in FEATURES.items()}
+    features = {each: FEATURES[each].load(options, FEATURES[each].choose(options)) for each in BUILT}
     return BuildPlan(index, NAME, gallery, features, workers=1, rebuild=rebuild)
 
 
@@ -216,7 +226,7 @@ def test_searches_continue_during_a_rebuild(reference_build, tmp_path):
     """Four visitors search continuously; each answer comes entirely from one build."""
     index, other = tmp_path / "index", draw(tmp_path / NAME, 14)
     shutil.copytree(reference_build.index, index)
-    ways = list(itertools.product(FEATURES, (Metric.L2, Metric.CORRELATION), ENGINES))
+    ways = list(itertools.product(BUILT, (Metric.L2, Metric.CORRELATION), ENGINES))
 
     def search(searcher, features, metric, engine):
         found = searcher.search(Query(position=5, features=features, metric=metric, engine=engine, top_k=50))
@@ -323,7 +333,7 @@ def test_rebuild_keeps_the_old_build_if_its_manifest_is_unreadable(copied, monke
 def downgrade(index):
     """Turn an index into format 4, which had builds and no embedding store."""
     old = only_build(index).rename(index / NAME / "build-0123456789abcdef-1")
-    shutil.rmtree(index / FOLDER)
+    shutil.rmtree(index / STORE)
     file = index / NAME / "manifest.json"
     values = {**json.loads(file.read_text()), "format": 4, "build": old.name}
     file.write_text(json.dumps(values))
@@ -338,7 +348,7 @@ def test_error_for_an_older_format_names_a_command_that_replaces_it(copied, caps
     command = re.search(r"python index_builder\.py (--index .*--rebuild)", said)[1]
     assert index_builder.main([*shlex.split(command), "--model", BUNDLED]) == 0
     index = Indexes(copied.index).get(NAME)
-    assert [nearest(index, each, Metric.L2, index.vectors(each)[3], 1)[0] for each in FEATURES] == [3, 3]
+    assert [nearest(index, each, Metric.L2, index.vectors(each)[3], 1)[0] for each in BUILT] == [3, 3]
     assert only_build(copied.index)
     assert not old.exists()
 
@@ -365,7 +375,7 @@ def test_damaged_index_is_made_again_from_the_store(copied, damage, capsys):
     indexes = Indexes(copied.index)
     with pytest.raises(IndexingError, match=r"Repair it: `python index_builder\.py"):
         index = indexes.get(NAME)
-        for features in FEATURES:
+        for features in BUILT:
             nearest(index, features, Metric.COSINE, index.vectors(features)[0], 3)
     indexes.close()
     assert build(copied.index, copied.dataset, "--json") == 0
@@ -378,14 +388,14 @@ def test_damaged_index_is_made_again_from_the_store(copied, damage, capsys):
 
 def test_damaged_chroma_files_are_rebuilt_from_the_vectors(copied, caplog):
     index = Indexes(copied.index).get(NAME)
-    expected = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in FEATURES for metric in Metric]
+    expected = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in BUILT for metric in Metric]
     index.close()
     damage_chroma(only_build(copied.index))
     index = Indexes(copied.index).get(NAME)
     query = index.vectors("clip")[2]
     assert list(rank(index, Combination("clip"), query, 1)[0]) == [2]  # the exact scan does not need ChromaDB
     assert "Rebuilding ChromaDB" not in caplog.text
-    found = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in FEATURES for metric in Metric]
+    found = [nearest(index, each, metric, index.vectors(each)[2], 6) for each in BUILT for metric in Metric]
     assert "Rebuilding ChromaDB" in caplog.text
     np.testing.assert_array_equal(found, expected)
     index.close()

@@ -8,23 +8,29 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-import index_builder
+from retrieval import index_builder
 from retrieval.engines.lock import IndexInUse, acquire_lock
 from retrieval.features import FEATURES, Vectors
+from retrieval.features.base import FeatureSet
 from retrieval.features.encoder import ClipEncoder, Inputs
 from retrieval.features.models import BUNDLED_FOLDER
-from retrieval.indexing.embeddings import FOLDER, PRUNE_LOCK, EmbeddingStore
+from retrieval.features.pixels import Pixels
+from retrieval.indexing.embeddings import PRUNE_LOCK, EmbeddingStore
 from retrieval.indexing.jobs import build_gallery
 from retrieval.indexing.progress import BuildCallbacks
 from retrieval.metrics import Metric
 from retrieval.settings import Settings, with_flags
 from retrieval.storage.catalog import Indexes
-from retrieval.storage.manifest import read_manifest, thumbnail_path
+from retrieval.storage.manifest import STORE, read_manifest, thumbnail_path
+from retrieval.storage.projection import Method, Projection, read_projection
 from tests.features.average import AverageFeatures
 from tests.support.builds import NAME, arguments, draw_classes, nearest
 from tests.support.paths import ROOT
@@ -58,6 +64,18 @@ def build(index: Path, dataset: Path, capsys: pytest.CaptureFixture[str], *more:
     assert index_builder.main(arguments(index, dataset, "--json", *more)) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result["pictures"], result["embedded"], result["reused"], result["removed"]
+
+
+def test_chromadb_is_updated(index: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.effect_noise((40, 30), 90).save(dataset / "even" / "new.png")
+    build(index, dataset, capsys)
+    gallery = Indexes(index).get(NAME)
+    assert [each.changed for each in (gallery.recall("chroma"),) if each] == [1]
+    found = gallery.engine("chroma").candidates("pixels", Metric.L2, gallery.vectors("pixels"), 1)
+    assert [each.positions[0] for each in found] == list(range(COUNT + 1))
+    gallery.close()
+    build(index, dataset, capsys, "--rebuild")
+    assert [each.changed for each in (Indexes(index).get(NAME).recall("chroma"),) if each] == [0]
 
 
 def test_only_new_pictures_are_embedded(
@@ -106,7 +124,8 @@ def test_new_feature_type_alone_is_computed(
         return forward(encoder, inputs)
 
     monkeypatch.setattr(ClipEncoder, "forward", count)
-    assert build(index, dataset, capsys) == (COUNT, COUNT, 0, 0)
+    added = ("--features", "pixels,clip,average")
+    assert build(index, dataset, capsys, *added) == (COUNT, COUNT, 0, 0)
     assert counts in ([], [1])  # loading the model embeds one picture
     assert Indexes(index).get(NAME).vectors("average").shape == (COUNT, 3)
 
@@ -122,6 +141,24 @@ def test_time_of_a_file_that_has_just_changed_is_not_trusted(
     path.write_bytes(other.read_bytes() + bytes(100_000 - other.stat().st_size))
     os.utime(path, ns=(just_now, just_now))
     assert build(tmp_path / "index", dataset, capsys) == (COUNT, 1, COUNT - 1, 1)
+
+
+def ones(features: FeatureSet, pictures: Sequence[Image.Image]) -> Vectors:
+    return np.ones((len(pictures), features.identity.dimensions), np.float32)
+
+
+def test_clock_that_goes_back_hides_no_change(
+    index: Path, dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Indexes(index).get(NAME).vectors("pixels")
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)  # in the year 2001
+    shutil.copy(dataset / "odd" / "001.png", dataset / "even" / "000.png")
+    assert build(index, dataset, capsys) == (COUNT, 0, COUNT, 1)
+    vectors = Indexes(index).get(NAME).vectors("pixels")
+    assert (vectors[0] == before[COUNT // 2]).all()
+    monkeypatch.setattr(Pixels, "embed", ones)
+    assert build(index, dataset, capsys, "--rebuild") == (COUNT, COUNT, 0, 0)
+    assert (Indexes(index).get(NAME).vectors("pixels") == 1).all()  # although the other vectors have a later time
 
 
 def test_image_that_was_missing_for_a_moment_is_tried_again(dataset: Path, tmp_path: Path) -> None:
@@ -205,7 +242,7 @@ def test_verify_finds_a_flipped_bit_in_any_file(index: Path, capsys: pytest.Capt
         *(snapshot / name for name in ("items.parquet", "clip.npy", "map-clip-pca.npz", "chroma/chroma.sqlite3")),
         thumbnail_path(snapshot, 3),
         index / NAME / "manifest.json",
-        *(index / FOLDER).glob("*/*.parquet"),
+        *(index / STORE).glob("*/*.parquet"),
     ]
     assert len(files) == 9
     for file in files:
@@ -220,19 +257,19 @@ def test_verify_finds_a_flipped_bit_in_any_file(index: Path, capsys: pytest.Capt
 def test_prune_deletes_what_no_gallery_uses(index: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (dataset / "even" / "000.png").unlink()
     assert build(index, dataset, capsys)[0] == COUNT - 1
-    leftover = index / FOLDER / "pictures" / "0-killed.tmp"
+    leftover = index / STORE / "pictures" / "0-killed.tmp"
     leftover.touch()
     assert index_builder.main(["--index", str(index), "--prune"]) == 0
     assert not leftover.exists()
     assert "0.0 MB freed" in capsys.readouterr().out
-    assert len(list((index / FOLDER).rglob("*.jpg"))) == COUNT - 1
+    assert len(list((index / STORE).rglob("*.jpg"))) == COUNT - 1
     (dataset / "notes.txt").write_text("a change")
     assert build(index, dataset, capsys) == (COUNT - 1, 0, COUNT - 1, 0)
 
 
 def test_build_waits_while_another_process_prunes(index: Path, dataset: Path) -> None:
     (dataset / "even" / "000.png").touch()
-    pruning = acquire_lock(index / FOLDER, name=PRUNE_LOCK)
+    pruning = acquire_lock(index / STORE, name=PRUNE_LOCK)
     builder = threading.Thread(target=index_builder.build, args=(settings_for(index, dataset),))
     builder.start()
     wait_until(lambda: is_locked(index / NAME))
@@ -273,3 +310,32 @@ def test_watch_adds_new_pictures_until_it_is_interrupted(dataset: Path, tmp_path
         process.send_signal(signal.SIGTERM)  # Ctrl-C is ignored where this runs in the background
         assert process.wait(PATIENCE) == 130
         indexes.close()
+
+
+def test_tsne_map_is_kept_after_a_small_change(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "index"
+    build(index, dataset, capsys, "--map", "tsne")
+    before = tsne_of(index)
+    new = Image.open(dataset / "even" / "004.png")
+    new.putpixel((0, 0), (0, 0, 0))
+    new.save(dataset / "even" / "!.png")  # nearly the same as 004, and before all others
+    (dataset / "odd" / "003.png").unlink()
+    build(index, dataset, capsys)
+    after, gallery = tsne_of(index), Indexes(index).get(NAME)
+    assert gallery.entry(0).id == "even/!.png"
+    np.testing.assert_array_equal(after.coordinates[1:], np.delete(before.coordinates, 5, axis=0))
+    vectors = gallery.vectors("pixels")
+    near = 1 + np.argsort(np.linalg.norm(vectors[1:] - vectors[0], axis=1))[:3]
+    np.testing.assert_allclose(after.coordinates[0], after.coordinates[near].mean(axis=0), rtol=1e-5)
+    assert (before.computed_from, after.computed_from) == (COUNT, COUNT - 1)
+    draw_classes(dataset, 30, seed=9)
+    build(index, dataset, capsys)
+    assert Method.TSNE not in {method for _, method in Indexes(index).get(NAME).maps}, "too much has changed"
+
+
+def tsne_of(index: Path) -> Projection:
+    gallery = Indexes(index).get(NAME)
+    dimensions = gallery.manifest.dimensions("pixels")
+    return read_projection(gallery.snapshot, "pixels", Method.TSNE, len(gallery), dimensions)

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import index_builder
-from retrieval import cli
+from retrieval import cli, index_builder
 from tests.support.builds import NAME, arguments, assert_same_contents, contents, search_published
 from tests.support.warm import Builder
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from retrieval.features.base import FeatureIdentity
 from retrieval.features.pixels import Pixels
 from retrieval.indexing.pushing import Target, write_repository
 from retrieval.storage.catalog import Indexes
@@ -21,6 +22,7 @@ from tests.support.loopback_hub import COMMIT
 
 SHARD = "data/train-00000.parquet"
 CLIP = ("features", "clip")
+NAMED = FeatureIdentity("org/dino", "0" * 40, "0" * 16 + " cls", "float32", 32)
 HUGE_TEXT = 2**27  # characters; 64 of them are more than the memory of the process that reads them
 
 
@@ -174,6 +176,12 @@ MANIFESTS = {
     "half a surrogate": (change("gallery", to="\ud800"), "name of a folder"),
     "no features": (change("features", to={}), "no feature type"),
     "unknown features": (change("features", "../x", to={}), "does not know"),
+    "name of a column": (change("features", "image", to={}), "does not know"),
+    "many feature types": (
+        change("features", to={f"dino{i}": vars(NAMED) for i in range(33)}),
+        "names 33 feature types",
+    ),
+    "named model that is a path": (change("features", "dino", to=vars(NAMED) | {"name": "/etc"}), "the model '/etc'"),
     "identity not an object": (change("features", "clip", to=[]), "no usable `name`"),
     "no dimensions": (change(*CLIP, "dimensions", to=0), "from 1 to"),
     "absurd dimensions": (change(*CLIP, "dimensions", to=10**12), "from 1 to"),

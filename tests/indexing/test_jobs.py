@@ -8,14 +8,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-import index_builder
-from retrieval import settings
+from retrieval import index_builder, settings
 from retrieval.errors import GalleryError, IndexingError, ModelError, RetrievalError
 from retrieval.features.base import FeatureOptions, FeatureSet, ModelChoice
 from retrieval.features.encoder import CONVOLVED
@@ -28,7 +28,7 @@ from retrieval.storage.catalog import Indexes
 from retrieval.ui.page import build_page, launch
 from retrieval.ui.serving.health import Health
 from retrieval.ui.serving.own_page import COOKIE, TOKEN, WRONG_HOST, address_with_token
-from retrieval.ui.tabs.galleries import MODEL_SHOWN, building, on_page
+from retrieval.ui.tabs.build_form import MODEL_SHOWN, building, on_page
 from tests.support.builds import draw_classes
 from tests.support.held import PausableModel
 from tests.support.serving import post, running
@@ -48,9 +48,12 @@ def build_settings(index: Path, dataset: Path | str, *more: str) -> Settings:
     return parse_flags("--index", str(index), "--dataset", str(dataset), "--model", "mini", *more)
 
 
+ELSEWHERE = ("SPACE_ID", "SYSTEM", "GRADIO_SERVER_NAME", "GRADIO_SHARE", "GRADIO_ROOT_PATH")
+
+
 @pytest.fixture(autouse=True)
 def without_space_or_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SPACE_ID", "SYSTEM", "GRADIO_SERVER_NAME", "GRADIO_SHARE", "GRADIO_ROOT_PATH"):
+    for name in ELSEWHERE:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -254,13 +257,29 @@ def test_model_in_use_is_not_loaded_again(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def served_builds(small: Path, tmp_path: Path, without_space_or_share: None) -> Iterator[tuple[str, Builds]]:
+def served_builds(small: Path, without_space_or_share: None) -> Iterator[tuple[str, Builds]]:
     """The address of a served page that can build, and its builds."""
+    with serving_builds(small) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def guarded(small: Path) -> Iterator[tuple[str, Builds]]:
+    """The same for tests whose calls are all refused."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ELSEWHERE:
+            patch.delenv(name, raising=False)
+        with serving_builds(small) as served:
+            yield served
+
+
+@contextmanager
+def serving_builds(small: Path) -> Iterator[tuple[str, Builds]]:
     chosen = parse_flags("--index", str(small), "--host", "127.0.0.1")
     assert chosen.own_machine
     searcher = Searcher(Indexes(small))
     builds = Builds(chosen, searcher.embedder.loaded.load)
-    page = build_page(searcher, [], "about", builds)
+    page = build_page(searcher, "about", builds)
     launch(page, chosen, Health(searcher))
     yield str(page.local_url).rstrip("/"), builds
     builds.close()
@@ -316,12 +335,14 @@ def fields(dataset: Path, gallery: str) -> list[Any]:
     ],
 )
 def test_another_website_cannot_build(
-    served_builds: tuple[str, Builds], tmp_path: Path, small: Path, headers: dict[str, str]
+    guarded: tuple[str, Builds], tmp_path: Path, small: Path, headers: dict[str, str]
 ) -> None:
-    address, builds = served_builds
+    address, builds = guarded
     answer = call(address, "start", fields(draw_classes(tmp_path / "pictures", 2), "stolen"), **headers)
-    assert any(refusal in answer for refusal in ("built from this page", "address with a token", "refused"))
-    for name, data in (("cancel", []), ("check", [str(tmp_path)]), ("arrive", []), ("show_galleries", ["first"])):
+    assert any(refusal in answer for refusal in ("changed from this page", "address with a token", "refused"))
+    asked = {"cancel": [], "check": [str(tmp_path)], "arrive": [], "show_galleries": ["first"], "open": ["first"]}
+    changes = {"rename": ["first", "stolen", "first"], "ask": ["first"], "delete": ["first", "first"]}
+    for name, data in (asked | changes).items():
         answer = call(address, name, data, **headers)
         assert str(tmp_path) not in answer
         assert str(small.parent) not in answer
@@ -331,10 +352,8 @@ def test_another_website_cannot_build(
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "[", "192.168.0.7"])
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/health", "/gradio_api/call/query/x"])
-def test_websites_with_a_name_that_points_here_read_nothing(
-    served_builds: tuple[str, Builds], host: str, path: str
-) -> None:
-    answer = httpx.get(served_builds[0] + path, headers={"Host": host}, timeout=PATIENCE)
+def test_websites_with_a_name_that_points_here_read_nothing(guarded: tuple[str, Builds], host: str, path: str) -> None:
+    answer = httpx.get(guarded[0] + path, headers={"Host": host}, timeout=PATIENCE)
     assert (answer.status_code, answer.text) == (403, WRONG_HOST)
 
 

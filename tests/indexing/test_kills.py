@@ -71,7 +71,7 @@ def kill_at_random_moments(reference_build: SimpleNamespace, folder: Path, kills
     assert killed, "every builder ended before it was killed"
 
 
-@pytest.mark.parametrize("kills", [pytest.param(6, marks=pytest.mark.short), 20, 50])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.short), 20, 50])
 def test_rebuild_killed_at_random_moments_ends_like_an_uninterrupted_one(
     reference_build: SimpleNamespace, tmp_path: Path, kills: int
 ) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import index_builder
+from retrieval import index_builder
 from retrieval.features.base import FeatureIdentity
 from retrieval.indexing.pushing import Target, write_repository
 from retrieval.settings import PublishedIndex
@@ -186,13 +186,13 @@ def test_mounted_copy_is_opened_without_the_hub(hub, client, push, tmp_path):
 def test_page_answers_while_chromadb_is_filled_and_offers_no_builds(hub, push, tmp_path):
     assert push("--yes").code == 0
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": WRITE_TOKEN}
-    log, asked = tmp_path / "log", ("odd", None, "", 0.5, [], [], 1, "clip", "cosine", "exact", 5, "")
+    log, asked = tmp_path / "log", ("odd", None, [], [], "", 0.5, [], [], 1, "clip", "cosine", "exact", 5, "", None)
     with running(log, "--index", ADDRESS, HF_HUB_OFFLINE="0", **environment) as address:
         answer = post(address, "query", *asked)
         assert len(json.loads(re.findall(r"^data: (.*)$", answer, re.M)[-1])[0]["hits"]) == 5
-        wait_until(lambda: "map of clip by pca is ready" in log.read_text(), log.read_text)
+        wait_until(lambda: "maps of clip, pixels, color by pca are ready" in log.read_text(), log.read_text)
         requests = len(hub.requests)
-        assert "complete" in post(address, "query", *asked[:-3], "chroma", 5, "")
+        assert "complete" in post(address, "query", *asked[:-4], "chroma", 5, "", None)
         assert len(hub.requests) == requests, "a page on which nobody can build asks the Hub for nothing"
     text = log.read_text()
     assert "importing hf://datasets/org/pictures, 10 images" in text
@@ -319,7 +319,7 @@ def test_index_flag_takes_addresses():
         "hf://datasets/a/b@../c",
         "s3://x",
     ):
-        with pytest.raises(Exception, match="must be a folder, or hf://datasets/org/name"):
+        with pytest.raises(Exception, match="must be a folder, hf://datasets/org/name"):
             _index(text)
 
 

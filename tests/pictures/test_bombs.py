@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.errors import PictureError
+from retrieval.errors import PictureError, PictureUnavailable
 from retrieval.pictures import decoder
 from retrieval.pictures.decoder import CRASHED, PROCESSES, TOO_SLOW, Decoders
 from retrieval.pictures.decoding import FORMATS, MAX_PIXELS, WEB_FORMATS, decode
@@ -148,7 +149,10 @@ def test_a_large_heic_is_upright_like_a_png(decoders, orientation):
     values = np.linspace(0, 255, 3 * 4 * 6).astype(np.uint8).reshape(6, 4, 3)
     picture = Image.fromarray(values).resize((2560, 3840), Image.Resampling.NEAREST)
     found = []
-    for kind, options in (("HEIF", {"quality": 50}), ("PNG", {"compress_level": 1})):
+    for kind, options in (
+        ("HEIF", {"quality": 50, "enc_params": {"preset": "ultrafast"}}),
+        ("PNG", {"compress_level": 1}),
+    ):
         file = io.BytesIO()
         picture.save(file, kind, exif=exif.tobytes(), **options)
         found.append(load(decoders, file.getvalue()))
@@ -190,6 +194,20 @@ def test_a_process_that_dies_or_hangs_while_it_decodes_is_reported(monkeypatch, 
     with pytest.raises(PictureError, match=message):
         load(decoders, small("PNG"))
     killer.join()
+    assert load(decoders, small("PNG")).size == (24, 20)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_lack_of_file_descriptors_is_reported_at_once_and_survived(decoders, started):
+    if started:
+        load(decoders, small("PNG"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(PictureUnavailable, match="out of resources"):
+            load(decoders, small("PNG"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert load(decoders, small("PNG")).size == (24, 20)
 
 

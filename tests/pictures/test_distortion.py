@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from retrieval.errors import QueryError
-from retrieval.features import FEATURES
+from retrieval.features import DEFAULT_SET
 from retrieval.pictures import distortion
 from retrieval.pictures.distortion import LIMITS, LONGEST, UNDISTORTED, WORKING_PIXELS, Distortion, rotated_size
 from retrieval.pictures.loading import load_picture
@@ -210,7 +210,7 @@ def test_accepted_values_are_within_the_limits(value, part):
 def test_cache_distinguishes_distortions(icons_searcher, queries):
     query = Query(picture=queries / "fox.png")
     index, embedder = icons_searcher.indexes.get(), icons_searcher.embedder
-    for features in FEATURES:
+    for features in DEFAULT_SET:
         asked = [replace(query, features=features, distortion=each) for each in (UNDISTORTED, *EACH)]
         vectors = [embedder.embed(index, each).vector for each in asked]
         assert len({vector.tobytes() for vector in vectors}) == len(asked)

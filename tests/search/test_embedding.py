@@ -13,10 +13,10 @@ import pytest
 from retrieval.analysis.comparison import compare
 from retrieval.engines import ENGINES
 from retrieval.errors import PictureError
-from retrieval.features import FEATURES, Vectors
+from retrieval.features import DEFAULT_SET, Vectors
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import UNDISTORTED, Distortion
-from retrieval.search.embedding import QueryPicture
+from retrieval.search.embedding import QueryPictures
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.search.vector_cache import VectorCache
@@ -92,7 +92,7 @@ def test_sweep_reuses_the_vector_of_a_search(searcher: Searcher, forwards: Forwa
     query = Query((queries / "turtle.png").read_bytes())
     searcher.search(query)
     distortions = [UNDISTORTED, Distortion(grey=1), UNDISTORTED, Distortion(blur=0.05)]
-    vectors = QueryPicture(searcher.embedder, searcher.indexes.get(), query).vectors(distortions)
+    vectors = QueryPictures(searcher.embedder, searcher.indexes.get(), query, []).main.vectors(distortions)
     assert forwards.pictures == [1, 2]
     for found in vectors.values():
         assert len(found) == len(distortions)
@@ -137,6 +137,6 @@ def test_least_recently_used_vectors_are_evicted(size: int, numbers: int, kept: 
 
 def test_vectors_of_both_feature_types_are_cached(searcher: Searcher, queries: Path) -> None:
     query = Query((queries / "cat.png").read_bytes())
-    for features in FEATURES:
+    for features in DEFAULT_SET:
         assert searcher.search(replace(query, features=features)).timings.features > 0
         assert searcher.search(replace(query, features=features, metric=Metric.L1)).timings.features == 0

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-import app
-from retrieval import cli
+from retrieval import app, cli
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from tests.support.builds import draw_classes

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from retrieval.engines.chroma_folder import ChromaFolder, keys_of
-from retrieval.features import FEATURES
 from retrieval.features.models import BUNDLED
 from retrieval.metrics import Metric
 from retrieval.storage.catalog import Indexes
@@ -19,6 +18,7 @@ from retrieval.storage.projection import Method
 from retrieval.storage.reader import GalleryIndex
 
 NAME = "pictures"
+BUILT = ("pixels", "clip")  # feature types of the galleries, which are few to save time
 PICTURES = 22  # six batches, the last one short
 BAD = (3, 9, 21)
 PER_RUN = ("snapshot", "created", "changes", "checksum")  # differ even between builds of the same gallery
@@ -52,8 +52,22 @@ def corrupt_pictures(folder: Path, *numbers: int) -> None:
 
 
 def arguments(index: Path | str, dataset: Path | str, *more: str) -> list[str]:
-    """The builder's arguments, with the bundled model."""
-    return ["--index", str(index), "--dataset", str(dataset), "--gallery", NAME, "--model", BUNDLED, *more]
+    """The builder's arguments, with the bundled model and without t-SNE maps, which take time."""
+    features = [] if "--features" in more else ["--features", ",".join(BUILT)]
+    return [
+        "--index",
+        str(index),
+        "--dataset",
+        str(dataset),
+        "--gallery",
+        NAME,
+        "--model",
+        BUNDLED,
+        "--map",
+        "pca",
+        *features,
+        *more,
+    ]
 
 
 def contents(index: Path) -> SimpleNamespace:
@@ -62,7 +76,7 @@ def contents(index: Path) -> SimpleNamespace:
     build = index / NAME / manifest.snapshot
     chroma = ChromaFolder(build, reading=True)
     collections = {}
-    for key, collection in chroma.open(keys_of(FEATURES)).by_key.items():
+    for key, collection in chroma.open(keys_of(BUILT)).by_key.items():
         found = collection.get(include=["embeddings", "metadatas"])
         order = np.argsort(found["ids"])
         collections[key] = (
@@ -74,7 +88,7 @@ def contents(index: Path) -> SimpleNamespace:
         items=pq.read_table(build / "items.parquet").to_pylist(),
         counts=(manifest.pictures, manifest.skipped, manifest.skipped_pictures),
         collections=collections,
-        matrices={features: np.load(build / f"{features}.npy") for features in FEATURES},
+        matrices={features: np.load(build / f"{features}.npy") for features in BUILT},
         thumbnails={path.name: path.read_bytes() for path in (build / "thumbnails").rglob("*.jpg")},
     )
 
@@ -84,10 +98,10 @@ def assert_same_contents(found: SimpleNamespace, expected: SimpleNamespace) -> N
     assert found.items == expected.items
     assert found.counts == expected.counts
     assert found.thumbnails == expected.thumbnails
-    for key in keys_of(FEATURES):
+    for key in keys_of(BUILT):
         assert found.collections[key][0] == expected.collections[key][0]
         np.testing.assert_array_equal(found.collections[key][1], expected.collections[key][1], str(key))
-    for features in FEATURES:
+    for features in BUILT:
         np.testing.assert_array_equal(found.matrices[features], expected.matrices[features])
 
 
@@ -106,7 +120,7 @@ def take_snapshot(index: Path) -> SimpleNamespace:
     return SimpleNamespace(
         manifest={key: value for key, value in asdict(manifest).items() if key not in PER_RUN},
         file_names=file_names(index, manifest.snapshot),
-        maps={features: maps.map(features, Method.PCA).coordinates for features in FEATURES},
+        maps={features: maps.map(features, Method.PCA).coordinates for features in BUILT},
         contents=contents(index),
     )
 
@@ -117,7 +131,7 @@ def assert_same(index: Path, expected: SimpleNamespace) -> None:
     assert found.manifest == expected.manifest
     assert found.file_names == expected.file_names, "files are missing or left over"
     assert_same_contents(found.contents, expected.contents)
-    for features in FEATURES:
+    for features in BUILT:
         np.testing.assert_array_equal(found.maps[features], expected.maps[features])
 
 
@@ -127,7 +141,7 @@ def search_published(index: Path) -> str:
     if not indexes.names():
         return ""
     found = indexes.get(NAME)
-    for features in FEATURES:
+    for features in BUILT:
         vector = found.vectors(features)[5]
         assert nearest(found, features, Metric.L2, vector, 3)[0] == 5
     indexes.close()
@@ -137,4 +151,4 @@ def search_published(index: Path) -> str:
 def nearest(index: GalleryIndex, features: str, metric: Metric, vector: np.ndarray, count: int) -> np.ndarray:
     """Return the positions that ChromaDB finds."""
     [found] = index.engine("chroma").candidates(features, metric, vector[None], count)
-    return found
+    return found.positions

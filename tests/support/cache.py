@@ -10,12 +10,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-import index_builder
+from retrieval import index_builder
 from tests.support.paths import ROOT
 
 KEPT = 6  # most recently used indexes; several checkouts may share the folder
 # The only code of the project that does not affect the contents of an index.
-WITHOUT_EFFECT = ("ui", "analysis", "search", "cli.py", "__main__.py")
+WITHOUT_EFFECT = ("ui", "analysis", "search", "app.py", "cli.py", "__main__.py")
 DATA = ("assets/gallery", "assets/photos", "assets/mini-clip")
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "chromadb", "datasets", "pyarrow", "scikit-learn")
 
@@ -33,7 +33,7 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     code = [path for path in (ROOT / "retrieval").rglob("*.py") if _affects_index(path.relative_to(ROOT / "retrieval"))]
     data = [path for folder in DATA for path in (ROOT / folder).rglob("*") if path.is_file()]
-    for path in sorted([ROOT / "index_builder.py", *code, *data]):
+    for path in sorted([*code, *data]):
         if "training" not in path.parts and "__pycache__" not in path.parts:
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     packages = [f"{name} {version(name)}" for name in PACKAGES]

@@ -4,9 +4,11 @@ libFuzzer mutates inputs, keeps those that reach new code, and ends with an erro
 should not, takes too long or too much memory. It then writes the input to a file `crash-*` and prints its path.
 """
 
+import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,15 +16,18 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import atheris
+import pyarrow as pa
 
 with atheris.instrument_imports(include=["retrieval", "PIL"]):
     from retrieval.errors import IndexingError, PictureError, QueryError
+    from retrieval.indexing import portable
+    from retrieval.indexing.unpack import unpack
     from retrieval.pictures.decoding import FORMATS, decode
     from retrieval.pictures.metadata import TooManyScans, orientation_of, plain_jpeg
     from retrieval.search.query import Query
     from retrieval.search.validation import CHECKS, checked_query
     from retrieval.storage.catalog import Indexes
-    from retrieval.storage.manifest import _checksum, from_json, to_json
+    from retrieval.storage.manifest import _checksum, from_json, read_manifest, to_json
     from retrieval.ui.permalink import NAMES, from_address, to_address
 
 Value = TypeVar("Value")
@@ -45,6 +50,7 @@ VALUES = (
     "0.1,0.2,1,0.9",
     "nan",
 )
+SHARD_ROWS, SHARD_DIMENSIONS = 2, {"pixels": 12, "clip": 4}  # of the files in the corpus
 INDEX = "FUZZ_INDEX"  # the environment variable with the index that permalinks refer to
 
 
@@ -74,12 +80,12 @@ def permalink(data: bytes) -> None:
     """Read an address; if nothing is wrong with it, the address of what was read is read in the same way."""
     chance, indexes = Chance(data), _indexes()
     items = [(chance.one_of([*NAMES, "other"]), chance.text_of(VALUES)) for _ in range(chance.number(8))]
-    query, problems = from_address(items, indexes, Query())
+    query, features, problems = from_address(items, indexes, Query())
     if not problems:
-        address = to_address(query, indexes.get(query.gallery))
-        again, problems = from_address(parse_qsl(address), indexes, Query())
+        address = to_address(query, features, indexes.get(query.gallery))
+        again, features, problems = from_address(parse_qsl(address), indexes, Query())
         assert not problems, (address, problems)
-        assert to_address(again, indexes.get(query.gallery)) == address
+        assert to_address(again, features, indexes.get(query.gallery)) == address
 
 
 def query(data: bytes) -> None:
@@ -112,6 +118,37 @@ def manifest(data: bytes) -> None:
         assert (type(read.gallery), type(read.pictures), type(read.source.dataset)) == (str, int, str)
         assert str(read.model)
         assert all(read.dimensions(name) > 0 for name in read.features)
+
+
+def published_manifest(data: bytes) -> None:
+    """Read the manifest of a published index in which some values are any JSON: it is safe to use, or refused."""
+    chance = Chance(data)
+    values = json.loads(_published_manifest())
+    for _ in range(1 + chance.number(2)):
+        chance.change(values)
+    try:
+        read = portable.from_json(json.dumps(values).encode())
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert portable.from_json(portable.to_json(read).encode()) == read
+        assert os.sep not in read.gallery
+        assert all(portable.SHARD.fullmatch(shard.name) for shard in read.shards)
+        assert sum(shard.rows for shard in read.shards) == read.pictures
+
+
+def shard(data: bytes) -> None:
+    """Read any bytes as a Parquet file of a published index: it becomes a snapshot, or there is a message."""
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot, name = Path(folder) / "snapshot", portable.shard_name(0)
+        for each in (snapshot, (Path(folder) / name).parent):
+            each.mkdir()
+        (Path(folder) / name).write_bytes(data)
+        expected = {"rows": SHARD_ROWS, "sha256": hashlib.sha256(data).hexdigest()}
+        try:
+            unpack(Path(folder), {name: expected}, snapshot, SHARD_DIMENSIONS)
+        except (ValueError, pa.ArrowException, MemoryError, OSError) as error:
+            assert str(error) or isinstance(error, MemoryError)
 
 
 class Chance:
@@ -174,7 +211,7 @@ class Chance:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (picture, metadata, permalink, query, manifest)
+    each.__name__: each for each in (picture, metadata, permalink, query, manifest, published_manifest, shard)
 }
 
 
@@ -186,6 +223,17 @@ def _indexes() -> Indexes:
 @cache
 def _manifest() -> str:
     return next(Path(os.environ[INDEX]).glob("*/manifest.json")).read_text()
+
+
+@cache
+def _published_manifest() -> str:
+    [path] = Path(os.environ[INDEX]).glob("*/manifest.json")
+    local = read_manifest(path.parent)
+    assert local
+    shards = (portable.Shard(portable.shard_name(0), local.pictures, 1000, "0" * 64),)
+    return portable.to_json(
+        portable.PublishedManifest(local.gallery, dict(local.features), local.pictures, local.created, shards)
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -125,6 +125,39 @@ def webp_sized(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def avif_sized(width: int, height: int) -> bytes:
+    """A valid AVIF with another size in its properties."""
+    data = bytearray(small("AVIF"))
+    at = data.index(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", width, height)
+    return bytes(data)
+
+
+def avif_of_frames(claimed: int) -> bytes:
+    """An AVIF animation of 3 frames with another number of them in its table of sizes."""
+    data = bytearray(animation("AVIF", 3))
+    at = data.index(b"stsz") + 12
+    data[at : at + 4] = struct.pack(">I", claimed)
+    return bytes(data)
+
+
+def apng(frames: int, width: int = 4, height: int = 4, claimed: int | None = None) -> bytes:
+    """An animated PNG of 4 x 4 pixels whose frames have any size."""
+    rows = zlib.compress((b"\0" + bytes(12)) * 4)
+    control = struct.pack(">IIIIIHHBB", 0, width, height, 0, 0, 1, 10, 0, 0)
+    more = [
+        part
+        for number in range(1, frames)
+        for part in (
+            chunk(b"fcTL", struct.pack(">I", 2 * number - 1) + control[4:]),
+            chunk(b"fdAT", struct.pack(">I", 2 * number) + rows),
+        )
+    ]
+    header = struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"acTL", struct.pack(">II", claimed or frames, 0)), chunk(b"fcTL", control)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", rows), *more, chunk(b"IEND", b"")])
+
+
 def jpeg_with(marker: int, data: bytes, times: int = 1) -> bytes:
     whole = small("JPEG")
     return whole[:2] + (bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data) * times + whole[2:]
@@ -263,6 +296,9 @@ VALID = {  # strange, but readable as pictures
     "float tiff of NaN and infinity": floats,
     "gif of 3,000 frames": lambda: animation("GIF", 3000),
     "webp of 300 frames": lambda: animation("WEBP", 300),
+    "avif of 300 frames": lambda: animation("AVIF", 300),
+    "animated png of 3,000 frames": lambda: apng(3000),
+    "animated png that claims 2^31-1 frames": lambda: apng(2, claimed=2**31 - 1),
     "3,000 texts in a png": metadata_bomb,
     "tiff whose next page is itself": lambda: tiff_of(4, 4, after=8),
     "webp whose metadata is 18 MB, 200 times": lambda: small("WEBP", exif=repeating_directory(200, 18 * 2**20)),
@@ -321,6 +357,10 @@ DAMAGED_FILES = {  # with the expected message
     "pfm with a scale of NaN": (DAMAGED, lambda: b"Pf\n2 2\nnan\n" + bytes(16)),
     "tga of 0 x 0": (NO_PICTURE, lambda: struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 24, 0)),
     "ppm of a million digits": (DAMAGED, lambda: b"P6 " + b"9" * 1_000_000 + b" 1 255\n"),
+    "avif of 65,535 x 65,535": (NO_PICTURE, lambda: avif_sized(65_535, 65_535)),
+    "avif of 2^32-1 x 2^32-1": (NO_PICTURE, lambda: avif_sized(2**32 - 1, 2**32 - 1)),
+    "avif of 3 frames that claims 2^32-1": (NO_PICTURE, lambda: avif_of_frames(2**32 - 1)),
+    "animated png whose frames have 2^31-1 x 2^31-1": (NO_PICTURE, lambda: apng(2, 2**31 - 1, 2**31 - 1)),
     "avif of nothing": (NO_PICTURE, lambda: box(b"ftyp", b"avif\0\0\0\0avifmif1miaf") + box(b"meta", bytes(60))),
     "one byte": (NO_PICTURE, lambda: b"\x89"),
     "the first words of a png": (NO_PICTURE, lambda: b"\x89PNG\r\n\x1a\n"),

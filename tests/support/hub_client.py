@@ -30,8 +30,8 @@ def only_loopback(event, arguments):
 sys.addaudithook(only_loopback)
 """
 RUNS = """
-import contextlib, io, json, sys, index_builder
-from retrieval import cli
+import contextlib, io, json, sys
+from retrieval import cli, index_builder
 for arguments in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -40,9 +40,8 @@ for arguments in json.loads(sys.argv[1]):
 """
 CHOICES = """
 import json, sys, time
-from retrieval import errors, hub
+from retrieval import errors
 from retrieval.features.models import choose_model
-hub.bound_access()
 for name in json.loads(sys.argv[1]):
     started = time.perf_counter()
     try:
@@ -55,9 +54,8 @@ for name in json.loads(sys.argv[1]):
 # Opens published indexes by their address, and says whether a model could have been loaded.
 OPENS = """
 import json, sys
-from retrieval import errors, hub, settings
+from retrieval import errors, settings
 from retrieval.indexing.pulling import open_published
-hub.bound_access()
 for address in json.loads(sys.argv[1]):
     index, error = settings._index(address), None
     try:
@@ -69,7 +67,7 @@ for address in json.loads(sys.argv[1]):
 # Fetches models and datasets: {"model": id} or {"dataset": id}, each with its other arguments.
 FETCHES = """
 import json, sys, time
-from retrieval import errors, hub
+from retrieval import errors
 from retrieval.features.models import choose_model
 from retrieval.gallery.rows import Gallery
 from retrieval.gallery.source import GallerySource
@@ -78,7 +76,6 @@ def readable(item):
         return bool(item.read())
     except errors.PictureError:
         return False
-hub.bound_access()
 for wanted in json.loads(sys.argv[1]):
     started, answer = time.perf_counter(), {"error": None}
     try:

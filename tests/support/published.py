@@ -11,7 +11,9 @@ from retrieval.storage.catalog import Indexes
 from retrieval.storage.manifest import Changes, Manifest
 
 
-def publish_gallery(root: Path, pixels: Vectors, clip: Vectors, labels: list[str]) -> Indexes:
+def publish_gallery(
+    root: Path, pixels: Vectors, clip: Vectors, labels: list[str], snapshot: str = "snapshot-given"
+) -> Indexes:
     """Publish one gallery of n items; `pixels` are squares of side s, shape (n, s * s * 3)."""
     store, vectors = EmbeddingStore(root), {"pixels": pixels, "clip": clip}
     features = {name: FeatureIdentity("given", "", "", "float32", each.shape[1]) for name, each in vectors.items()}
@@ -24,7 +26,7 @@ def publish_gallery(root: Path, pixels: Vectors, clip: Vectors, labels: list[str
     ]
     manifest = Manifest(
         gallery="given",
-        snapshot="snapshot-given",
+        snapshot=snapshot,
         source=GallerySource("given"),
         fingerprint="given",
         features=features,
@@ -35,7 +37,7 @@ def publish_gallery(root: Path, pixels: Vectors, clip: Vectors, labels: list[str
         created="",
         changes=Changes(len(labels), 0, 0),
         background={},
-        digests=write_snapshot(root / "given" / "snapshot-given", items, store, features),
+        digests=write_snapshot(root / "given" / snapshot, items, store, features),
     )
     publish(root / "given", manifest)
     return Indexes(root)

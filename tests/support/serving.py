@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,18 @@ from tests.support.waiting import PATIENCE, wait_until
 
 
 @contextmanager
-def running(log: Path, *arguments: str, **environment: str) -> Iterator[str]:
-    """Run `python app.py` in its own process; yield its address, and stop it with SIGTERM."""
+def running(
+    log: Path,
+    *arguments: str,
+    program: Sequence[str] = (sys.executable, "app.py"),
+    cwd: Path = ROOT,
+    **environment: str,
+) -> Iterator[str]:
+    """Run the app in its own process; yield its address, and stop it with SIGTERM."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RETRIEVAL_")}
-    command = [sys.executable, "app.py", "--host", "127.0.0.1", *arguments]
+    command = [*program, "--host", "127.0.0.1", *arguments]
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=inherited | environment, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=cwd, env=inherited | environment, stdout=output, stderr=output)
     try:
         yield wait_for_address(log, process)
     finally:

@@ -19,10 +19,10 @@ from typing import Any
 
 import datasets
 
-import index_builder
 import retrieval.features.encoder
 import retrieval.indexing.build  # with torch
 import retrieval.indexing.embed
+from retrieval import index_builder
 from retrieval.engines.chroma_folder import GRAPH
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -48,7 +48,7 @@ class Moment:
         return not self.name_prefix or str(getattr(frame.f_locals.get("self"), "name", "")).startswith(self.name_prefix)
 
 
-def _call_at(moment: Moment, action: Callable[[], None]) -> None:
+def call_at(moment: Moment, action: Callable[[], None]) -> None:
     """Call `action` at a moment of this process, in whichever thread reaches it."""
     lock, seen = threading.Lock(), 0
 
@@ -89,7 +89,7 @@ def _run(
     encoder = sys.modules[WARMED].ENCODER  # fails unless the server process has imported it
     retrieval.features.encoder.ClipEncoder = lambda choice, dtype: encoder  # type: ignore[assignment, misc]
     if moment:
-        _call_at(moment, lambda: os.kill(os.getpid(), number))
+        call_at(moment, lambda: os.kill(os.getpid(), number))
     began.send(None)
     code = program(arguments)
     sys.stdout.flush()
@@ -153,9 +153,9 @@ class Builder:
         if self.process.is_alive():
             os.kill(self.process.pid or 0, number)
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait until the builder and all processes that it started have ended; return its exit code."""
-        self.process.join(PATIENCE)
+        self.process.join(seconds)
         assert self.process.exitcode is not None, self.output
         wait_until(
             lambda: not list(self._remaining_processes()), lambda: f"orphans: {list(self._remaining_processes())}"

@@ -20,10 +20,10 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, InitializeResult, Tool
 
-from retrieval.engines import ENGINES
-from retrieval.features import FEATURES
+from retrieval.engines import AUTO, ENGINES
+from retrieval.features import DEFAULT_SET
 from retrieval.metrics import Metric
-from retrieval.search.query import Query
+from retrieval.search.query import Added, Query
 from retrieval.search.searcher import Searcher
 from retrieval.ui.arguments import NOT_BASE64
 from retrieval.ui.page import TITLE
@@ -38,7 +38,7 @@ TEXT_TOOL = "query"
 COMMON_DEFAULTS = {  # arguments of both tools besides their query, with their defaults
     "features": "clip",
     "metric": "cosine",
-    "engine": "exact",
+    "engine": "auto",
     "top_k": 10,
     "gallery": "",
 }
@@ -111,7 +111,7 @@ def tools(address: str) -> dict[str, Tool]:
 
 
 def test_tools_are_the_endpoints_without_events_of_the_page(tools: dict[str, Tool]) -> None:
-    assert set(tools) == {PICTURE_TOOL, TEXT_TOOL, "compare", "robustness"}
+    assert set(tools) == {PICTURE_TOOL, TEXT_TOOL, "compare", "robustness", "why", "evaluate"}
 
 
 @pytest.mark.parametrize("name", [PICTURE_TOOL, TEXT_TOOL])
@@ -123,9 +123,9 @@ def test_every_argument_is_documented(tools: dict[str, Tool], name: str) -> None
     properties = schema["properties"]
     assert all(len(each["description"]) > 20 for each in properties.values())
     assert {key: properties[key]["default"] for key in COMMON_DEFAULTS} == COMMON_DEFAULTS
-    assert properties["features"]["enum"] == list(FEATURES)
+    assert all(f'"{name}"' in properties["features"]["description"] for name in DEFAULT_SET)
     assert properties["metric"]["enum"] == list(Metric)
-    assert properties["engine"]["enum"] == list(ENGINES)
+    assert properties["engine"]["enum"] == [AUTO, *ENGINES]
     assert (properties["top_k"]["type"], properties["top_k"]["maximum"]) == ("integer", 10_000)
     assert properties["image"]["oneOf"] == [{"type": "string"}, {"type": "null"}]
     assert "base64" in properties["image"]["description"]
@@ -142,7 +142,7 @@ def test_only_the_picture_of_an_image_search_is_required(tools: dict[str, Tool])
 def test_search_with_base64_matches_the_searcher(address: str, searcher: Searcher, queries: Path, prefix: str) -> None:
     picture = (queries / "pizza.png").read_bytes()
     found = call_for_result(address, PICTURE_TOOL, image=prefix + base64.b64encode(picture).decode(), top_k=7)
-    wanted = searcher.search(Query(picture=picture, top_k=7)).to_json()
+    wanted = searcher.search(Query(picture=picture, top_k=7, engine=AUTO)).to_json()
     assert found | {"timings_ms": None} == wanted | {"timings_ms": None}
     assert found["hits"][0]["caption"] == "pizza"
 
@@ -150,14 +150,30 @@ def test_search_with_base64_matches_the_searcher(address: str, searcher: Searche
 def test_text_search_matches_the_searcher(address: str, searcher: Searcher) -> None:
     asked: dict[str, Any] = {"text": "red fruit", "without": "apple", "labels": ["food-fruit"]}
     found = call_for_result(address, TEXT_TOOL, **asked, top_k=3)
-    wanted = searcher.search(Query(text="red fruit", without="apple", labels=("food-fruit",), top_k=3)).to_json()
+    wanted = searcher.search(
+        Query(text="red fruit", without="apple", labels=("food-fruit",), top_k=3, engine=AUTO)
+    ).to_json()
     assert found | {"timings_ms": None} == wanted | {"timings_ms": None}
+
+
+def test_added_images_and_notes_match_the_searcher(address: str, searcher: Searcher, queries: Path) -> None:
+    fox, item = (queries / "fox.png").read_bytes(), searcher.indexes.get().position("1f32f")
+    found = call_for_result(
+        address, TEXT_TOOL, text="猫", more=["1f32f"], less=[data_uri(fox)], engine="exact", top_k=3
+    )
+    added = (Added(position=item), Added(fox, more=False))
+    wanted = searcher.search(Query(text="猫", added=added, top_k=3)).to_json()
+    assert found | {"timings_ms": None} == wanted | {"timings_ms": None}
+    assert found["notes"][0].startswith('The model mini cannot read most of "猫"')
 
 
 def test_search_with_text_and_picture(address: str, searcher: Searcher, queries: Path) -> None:
     picture = (queries / "cat.png").read_bytes()
     found = call_for_result(address, TEXT_TOOL, text="blue", image=data_uri(picture), balance=0.7)
-    assert found["hits"] == searcher.search(Query(picture=picture, text="blue", balance=0.7)).to_json()["hits"]
+    assert (
+        found["hits"]
+        == searcher.search(Query(picture=picture, text="blue", balance=0.7, engine=AUTO)).to_json()["hits"]
+    )
 
 
 def test_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Path) -> None:
@@ -165,6 +181,14 @@ def test_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Path
         uploaded = httpx.post(f"{address}/gradio_api/upload", files={"files": file}).raise_for_status().json()[0]
     found = call_for_result(address, PICTURE_TOOL, image=f"{address}/gradio_api/file={uploaded}", top_k=1)
     assert len(found["hits"]) == 1
+
+
+def test_several_feature_types_are_searched_at_once(address: str, queries: Path) -> None:
+    fox = data_uri((queries / "fox.png").read_bytes())
+    both = call_for_result(address, PICTURE_TOOL, image=fox, features="pixels,clip", top_k=3)
+    for ranking, name in zip(both["rankings"], ("pixels", "clip"), strict=True):
+        alone = call_for_result(address, PICTURE_TOOL, image=fox, features=name, top_k=3)
+        assert (ranking["features"], ranking["hits"]) == (name, alone["hits"])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +200,8 @@ def test_file_uploaded_by_gradios_helper_is_searched(address: str, queries: Path
         (TEXT_TOOL, {}, "The argument image is missing."),
         (PICTURE_TOOL, {}, "'image' is a required property"),
         (PICTURE_TOOL, {"image": ""}, "The argument image is missing."),
-        (PICTURE_TOOL, {"image": "x", "features": "colour"}, "'colour' is not one of ['pixels', 'clip']"),
+        (TEXT_TOOL, {"text": "red", "features": "colour"}, "has no colour features; it has pixels, color, clip"),
+        (TEXT_TOOL, {"text": "red", "features": ""}, "Features '' does not exist"),
         (PICTURE_TOOL, {"image": "x", "top_k": 0}, "0 is less than the minimum of 1"),
         (PICTURE_TOOL, {"image": data_uri(b"no picture")}, "not an image that can be read"),
         (PICTURE_TOOL, {"image": "data:image/png;base64,"}, "is empty"),

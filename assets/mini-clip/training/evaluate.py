@@ -26,7 +26,6 @@ from icons import spellings
 from PIL import Image
 from report import median_ms, report
 
-from retrieval.analysis.evaluation import average_precision
 from retrieval.features.base import DTYPES
 from retrieval.features.encoder import ClipEncoder
 from retrieval.features.models import choose_model
@@ -258,6 +257,14 @@ def precision(scores: Vectors, relevant: Matrix, k: int) -> float:
 def found(scores: Vectors, relevant: Matrix, k: int) -> float:
     """Return the share of queries with a relevant image among the first k."""
     return float(ranked(scores, relevant)[:, :k].any(axis=1).mean())
+
+
+def average_precision(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the average precision of each row of relevance by rank, shape (m, n); NaN for a row without a hit."""
+    found = np.cumsum(hits, axis=1)
+    precision = np.where(hits, found / np.arange(1, hits.shape[1] + 1), 0.0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(precision.sum(axis=1) / found[:, -1], np.float64)
 
 
 def mean_average_precision(scores: Vectors, relevant: Matrix) -> float:

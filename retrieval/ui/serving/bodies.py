@@ -1,5 +1,6 @@
 """Limits on the requests to a public page: their size, declared or not, and which of gradio's routes exist."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.pictures.loading import MAX_BYTES
-from retrieval.ui.serving.limits import CALLS_BYTES, LOOKED_INTO, MAX_CALL, MAX_NAME, MAX_VALUES
+from retrieval.ui.serving.limits import ARRIVING_BYTES, CALLS_BYTES, LOOKED_INTO, MAX_CALL, MAX_NAME, MAX_VALUES
 from retrieval.ui.serving.uploads import make_room
 
 TOO_LARGE = "The request is too large. Send a smaller image."
@@ -21,9 +22,19 @@ FORM_BYTES = 2**20  # of an upload in addition to the image
 UPLOAD = "/gradio_api/upload"  # the only route whose body gradio writes to the disk as it arrives
 
 # Routes of gradio that this page never uses. The first runs ffmpeg on a visitor's file, the second writes a file at
-# each call, the third sends requests to other servers, and the next ones serve gradio's editor. The last one can leave
-# a call in memory for good; the page stops its jobs in its own way (`tabs/stopping.py`).
-UNUSED = re.compile(r"/gradio_api/(process_recording|deep_link|proxy=|vibe-|undo-vibe-|dev/|cancel)")
+# each call, the third sends requests to other servers, and the next ones serve gradio's editor. `cancel` can leave a
+# call in memory for good (the page stops its jobs in its own way, see `tabs/stopping.py`), and the last one prints what
+# the visitor sent.
+UNUSED = re.compile(r"/gradio_api/(process_recording|deep_link|proxy=|vibe-|undo-vibe-|dev/|cancel|custom_component)")
+# Of the MCP server, these paths alone: for any that ends like them, gradio shows browsers a page with a script that
+# contains the path.
+MCP = "/gradio_api/mcp"
+MCP_PATHS = re.compile(rf"{MCP}(/|/http/?|/schema)?")
+# Calls that bypass the queue; the page has one, with a time.
+UNQUEUED, UNQUEUED_BYTES = re.compile(r"/gradio_api/(run|api)/"), 4096
+PAGES = ("", "/", "/config")  # each takes 40 ms of one core
+QUERY_BYTES = 256  # of an upload's query string, since gradio keeps the id in it
+LENGTH = re.compile(rb"\d{1,12}")
 
 
 class TooLarge(MultiPartException):
@@ -42,29 +53,62 @@ class BodyLimit:
         self._uploads = uploads
         self._max_upload = upload_bytes + FORM_BYTES
         self._held = 0  # bytes of all calls being read or answered
+        self._making_page = asyncio.Lock()
+        self._arriving = 0  # bytes of all uploads being read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404, 413, 503 or 507, or pass the request on."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        if UNUSED.search(scope["path"]):
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if UNUSED.search(scope["path"]) or (MCP in scope["path"] and not MCP_PATHS.fullmatch(path)):
             return await refuse(send, 404, NOT_FOUND)
         # Decided by the path alone, because the app may read duplicate Content-Type headers in another way.
-        upload = scope["method"] == "POST" and scope["path"].removeprefix(scope.get("root_path", "")) == UPLOAD
+        upload = scope["method"] == "POST" and path == UPLOAD
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > (self._max_upload if upload else MAX_CALL):
+        if not LENGTH.fullmatch(length) or int(length) > (self._max_upload if upload else MAX_CALL):
+            return await refuse(send, 413, TOO_LARGE)
+        if path.startswith(UPLOAD) and len(scope.get("query_string", b"")) > QUERY_BYTES:
             return await refuse(send, 413, TOO_LARGE)
         if upload:
-            if not await anyio.to_thread.run_sync(make_room, self._uploads, int(length) or self._max_upload):
-                return await refuse(send, 507, DISK_FULL)
-            return await self._app(scope, _counted(receive, self._max_upload), send)
+            return await self._upload(scope, receive, send, int(length) or self._max_upload)
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            if path in PAGES:
+                return await self._page(scope, receive, send)
             return await self._app(scope, receive, send)
         return await self._call(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let gradio make one page at a time, since several threads at it would stop the searches of others.
+
+        The answer is sent afterwards, so that no visitor holds up the others by reading slowly.
+        """
+        answer: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        async with self._making_page:
+            await self._app(scope, receive, keep)
+        for message in answer:
+            await send(message)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send, size: int) -> None:
+        """Pass on an upload of at most `size` bytes if there is room for it and for all that are still arriving."""
+        if self._arriving + size > ARRIVING_BYTES:
+            return await refuse(send, 503, CROWDED)
+        self._arriving += size
+        try:
+            if not await anyio.to_thread.run_sync(make_room, self._uploads, self._arriving):
+                return await refuse(send, 507, DISK_FULL)
+            return await self._app(scope, _counted(receive, self._max_upload), send)
+        finally:
+            self._arriving -= size
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a call's body and pass both on; a short one is read even if others use up the memory for calls."""
         read = bytearray()
+        most = UNQUEUED_BYTES if UNQUEUED.search(scope["path"]) else MAX_CALL
         size = 0
         more = True
         try:
@@ -76,7 +120,7 @@ class BodyLimit:
                 read += piece
                 size += len(piece)
                 self._held += len(piece)
-                if size > MAX_CALL:
+                if size > most:
                     return await refuse(send, 413, TOO_LARGE)
                 if size > LOOKED_INTO and self._held > CALLS_BYTES:
                     return await refuse(send, 503, CROWDED)

@@ -12,10 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from retrieval.engines import ENGINES
 from retrieval.engines.lock import IndexInUse
 from retrieval.errors import IndexingError, ModelError, RetrievalError
-from retrieval.features import default_first
 from retrieval.search.query import Combination
 from retrieval.search.ranking import rank
 from retrieval.search.searcher import Searcher
@@ -95,9 +93,9 @@ class Health:
 
     def _search(self) -> None:
         index = self._searcher.indexes.get()
-        name = next(each for each in default_first() if each in index.features)
+        name = index.default_features
         vector = self._searcher.embedder.feature_set(index, name).embed([Image.new("RGB", (8, 8))])[0]
-        for engine in ENGINES:
+        for engine in index.engines:
             try:
                 rank(index, Combination(name, engine=engine), vector, 1)
             except IndexInUse as error:  # another process owns ChromaDB's files, but the exact scan still works

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.analysis import evaluation
+from retrieval.analysis.queries import SAMPLE
 from retrieval.errors import QueryError
 from retrieval.pictures.decoding import WEB_FORMATS
 from retrieval.pictures.loading import MAX_BYTES, OWNER, PictureLimits
@@ -15,7 +15,7 @@ from retrieval.settings import Settings
 
 # The limit holds for all events of a group together; without a group, gradio would apply it to each event.
 SEARCHES: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
-LONG: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 2}  # sweeps and evaluations
+LONG: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 2}  # sweeps, evaluations and heat maps
 WAITING = 128  # events in the queue; further ones are refused
 # Sessions whose state gradio keeps, most recently used first. Each holds the page's whole configuration, and each API
 # call without a session is one. A visitor whose session was dropped only loses the recent queries.
@@ -29,6 +29,7 @@ MAX_VALUES = 100_000  # of a call; nested empty lists take 20 times their length
 MAX_NAME = 1000  # characters of a call's own strings, such as its session, which gradio keeps after the call
 LOOKED_INTO = 2**16  # bytes; shorter calls are not checked for MAX_VALUES and MAX_NAME
 UPLOADS_BYTES = 2 * 2**30
+ARRIVING_BYTES = UPLOADS_BYTES // 4  # of all uploads being read
 UPLOADS_FILES = 2000
 
 
@@ -39,7 +40,8 @@ class Limits:
     upload_bytes: int = MAX_BYTES  # of an image
     pictures: PictureLimits = OWNER  # of query images
     top_k: int = MAX_TOP_K
-    sample: int = evaluation.SAMPLE  # queries per evaluation
+    sample: int = SAMPLE  # queries per evaluation
+    originals: bool = True  # whether visitors may see the files of a local gallery, and not only their thumbnails
     seconds: float = math.inf  # that a call may wait for its turn, and then run; a job stops after its current step
 
     def deadline(self) -> float:
@@ -59,7 +61,9 @@ class Limits:
 
 OWN = Limits()
 # Two long jobs keep both cores of a Space busy, so those in the queue must not wait for long.
-PUBLIC = Limits(20 * 2**20, PictureLimits(50_000_000, WEB_FORMATS), top_k=1000, sample=500, seconds=60.0)
+PUBLIC = Limits(
+    20 * 2**20, PictureLimits(50_000_000, WEB_FORMATS), top_k=1000, sample=500, originals=False, seconds=60.0
+)
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -6,11 +6,13 @@ its environment variables while it is imported, with a traceback for a wrong one
 
 import os
 import re
+import resource
 import socket
 
 from retrieval.errors import RetrievalError
 
 HOST, FIRST_PORT, PORTS = "127.0.0.1", 7860, 100  # gradio's defaults
+DESCRIPTORS = 2**15
 ROOT_PATH = re.compile(r"(https?://[^\s/]+)?(/\S*)?")
 
 
@@ -46,6 +48,14 @@ def listening_address(host: str | None, port: int | None) -> tuple[str, int]:
     raise RetrievalError(
         f"The page cannot listen on {bare}: {ports} not free ({error.strerror or error}). Choose another `--port`."
     ) from error
+
+
+def allow_many_connections() -> None:
+    """Raise this process's limit of file descriptors: a thousand idle connections would reach the usual one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _number(name: str, default: int, most: int) -> int:

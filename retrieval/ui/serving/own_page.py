@@ -1,4 +1,4 @@
-"""A page for this machine only: opened under a name of this machine, and galleries are built only with its token.
+"""A page for this machine only: opened under a name of this machine, whose galleries are changed only with its token.
 
 Headers tell browsers of other websites and common proxies apart from the owner, but a plain forwarder can send any
 headers. The token is known only to those who see what the app prints.
@@ -22,8 +22,10 @@ TOKEN = secrets.token_urlsafe(24)  # of this process
 COOKIE = f"lookalike-{hashlib.sha256(TOKEN.encode()).hexdigest()[:12]}"
 PARAMETER = "token"
 
-FOREIGN = "Galleries can only be built from this page, opened on the machine that it runs on."
-NO_TOKEN = "To build galleries, open the page at the address with a token, which the app printed when it started."
+FOREIGN = "Galleries can only be built or changed from this page, opened on the machine that it runs on."
+NO_TOKEN = (
+    "To build or change galleries, open the page at the address with a token, which the app printed when it started."
+)
 WRONG_HOST = (
     "This page can only be opened on the machine that it runs on, for example as http://127.0.0.1 with its port. "
     "If a proxy makes it public, start it with --no-build."

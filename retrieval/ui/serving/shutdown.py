@@ -1,7 +1,9 @@
 """Graceful shutdown: the page refuses new searches, answers those under way, then the server stops."""
 
+import asyncio
 import logging
 import time
+from contextlib import suppress
 
 import gradio as gr
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +22,7 @@ class Door:
     def __init__(self) -> None:
         self.shut = False
         self.waiting = 0  # changed by one event loop only, so it needs no lock
+        self.loop: asyncio.AbstractEventLoop | None = None  # which serves the page
 
     def wait_until_empty(self, page: gr.Blocks, patience: float = PATIENCE) -> bool:
         """Shut, wait at most `patience` seconds for all running searches to be answered, and return whether all are."""
@@ -33,11 +36,19 @@ class Door:
         return True
 
 
-def close(page: gr.Blocks) -> None:
+def close(page: gr.Blocks, door: Door) -> None:
     """Stop serving, even if connections are still open."""
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would report each of them with its traceback
     page.server.config.timeout_graceful_shutdown = GRACE  # uvicorn would wait for them without end
+    if door.loop:
+        # gradio would set it from this thread, which fails while the loop adds another heartbeat that waits for it.
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(_set(page.app.stop_event), door.loop).result(GRACE)
     page.close(verbose=False)
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
 
 
 class Doorkeeper:
@@ -49,6 +60,7 @@ class Doorkeeper:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 503, or pass the request on."""
+        self._door.loop = asyncio.get_running_loop()
         if scope["type"] != "http" or _endless(scope):
             return await self._app(scope, receive, send)
         if self._door.shut and scope["method"] == "POST":

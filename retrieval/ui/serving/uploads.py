@@ -51,12 +51,12 @@ def own_folder() -> Path:
 
 
 def make_room(folder: Path, needed: int = 0) -> bool:
-    """Delete the oldest files until the folder is within its limits; return whether `needed` bytes of disk are free."""
+    """Delete the oldest files until the folder has room for `needed` bytes; return whether the disk has."""
     found = sorted(_files(folder))
     size = sum(each for _, each, _ in found)
     free = shutil.disk_usage(folder).free
     for left, (_, each, path) in zip(range(len(found), 0, -1), found, strict=True):
-        if size <= UPLOADS_BYTES and left <= UPLOADS_FILES and free >= needed:
+        if size + needed <= UPLOADS_BYTES and left <= UPLOADS_FILES and free >= needed:
             break
         path.unlink(missing_ok=True)
         size -= each

@@ -1,6 +1,5 @@
 """The Evaluate tab: how well each feature type x metric finds images with the label of the query."""
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,47 +10,62 @@ from typing import Any
 import gradio as gr
 from typing_extensions import override
 
-from retrieval.analysis import evaluation
-from retrieval.analysis.evaluation import Result
-from retrieval.analysis.explanation import listed, name_of
-from retrieval.features import FEATURES, default_first
-from retrieval.labels import METRICS
+from retrieval.analysis import pareto
+from retrieval.analysis.evaluation import Evaluation, Result, of_query
+from retrieval.analysis.explanation import name_of
+from retrieval.analysis.export import save
+from retrieval.analysis.leaderboard import Leaderboard, Row, leaderboard
+from retrieval.analysis.queries import leave_one_out
+from retrieval.analysis.results import sentences, shown_measures
 from retrieval.metrics import Metric
-from retrieval.ui.controls import cancel_button, figures_plot, figures_table
+from retrieval.ui.arguments import SAMPLE
+from retrieval.ui.controls import QUIET, as_text, cancel_button, figures_plot, figures_table
 from retrieval.ui.errors import as_shown, warn
 from retrieval.ui.query_panel import SKIP, Asked, QueryPanel, Updates
 from retrieval.ui.serving.limits import LONG
 from retrieval.ui.tabs.stopping import NOW, Job, Stopped, Stops
 from retrieval.ui.tabs.tab import Tab, TabContext
-
-SAMPLE = 500  # queries by default, which take seconds on 2 cores
+from retrieval.ui.tabs.vector_lab import VectorLab
 
 NOTE = (
     "Each image of a sample searches the rest of the gallery; a result with the same label is correct. "
-    "**P@k**: share of the first k results that are correct. **mAP**: mean over all queries of the average precision."
+    "**P@k**: share of the first k results that are correct. **mAP**: mean over all queries of the average precision. "
+    "Brackets are 95 % intervals. Configurations that cannot be distinguished share a place."
 )
-NO_LABEL = "This needs an image whose label is known. Click a result in the Search tab, then come back."
-COLUMNS = ["Features", "Metric", "P@1", "P@5", "mAP or AP"]
+NO_LABEL = (
+    "This needs an image whose label is known. Open a result in the Search tab and choose **Search with this**, then "
+    "come back."
+)
+LEAST = 50  # images in a sample
+COLUMNS = ["Place", "Configuration", "P@1", "P@5", "mAP or AP"]
+# File of an evaluation -> the button that downloads it.
+DOWNLOADS = {
+    "leaderboard.csv": "Download as CSV",
+    "results.json": "Download results.json",
+    "report.html": "Download report",
+    "pareto.csv": "Download times as CSV",
+}
 
 # The last three inputs are the times of the job and whether the page is dark.
 STARTED = f"""(...values) => [...values.slice(0, -2), {NOW}, document.body.classList.contains("dark")]"""
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What is evaluated: a sentence about it, the number of results, and the name of `Result.map`."""
+class Evaluated:
+    """A sentence about what is evaluated, and whether times are measured too."""
 
     about: str
-    total: int
-    average: str
+    timed: bool
+    evaluation: Evaluation
 
-    def progress(self, done: int) -> str:
+    def progress(self) -> str:
         """Return a sentence with how many results are done."""
-        return f"{self.about} {done} of {self.total} combinations ..."
+        total = len(self.evaluation.queries.vectors) * len(Metric)
+        return f"{self.about} {len(self.evaluation.results)} of {total} combinations ..."
 
 
 def _warned(run: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[Updates]]:
-    """Let a job of the tab show its error as a toast and in the state."""
+    """Let a job of the tab show its error as a toast and in the state, without the results of an earlier job."""
 
     @wraps(run)
     def warned(tab: "EvaluateTab", *values: Any, **named: Any) -> Iterator[Updates]:
@@ -59,7 +73,7 @@ def _warned(run: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[Upd
             with as_shown():
                 yield from run(tab, *values, **named)
         except gr.Error as error:
-            yield {tab.state: warn(error), tab.cancel: gr.Button(interactive=False)}
+            yield tab.cleared(warn(error), running=False)
 
     return warned
 
@@ -73,18 +87,26 @@ class EvaluateTab(Tab):
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
         super().__init__(context, tab)
         gr.Markdown(NOTE)
-        most = self._limits.sample
-        self.sample = gr.Slider(50, most, value=SAMPLE, step=50, label="Images in the sample", elem_id="sample")
+        self.sample = gr.Slider(LEAST, self._limits.sample, value=SAMPLE, step=1, label="Sample", elem_id="sample")
         with gr.Row():
             self.gallery_button = gr.Button("Evaluate the gallery", variant="primary", elem_id="evaluate")
             self.query_button = gr.Button("Evaluate this query", elem_id="evaluate_query")
             self.cancel = cancel_button("cancel")
         self.state = gr.Markdown(elem_id="evaluate_state")
-        widths: list[str | int] = ["26%", "25%", "16%", "16%", "17%"]
-        self.table = figures_table(COLUMNS, "Figures", "figures", max_height=720, column_widths=widths)
+        widths: list[str | int] = ["8%", "29%", "21%", "21%", "21%"]
+        self.table = figures_table(COLUMNS, "Figures", "figures", max_height=900, column_widths=widths, visible=False)
         self.plot = figures_plot("Figures", "figures_plot")
-        self.download = gr.DownloadButton("Download as CSV", visible=False, elem_id="csv")
+        self.costs = figures_plot("Quality and time", "costs_plot")
+        with gr.Row():
+            self.downloads = {
+                name: gr.DownloadButton(text, visible=False, elem_id=name.replace(".", "_"))
+                for name, text in DOWNLOADS.items()
+            }
+        VectorLab(context)
         self._wire(context.panel)
+        gallery = context.panel.gallery
+        tab.select(self.limit_sample, [gallery, self.sample], self.sample, **QUIET)
+        gallery.change(self.limit_sample, gallery, self.sample, **QUIET)
 
     def _wire(self, panel: QueryPanel) -> None:
         dark = gr.Checkbox(visible=False)  # set by the script
@@ -98,7 +120,7 @@ class EvaluateTab(Tab):
             button.click(**stops.event).then(
                 run,
                 inputs_kwargs={**inputs, **stops.inputs, "dark": dark},
-                outputs=[self.state, self.table, self.plot, self.download, self.cancel],
+                outputs=[self.state, self.table, self.plot, self.costs, *self.downloads.values(), self.cancel],
                 js=STARTED,
                 trigger_mode="multiple",
                 show_progress="minimal",
@@ -108,18 +130,37 @@ class EvaluateTab(Tab):
             )
         self.cancel.click(**stops.event)
 
+    def limit_sample(self, gallery: str | None, sample: float = SAMPLE) -> gr.Slider:
+        """Limit a sample to the gallery, and hide its slider for a gallery that is always evaluated as a whole."""
+        with as_shown():
+            size = len(self._searcher.indexes.get(gallery or ""))
+        most = min(size, self._limits.sample)
+        label = f"Images in the sample (of {size:,})"
+        return gr.Slider(
+            maximum=max(most, LEAST + 1), value=min(sample, max(most, LEAST)), label=label, visible=most > LEAST
+        )
+
+    def cleared(self, state: str, running: bool) -> Updates:
+        """Return updates that show a sentence and no results."""
+        return {
+            self.state: state,
+            self.table: gr.Dataframe(value=[], visible=running),
+            self.plot: gr.Image(value=None, visible=False),
+            self.costs: gr.Image(value=None, visible=False),
+            **{button: gr.DownloadButton(visible=False) for button in self.downloads.values()},
+            self.cancel: gr.Button(interactive=running),
+        }
+
     @_warned
     def evaluate_gallery(
         self, gallery: str | None, sample: float, stopped: Stopped, began: float, dark: bool
     ) -> Iterator[Updates]:
-        """Yield the table as it fills, then the plot and the CSV; end when the visitor stops it."""
+        """Yield the table as it fills, then the plots and the downloads; end when the visitor stops it."""
         index = self._searcher.indexes.get(gallery or "")
-        queries = evaluation.leave_one_out(index, min(int(sample), self._limits.sample))
-        count, size = len(queries.labels), len(index)
-        about = f"{index.manifest.gallery}: leave-one-out over {count:,} of {size:,} images, exact scan."
-        asked = Evaluation(about, len(index.features) * len(Metric), "mAP")
+        queries = leave_one_out(index, min(int(sample), self._limits.sample))
+        about = as_text(f"{index.manifest.gallery}: {queries.about}, exact scan.")
         job = Job(stopped, began, self._limits.deadline())
-        yield from self._growing(evaluation.evaluate(index, queries), asked, job, dark)
+        yield from self._growing(Evaluated(about, True, Evaluation(index, queries)), job, dark)
 
     @_warned
     def evaluate_query(self, stopped: Stopped, began: float, dark: bool, **panel: Any) -> Iterator[Updates]:
@@ -128,73 +169,75 @@ class EvaluateTab(Tab):
         index = self._searcher.indexes.get(asked.gallery or "")
         query = asked.query(index)
         if query.position is None:
-            yield {self.state: NO_LABEL}
+            yield self.cleared(NO_LABEL, running=False)
             return
         entry = index.entry(query.position)
-        results = evaluation.average_precision_of(index, self._searcher.embedder, query, entry.label)
-        used = [name for name in index.features if FEATURES[name].takes_text or not (query.text or query.without)]
-        name, label = _as_text(name_of(entry)), _as_text(entry.label)
+        evaluation = of_query(index, self._searcher.embedder, query, entry.label)
+        name, label = as_text(name_of(entry)), as_text(entry.label)
         about = f"Query {name}, label {label}: the whole gallery ranked by the exact scan."
         job = Job(stopped, began, self._limits.deadline())
-        yield from self._growing(results, Evaluation(about, len(used) * len(Metric), "AP"), job, dark)
+        yield from self._growing(Evaluated(about, False, evaluation), job, dark)
 
-    def _growing(self, results: Iterator[Result], asked: Evaluation, job: Job, dark: bool) -> Iterator[Updates]:
-        done: list[Result] = []
+    def _growing(self, asked: Evaluated, job: Job, dark: bool) -> Iterator[Updates]:
         if job.ended():
             yield SKIP
             return
-        yield {
-            self.state: asked.progress(0),
-            self.table: [],
-            self.plot: gr.Image(value=None, visible=False),
-            self.download: gr.DownloadButton(visible=False),
-            self.cancel: gr.Button(interactive=True),
-        }
-        for result in results:
+        evaluation = asked.evaluation
+        yield self.cleared(asked.progress(), running=True)
+        for _ in evaluation.run():
             if why := job.over():
                 yield {self.state: why, self.cancel: gr.Button(interactive=False)}
                 return
-            done.append(result)
-            yield {self.state: asked.progress(len(done)), self.table: rows(done)}
+            yield {self.state: asked.progress(), self.table: _shown([_row(each) for each in evaluation.results])}
+        board = leaderboard(evaluation)
+        costs = pareto.costs(board, self._searcher.embedder) if asked.timed and not job.over() else []
+        with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:  # gradio keeps copies of its own
+            written = save(board, Path(folder), costs=costs)
+            yield self._finished(asked.about, board, costs, dark) | self._offered(written)
+
+    def _offered(self, written: Sequence[Path]) -> Updates:
+        files = {path.name: path for path in written}
+        return {
+            button: gr.DownloadButton(value=str(files[name]), visible=True)
+            for name, button in self.downloads.items()
+            if name in files
+        }
+
+    def _finished(self, about: str, board: Leaderboard, costs: list[pareto.Cost], dark: bool) -> Updates:
         # Imported here: it brings matplotlib, which the page starts without.
-        from retrieval.analysis.plots import as_picture, plot_results
+        from retrieval.analysis.plots import as_picture, plot_costs, plot_results
 
-        sentence = best(done, asked.average)
-        drawn = as_picture(plot_results(done, dark, asked.average))
-        with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:  # gradio keeps a copy of its own
-            path = Path(folder) / "evaluation.csv"
-            path.write_text(evaluation.to_csv(done), encoding="utf-8")
-            yield {
-                self.state: f"{asked.about} {sentence}",
-                self.table: rows(done),
-                self.plot: gr.Image(value=drawn, alt_text=sentence, visible=True),
-                self.download: gr.DownloadButton(value=str(path), visible=True),
-                self.cancel: gr.Button(interactive=False),
-            }
+        updates: Updates = {
+            self.state: _summary(about, board),
+            self.table: _shown([_placed(row) for row in board.rows]),
+            self.plot: gr.Image(value=as_picture(plot_results(board, dark)), alt_text=board.verdict, visible=True),
+            self.cancel: gr.Button(interactive=False),
+        }
+        if costs:
+            drawn, said = as_picture(plot_costs(costs, dark)), pareto.sentence(costs)
+            updates[self.costs] = gr.Image(value=drawn, alt_text=said, visible=True)
+        return updates
 
 
-def _as_text(text: str) -> str:
-    """Escape the signs in a text from a dataset, so that Markdown neither formats, links nor loads anything."""
-    return re.sub(r"([^\w\s])", lambda sign: f"&#{ord(sign[0])};", text)
+def _summary(about: str, board: Leaderboard) -> str:
+    """Return the verdict, what was evaluated, and the details, folded, as Markdown."""
+    said = [as_text(each) for each in sentences(board)]
+    first = [f"**{said.pop(0)}**"] if board.verdict else []
+    details = [f"- {each}" for each in said]
+    opened = "<details><summary>How far these figures can be trusted</summary>"
+    return "\n\n".join([*first, about, opened, "\n".join(details), "</details>"])
 
 
-def rows(results: Sequence[Result]) -> list[list[str]]:
-    """Return the table of an evaluation, with three decimals."""
-
-    def row(of: Result) -> list[str]:
-        average = "" if of.map is None else f"{of.map:.3f}"
-        return [FEATURES[of.features].title, METRICS[of.metric], f"{of.p_at_1:.3f}", f"{of.p_at_5:.3f}", average]
-
-    return [row(each) for each in results]
+def _shown(rows: list[list[str]]) -> gr.Dataframe:
+    # Each answer shows the table: if the first one comes at the same moment as the next, the page can lose it.
+    return gr.Dataframe(value=rows, visible=True)
 
 
-def best(results: Sequence[Result], average: str) -> str:
-    """Return a sentence on the best metrics of each feature type by the rounded figures; empty if there are none."""
-    parts = list[str]()
-    for features in default_first():
-        shown = {METRICS[r.metric]: f"{r.map:.3f}" for r in results if r.features == features and r.map is not None}
-        if shown:
-            top = max(shown.values())
-            metrics = listed([metric for metric in shown if shown[metric] == top])
-            parts.append(f"{top} by {FEATURES[features].phrase} with {metrics}")
-    return f"Highest {average}: {'; '.join(sorted(parts, reverse=True))}." if parts else ""
+def _row(result: Result) -> list[str]:
+    """Return the row of a result that has no place yet."""
+    values = (result.mean(name) for name in shown_measures(result.names))
+    return ["", result.title, *("" if value is None else f"{value:.3f}" for value in values)]
+
+
+def _placed(row: Row) -> list[str]:
+    return [str(row.place), row.result.title, *(str(row.figures[name]) for name in shown_measures(row.result.names))]

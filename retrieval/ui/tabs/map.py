@@ -1,9 +1,7 @@
 """The Map tab: the images of the gallery as points, with the query and its results marked."""
 
-import base64
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,27 +10,31 @@ import gradio as gr
 from typing_extensions import override
 
 from retrieval.analysis.explanation import name_of
-from retrieval.analysis.gallery_map import DRAWN, Marks, marks, points, ranked_labels, short
+from retrieval.analysis.gallery_map import DRAWN, Marks, Plane, marks, points, ranked_labels
 from retrieval.features import FEATURES, Vectors
+from retrieval.installation import BUILDER
 from retrieval.labels import METHODS
 from retrieval.search.query import Hit, Query
 from retrieval.search.validation import checked_features, one_of
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import Entry, GalleryIndex
-from retrieval.ui.controls import QUIET, features_radio
+from retrieval.ui.controls import QUIET, as_text, features_radio, offered_features
 from retrieval.ui.errors import as_shown
-from retrieval.ui.query_panel import SKIP, Asked, Updates
-from retrieval.ui.tabs.tab import Tab, TabContext, run_if_open
+from retrieval.ui.query_panel import Asked, Updates
+from retrieval.ui.tabs.tab import Tab, TabContext, run_on
 from retrieval.ui.widgets.map import map_output
+from retrieval.ui.widgets.thumbnails import FILES
 
 NO_MAP = (
-    "**This gallery has no map yet.** Its index was built before maps were supported. The owner of this page can add "
-    "them in seconds, without rebuilding the index: run `python index_builder.py` with the same flags as before."
+    "**There is no map yet.** It is computed after a build; open this tab again in a minute. If there is still none, "
+    f"the owner of this page can add it: run `{BUILDER}` with the same flags as before."
 )
+NO_TSNE = "A t-SNE map, which shows groups better, is computed after a build; open this tab again later."
+ON_SERVER = "**There is no map.** The vectors of this gallery are on a ChromaDB server, and maps need them in a folder."
 
 
 class MapTab(Tab):
-    """A canvas with the gallery's images as points."""
+    """A plane with the gallery's images as points."""
 
     title = "Map"
 
@@ -42,32 +44,30 @@ class MapTab(Tab):
         # An entry lasts as long as its index is in use.
         self._kept: WeakKeyDictionary[GalleryIndex, dict[tuple[str, Method], str]] = WeakKeyDictionary()
         with gr.Row():
-            self.features = features_radio("map_features")
+            self.features = features_radio(context.shown, "map_features")
             self.method = gr.Radio(
                 [(METHODS[each], str(each)) for each in Method],
-                value=str(Method.PCA),
+                value=str(Method.TSNE),
                 label="Layout",
                 elem_id="map_method",
                 min_width=200,
             )
         self.note = gr.Markdown(elem_id="map_note")
-        self.map = map_output(self._thumbnail_function())
+        self.map = map_output()
         panel = context.panel
-        run_if_open(
-            tab,
-            "map_note",
+        event = run_on(
+            self.run,
             [*panel.asked, *panel.refined, self.features.input, self.method.input],
-            fn=self.run,
+            "map_note",
             inputs_kwargs={**panel.inputs, "features": self.features, "method": self.method},
             outputs=[self.features, self.method, self.note, self.map],
             **QUIET,
         )
-        self.map.select(self.take_point, None, panel.picture, **QUIET)
+        tab.select(**event)
+        context.viewer.opens(self.map.select)
 
-    def run(self, features: str, method: str, opened: bool, **panel: Any) -> Updates:
+    def run(self, features: str, method: str, **panel: Any) -> Updates:
         """Draw the map of the gallery and mark the query; without a map, show how to add one."""
-        if not opened:
-            return SKIP
         asked = Asked(**panel)
         with as_shown():
             index = self._searcher.indexes.get(asked.gallery or "")
@@ -75,59 +75,37 @@ class MapTab(Tab):
             if not available:
                 hidden = gr.Radio(visible=False)
                 drawing = gr.HTML(value="", visible=False)
-                return {self.features: hidden, self.method: hidden, self.note: NO_MAP, self.map: drawing}
+                note = ON_SERVER if index.manifest.collections else NO_MAP
+                return {self.features: hidden, self.method: hidden, self.note: note, self.map: drawing}
             chosen = (checked_features(features), one_of(Method, method))
             if chosen not in available:
-                chosen = available[0]
-            query = replace(asked.query(index, FEATURES[chosen[0]].takes_text), features=chosen[0])
+                chosen = next((each for each in available if each[0] == chosen[0]), available[0])
+            query = replace(asked.query(index, index.supports_text(chosen[0])), features=chosen[0])
             note = about_map(index, *chosen, min(len(index), DRAWN))
-            drawn = self._drawn(index, *chosen)
+            if (chosen[0], Method.TSNE) not in available:
+                note += f" {NO_TSNE}"
             self._thumbnails.serve(index)
+            drawn = self._drawn(index, *chosen)
         about, found = self._marked(index, query, chosen[1], asked)
-        titles = {name: each.title for name, each in FEATURES.items()}
         return {
-            self.features: _radio(titles, [each for each, kind in available if kind == chosen[1]], chosen[0], features),
-            self.method: _radio(METHODS, [kind for each, kind in available if each == chosen[0]], chosen[1], method),
+            self.features: offered_features(
+                [each for each, kind in available if kind == chosen[1]], chosen[0], features
+            ),
+            self.method: _radio([kind for each, kind in available if each == chosen[0]], chosen[1], method),
             self.note: f"{note}\n\n{about}",
-            self.map: gr.HTML(value=f"{{{drawn}, {_marks_json(index, found)}}}", visible=True),
+            self.map: gr.HTML(value=f"{{{drawn}, {_marks_json(index, found, chosen[1])}}}", visible=True),
         }
 
     def _marked(self, index: GalleryIndex, query: Query, method: Method, asked: Asked) -> tuple[str, Marks | None]:
         """Return a sentence about the query and its results, and their coordinates if there is a query."""
-        if not query.has_picture and not query.text:
-            return asked.hint, None
+        if not query.shows and not query.text:
+            return asked.hint(index), None
         try:
             with as_shown():
                 found = marks(self._searcher, index, query, method)
-        except gr.Error as error:  # the Search tab shows it as a toast
+        except gr.Error as error:  # shown in place of the sentence
             return str(error.message), None
         return about_marks(found, query), found
-
-    def take_point(self, chosen: gr.EventData) -> Any:
-        """Make a point the query. The point comes from the visitor's browser, so it may be anything."""
-        data = chosen._data if isinstance(chosen._data, dict) else {}
-        known = self._picture(data.get("gallery"), data.get("build"), data.get("position"))
-        return gr.skip() if known is None else str(known)
-
-    def _picture(self, gallery: object, build: object, position: object) -> Path | None:
-        """Return the thumbnail at a position of the build that was drawn; None for anything else."""
-        if not isinstance(gallery, str) or gallery not in self._searcher.indexes.names():
-            return None
-        with as_shown():
-            index = self._searcher.indexes.get(gallery)
-        if build != index.snapshot.name or type(position) is not int or not 0 <= position < len(index):
-            return None
-        return index.thumbnail(position)
-
-    def _thumbnail_function(self) -> Callable[[object], str]:
-        def thumbnail(asked: object) -> str:
-            # A data: URL reveals no path of this machine.
-            known = self._picture(*asked) if isinstance(asked, list) and len(asked) == 3 else None
-            if known is None or not known.is_file():
-                return ""
-            return f"data:image/jpeg;base64,{base64.b64encode(known.read_bytes()).decode()}"
-
-        return thumbnail
 
     def _drawn(self, index: GalleryIndex, features: str, method: Method) -> str:
         """Return the points as members of a JSON object, cached because they are the same for all visitors."""
@@ -140,7 +118,10 @@ class MapTab(Tab):
                 build=index.snapshot.name,
                 key=f"{index.manifest.gallery} {index.snapshot.name} {features} {method}",
                 labels=found.labels,
-                points=[_row(entry, place, label) for entry, place, label in drawn],
+                thumbnails=FILES + str(Path(self._thumbnails.name(str(index.thumbnail(0)))).parents[1]),
+                equal=method is Method.PCA,
+                names=[astuple(each) for each in found.names],
+                points=[_row(index, entry, place, label) for entry, place, label in drawn],
             )
         return kept[features, method]
 
@@ -165,44 +146,50 @@ def about_map(index: GalleryIndex, features: str, method: Method, drawn: int) ->
         )
         if sampled:
             parts.append(
-                f"It was computed from {projection.computed_from:,} images, at random; each of the others lies between "
-                "its nearest neighbours among them."
+                f"It was computed from {projection.computed_from:,} of the images; each of the others lies between its "
+                "nearest neighbours among them."
             )
+    parts.append("A class is named where most neighbours share it.")
     return " ".join(parts)
 
 
 def about_marks(found: Marks, query: Query) -> str:
     """Return what is marked on a map, and how the query was placed."""
     parts = [f"○ The {len(found.hits)} closest images by L2, numbered."]
-    if found.query is None:
+    if found.query is None and not query.text:
+        parts.append("The query has no image of its own to mark, only added ones.")
+    elif found.query is None:
         parts.append(f"A text has no place here: {FEATURES[query.features].phrase} of texts lie apart from all images.")
-    elif query.text or query.without:
-        parts.append("◆ Your image without the text; the results are those of both.")
+    elif query.is_mixed:
+        parts.append("◆ Your image without what was added; the results are those of both.")
     elif found.estimated:
         parts.append("◆ Your query: t-SNE cannot place new images, so it lies between its 3 nearest.")
     else:
         parts.append("◆ Your query.")
-    return " ".join(parts)
+    return " ".join([*parts, *map(as_text, found.notes)])
 
 
-def _marks_json(index: GalleryIndex, found: Marks | None) -> str:
+def _marks_json(index: GalleryIndex, found: Marks | None, method: Method) -> str:
     """Return the query and its hits as members of a JSON object, in the form of points."""
     if found is None:
         return _members(query=None, hits=[])
     label_of = {label: place for place, (label, _) in enumerate(ranked_labels(index))}
-    hits = [_row(hit, place, label_of[hit.label]) for hit, place in zip(found.hits, found.coordinates, strict=True)]
+    plane = Plane(index.map(found.features, method).coordinates, method)
+    places = plane.place(found.coordinates)
+    hits = [_row(index, hit, place, label_of[hit.label]) for hit, place in zip(found.hits, places, strict=True)]
     if found.query is None:
         return _members(query=None, hits=hits)
+    [place] = plane.place(found.query[None])
     if found.position is None:
-        x, y = found.query.tolist()
-        return _members(query=[short(x), short(y), 0, None, ""], hits=hits)
+        x, y = place.tolist()
+        return _members(query=[round(x, 3), round(y, 3), 0, None, None, ""], hits=hits)
     entry = index.entry(found.position)
-    return _members(query=_row(entry, found.query, label_of[entry.label]), hits=hits)
+    return _members(query=_row(index, entry, place, label_of[entry.label]), hits=hits)
 
 
-def _row(entry: Entry | Hit, place: Vectors, label: int) -> list[object]:
+def _row(index: GalleryIndex, entry: Entry | Hit, place: Vectors, label: int) -> list[object]:
     x, y = place.tolist()
-    return [short(x), short(y), label, entry.position, name_of(entry)]
+    return [round(x, 3), round(y, 3), label, entry.position, int(index.rows[entry.position]), name_of(entry)]
 
 
 def _members(**values: object) -> str:
@@ -210,9 +197,9 @@ def _members(**values: object) -> str:
     return json.dumps(values, separators=(",", ":"))[1:-1].replace("<", r"\u003c")
 
 
-def _radio(titles: Mapping[Any, str], choices: list[Any], chosen: str, asked: str) -> gr.Radio:
+def _radio(choices: list[Method], chosen: str, asked: str) -> gr.Radio:
     """Return the available choices, hidden if there is only one."""
-    shown = [(titles[each], str(each)) for each in choices]
+    shown = [(METHODS[each], str(each)) for each in choices]
     # Set only if it is not the one asked for, since the visitor may have chosen another one in the meantime.
     value: dict[str, Any] = {} if chosen == asked else {"value": str(chosen)}
     return gr.Radio(choices=shown, visible=len(shown) > 1, **value)

@@ -1,12 +1,14 @@
 """The Robustness tab: how a distortion of the query image changes its results, for each feature type."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 from typing_extensions import override
 
+from retrieval.analysis.agreement import move
+from retrieval.analysis.explanation import caption
 from retrieval.analysis.robustness import (
     STEPS,
     Kind,
@@ -20,25 +22,26 @@ from retrieval.analysis.robustness import (
     sweep_rows,
     withstood,
 )
-from retrieval.features import FEATURES, default_first
+from retrieval.features import FEATURES
 from retrieval.metrics import Metric
 from retrieval.pictures.distortion import LIMITS, UNDISTORTED
 from retrieval.pictures.loading import fit_within
-from retrieval.search.embedding import QueryPicture
+from retrieval.search.embedding import QueryPictures
 from retrieval.search.query import Query
 from retrieval.search.validation import checked_distortion, checked_top_k, one_of
 from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.controls import PRIVATE, cancel_button, figures_plot, figures_table, metric_choice, top_k_slider
 from retrieval.ui.errors import as_shown, warn
+from retrieval.ui.permalink import SHOWN_FIRST
 from retrieval.ui.query_panel import HINT, SKIP, Asked, QueryPanel, Updates
-from retrieval.ui.scripts import OPENED, beside, release_by_keys
+from retrieval.ui.scripts import beside, release_by_keys
 from retrieval.ui.serving.limits import LONG
 from retrieval.ui.serving.search_log import searched
 from retrieval.ui.tabs.stopping import STOPPED, Job, Stopped, Stops
-from retrieval.ui.tabs.tab import Tab, TabContext, run_if_open
+from retrieval.ui.tabs.tab import Tab, TabContext, run_on
 from retrieval.ui.widgets.thumbnails import PictureStrip, strip_of
 
-TOP_K = 10
+TOP_K = 8  # as many as fit beside the sliders
 TOP_K_MAX = 20
 PREVIEW = 320  # pixels of the longer side
 PERCENT = (Kind.CROP, Kind.BLUR, Kind.GREY)  # sliders that show shares in percent
@@ -46,17 +49,17 @@ STEP = {Kind.ROTATION: 1, Kind.CROP: 1, Kind.BLUR: 0.5, Kind.GREY: 5, Kind.QUALI
 SLIDERS = {
     Kind.ROTATION: "Rotation (degrees)",
     Kind.CROP: "Crop (% cut away)",
-    Kind.BLUR: "Blur (% of the shorter side)",
+    Kind.BLUR: "Blur (% of the side)",
     Kind.GREY: "Grey (% mixed in)",
-    Kind.QUALITY: "JPEG quality (100 is off)",
+    Kind.QUALITY: "JPEG quality (100: off)",
 }
 NOTE = (
-    "Overlap: share of the undistorted image's results that are still found. τ: Kendall's agreement of both orders "
-    "(1: the same). Cosine: between the vectors of both images. ↑ ↓: places gained or lost; new: not found before."
+    "Kept: results of the original image that the distorted one finds too. Order: Kendall's τ of both rankings (1: the "
+    "same). Cosine: between the vectors of both images. ↑ ↓: places gained or lost; new: not found before."
 )
-START = "**Nothing is distorted yet:** move a slider and see which results stay."
+START = "**Nothing is distorted:** move a slider and see which results stay."
 NEEDS_IMAGE = "**Choose an image:** a text cannot be rotated or blurred."
-TEXT_IGNORED = "Only the image counts here, not the text."
+TEXT_IGNORED = "Only images count here, not the text."
 SWEEP_NOTE = (
     "Tries each distortion alone, from weak to strong, and shows the share of results that each feature type keeps."
 )
@@ -72,47 +75,50 @@ class RobustnessTab(Tab):
     def __init__(self, context: TabContext, tab: gr.Tab) -> None:
         super().__init__(context, tab)
         with gr.Row(elem_id="distortions"):
-            self._lay_out_distortions()
-        self.note = gr.Markdown(HINT, elem_id="robustness_note")
-        self.figures: dict[str, gr.Markdown] = {}
-        self.undistorted: dict[str, gr.Gallery] = {}
-        self.distorted: dict[str, gr.Gallery] = {}
-        for features in default_first():
-            title = f"**{FEATURES[features].title}**"
-            self.figures[features] = gr.Markdown(title, elem_id=f"withstood_{features}", elem_classes="withstood")
-            self.undistorted[features] = self._strip(features, "original", f"undistorted_{features}")
-            self.distorted[features] = self._strip(features, "distorted", f"distorted_{features}")
-        gr.Markdown(SWEEP_NOTE)
-        with gr.Row():
-            self.sweep_button = gr.Button("Try every distortion", variant="primary", elem_id="sweep")
-            self.cancel = cancel_button("sweep_cancel")
-        self.state = gr.Markdown(elem_id="sweep_state")
-        with gr.Row():
-            with gr.Column(scale=4, min_width=300):
-                columns = sweep_columns()
-                widths = ["40%", *[f"{60 / (len(columns) - 1):g}%"] * (len(columns) - 1)]
-                layout: dict[str, Any] = {"max_height": 720, "column_widths": widths, "visible": False}
-                self.table = figures_table(columns, SWEPT, "sweep_table", **layout)
+            with gr.Column(scale=2, min_width=260, elem_id="sliders"):
+                self.sliders = {str(kind): _slider(kind) for kind in Kind}
+                self.reset = gr.Button("Reset", elem_id="reset", size="md")
+                self.metric = metric_choice(gr.Dropdown, "robustness_metric")
+                self.top_k = top_k_slider(TOP_K, TOP_K_MAX, "robustness_top_k")
+                gr.Markdown(SWEEP_NOTE, elem_id="sweep_note")
+                with gr.Row():
+                    text = "Try every distortion"
+                    self.sweep_button = gr.Button(text, variant="primary", elem_id="sweep", scale=2, min_width=150)
+                    self.cancel = cancel_button("sweep_cancel")
+                self.state = gr.Markdown(elem_id="sweep_state")
             with gr.Column(scale=5, min_width=300):
                 self.plot = figures_plot(SWEPT, "sweep_plot")
+                self._lay_out_results(context)
+        layout: dict[str, Any] = {"max_height": 720, "visible": False}
+        self.table = figures_table(sweep_columns(context.shown), SWEPT, "sweep_table", **layout)
+        for strip in (*self.undistorted.values(), *self.distorted.values()):
+            context.viewer.opens(strip.select)
         self._wire(context.panel, tab)
 
-    def _lay_out_distortions(self) -> None:
-        with gr.Column(scale=5, min_width=280):
-            self.sliders = {str(kind): _slider(kind) for kind in Kind}
-            self.reset = gr.Button("Reset", elem_id="reset")
-        with gr.Column(scale=4, min_width=240):
+    def _lay_out_results(self, context: TabContext) -> None:
+        with gr.Row():
             self.preview = gr.Image(
                 label="Distorted query image",
-                alt_text=about_distortion(UNDISTORTED),
-                height=300,
+                alt_text=about_distortion(SHOWN_FIRST),
+                height=150,
                 format="png",  # another JPEG would add marks of its own
                 interactive=False,
                 buttons=[],
                 elem_id="distorted",
+                min_width=180,
             )
-            self.metric = metric_choice(gr.Dropdown, "robustness_metric")
-            self.top_k = top_k_slider(TOP_K, TOP_K_MAX, "robustness_top_k")
+            with gr.Column(scale=3, min_width=280):
+                self.note = gr.Markdown(HINT, elem_id="robustness_note")
+        self.figures: dict[str, gr.Markdown] = {}
+        self.undistorted: dict[str, gr.Gallery] = {}
+        self.distorted: dict[str, gr.Gallery] = {}
+        self.groups: dict[str, gr.Column] = {}
+        for features in context.features:
+            with gr.Column(visible=features in context.shown) as self.groups[features]:
+                title = f"**{FEATURES[features].title}**"
+                self.figures[features] = gr.Markdown(title, elem_id=f"withstood_{features}", elem_classes="withstood")
+                self.undistorted[features] = self._strip(features, "original", f"undistorted_{features}")
+                self.distorted[features] = self._strip(features, "distorted", f"distorted_{features}")
 
     def _strip(self, features: str, name: str, elem_id: str) -> gr.Gallery:
         return PictureStrip(
@@ -128,18 +134,18 @@ class RobustnessTab(Tab):
         changed = [*panel.asked, *panel.refined, self.metric.input, self.top_k.release]
         strips = [*self.undistorted.values(), *self.distorted.values()]
         sliders = list(self.sliders.values())
-        event = run_if_open(
-            tab,
-            "distortions",
+        event = run_on(
+            self.run,
             [*changed, *(slider.release for slider in sliders)],
-            fn=self.run,
+            "distortions",
             inputs_kwargs={**asked, **self.sliders},
-            outputs=[self.note, self.preview, *self.figures.values(), *strips],
+            outputs=[self.note, self.preview, *self.groups.values(), *self.figures.values(), *strips],
             show_progress_on=self.note,
             **PRIVATE,
         )
         undistorted = [getattr(UNDISTORTED, kind) for kind in Kind]
-        self.reset.click(lambda: undistorted, None, sliders, **PRIVATE).then(**event, js=OPENED)
+        self.reset.click(lambda: undistorted, None, sliders, **PRIVATE).then(**event)
+        tab.select(**event)
         self._wire_sweep(asked, changed)
         gr.on(None, None, js=release_by_keys("distortions"))
 
@@ -168,13 +174,11 @@ class RobustnessTab(Tab):
             trigger_mode="multiple",
         )
 
-    def run(self, metric: str, top_k: float, opened: bool, **values: Any) -> Updates:
+    def run(self, metric: str, top_k: float, **values: Any) -> Updates:
         """Search with the query image, undistorted and distorted; without an image, show what to do.
 
         `values` are those of the sliders, by the kind of distortion, and of the panel.
         """
-        if not opened:
-            return SKIP
         sliders = {kind: values.pop(kind) for kind in Kind}
         asked = Asked(**values)
         if asked.picture is None:
@@ -185,13 +189,13 @@ class RobustnessTab(Tab):
                 shares = {str(kind): value / 100 if kind in PERCENT else value for kind, value in sliders.items()}
                 distortion = checked_distortion(**shares)
                 query = replace(query, distortion=distortion)
-                picture = QueryPicture(self._searcher.embedder, index, query)
-                result = measure(self._searcher, query, picture)
-                preview = fit_within(distortion.apply(picture.undistorted()), PREVIEW)
+                pictures = QueryPictures(self._searcher.embedder, index, query, index.features)
+                result = measure(self._searcher, query, pictures)
+                preview = fit_within(distortion.apply(pictures.main.undistorted()), PREVIEW)
                 self._thumbnails.serve(index)
                 searched("robustness", result.by_features[0].distorted, query.top_k)
         except gr.Error as error:
-            return self._empty(warn(error))
+            return self._empty(str(error.message))
         note = START if distortion == UNDISTORTED else NOTE
         return {
             self.note: f"{note} {TEXT_IGNORED}" if (asked.text or "").strip() else note,
@@ -210,30 +214,27 @@ class RobustnessTab(Tab):
         try:
             with as_shown():
                 index, query = self._query(asked, metric, top_k)
-                picture = QueryPicture(self._searcher.embedder, index, query)
-                yield from self._swept(query, picture, Job(stopped, began, self._limits.deadline()), dark)
+                pictures = QueryPictures(self._searcher.embedder, index, query, index.features)
+                yield from self._swept(query, pictures, Job(stopped, began, self._limits.deadline()), dark)
         except gr.Error as error:
             hidden = {self.table: gr.Dataframe(visible=False), self.plot: gr.Image(visible=False)}
             yield {self.state: warn(error), self.cancel: gr.Button(interactive=False), **hidden}
 
-    def _swept(self, query: Query, picture: QueryPicture, job: Job, dark: bool) -> Iterator[Updates]:
-        picture.undistorted()  # decoded first, so that a damaged image is reported before anything is shown
+    def _swept(self, query: Query, pictures: QueryPictures, job: Job, dark: bool) -> Iterator[Updates]:
+        pictures.main.undistorted()  # decoded first, so that a damaged image is reported before anything is shown
         done: list[Step] = []
+        names = pictures.index.features
         if job.ended():
             yield SKIP
             return
-        yield {
-            self.state: _progress(0),
-            self.table: gr.Dataframe(value=sweep_rows(done), visible=True),
-            self.plot: gr.Image(value=None, visible=False),
-            self.cancel: gr.Button(interactive=True),
-        }
-        for step in sweep(self._searcher, query, picture):
+        # Each answer shows all of it: an update that comes while the results are shown anew can get lost in the page.
+        yield self._progress(done, names) | {self.plot: gr.Image(value=None, visible=False)}
+        for step in sweep(self._searcher, query, pictures):
             if why := job.over():
                 yield {self.state: why, self.cancel: gr.Button(interactive=False)}
                 return
             done.append(step)
-            yield {self.state: _progress(len(done)), self.table: sweep_rows(done)}
+            yield self._progress(done, names)
         from retrieval.analysis.plots import plot_sweep  # with matplotlib, which the page starts without
 
         sentence = lesson(done)
@@ -242,7 +243,14 @@ class RobustnessTab(Tab):
         if job.ended():
             yield over | {self.state: STOPPED}
         else:
-            yield over | {self.state: sentence, self.table: sweep_rows(done), self.plot: plot}
+            yield over | {self.state: sentence, self.table: _table(done, names), self.plot: plot}
+
+    def _progress(self, done: list[Step], names: Sequence[str]) -> Updates:
+        return {
+            self.state: f"{len(done)} of {STEPS} distortions tried ...",
+            self.table: _table(done, names),
+            self.cancel: gr.Button(interactive=True),
+        }
 
     def _query(self, asked: Asked, metric: object, top_k: object) -> tuple[GalleryIndex, Query]:
         index = self._searcher.indexes.get(asked.gallery or "")
@@ -259,21 +267,26 @@ class RobustnessTab(Tab):
         }
 
     def _shown(self, index: GalleryIndex, result: Robustness) -> Updates:
-        updates = self._empty("")  # a gallery may lack a feature type
-        del updates[self.note], updates[self.preview]
+        updates: Updates = {group: gr.Column(visible=name in index.features) for name, group in self.groups.items()}
         for each in result.by_features:
             features = each.distorted.features
+            if features not in self.groups:
+                continue  # the gallery has got it since the page was started
             updates[self.figures[features]] = withstood(each)
             updates[self.undistorted[features]] = strip_of(index, each.undistorted)
-            updates[self.distorted[features]] = strip_of(index, each.distorted, each.moves)
+            hits = zip(each.distorted.hits, each.moves, strict=True)
+            captions = [f"{caption(hit)} {move(moved)}".rstrip() for hit, moved in hits]
+            updates[self.distorted[features]] = strip_of(index, each.distorted, captions)
         return updates
 
 
-def _progress(done: int) -> str:
-    return f"{done} of {STEPS} distortions tried ..."
+def _table(done: list[Step], names: Sequence[str]) -> gr.Dataframe:
+    columns = sweep_columns(names)
+    widths: list[str | int] = ["40%", *[f"{60 / len(names):g}%"] * len(names)]
+    return gr.Dataframe(value=sweep_rows(done, names), headers=columns, column_widths=widths, visible=True)
 
 
 def _slider(kind: Kind) -> gr.Slider:
     low, high = (limit * (100 if kind in PERCENT else 1) for limit in LIMITS[kind])
-    value = getattr(UNDISTORTED, kind)
+    value = getattr(SHOWN_FIRST, kind)
     return gr.Slider(low, high, value=value, step=STEP[kind], label=SLIDERS[kind], elem_id=f"distort_{kind}")

@@ -66,10 +66,15 @@ class Job:
 
 
 def stop(stopped: Stopped, now: float) -> None:
-    """Stop the jobs of a visitor that began before `now`."""
-    stopped[:] = [now]
+    """Stop the jobs of a visitor that began before `now`, which comes from a browser and may be anything."""
+    if _is_time(now):
+        stopped[:] = [now]
 
 
 def ended(stopped: Stopped, began: float) -> bool:
     """Return whether a job that began at a time was stopped."""
-    return bool(stopped) and stopped[0] >= began
+    return bool(stopped) and not (_is_time(began) and began > stopped[0])
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 2**53  # not NaN either

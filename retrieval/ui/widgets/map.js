@@ -1,201 +1,167 @@
-// Draws a map on a canvas. `props.value` is the JSON to draw; names and labels in it come from datasets
-// of strangers, so they only ever become text, never HTML.
+// Shows a map: dots on a canvas behind a frame, and elements over them on a plane in it, which is larger than the frame when
+// zoomed in, so that the browser scrolls it. Places are in percent of the plane. `props.value` is JSON; names and labels in
+// it come from datasets of strangers, so they only ever become text, never HTML.
 const $ = (selector) => element.querySelector(selector);
-const canvas = $("canvas"), frame = $(".map-frame"), card = $(".map-card"), legend = $(".map-legend");
-const TEXT = {
-  name: "Map of the gallery: each point is an image", query: "your query", hits: "its closest images", hit: "result",
-  unlabelled: "no label",
-};
-const palette = PALETTE;  // filled in by the server
-const ink = canvas.getContext("2d");
+const frame = $(".map-frame"), plane = $(".map-plane"), over = $(".map-over"), card = $(".map-card"), legend = $(".map-legend");
+const TEXT = { name: "Map of the gallery: each point is an image", query: "your query", hits: "its closest images", hit: "result", unlabelled: "no label" };
+const OTHER = COLOURED;  // the group of all labels without a colour of their own; filled in by the server
 const REACH = { mouse: 12, pen: 16, touch: 24 };  // px around the pointer in which the nearest point is meant
-const MARGIN = 28, MAX_ZOOM = 60, DRAG = 4;  // px, times, px
+const MAX_ZOOM = 32, PICTURES_FROM = 2.5, PICTURE = 64, DRAG = 4;  // times, times, px, px
+const canvas = $("canvas"), ink = canvas.getContext("2d"), still = matchMedia("(prefers-reduced-motion: reduce)");
+const DOT = 7, MOVE = 800;  // px, ms
+const root = window.gradio_config?.root ?? "";
+let data = null, items = [], zoom = 1, found = null, only = null, drag = null;  // `found`: under pointer or keyboard
+let began = -Infinity, asked = 0;  // when the dots began to move to this layout, and a frame that will draw them
 
-canvas.setAttribute("aria-label", TEXT.name);
+function make(tag, className, text = "", item = null) {
+  const made = document.createElement(tag);
+  Object.assign(made, { className, textContent: text });
+  if (item) Object.assign(made.style, { left: `${item.x}%`, top: `${item.y}%` });
+  return made;
+}
 
-let data = null;  // what the server sent
-let items = [];  // everything that can be pointed at: {x, y, label, name, position, rank, query}
-let view = { zoom: 1, x: 0, y: 0 };  // the centre, in coordinates of the map
-let fit = { scale: 1, x: 0, y: 0 };  // how the whole map fits into the canvas
-let found = null;  // the item under pointer or keyboard
-let only = null;  // the label that is shown alone
-let drag = null;
-const thumbnails = new Map();
+const group = (item) => item.label < OTHER && data.labels[item.label][0] ? item.label : OTHER;
+const shown = (item) => only === null || only === group(item) || item.query || item.rank;
+const source = (item) => `${root}${data.thumbnails}/${String(Math.floor(item.row / FOLDER_ROWS)).padStart(6, "0")}/${String(item.row).padStart(12, "0")}.jpg`;
 
 function take() {
   if (!props.value) return;
-  const before = data && data.key;
+  const before = data?.key, build = data?.build;
   data = JSON.parse(props.value);
-  items = data.points.map(([x, y, label, position, name]) => ({ x, y, label, position, name }));
+  const read = ([x, y, label, position, row, name]) => ({ x, y, label, position, row, name });
+  const places = new Map(data.build === build ? items.map((item) => [item.position, item]) : []);
+  items = data.points.map(read);
+  for (const item of items) item.from = places.get(item.position);
   const at = new Map(items.map((item) => [item.position, item]));
-  for (const [x, y, label, position, name] of data.hits) {  // a hit need not be in the sample that is drawn
-    if (!at.has(position)) at.set(position, items[items.push({ x, y, label, position, name }) - 1]);
-    at.get(position).rank = data.hits.findIndex((hit) => hit[3] === position) + 1;
-  }
-  if (data.query) {
-    const [x, y, label, position, name] = data.query;
-    if (position === null || !at.has(position)) at.set(position, items[items.push({ x, y, label, position, name }) - 1]);
-    at.get(position).query = true;
-  }
-  if (data.key !== before) {
-    thumbnails.clear();
-    only = null;
-    view.zoom = 1;
-  }
-  found = (found && data.key === before && at.get(found.position)) || null;
-  canvas.setAttribute("aria-label", `${TEXT.name}. ${items.length}`);
-  bounds();
+  const mark = (point, marks) => {  // it need not be in the sample that is drawn
+    const item = read(point), known = item.position === null ? null : at.get(item.position);
+    if (!known) at.set(item.position, items[items.push(item) - 1]);
+    Object.assign(known ?? item, marks);
+  };
+  data.hits.forEach((hit, i) => mark(hit, { rank: i + 1 }));
+  if (data.query) mark(data.query, { query: true });
+  items.sort((a, b) => group(b) - group(a));  // frequent labels are drawn on top
+  plane.classList.toggle("equal", data.equal);
+  frame.setAttribute("aria-label", `${TEXT.name}. ${items.length}`);
   list();
-  show(found);
-}
-
-function bounds() {
-  const width = canvas.clientWidth, height = canvas.clientHeight;
-  if (!items.length || !width) return;
-  const xs = items.map((item) => item.x), ys = items.map((item) => item.y);
-  const low = (values) => values.reduce((a, b) => Math.min(a, b)), high = (values) => values.reduce((a, b) => Math.max(a, b));
-  const [left, right, bottom, top] = [low(xs), high(xs), low(ys), high(ys)];
-  const room = (size) => Math.max(1, size - 2 * MARGIN);
-  // One scale for both axes: a distance is a distance in every direction.
-  const scale = Math.min(room(width) / (right - left || 1e-9), room(height) / (top - bottom || 1e-9));
-  fit = { scale: Math.min(scale, 1e6), x: (left + right) / 2, y: (bottom + top) / 2 };
-  if (view.zoom === 1) view = { zoom: 1, x: fit.x, y: fit.y };
-}
-
-const scale = () => fit.scale * view.zoom;
-const across = (item) => canvas.clientWidth / 2 + (item.x - view.x) * scale();
-const down = (item) => canvas.clientHeight / 2 - (item.y - view.y) * scale();
-
-function zoom(times, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) {
-  const before = scale();
-  view.zoom = Math.min(MAX_ZOOM, Math.max(1, view.zoom * times));
-  // The point under the pointer stays in place.
-  view.x += (x - canvas.clientWidth / 2) * (1 / before - 1 / scale());
-  view.y -= (y - canvas.clientHeight / 2) * (1 / before - 1 / scale());
-  if (view.zoom === 1) view = { zoom: 1, x: fit.x, y: fit.y };
-  canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y";  // on an unzoomed map a finger scrolls the page
-  show(found);
-}
-
-const looks = () => (document.body.classList.contains("dark") || element.closest(".dark") ? palette.dark : palette.light);
-const named = (label) => label < palette.coloured && data.labels[label][0] !== "";
-
-function shape(brush, label, x, y, size) {
-  const look = looks();
-  brush.fillStyle = named(label) ? look.colours[label % look.colours.length] : look.other;
-  brush.beginPath();
-  if (!named(label)) brush.arc(x, y, size * 0.75, 0, 7);
-  else if (label < look.colours.length) brush.arc(x, y, size, 0, 7);
-  else {
-    brush.moveTo(x, y - size * 1.3);
-    brush.lineTo(x + size * 1.2, y + size * 0.9);
-    brush.lineTo(x - size * 1.2, y + size * 0.9);
+  if (data.key !== before) {
+    if (places.size && !still.matches) began = performance.now();
+    if (!places.size) only = null;
+    zoomBy(0);
   }
-  brush.fill();
+  show((data.key === before && found && at.get(found.position)) || null);
+  cover();
 }
 
-function ring(brush, x, y, size, width) {  // with a halo of the page's colour, so that it stands out from any point
-  const look = looks();
-  for (const [style, extra] of [[look.page, 3], [look.text, 0]]) {
-    brush.strokeStyle = style;
-    brush.lineWidth = width + extra;
+// A dot of each group: a disc, or a ring for the second half of the labels.
+function stamps(ratio) {
+  return Array.from({ length: OTHER + 1 }, (_, i) => {
+    const stamp = document.createElement("canvas"), brush = stamp.getContext("2d"), size = i < OTHER ? DOT : DOT - 2;
+    stamp.width = stamp.height = Math.ceil(DOT * ratio) + 1;
+    Object.assign(brush, { fillStyle: getComputedStyle(legend.querySelector(`.group-${i}`) ?? frame).getPropertyValue("--colour"), globalAlpha: 0.85 });
+    brush.arc(stamp.width / 2, stamp.width / 2, size * ratio / 2, 0, 7);
+    brush.fill();
+    brush.globalCompositeOperation = "destination-out";
+    brush.globalAlpha = 1;
     brush.beginPath();
-    brush.arc(x, y, size, 0, 7);
-    brush.stroke();
-  }
-}
-
-function diamond(brush, x, y, size) {
-  const look = looks();
-  brush.beginPath();
-  brush.moveTo(x, y - size);
-  brush.lineTo(x + size, y);
-  brush.lineTo(x, y + size);
-  brush.lineTo(x - size, y);
-  brush.closePath();
-  brush.lineWidth = 3;
-  brush.strokeStyle = look.page;
-  brush.stroke();
-  brush.fillStyle = look.text;
-  brush.fill();
-}
-
-let waiting = false;
-function draw() {
-  if (waiting) return;
-  waiting = true;
-  requestAnimationFrame(() => {
-    waiting = false;
-    paint();
+    brush.arc(stamp.width / 2, stamp.width / 2, i >= OTHER / 2 && i < OTHER ? size * ratio / 5 : 0, 0, 7);
+    brush.fill();
+    return stamp;
   });
 }
 
-function paint() {
-  const width = canvas.clientWidth, height = canvas.clientHeight, ratio = window.devicePixelRatio || 1;
+function draw() {
+  asked = 0;
+  const ratio = devicePixelRatio || 1, [width, height] = [frame.clientWidth, frame.clientHeight];
   if (!data || !width) return;
-  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+  Object.assign(canvas, { width: width * ratio, height: height * ratio });  // which clears it
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  const share = Math.min(1, (performance.now() - began) / MOVE), eased = share * share * (3 - 2 * share), drawn = stamps(ratio);
+  const [left, top, across, down] = [plane.offsetLeft - frame.scrollLeft, plane.offsetTop - frame.scrollTop, plane.offsetWidth / 100, plane.offsetHeight / 100];
+  for (const item of items) {
+    if (only !== null && only !== group(item)) continue;
+    const from = item.from ?? item, stamp = drawn[group(item)];
+    const x = left + (from.x + (item.x - from.x) * eased) * across, y = top + (from.y + (item.y - from.y) * eased) * down;
+    if (x > -DOT && y > -DOT && x < width + DOT && y < height + DOT) ink.drawImage(stamp, Math.round(x * ratio - stamp.width / 2), Math.round(y * ratio - stamp.width / 2));
   }
-  ink.setTransform(ratio, 0, 0, ratio, 0, 0);
-  ink.clearRect(0, 0, width, height);
-  const size = (items.length > 2500 ? 2 : 3) * Math.min(2.2, Math.sqrt(view.zoom));
-  const group = (item) => (named(item.label) ? item.label : -1);
-  for (const colour of [-1, ...data.labels.keys()].slice(0, palette.coloured + 1)) {
-    ink.globalAlpha = only === null || only === colour ? 0.85 : 0.1;
-    for (const item of items) if (group(item) === colour && item.position !== null) shape(ink, item.label, across(item), down(item), size);
-  }
-  ink.globalAlpha = 1;
-  const look = looks();
-  ink.font = "600 11px system-ui, sans-serif";
-  ink.textBaseline = "middle";
-  for (const item of items.filter((each) => each.rank).reverse()) {
-    ring(ink, across(item), down(item), size + 3, 1.75);
-    ink.lineWidth = 3;
-    ink.strokeStyle = look.page;
-    ink.strokeText(item.rank, across(item) + size + 6, down(item));
-    ink.fillStyle = look.text;
-    ink.fillText(item.rank, across(item) + size + 6, down(item));
-  }
-  for (const item of items) if (item.query) diamond(ink, across(item), down(item), 9);
-  if (found) ring(ink, across(found), down(found), size + 6, 3);
+  if (share < 1) drawSoon();
 }
 
-function described(item) {
-  if (item.position === null) return TEXT.query;
-  const parts = [item.name, data.labels[item.label][0] || TEXT.unlabelled];
-  if (item.query) parts.push(TEXT.query);
-  else if (item.rank) parts.push(`${TEXT.hit} ${item.rank}`);
-  return parts.join(" · ");
+const drawSoon = () => { asked ||= requestAnimationFrame(draw); };
+
+// What lies over the dots: names of groups, the images themselves when zoomed in, and the marks.
+function cover() {
+  if (!data) return;
+  drawSoon();
+  const box = over.getBoundingClientRect(), view = frame.getBoundingClientRect(), taken = new Set();
+  const [left, right] = [view.left, view.right].map((at) => (at - box.left) * 100 / box.width);
+  const [top, bottom] = [view.top, view.bottom].map((at) => (at - box.top) * 100 / box.height);
+  const visible = ({ x, y }) => x > left && x < right && y > top && y < bottom;
+  const free = (item) => {
+    const cell = [item.x * box.width, item.y * box.height].map((at) => Math.floor(at / 100 / PICTURE)).join();
+    return !taken.has(cell) && taken.add(cell);
+  };
+  const parts = new Map();
+  const add = (key, build) => parts.set(key, [...over.children].find((each) => each.dataset.key === key) ?? build());
+  if (zoom >= PICTURES_FROM) for (const item of items) if (item.position !== null && shown(item) && visible(item) && free(item)) add(`${data.key} ${item.position}`, () => {
+    const image = make("img", `group-${group(item)}`, "", item);
+    image.src = source(item);
+    return image;
+  });
+  const marks = items.filter((item) => item.rank || item.query);
+  const above = (x, y, wide) => {  // the height at which no mark hides a name
+    const near = marks.find((mark) => Math.abs(mark.x - x) * box.width / 100 < wide / 2 + 14 && Math.abs(mark.y - y) * box.height / 100 < 19);
+    return near ? above(x, near.y - 2000 / box.height, wide) : y;
+  };
+  ink.font = `600 ${0.8 * parseFloat(getComputedStyle(document.documentElement).fontSize)}px ${getComputedStyle(over).fontFamily}`;
+  const widthOf = (text) => Math.min(224, ink.measureText(text).width + 8);  // of a name, as map.css draws it
+  const named = [];  // the middles and widths of the names so far, which others must not cover
+  for (const [label, x, y] of only === null ? data.names : []) {
+    const text = data.labels[label][0], key = `${data.key} name ${label}`, wide = widthOf(text), percent = Math.max(1, above(x, y, wide));
+    const middle = x * box.width / 100 + (0.5 - x / 100) * wide, height = percent * box.height / 100;
+    if (named.some(([at, up, other]) => Math.abs(at - middle) < (other + wide) / 2 && Math.abs(up - height) < 17)) continue;
+    named.push([middle, height, wide]);
+    add(key, () => make("span", "map-name", text, { x }));
+    // Inside the plane, even at its edge.
+    Object.assign(parts.get(key).style, { top: `${percent}%`, translate: `-${x}% -50%` });
+  }
+  const numbered = [];
+  for (const item of marks.filter((mark) => mark.rank).sort((one, other) => one.rank - other.rank)) {
+    const crowded = numbered.some((mark) => Math.hypot((mark.x - item.x) * box.width, (mark.y - item.y) * box.height) < 1800);  // 18 px
+    if (!crowded) numbered.push(item);
+    add(`${data.key} ${item.position} hit ${item.rank} ${crowded}`, () => make("b", crowded ? "map-hit crowded" : "map-hit", crowded ? "" : item.rank, item));
+  }
+  if (marks.some((mark) => mark.query)) add("query", () => make("i", "map-query"));
+  for (const [key, part] of parts) part.dataset.key = key;
+  const query = items.find((item) => item.query);
+  if (query) Object.assign(parts.get("query").style, { left: `${query.x}%`, top: `${query.y}%` });
+  for (const old of [...over.children]) if (!parts.has(old.dataset.key)) old.remove();
+  for (const part of parts.values()) if (!part.isConnected) over.append(part);
 }
 
-let asking = null;
+function zoomBy(times, x = frame.clientWidth / 2, y = frame.clientHeight / 2) {
+  const before = zoom;
+  zoom = Math.min(MAX_ZOOM, Math.max(1, zoom * times));
+  const [left, top] = [(frame.scrollLeft + x) * zoom / before - x, (frame.scrollTop + y) * zoom / before - y];  // the point at x, y stays
+  plane.style.setProperty("--zoom", zoom);
+  frame.scrollTo({ left, top, behavior: "instant" });
+  cover();
+  show(found);
+}
+
+const place = (item) => [plane.offsetLeft + item.x * plane.offsetWidth / 100 - frame.scrollLeft, plane.offsetTop + item.y * plane.offsetHeight / 100 - frame.scrollTop];
+const described = (item) => [item.name, item.position !== null && data.labels[item.label][0], item.rank && `${TEXT.hit} ${item.rank}`, item.query && TEXT.query].filter(Boolean).join(" · ");
+
 function show(item, aloud = false) {
   found = item;
-  draw();
   card.hidden = !item;
-  clearTimeout(asking);
-  canvas.style.cursor = item && item.position !== null ? "pointer" : "default";
+  frame.style.cursor = item && item.position !== null ? "pointer" : "";
   card.querySelector("span").textContent = item ? described(item) : "";
   if (!item) return;
   if (aloud) $("[aria-live]").textContent = described(item);
-  const picture = card.querySelector("img");
-  const known = thumbnails.get(item.position);
-  picture.hidden = !known;
-  if (known) picture.src = known;
-  place();
-  // Requested once the pointer rests, so that moving across the map does not request hundreds.
-  if (known === undefined && item.position !== null) asking = setTimeout(async () => {
-    const key = data.key;
-    const answer = await server.thumbnail([data.gallery, data.build, item.position]);
-    if (data.key !== key || typeof answer !== "string" || !answer.startsWith("data:image/")) return;
-    thumbnails.set(item.position, answer);
-    if (found && found.position === item.position) show(found);
-  }, 60);
-}
-
-function place() {
-  const room = 14, x = across(found), y = down(found);
+  const image = card.querySelector("img"), room = 14, [x, y] = place(item);
+  image.hidden = item.position === null;
+  if (!image.hidden) image.src = source(item);
   const left = x + room + card.offsetWidth > frame.clientWidth ? x - room - card.offsetWidth : x + room;
   card.style.left = `${Math.max(0, Math.min(left, frame.clientWidth - card.offsetWidth))}px`;
   card.style.top = `${Math.max(0, Math.min(y - card.offsetHeight / 2, frame.clientHeight - card.offsetHeight))}px`;
@@ -203,12 +169,17 @@ function place() {
 
 function nearest(x, y, reach) {
   let best = null, least = reach * reach;
+  const [width, height] = [plane.clientWidth / 100, plane.clientHeight / 100];
   for (const item of items) {
-    if (only !== null && only !== (named(item.label) ? item.label : -1) && !item.query && !item.rank) continue;
-    const distance = (across(item) - x) ** 2 + (down(item) - y) ** 2;
-    if (distance < least) [best, least] = [item, distance];
+    const distance = ((item.x - x) * width) ** 2 + ((item.y - y) * height) ** 2;
+    if (distance < least && shown(item)) [best, least] = [item, distance];
   }
   return best;
+}
+
+function under(event) {
+  const box = over.getBoundingClientRect();
+  return nearest((event.clientX - box.left) * 100 / box.width, (event.clientY - box.top) * 100 / box.height, REACH[event.pointerType] ?? REACH.mouse);
 }
 
 // The nearest point in the quarter of the plane that an arrow key points to. Images at the same place follow one
@@ -226,113 +197,75 @@ function next(dx, dy) {
   return best;
 }
 
-const start = () => items.find((item) => item.query) || items.find((item) => item.rank === 1)
-  || nearest(canvas.clientWidth / 2, canvas.clientHeight / 2, Infinity);
-
 function go(item) {
   if (!item) return;
-  const x = across(item), y = down(item);
-  if (x < 0 || y < 0 || x > canvas.clientWidth || y > canvas.clientHeight) [view.x, view.y] = [item.x, item.y];
+  const [x, y] = place(item);
+  if (x < 0 || y < 0 || x > frame.clientWidth || y > frame.clientHeight)
+    frame.scrollBy({ left: x - frame.clientWidth / 2, top: y - frame.clientHeight / 2, behavior: "instant" });
   show(item, true);
 }
 
-function choose(item) {
-  if (item && item.position !== null) trigger("select", { gallery: data.gallery, build: data.build, position: item.position });
-}
+const start = () => items.find((item) => item.query) || items.find((item) => item.rank === 1) || nearest(50, 50, Infinity);
+const choose = (item) => { if (item && item.position !== null) trigger("select", { gallery: data.gallery, build: data.build, position: item.position }); };
 
-canvas.addEventListener("keydown", (event) => {
-  const arrows = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key in arrows) go(found ? next(...arrows[event.key]) : start());
-  else if (event.key === "Enter" || event.key === " ") choose(found);
-  else if (event.key === "Escape") show(null);
-  else if (event.key === "+" || event.key === "=") zoom(1.6, found ? across(found) : undefined, found ? down(found) : undefined);
-  else if (event.key === "-") zoom(1 / 1.6);
-  else if (event.key === "0") zoom(0);
-  else return;
+const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const KEYS = { Enter: () => choose(found), " ": () => choose(found), Escape: () => show(null), "+": () => zoomBy(1.6), "=": () => zoomBy(1.6), "-": () => zoomBy(1 / 1.6), 0: () => zoomBy(0) };
+frame.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in ARROWS || event.key in KEYS)) return;
   event.preventDefault();
+  if (event.key in KEYS) KEYS[event.key]();
+  else go(found ? next(...ARROWS[event.key]) : start());
 });
-canvas.addEventListener("focus", () => {
-  if (canvas.matches(":focus-visible") && !found && items.length) go(start());
+frame.addEventListener("focus", () => { if (frame.matches(":focus-visible") && !found && items.length) go(start()); });
+frame.addEventListener("blur", () => show(null));
+frame.addEventListener("scroll", () => { cover(); if (found) show(found); });
+frame.addEventListener("pointerdown", (event) => { drag = { x: event.clientX, y: event.clientY, moved: false, before: found }; });
+frame.addEventListener("pointermove", (event) => {
+  if (event.pointerType === "touch") return;  // which scrolls
+  if (event.buttons & 1 && drag && (drag.moved ||= Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > DRAG)) {
+    frame.scrollBy({ left: -event.movementX, top: -event.movementY, behavior: "instant" });
+  } else show(under(event));
 });
-canvas.addEventListener("blur", () => show(null));
-
-canvas.addEventListener("pointerdown", (event) => {
-  if (event.button === 0) drag = { x: event.offsetX, y: event.offsetY, moved: false, before: found };
+frame.addEventListener("click", (event) => {
+  if (drag?.moved) return;
+  const item = under(event);
+  // A finger cannot hover: the first tap shows the image, the second opens it.
+  if (event.pointerType === "touch" && item !== drag?.before) show(item, true);
+  else choose(item);
 });
-canvas.addEventListener("pointermove", (event) => {
-  const x = event.offsetX, y = event.offsetY;
-  if (drag && (drag.moved || Math.hypot(x - drag.x, y - drag.y) > DRAG)) {
-    if (!drag.moved) canvas.setPointerCapture(event.pointerId);
-    view.x -= (x - drag.x) / scale();
-    view.y += (y - drag.y) / scale();
-    drag = { ...drag, x, y, moved: true };
-    if (view.zoom === 1) view = { zoom: 1, x: fit.x, y: fit.y };
-    show(null);
-  } else if (event.pointerType !== "touch") {
-    const under = nearest(x, y, REACH[event.pointerType] || REACH.mouse);
-    if (under !== found) show(under);
-  }
-});
-canvas.addEventListener("pointerup", (event) => {
-  const still = drag && !drag.moved, before = drag && drag.before;
-  drag = null;
-  if (!still) return;
-  const under = nearest(event.offsetX, event.offsetY, REACH[event.pointerType] || REACH.mouse);
-  // A finger cannot hover: the first tap shows the image, the second searches with it.
-  if (event.pointerType === "touch" && under !== before) show(under, true);
-  else choose(under);
-});
-canvas.addEventListener("pointercancel", () => { drag = null; });
-canvas.addEventListener("pointerleave", (event) => {  // lifting a finger triggers this too, but its point stays shown
-  if (event.pointerType !== "touch" && !drag && document.activeElement !== canvas) show(null);
-});
-canvas.addEventListener("wheel", (event) => {
-  if (!event.ctrlKey && !event.metaKey) return;  // a plain wheel scrolls the page
+frame.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch" && document.activeElement !== frame) show(null); });
+frame.addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && !event.metaKey) return;
   event.preventDefault();
-  zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
+  const box = frame.getBoundingClientRect();
+  zoomBy(Math.exp(-event.deltaY / 200), event.clientX - box.left, event.clientY - box.top);
 }, { passive: false });
-for (const [name, times] of [["in", 1.6], ["out", 1 / 1.6], ["all", 0]])
-  $(`.map-${name}`).addEventListener("click", () => zoom(times));
-
-function swatch(paintInto) {
-  const small = document.createElement("canvas"), ratio = 2;
-  small.width = small.height = 18 * ratio;
-  const brush = small.getContext("2d");
-  brush.scale(ratio, ratio);
-  paintInto(brush);
-  return small;
-}
+for (const button of element.querySelectorAll("[data-zoom]")) button.addEventListener("click", () => zoomBy(Number(button.dataset.zoom)));
 
 function list() {
-  legend.replaceChildren();
-  const add = (colour, label, text) => {
-    const button = document.createElement("button");
+  const counts = data.labels.reduce((all, [, count], label) => { all[group({ label })] += count; return all; }, Array(OTHER + 1).fill(0));
+  const rest = data.labels.filter(([name], label) => group({ label }) === OTHER).every(([name]) => name === "") ? TEXT.unlabelled : OTHER_LABELS;
+  const entries = counts.flatMap((count, i) => {
+    if (!count) return [];
+    const button = make("button", `group-${i}`);
     button.type = "button";
-    button.setAttribute("aria-pressed", String(only === colour));
-    button.append(swatch((brush) => shape(brush, label, 9, 9, 5)), text);
+    button.setAttribute("aria-pressed", String(only === i));
+    button.append(make("i", i >= OTHER / 2 && i < OTHER ? "dot ring" : "dot"), `${i < OTHER ? data.labels[i][0] : rest} ${count.toLocaleString("en")}`);
     button.addEventListener("click", () => {
-      only = only === colour ? null : colour;
-      for (const each of legend.querySelectorAll("button")) each.setAttribute("aria-pressed", String(each === button && only !== null));
+      only = only === i ? null : i;
+      legend.querySelectorAll("button").forEach((each) => each.setAttribute("aria-pressed", String(each === button && only !== null)));
       show(null);
+      cover();
     });
-    legend.append(button);
-  };
-  const count = (number) => number.toLocaleString("en");
-  const coloured = data.labels.filter((_, label) => named(label));
-  coloured.forEach(([name, number], label) => add(label, label, `${name} ${count(number)}`));
-  const rest = data.labels.filter((_, label) => !named(label));
-  const text = rest.every(([name]) => name === "") ? TEXT.unlabelled : palette.other;
-  if (rest.length) add(-1, palette.coloured + 1, `${text} ${count(rest.reduce((sum, each) => sum + each[1], 0))}`);
-  const explain = (paintInto, words) => {
-    const line = document.createElement("span");
-    line.append(swatch(paintInto), words);
-    legend.append(line);
-  };
-  if (data.query) explain((brush) => diamond(brush, 9, 9, 7), TEXT.query);
-  if (data.hits.length) explain((brush) => ring(brush, 9, 9, 6, 1.75), TEXT.hits);
+    return [button];
+  });
+  for (const [there, className, text] of [[data.query, "map-query", TEXT.query], [data.hits.length, "map-hit", TEXT.hits]]) {
+    if (there) entries.push(make("span", ""));
+    if (there) entries.at(-1).append(make("i", className), text);
+  }
+  legend.replaceChildren(...entries);
 }
 
-new ResizeObserver(() => { bounds(); draw(); }).observe(canvas);
+new ResizeObserver(cover).observe(frame);
 watch("value", take);
 take();

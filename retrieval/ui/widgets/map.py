@@ -1,32 +1,33 @@
-"""The map's component: a canvas that draws the gallery's images as points."""
-
-from collections.abc import Callable
+"""The map's component: the gallery's images as dots on a canvas, with names, thumbnails and marks over it."""
 
 import gradio as gr
 
 from retrieval.analysis.gallery_map import COLOURED, DARK, LIGHT, OTHER, OTHER_LABELS
+from retrieval.storage.manifest import THUMBNAIL_FOLDER_ROWS
 from retrieval.ui.scripts import beside
 
-PALETTE = {
-    "other": OTHER_LABELS,
-    "coloured": COLOURED,
-    "light": {"colours": LIGHT, "other": OTHER[False], "text": "#0f172a", "page": "#ffffff"},
-    "dark": {"colours": DARK, "other": OTHER[True], "text": "#ffffff", "page": "#0f172a"},
-}
 
-
-def map_output(thumbnail: Callable[[object], str]) -> gr.HTML:
-    """Return the canvas; its value is the JSON of what is drawn, and it triggers `select` when a point is chosen.
-
-    The browser calls `thumbnail` for the image under the pointer, with what its point names.
-    """
+def map_output() -> gr.HTML:
+    """Return the map; its value is the JSON of what is drawn, and it triggers `select` when a point is chosen."""
     return gr.HTML(
         "",
         # Must contain nothing from a dataset, because gradio does not escape what it fills into templates.
         html_template=beside(__file__, "map.html"),
-        css_template=beside(__file__, "map.css"),
-        js_on_load=beside(__file__, "map.js", PALETTE=PALETTE),
+        css_template=beside(__file__, "map.css") + _colours(),
+        js_on_load=beside(
+            __file__, "map.js", COLOURED=COLOURED, OTHER_LABELS=OTHER_LABELS, FOLDER_ROWS=THUMBNAIL_FOLDER_ROWS
+        ),
         apply_default_css=False,
-        server_functions=[thumbnail],
+        padding=False,
         elem_id="map",
     )
+
+
+def _colours() -> str:
+    rules = []
+    for selector, colours, dark in ((".group-{}", LIGHT, False), (".dark & .group-{}", DARK, True)):
+        rules += [
+            f"{selector.format(group)} {{ --colour: {colours[group % len(colours)]}; }}" for group in range(COLOURED)
+        ]
+        rules.append(f"{selector.format(COLOURED)} {{ --colour: {OTHER[dark]}; }}")
+    return "\n".join(rules)

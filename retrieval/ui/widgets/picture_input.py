@@ -46,11 +46,27 @@ class PictureInput(Shown, gr.Image):
         return super().postprocess(self._thumbnails.name(value) if isinstance(value, str) else value)
 
 
+class UploadImage(gr.UploadButton):
+    """A `gr.UploadButton` that returns the path of the uploaded file; gradio's would leave an empty file for each."""
+
+    @override
+    def get_block_name(self) -> str:
+        return "uploadbutton"  # gradio's front end for it
+
+    @override
+    def preprocess(self, payload: Any) -> str | None:
+        with as_shown():
+            return None if payload is None else str(uploaded(payload.path))
+
+
 def uploaded(name: object) -> Path:
     """Return the path of an uploaded file, or raise a `PictureError` if the name is not that of an uploaded file."""
     # gradio checks a path only if the caller marks it as one, so a caller could name any file of this server.
     if isinstance(name, str) and name and "\0" not in name:
-        path = Path(name).resolve()
+        try:
+            path = Path(name).resolve()
+        except (OSError, ValueError) as error:  # too long, or not valid Unicode
+            raise PictureError(NOT_UPLOADED) from error
         if path.is_relative_to(Path(get_upload_folder()).resolve()):
             return path
     raise PictureError(NOT_UPLOADED)

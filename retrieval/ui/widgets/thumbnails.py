@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from typing_extensions import override
 
-from retrieval.analysis.agreement import move
 from retrieval.analysis.explanation import caption
 from retrieval.search.query import Ranking
 from retrieval.storage.reader import GalleryIndex
 
 FILES = "/gradio_api/file="  # the path from which gradio's front end loads files
-NAMED = re.compile(r"\d{6}/\d{12}\.jpg|[a-z0-9-]{1,80}\.(png|jpg)", re.ASCII)  # thumbnails and bundled query images
+# Thumbnails of snapshots and of the store, and bundled query images.
+NAMED = re.compile(r"\d{6}/\d{12}\.jpg|[0-9a-f]{2}/[0-9a-f]{32}\.jpg|[a-z0-9-]{1,80}\.(png|jpg)", re.ASCII)
 NO_IMAGE = "There is no such image."
 HEADERS = {
     "Cache-Control": "private, max-age=86400",  # the files of a build never change
@@ -119,13 +119,8 @@ class PictureStrip(Shown, gr.Gallery):
         return super().postprocess([(self._thumbnails.name(path), caption) for path, caption in value or []])
 
 
-def strip_of(index: GalleryIndex, ranking: Ranking, moves: Sequence[int | None] | None = None) -> gr.Gallery:
-    """Return an update that shows the hits of a ranking with captions.
-
-    A caption includes the number of places by which a hit moved up or down; in `moves`, None means a new hit.
-    """
-    hits = [
-        (str(index.thumbnail(hit.position)), f"{caption(hit)} {move(moved)}".rstrip())
-        for hit, moved in zip(ranking.hits, [0] * len(ranking.hits) if moves is None else moves, strict=True)
-    ]
+def strip_of(index: GalleryIndex, ranking: Ranking, captions: Iterable[str] | None = None) -> gr.Gallery:
+    """Return an update that shows the hits of a ranking with `captions`, by default the usual ones."""
+    shown = map(caption, ranking.hits) if captions is None else captions
+    hits = [(str(index.thumbnail(hit.position)), text) for hit, text in zip(ranking.hits, shown, strict=True)]
     return gr.Gallery(value=hits, selected_index=None)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -32,6 +33,14 @@ def post(limited: BodyLimit, path: str, content: Any, headers: Any = None) -> ht
             return await client.post(path, content=content, headers=headers)
 
     return run(send_body())
+
+
+def get(limited: BodyLimit, path: str) -> httpx.Response:
+    async def read() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(limited), base_url="http://page") as client:
+            return await client.get(path)
+
+    return run(read())
 
 
 @pytest.mark.parametrize("kinds", [("application/json", "multipart/form-data"), ("multipart/form-data", "text/plain")])
@@ -87,7 +96,102 @@ def test_memory_of_all_calls_together_is_limited(tmp_path: Path, monkeypatch: py
     run(check_crowd())
 
 
-def test_uploads_are_refused_when_the_disk_is_full(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/mcp/</script><script>alert(1)</script>/gradio_api/mcp/",  # gradio puts it into a script
+        "/gradio_api/mcp/x/gradio_api/mcp",
+        "/x/gradio_api/mcp/http",
+        "/gradio_api/custom_component/\x1b]0;x\x07/client/x/y",  # gradio prints it
+    ],
+)
+def test_paths_that_gradio_repeats_are_refused(tmp_path: Path, path: str) -> None:
+    limited = BodyLimit(PlainTextResponse("taken"), tmp_path)
+    answers = [post(limited, quote(path), b"{}"), get(limited, quote(path))]
+    assert [each.status_code for each in answers] == [404, 404]
+    assert not any("script" in each.text for each in answers)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/http", "/http/", "/schema"])
+def test_mcp_server_is_reached(tmp_path: Path, path: str) -> None:
+    assert get(BodyLimit(PlainTextResponse("taken"), tmp_path), f"/gradio_api/mcp{path}").text == "taken"
+
+
+def test_pages_are_made_one_at_a_time_and_slow_readers_hold_up_nobody(tmp_path: Path) -> None:
+    async def check_turns() -> None:
+        making, most, slow, fast = 0, 0, asyncio.Event(), list[str]()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal making, most
+            making += 1
+            most = max(most, making)
+            await asyncio.sleep(0.001)
+            making -= 1
+            await PlainTextResponse("page")(scope, receive, send)
+
+        async def read_slowly(_: Any) -> None:
+            await slow.wait()
+
+        async def read(message: Any) -> None:
+            fast.append(message["type"])
+
+        limited = BodyLimit(app, tmp_path)
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        slow_visitor = asyncio.create_task(limited(scope, None, read_slowly))  # type: ignore[arg-type]
+        await asyncio.gather(*(limited(scope, None, read) for _ in range(20)))  # type: ignore[arg-type]
+        assert (most, len(fast)) == (1, 40)
+        slow.set()
+        await slow_visitor
+
+    run(check_turns())
+
+
+def test_what_gradio_would_keep_is_short(tmp_path: Path) -> None:
+    """The values of a call that bypasses the queue, and the names of uploads."""
+    limited = BodyLimit(PlainTextResponse("taken"), tmp_path)
+    assert post(limited, "/gradio_api/run/predict", b'{"data": [null, 1790000000000], "fn_index": 3}').text == "taken"
+    assert post(limited, "/gradio_api/run/predict", b"x" * 5000).status_code == 413
+    assert post(limited, "/gradio_api/upload?upload_id=abcdefghijk", b"x").text == "taken"
+    for route in ("upload", "upload_progress"):
+        assert post(limited, f"/gradio_api/{route}?upload_id={'x' * 1000}", b"x").status_code == 413
+    assert get(limited, f"/gradio_api/upload_progress?upload_id={'x' * 1000}").status_code == 413
+
+
+def test_length_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    """Python refuses to read such a number."""
+    limited = BodyLimit(PlainTextResponse("taken"), tmp_path)
+    assert post(limited, "/gradio_api/call/query", b"12345", {"Content-Length": "0" * 5000 + "5"}).status_code == 413
+
+
+def test_uploads_that_are_still_arriving_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unfinished uploads must not fill the disk."""
+    monkeypatch.setattr(bodies, "ARRIVING_BYTES", 3 * 2**20)
+
+    async def check_refusal() -> list[int]:
+        arrived, done = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            arrived.set()
+            await done.wait()
+            await PlainTextResponse("taken")(scope, receive, send)
+
+        transport = httpx.ASGITransport(BodyLimit(app, tmp_path, 2**20))  # 1 MB more for the form
+        async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+
+            async def upload(size: int) -> int:
+                return (await client.post("/gradio_api/upload", content=bytes(size))).status_code
+
+            first = asyncio.create_task(upload(2 * 2**20))
+            await arrived.wait()
+            refused = await upload(2 * 2**20)
+            done.set()
+            return [refused, await first, await upload(2 * 2**20)]
+
+    assert run(check_refusal()) == [503, 200, 200]
+
+
+def test_uploads_are_refused_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "ARRIVING_BYTES", 10**19)
     # Without a Content-Length, an upload may be as large as the limit, which no disk has space for.
     limited = BodyLimit(lambda *_: pytest.fail("it was let through"), tmp_path, upload_bytes=10**18)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import index_builder
+from retrieval import index_builder
 from retrieval.engines.lock import acquire_lock
 from retrieval.features.models import BUNDLED_FOLDER
 from retrieval.search.searcher import Searcher

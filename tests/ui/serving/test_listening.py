@@ -75,16 +75,21 @@ def test_invalid_host_is_an_error_message_and_exit_code_2(few_icons: Path) -> No
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("host", ["::", "::1"])
-def test_the_page_is_served_by_ipv6_on_a_terminal_without_unicode(few_icons: Path, tmp_path: Path, host: str) -> None:
+@pytest.mark.parametrize(
+    ("flags", "variables"),
+    [(["--host", "::"], {}), (["--host", "::1"], {}), ([], {"GRADIO_SERVER_NAME": "[::]"})],
+)
+def test_the_page_is_served_by_ipv6_on_a_terminal_without_unicode(
+    few_icons: Path, tmp_path: Path, flags: list[str], variables: dict[str, str]
+) -> None:
     import httpx
 
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
         port = free.getsockname()[1]
     log = tmp_path / "log"
-    command = [sys.executable, "app.py", "--index", str(few_icons), "--host", host, "--port", str(port)]
+    command = [sys.executable, "app.py", "--index", str(few_icons), *flags, "--port", str(port)]
     with log.open("w") as output:
-        environment = {"PYTHONIOENCODING": "ascii", "PATH": "", "HF_HUB_OFFLINE": "1"}
+        environment = {"PYTHONIOENCODING": "ascii", "PATH": "", "HF_HUB_OFFLINE": "1"} | variables
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
 
     def ready() -> bool:

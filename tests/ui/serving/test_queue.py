@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from retrieval.errors import QueryError
 from retrieval.search.query import Query, Ranking
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
+from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.page import Page, build_page, launch
 from retrieval.ui.serving import health, queue
 from retrieval.ui.serving.health import UNREACHABLE, Health
@@ -36,7 +38,7 @@ class Visitor:
 
     def send(self, text: str = "a red fruit") -> httpx.Response:
         """Start a search; gradio answers with the event's id."""
-        body = {"data": [text, None, "", 0.5, [], None, 1.0, "clip", "cosine", "exact", 3, ""]}
+        body = {"data": [text, None, [], [], "", 0.5, [], None, 1.0, "clip", "cosine", "exact", 3, "", None]}
         return self._client.post("call/query", json=body | {"session_hash": self.session})
 
     def receive(self, sent: httpx.Response) -> str:
@@ -61,19 +63,21 @@ def site(few_icons: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     searcher = Searcher(Indexes(few_icons))
     free, texts = threading.Event(), list[str]()
     free.set()
-    search = searcher.search
+    search = searcher.search_each
 
-    def held(query: Query) -> Ranking:
+    def held(query: Query, names: Sequence[str], index: GalleryIndex | None = None) -> list[Ranking]:
         texts.append(query.text)
         assert free.wait(PATIENCE)
-        return search(query)
+        return search(query, names, index)
 
-    monkeypatch.setattr(searcher, "search", held)
+    monkeypatch.setattr(searcher, "search_each", held)
     chosen, checked = settings_of(few_icons), Health(searcher, every=0)
     checked.started = True
-    page = build_page(searcher, [], "about")
-    launch(page, chosen, checked)
-    yield SimpleNamespace(page=page, queue=page.fair_queue, health=checked, free=free, texts=texts, searcher=searcher)
+    page = build_page(searcher, "about")
+    door = launch(page, chosen, checked)
+    yield SimpleNamespace(
+        page=page, door=door, queue=page.fair_queue, health=checked, free=free, texts=texts, searcher=searcher
+    )
     free.set()
     page.close(verbose=False)
     searcher.indexes.close()
@@ -101,6 +105,35 @@ def test_visitor_with_many_unanswered_calls_is_refused(site: SimpleNamespace, se
         assert visitors[number % sessions].send().status_code == 200
     refused = visitors[0].send()
     assert (refused.status_code, refused.json()) == (503, {"detail": TOO_MANY})
+
+
+def ask_by_mcp(page: Page, text: str, source: str, **headers: str) -> str:
+    """Call a tool from an address of this machine; return the answer."""
+    call = {"name": "query", "arguments": {"text": text, "features": "clip"}}
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=source), timeout=PATIENCE) as client:
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+        accept = {"Accept": "application/json, text/event-stream"}
+        return client.post(f"{page.local_url}gradio_api/mcp/", json=body, headers=accept | headers).text
+
+
+def test_mcp_clients_have_shares_of_their_own(site: SimpleNamespace) -> None:
+    """gradio sends the calls of all of them in one session."""
+    assert "hits" in ask_by_mcp(site.page, "first", "127.0.0.1")
+    site.free.clear()
+    pretended = {queue.VISITOR.decode(): "guessed 127.0.0.1"}
+    with ThreadPoolExecutor(ANSWERS_PER_SESSION + 5) as threads:
+        greedy = [
+            threads.submit(ask_by_mcp, site.page, f"greedy {number}", "127.0.0.2", **pretended)
+            for number in range(ANSWERS_PER_SESSION + 4)
+        ]
+        wait_until(lambda: sum(each.done() for each in greedy) == 4, lambda: site.free.set())
+        assert all("waiting" in each.result() or "full" in each.result() for each in greedy if each.done())
+        modest = threads.submit(ask_by_mcp, site.page, "modest", "127.0.0.1")
+        wait_until(lambda: "127.0.0.1" in site.queue._asked_by.values())
+        site.free.set()
+        assert "hits" in modest.result()
+        assert sum("hits" in each.result() for each in greedy) == ANSWERS_PER_SESSION
+    assert site.texts.index("modest") <= 7, "it had its turn before those who asked often"
 
 
 def test_full_page_refuses_new_calls_with_a_reason(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +210,20 @@ def test_visitors_take_turns(site: SimpleNamespace) -> None:
     assert greedy.receive(sent[-1]) == "complete"
 
 
+def test_active_visitors_share_the_places(site: SimpleNamespace) -> None:
+    visitors = [Visitor(site.page, f"visitor {number}") for number in range(3)]
+    assert [each.search() for each in visitors] == ["complete"] * 3
+    site.free.clear()
+    site.texts.clear()
+    sent = [visitors[0].send("greedy") for _ in range(4)]
+    asked = visitors[1].send("modest")
+    wait_until(lambda: "modest" in site.texts)
+    assert site.texts.count("greedy") <= 1  # alone, two would run
+    site.free.set()
+    assert visitors[1].receive(asked) == "complete"
+    assert visitors[0].receive(sent[-1]) == "complete"
+
+
 def test_failure_of_the_queue_is_survived(site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     site.free.clear()
     visitor = Visitor(site.page, "visitor")
@@ -234,3 +281,33 @@ def test_unknown_sessions_are_told_so(site: SimpleNamespace, caplog: pytest.LogC
     found = json.loads(answer.text.removeprefix("data: "))
     assert (found["msg"], found["session_not_found"]) == ("unexpected_error", True)
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]  # such as a traceback
+
+
+def test_call_sent_just_after_an_answer_is_answered_in_the_same_stream(site: SimpleNamespace) -> None:
+    visitor, answers = Visitor(site.page, "visitor"), list[str]()
+    sent = [visitor.send().json()["event_id"]]
+    stream = f"{site.page.local_url}gradio_api/queue/data?session_hash=visitor"
+    with httpx.stream("GET", stream, timeout=PATIENCE) as answer:
+        for line in answer.iter_lines():
+            if not line:
+                continue
+            message = json.loads(line.removeprefix("data: "))
+            if message["msg"] == "process_completed":
+                answers.append(message["event_id"])
+                if len(sent) < 3:
+                    wait_until(lambda: not site.queue.has_unanswered("visitor"))  # gradio would have ended the stream
+                    sent.append(visitor.send().json()["event_id"])
+    assert answers == sent and message["msg"] == "close_stream"
+
+
+def test_stream_of_a_browser_ends_when_the_page_shuts_down(site: SimpleNamespace) -> None:
+    visitor = Visitor(site.page, "visitor")
+    visitor.send()
+    stream, browser = f"{site.page.local_url}gradio_api/queue/data?session_hash=visitor", {"user-agent": "Mozilla/5.0"}
+    with httpx.stream("GET", stream, timeout=PATIENCE, headers=browser) as answer:
+        lines = (json.loads(line.removeprefix("data: "))["msg"] for line in answer.iter_lines() if line)
+        assert "process_completed" in lines
+        began = time.monotonic()
+        assert site.door.wait_until_empty(site.page)
+        assert list(lines) == ["close_stream"]
+        assert time.monotonic() - began < queue.BROWSER_STAYS

@@ -1,14 +1,23 @@
 """The app stops in time, whatever its visitors do."""
 
+import asyncio
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
+from typing_extensions import override
 
+from retrieval.search.searcher import Searcher
+from retrieval.storage.catalog import Indexes
+from retrieval.ui.page import build_page, launch
+from retrieval.ui.serving.health import Health
+from retrieval.ui.serving.shutdown import close
+from tests.support.browsing import settings_of
 from tests.support.paths import ROOT
 from tests.support.serving import wait_for_address
 from tests.support.waiting import PATIENCE
@@ -49,3 +58,23 @@ def test_open_connections_and_slow_images_do_not_delay_a_stop(few_icons: Path, t
     print(f"stopped after {time.monotonic() - started:.1f} s")
     for line in lines:
         line.close()
+
+
+def test_stop_is_announced_within_the_loop_that_serves_the_page(few_icons: Path) -> None:
+    announced: list[threading.Thread] = []
+
+    class Watched(asyncio.Event):
+        @override
+        def set(self) -> None:
+            if not self.is_set():
+                announced.append(threading.current_thread())
+            super().set()
+
+    searcher = Searcher(Indexes(few_icons))
+    page = build_page(searcher, "about")
+    door = launch(page, settings_of(few_icons), Health(searcher))
+    page.app.stop_event = Watched()
+    close(page, door)
+    searcher.indexes.close()
+    assert len(announced) == 1
+    assert announced[0] is not threading.current_thread()

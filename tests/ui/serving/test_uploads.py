@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import PictureError, RetrievalError
 from retrieval.ui.serving import uploads
+from retrieval.ui.widgets.picture_input import uploaded
 from tests.support.paths import ROOT
 
 OTHER_START = """
@@ -64,6 +65,12 @@ def test_error_when_the_upload_folder_cannot_be_created(tmp_path: Path, monkeypa
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
     with pytest.raises(RetrievalError, match="set `GRADIO_TEMP_DIR` to another folder"):
         uploads.own_folder.__wrapped__()
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x" * 10**5, "a\0b", "", None, 5])
+def test_names_that_are_no_paths_are_refused(name: object) -> None:
+    with pytest.raises(PictureError, match="was not uploaded here"):
+        uploaded(name)
 
 
 def test_oldest_uploads_are_deleted_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

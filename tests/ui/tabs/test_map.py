@@ -2,56 +2,87 @@
 
 import re
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FloatRect, Page, expect
 
-import index_builder
+from retrieval import index_builder
 from retrieval.analysis.explanation import name_of
-from retrieval.analysis.gallery_map import COLOURED, DARK, LIGHT, OTHER, OTHER_LABELS, marks, ranked_labels
+from retrieval.analysis.gallery_map import (
+    COLOURED,
+    DARK,
+    LIGHT,
+    OTHER,
+    OTHER_LABELS,
+    Plane,
+    marks,
+    points,
+    ranked_labels,
+)
 from retrieval.search.query import Query
 from retrieval.search.searcher import Searcher
 from retrieval.storage.catalog import Indexes
 from retrieval.storage.projection import Method
 from retrieval.storage.reader import GalleryIndex
 from retrieval.ui.tabs.map import MapTab
-from tests.support.browsing import PATIENCE, open_tab, served, settings_of, toggle, upload
+from tests.support.browsing import PATIENCE, details, hits, open_tab, served, settings_of, toggle, upload
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-MARGIN = 28  # px around the whole map, as in map.js
 HOSTILE = "${window.hacked=1}{{x}}`<img src=x onerror=window.hacked=1>"
 
 
 def open_map(page: Page) -> None:
     open_tab(page, "Map")
     expect(page.locator(".map-legend button").first).to_be_visible()
-    page.locator("canvas.map").scroll_into_view_if_needed()
+    page.locator(".map-frame").scroll_into_view_if_needed()
 
 
-def canvas_positions(page: Page, index: GalleryIndex, features: str = "clip") -> np.ndarray:
-    """Compute the expected canvas position of each picture without a query: fitted, y upwards, equal scales."""
-    places = index.map(features, Method.PCA).coordinates.astype(np.float64)
-    box = page.locator("canvas.map").evaluate("c => [c.clientWidth, c.clientHeight]")
-    low, high = places.min(axis=0), places.max(axis=0)
-    scale = ((np.array(box) - 2 * MARGIN) / (high - low)).min()
-    return np.array(box) / 2 + (places - (low + high) / 2) * scale * [1, -1]
+def names_on(page: Page) -> dict[str, FloatRect]:
+    """The names on the map, and where each stands."""
+    names = page.locator(".map-name").all()
+    return {each.inner_text(): each.bounding_box() or {"x": 0, "y": 0, "width": 0, "height": 0} for each in names}
 
 
-def most_isolated(places: np.ndarray) -> int:
-    """Return the picture that is farthest from its nearest neighbour, so that hovering over it is unambiguous."""
+def cover(one: FloatRect, other: FloatRect) -> bool:
+    """Whether two names overlap by more than their margins."""
+
+    def overlap(at: str, size: str) -> float:
+        return (one[size] + other[size]) / 2 - abs(one[at] + one[size] / 2 - other[at] - other[size] / 2)
+
+    return overlap("x", "width") > 4 and overlap("y", "height") > 4
+
+
+def expected_positions(page: Page, index: GalleryIndex, features: str = "clip") -> np.ndarray:
+    """Compute where the map by t-SNE should show each picture, in pixels of its frame, if it is not zoomed in."""
+    coordinates = index.map(features, Method.TSNE).coordinates
+    box = page.locator(".map-frame").evaluate("frame => [frame.clientWidth, frame.clientHeight]")
+    return Plane(coordinates, Method.TSNE).place(coordinates) / 100 * box
+
+
+def most_isolated(places: np.ndarray, among: np.ndarray | bool = True) -> int:
+    """Return the picture that is farthest from its nearest neighbour, so that hovering over it is unambiguous.
+
+    `among` says which pictures may be returned.
+    """
     distances = np.linalg.norm(places[:, None] - places, axis=2)
     np.fill_diagonal(distances, np.inf)
     nearest = distances.min(axis=1)
-    assert nearest.max() > 8
+    # Not below the buttons.
+    nearest[(places[:, 1] < 60) & (places[:, 0] > places[:, 0].max() - 220)] = 0
+    nearest = np.where(among, nearest, 0)
+    assert nearest.max() > 4
     return int(nearest.argmax())
 
 
 def move_to(page: Page, place: np.ndarray) -> None:
-    page.locator("canvas.map").hover(position={"x": float(place[0]), "y": float(place[1])})
+    page.locator(".map-frame").hover(position={"x": float(place[0]), "y": float(place[1])})
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +90,19 @@ def icons_index(icons: Path) -> GalleryIndex:
     return Indexes(icons).get()
 
 
-def test_hovering_shows_a_picture_and_clicking_makes_it_the_query(
+def search_with_point(page: Page, place: np.ndarray) -> None:
+    page.locator(".map-frame").click(position={"x": float(place[0]), "y": float(place[1])})
+    page.get_by_role("button", name="Search with this").click()
+
+
+def test_hovering_shows_a_picture_and_clicking_opens_it(
     page: Page,
     icons_index: GalleryIndex,
 ) -> None:
     open_map(page)
-    expect(page.locator("#map_note")).to_contain_text(re.compile(r"1,566 images, CLIP features.*% of the variance"))
+    expect(page.locator("#map_note")).to_contain_text("1,566 images, CLIP features")
     expect(page.locator("#map_note")).to_contain_text("Choose an image to start")
-    places = canvas_positions(page, icons_index)
+    places = expected_positions(page, icons_index)
     position = most_isolated(places)
     entry = icons_index.entry(position)
     move_to(page, places[position])
@@ -74,29 +110,37 @@ def test_hovering_shows_a_picture_and_clicking_makes_it_the_query(
     expect(card).to_have_text(f"{name_of(entry)} · {entry.label}")
     expect(card.locator("img")).to_be_visible()
     assert card.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
-    page.locator("canvas.map").click(position={"x": float(places[position][0]), "y": float(places[position][1])})
+    search_with_point(page, places[position])
     expect(page.locator("#query img")).to_be_visible()
     expect(page.locator("#map_note")).to_contain_text("◆ Your query.")
+    page.mouse.move(0, 0)
+    move_to(page, places[position])
     expect(card).to_have_text(f"{name_of(entry)} · {entry.label} · your query")
     open_tab(page, "Search")
-    expect(page.locator("#results .caption-label").first).to_contain_text(f"1. {name_of(entry)} · 1.000")
+    expect(details(page)).to_contain_text("decode 0.0 ms")
+    assert f"id={quote(entry.id)}" in page.url
 
 
 def test_points_have_the_colour_of_their_label(page: Page, icons_index: GalleryIndex) -> None:
     open_map(page)
-    places = canvas_positions(page, icons_index)
-    position = most_isolated(places)
+    places = expected_positions(page, icons_index)
+    names = [name for name, _ in ranked_labels(icons_index)]
+    # The second half of the coloured labels are rings, which are empty in the middle.
+    is_ring = np.array([len(LIGHT) <= names.index(label) < COLOURED for label in icons_index.labels])
+    position = most_isolated(places, among=~is_ring)
     place = [name for name, _ in ranked_labels(icons_index)].index(icons_index.entry(position).label)
     expected = bytes.fromhex((LIGHT[place % len(LIGHT)] if place < COLOURED else OTHER[False])[1:])
-    page.wait_for_function(
-        """([x, y, colour]) => {
-            const canvas = document.querySelector("canvas.map"), ratio = canvas.width / canvas.clientWidth;
-            const seen = canvas.getContext("2d").getImageData(Math.round(x * ratio), Math.round(y * ratio), 1, 1).data;
-            // The browser divides by alpha, so values may be off by a few.
-            return seen[3] > 150 && colour.every((value, i) => Math.abs(value - seen[i]) <= 6);
-        }""",
-        arg=[*places[position].tolist(), list(expected)],
-    )
+    script = """([x, y]) => {
+        const canvas = document.querySelector("canvas.map"), ratio = canvas.width / canvas.clientWidth;
+        return [...canvas.getContext("2d").getImageData(Math.round(x * ratio), Math.round(y * ratio), 1, 1).data];
+    }"""
+
+    def is_drawn() -> bool:
+        # Looked up each time, since the map takes its final size only after the text above it.
+        *seen, alpha = page.evaluate(script, expected_positions(page, icons_index)[position].tolist())
+        return alpha > 150 and all(abs(a - b) <= 6 for a, b in zip(seen, expected, strict=True))  # it divides by alpha
+
+    wait_until(is_drawn)
     expect(page.locator(".map-legend button")).to_have_count(COLOURED + 1)
     expect(page.locator(".map-legend button").first).to_have_text(" ".join(map(str, ranked_labels(icons_index)[0])))
     expect(page.locator(".map-legend button").last).to_contain_text(OTHER_LABELS)
@@ -104,16 +148,16 @@ def test_points_have_the_colour_of_their_label(page: Page, icons_index: GalleryI
 
 def test_picture_can_be_selected_by_keyboard(page: Page, queries: Path) -> None:
     upload(page, queries / "cat.png")
-    expect(page.locator("#results .caption-label").first).to_be_visible()
+    expect(hits(page).first).to_be_visible()
     open_map(page)
     page.locator("#map_method input, #map_features input").first.focus()
-    for _ in range(4):  # at most: radios, then the canvas
+    for _ in range(10):  # at most: radios, then the map
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.matches('canvas.map')"):
+        if page.evaluate("document.activeElement.matches('.map-frame')"):
             break
     card = page.locator(".map-card")
     expect(card).to_have_text("your query")
-    outline = page.locator("canvas.map").evaluate("c => getComputedStyle(c).outlineStyle")
+    outline = page.locator(".map-frame").evaluate("c => getComputedStyle(c).outlineStyle")
     assert outline == "solid"
     seen = set()
     for key in ("ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown", "ArrowRight"):
@@ -125,7 +169,16 @@ def test_picture_can_be_selected_by_keyboard(page: Page, queries: Path) -> None:
     said = page.locator("#map [aria-live]").inner_text()
     assert said == card.inner_text()
     page.keyboard.press("Enter")
-    expect(card).to_have_text(re.compile(r" · your query$"))
+    page.get_by_role("button", name="Search with this").press("Enter")
+    expect(page).to_have_url(re.compile("id="))
+
+    def query_is_shown() -> bool:
+        """Return to the map, which shows the query first, until the new map is there."""
+        page.locator(".map-frame").blur()
+        page.locator(".map-frame").focus()
+        return card.inner_text().endswith(" · your query")
+
+    wait_until(query_is_shown)
     assert card.inner_text().startswith(said.split(" · ")[0])
     page.keyboard.press("Escape")
     expect(card).to_be_hidden()
@@ -139,7 +192,7 @@ def test_marks_follow_the_query(page: Page, queries: Path) -> None:
     expect(page.locator(".map-legend")).to_contain_text("your query")
     page.locator("#text input, #text textarea").fill("red fruit")
     page.keyboard.press("Enter")
-    expect(page.locator("#map_note")).to_contain_text("Your image without the text")
+    expect(page.locator("#map_note")).to_contain_text("Your image without what was added")
     page.locator("#query button[aria-label='Remove Image']").click()
     expect(page.locator("#map_note")).to_contain_text("A text has no place here")
     expect(page.locator(".map-legend")).not_to_contain_text("your query")
@@ -153,9 +206,9 @@ def test_closed_map_is_not_redrawn_for_each_query(page: Page, queries: Path, mon
     draw = MapTab._drawn
     monkeypatch.setattr(MapTab, "_drawn", lambda *args: drawn.append("drawn") or draw(*args))
     upload(page, queries / "lion.png")
-    expect(page.locator("#results .caption-label").first).to_be_visible()
+    expect(hits(page).first).to_be_visible()
     toggle(page, "metric", "l1")
-    expect(page.locator("#explanation")).to_contain_text("Score: L1")
+    expect(details(page)).to_contain_text("Score: L1")
     page.locator("#search").click()
     expect(page.locator(".pending, .generating")).to_have_count(0)
     assert not drawn
@@ -166,14 +219,14 @@ def test_closed_map_is_not_redrawn_for_each_query(page: Page, queries: Path, mon
 
 def test_zoom_and_label_filter(page: Page, icons_index: GalleryIndex) -> None:
     open_map(page)
-    places = canvas_positions(page, icons_index)
+    places = expected_positions(page, icons_index)
     position = most_isolated(places)
     card = page.locator(".map-card")
     name = name_of(icons_index.entry(position))
     move_to(page, places[position])
     expect(card).to_contain_text(name)
     page.get_by_role("button", name="Zoom in").click()
-    middle = np.array(page.locator("canvas.map").evaluate("c => [c.clientWidth / 2, c.clientHeight / 2]"))
+    middle = np.array(page.locator(".map-frame").evaluate("c => [c.clientWidth / 2, c.clientHeight / 2]"))
     zoomed = middle + (places[position] - middle) * 1.6
     edge = 60  # px, where the buttons are
     inside = (zoomed > edge).all() and (zoomed < 2 * middle - edge).all()
@@ -194,6 +247,63 @@ def test_zoom_and_label_filter(page: Page, icons_index: GalleryIndex) -> None:
     expect(card).not_to_contain_text(name)
 
 
+def test_names_stand_on_groups_and_thumbnails_appear_when_zoomed_in(page: Page, icons_index: GalleryIndex) -> None:
+    open_map(page)
+    found = points(icons_index, "clip", Method.TSNE)
+    expect(page.locator(".map-name").first).to_have_text(found.labels[found.names[0].label][0])
+    boxes = names_on(page)
+    covering = [(one, other) for one, other in combinations(boxes.items(), 2) if cover(one[1], other[1])]
+    assert not covering
+    assert boxes.keys() < {found.labels[each.label][0] for each in found.names}
+    expect(page.locator(".map-over img")).to_have_count(0)
+    for _ in range(3):
+        page.get_by_role("button", name="Zoom in").click()
+    expect(page.locator(".map-over img").first).to_be_visible()
+    loaded = "images => Promise.all(images.map(each => each.decode().then(() => each.naturalWidth)))"
+    widths = page.locator(".map-over img").evaluate_all(loaded)
+    assert names_on(page).keys() - boxes.keys(), "there is room for more names"
+    assert 0 < len(widths) < 200
+    assert min(widths) > 100
+    before = page.locator(".map-frame").evaluate("frame => frame.scrollLeft")
+    page.locator(".map-frame").hover(position={"x": 300, "y": 200})
+    page.mouse.down()
+    page.mouse.move(0, 300, steps=5)
+    page.mouse.up()
+    expect(page.locator("#viewer dialog")).to_be_hidden()  # a drag opens nothing
+    assert page.locator(".map-frame").evaluate("frame => frame.scrollLeft") > before
+    page.get_by_role("button", name="Show all").click()
+    expect(page.locator(".map-over img")).to_have_count(0)
+
+
+def test_points_move_to_another_layout(page: Page, browser: Browser, address: str, icons_index: GalleryIndex) -> None:
+    """Unless the visitor has asked for less motion."""
+    script = """() => new Promise(done => {
+        const canvas = document.querySelector("canvas.map"), ink = canvas.getContext("2d"), seen = new Set();
+        document.querySelector("#map_features input[value=pixels]").click();
+        const look = () => {
+            const { data } = ink.getImageData(0, 0, canvas.width, canvas.height);
+            let sum = 0;
+            for (let i = 3; i < data.length; i += 4) if (data[i]) sum = (sum * 31 + i) % 1000000007;
+            seen.add(sum);
+            const there = document.querySelector("#map_note").textContent.includes("Raw pixels");
+            if (there && performance.now() > until) done(seen.size);
+            else requestAnimationFrame(look);
+        };
+        const until = performance.now() + 3000;
+        look();
+    })"""
+    open_map(page)
+    assert page.evaluate(script) > 3
+    context = browser.new_context(reduced_motion="reduce")
+    calm = context.new_page()
+    calm.set_default_timeout(PATIENCE)
+    calm.goto(address)
+    expect(hits(calm).first).to_be_visible()
+    open_map(calm)
+    assert calm.evaluate(script) <= 3
+    context.close()
+
+
 @pytest.fixture
 def hostile_page(tmp_path: Path, browser: Browser, queries: Path) -> Iterator[Page]:
     """A page over a gallery with HTML and templates in its labels and names, and with maps by both methods."""
@@ -206,7 +316,7 @@ def hostile_page(tmp_path: Path, browser: Browser, queries: Path) -> Iterator[Pa
     arguments = ["--index", str(root), "--dataset", str(tmp_path / "pictures"), "--model", "mini", "--map", "tsne"]
     assert index_builder.main(arguments) == 0
     searcher = Searcher(Indexes(root))
-    with served(searcher, settings_of(root), queries) as address:
+    with served(searcher, settings_of(root)) as address:
         context = browser.new_context()
         opened = context.new_page()
         opened.set_default_timeout(PATIENCE)
@@ -220,28 +330,30 @@ def test_names_and_labels_are_rendered_as_text(hostile_page: Page) -> None:
     open_map(hostile_page)
     expect(hostile_page.locator(".map-legend button")).to_have_count(2)
     expect(hostile_page.locator(".map-legend")).to_contain_text(HOSTILE)
-    canvas = hostile_page.locator("canvas.map")
-    canvas.focus()
+    hostile_page.locator(".map-frame").focus()
     hostile_page.keyboard.press("ArrowRight")
     card = hostile_page.locator(".map-card")
     expect(card).to_contain_text(HOSTILE)
     expect(hostile_page.locator("#map [aria-live]")).to_contain_text(HOSTILE)
     hostile_page.keyboard.press("Enter")
-    expect(card).to_contain_text("your query")
-    toggle(hostile_page, "map_method", "tsne")
+    expect(hostile_page.locator("#viewer h2")).to_contain_text(HOSTILE)
+    hostile_page.get_by_role("button", name="Search with this").press("Enter")
+    expect(hostile_page.locator(".map-legend")).to_contain_text("your query")
     expect(hostile_page.locator("#map_note")).to_contain_text("t-SNE keeps neighbours together")
+    toggle(hostile_page, "map_method", "pca")
+    expect(hostile_page.locator("#map_note")).to_contain_text("of the variance")
     expect(hostile_page.locator(".map-legend")).to_contain_text("your query")
     assert hostile_page.locator("#map img").count() == 1, "the thumbnail is the only picture"
     assert hostile_page.evaluate("window.hacked") is None
 
 
-def test_dark_theme_on_a_phone(browser: Browser, address: str, queries: Path) -> None:
+def test_dark_theme_on_a_phone(browser: Browser, address: str, queries: Path, icons_index: GalleryIndex) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}?__theme=dark")
     upload(page, queries / "castle.png")
-    expect(page.locator("#results .caption-label").first).to_be_visible()
+    expect(hits(page).first).to_be_visible()
     open_map(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     expect(page.locator("#map_note")).to_contain_text("◆ Your query")
@@ -258,25 +370,26 @@ def test_dark_theme_on_a_phone(browser: Browser, address: str, queries: Path) ->
     for colour in DARK:
         wanted = np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
         assert np.abs(shades - wanted).max(axis=1).min() <= 6, colour
-    page_colour = page.locator("canvas.map").evaluate("c => getComputedStyle(c).backgroundColor")
+    page_colour = page.locator(".map-box").evaluate("c => getComputedStyle(c).backgroundColor")
     assert page_colour == "rgb(15, 23, 42)"
-    # The first tap shows a picture, the second selects it.
-    centre = page.locator("canvas.map").evaluate("c => [c.clientWidth / 2, c.clientHeight / 2]")
-    spot = {"x": centre[0], "y": centre[1]}
-    page.locator("canvas.map").tap(position=spot)
+    # The first tap shows a picture, the second opens it.
+    places = expected_positions(page, icons_index)
+    x, y = places[most_isolated(places)].tolist()
+    spot = {"x": x, "y": y}
+    page.locator(".map-frame").tap(position=spot)
     expect(page.locator(".map-card")).to_be_visible()
     name = page.locator(".map-card").inner_text().split(" · ")[0]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.locator("canvas.map").tap(position=spot)
-    expect(page.locator(".map-card")).to_have_text(re.compile(re.escape(name) + ".* · your query"))
+    page.locator(".map-frame").tap(position=spot)
+    expect(page.locator("#viewer h2")).to_have_text(name)
     context.close()
 
 
 def test_hovering_over_a_hit_shows_its_rank(page: Page, icons: Path, icons_index: GalleryIndex) -> None:
     open_map(page)
-    places = canvas_positions(page, icons_index)
+    places = expected_positions(page, icons_index)
     position = most_isolated(places)
-    page.locator("canvas.map").click(position={"x": float(places[position][0]), "y": float(places[position][1])})
+    search_with_point(page, places[position])
     expect(page.locator("#map_note")).to_contain_text("◆ Your query.")
     hits = marks(Searcher(Indexes(icons)), icons_index, Query(position=position), Method.PCA).hits[1:]
     distances = np.linalg.norm(places[[hit.position for hit in hits], None] - places, axis=2)

@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from retrieval.search.searcher import Searcher
-from tests.support.browsing import captions, timings, toggle, upload
+from tests.support.browsing import captions, choose_features, details, hits, toggle, upload
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.browser
@@ -28,15 +28,16 @@ def test_results_are_served_from_the_index_without_encoding_pictures(
         Image.Image, "save", lambda self, *args, **named: encoded.append(args) or save(self, *args, **named)
     )
     upload(page, queries / "pizza.png")
-    expect(page.locator("#results img")).to_have_count(12)
+    expect(hits(page).first).to_contain_text("1. pizza")
     first = captions(page)
     toggle(page, "metric", "l1")
     toggle(page, "engine", "chroma")
-    toggle(page, "features", "pixels")
-    expect(timings(page)).to_contain_text("no model")
-    assert captions(page) != first
+    choose_features(page, "pixels", "clip")
+    expect(details(page, "pixels")).to_contain_text("Score: L1 =")
+    expect(details(page, "pixels")).to_contain_text("ChromaDB")
+    assert captions(page, "pixels") != first
     index = page_searcher.indexes.get()
-    for image in page.locator("#results img").all():
+    for image in page.locator("#results .hit img").all():
         source = urljoin(address, image.get_attribute("src"))
         assert str(index.snapshot.parent) not in unquote(source), "reveals the location of the index"
         path = index.thumbnails.joinpath(*source.rsplit("/", 2)[1:])
