@@ -13,7 +13,8 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ ACTIVE = 10.0  # seconds for which a visitor who had a turn counts as active
 LONGEST_REST = 1.0  # seconds that a visitor waits after a call while others are active, at most as long as it took
 PROGRAM_STAYS = 1.0  # seconds that the stream of a program goes on after the last answer; it cannot exit before
 BROWSER_STAYS = 10.0  # the same for a browser, which has six connections for all its tabs, so not without end
+LEAVING = 0.5  # seconds that a client has to notice that its stream has ended
 LOOK_AT_DOOR = 0.5  # seconds between two checks whether the page is shutting down
 
 LATE = "This page is busy: your call waited too long for its turn. Try again in a minute."
@@ -98,6 +100,7 @@ class FairQueue(Queue):
         self.secret = uuid.uuid4().hex  # in that header, so that no visitor can pretend to be another one
         self._asked_by: dict[str, str] = {}  # event of an MCP client -> its address
         self._calls: dict[str, asyncio.Event] = {}  # of sessions whose streams wait for a call
+        self._ending: dict[str, asyncio.Event] = {}  # of sessions whose clients are told that their streams end
         self._mailboxes: dict[str, Mailbox] = {}
         self.pending_messages_per_session = self._mailboxes  # type: ignore[assignment]  # this one drops nothing by itself
         self._addresses: dict[str, str] = {}  # session -> address
@@ -109,6 +112,8 @@ class FairQueue(Queue):
     async def push(self, body: PredictBodyInternal, request: Request, username: str | None) -> Pushed:
         await self._drop_abandoned()
         body.session_hash = session = body.session_hash or uuid.uuid4().hex
+        if left := self._ending.get(session):
+            await left.wait()
         client, address = self._mcp_client(request), address_of(request)
         if session != self.exempt and (refusal := self._refusal(session, address, client)):
             return False, refusal, "queue_full"
@@ -195,6 +200,17 @@ class FairQueue(Queue):
                 await call.wait()
             finally:
                 self._calls.pop(session, None)
+
+    @contextmanager
+    def ending(self, session: str) -> Iterator[None]:
+        """Keep the calls of a session waiting, so that their client opens another stream for them."""
+        left = self._ending[session] = asyncio.Event()
+        try:
+            yield
+        finally:
+            left.set()
+            if self._ending.get(session) is left:
+                del self._ending[session]
 
     def has_session(self, session: str) -> bool:
         """Return whether a session has messages, or will get some."""
@@ -307,7 +323,8 @@ class Streams:
     fail with a traceback in the log.
 
     The stream of a session goes on for a while after its last answer; gradio ends it at once. A client that has sent
-    its next call at that moment may still take the stream for open, so it would never get the answer.
+    its next call at that moment may still take the stream for open, so it would never get the answer. When the stream
+    does end, calls wait until the client has left it.
     """
 
     def __init__(self, app: ASGIApp, queue: FairQueue, is_shut: Callable[[], bool]) -> None:
@@ -360,7 +377,11 @@ class Streams:
                 return  # the client has left
             if not await self._calls_again(session, receive, BROWSER_STAYS if browser else PROGRAM_STAYS):
                 break
-        for message in ending:
+        with self._queue.ending(session):
+            await send(ending[0])
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_disconnect(receive), LEAVING)
+        for message in ending[1:]:
             await send(message)
 
     async def _calls_again(self, session: str, receive: Receive, patience: float) -> bool:

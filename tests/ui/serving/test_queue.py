@@ -126,7 +126,14 @@ def test_mcp_clients_have_shares_of_their_own(site: SimpleNamespace) -> None:
             threads.submit(ask_by_mcp, site.page, f"greedy {number}", "127.0.0.2", **pretended)
             for number in range(ANSWERS_PER_SESSION + 4)
         ]
-        wait_until(lambda: sum(each.done() for each in greedy) == 4, lambda: site.free.set())
+
+        def state() -> object:
+            """Return what is known about the calls, after ending them."""
+            site.free.set()
+            asked, texts = list(site.queue._asked_by.values()), list(site.texts)
+            return asked, texts, [str(each.exception() or each.result()) for each in greedy if each.done()]
+
+        wait_until(lambda: sum(each.done() for each in greedy) == 4, state)
         assert all("waiting" in each.result() or "full" in each.result() for each in greedy if each.done())
         modest = threads.submit(ask_by_mcp, site.page, "modest", "127.0.0.1")
         wait_until(lambda: "127.0.0.1" in site.queue._asked_by.values())
@@ -298,6 +305,24 @@ def test_call_sent_just_after_an_answer_is_answered_in_the_same_stream(site: Sim
                     wait_until(lambda: not site.queue.has_unanswered("visitor"))  # gradio would have ended the stream
                     sent.append(visitor.send().json()["event_id"])
     assert answers == sent and message["msg"] == "close_stream"
+
+
+def test_call_sent_while_a_stream_ends_waits_until_its_client_has_left(
+    site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the client would take the stream for open, and never get the answer."""
+    monkeypatch.setattr(queue, "LEAVING", PATIENCE)
+    visitor = Visitor(site.page, "visitor")
+    visitor.send()
+    stream = f"{site.page.local_url}gradio_api/queue/data?session_hash=visitor"
+    with ThreadPoolExecutor(1) as threads:
+        with httpx.stream("GET", stream, timeout=PATIENCE) as answer:
+            lines = answer.iter_lines()  # the connection is closed with it
+            assert any("close_stream" in line for line in lines)
+            sent = threads.submit(visitor.send)
+            with pytest.raises(TimeoutError):
+                sent.result(timeout=1)
+        assert visitor.receive(sent.result()) == "complete"
 
 
 def test_stream_of_a_browser_ends_when_the_page_shuts_down(site: SimpleNamespace) -> None:
