@@ -109,21 +109,22 @@ function cover() {
     return image;
   });
   const marks = items.filter((item) => item.rank || item.query);
-  const above = (x, y, wide) => {  // the height at which no mark hides a name
-    const near = marks.find((mark) => Math.abs(mark.x - x) * box.width / 100 < wide / 2 + 14 && Math.abs(mark.y - y) * box.height / 100 < 19);
-    return near ? above(x, near.y - 2000 / box.height, wide) : y;
+  const above = (middle, height, wide) => {  // the height at which no mark hides a name, in pixels
+    const near = marks.find((mark) => Math.abs(mark.x * box.width / 100 - middle) < wide / 2 + 14 && Math.abs(mark.y * box.height / 100 - height) < 19);
+    return near ? above(middle, near.y * box.height / 100 - 20, wide) : height;
   };
   ink.font = `600 ${0.8 * parseFloat(getComputedStyle(document.documentElement).fontSize)}px ${getComputedStyle(over).fontFamily}`;
   const widthOf = (text) => Math.min(224, ink.measureText(text).width + 8);  // of a name, as map.css draws it
   const named = [];  // the middles and widths of the names so far, which others must not cover
   for (const [label, x, y] of only === null ? data.names : []) {
-    const text = data.labels[label][0], key = `${data.key} name ${label}`, wide = widthOf(text), percent = Math.max(1, above(x, y, wide));
-    const middle = x * box.width / 100 + (0.5 - x / 100) * wide, height = percent * box.height / 100;
+    const text = data.labels[label][0], key = `${data.key} name ${label}`, wide = widthOf(text);
+    const middle = x * box.width / 100 + (0.5 - x / 100) * wide;
+    const height = Math.max(box.height / 100, above(middle, y * box.height / 100, wide));
     if (named.some(([at, up, other]) => Math.abs(at - middle) < (other + wide) / 2 && Math.abs(up - height) < 17)) continue;
     named.push([middle, height, wide]);
     add(key, () => make("span", "map-name", text, { x }));
     // Inside the plane, even at its edge.
-    Object.assign(parts.get(key).style, { top: `${percent}%`, translate: `-${x}% -50%` });
+    Object.assign(parts.get(key).style, { top: `${100 * height / box.height}%`, translate: `-${x}% -50%` });
   }
   const numbered = [];
   for (const item of marks.filter((mark) => mark.rank).sort((one, other) => one.rank - other.rank)) {
