@@ -136,8 +136,9 @@ def test_files_of_older_versions_are_used_but_not_measured(index: GalleryIndex, 
 
 
 def test_recall_floor_raises_ef_search(tmp_path: Path) -> None:
-    vectors = unit(np.random.default_rng(0).standard_normal((2000, 256), np.float32))
-    indexes = publish_gallery(tmp_path, np.zeros((2000, 3), np.float32), vectors, [""] * 2000)
+    random = np.random.default_rng(0)
+    pixels, vectors = random.random((2000, 3), np.float32), unit(random.standard_normal((2000, 512), np.float32))
+    indexes = publish_gallery(tmp_path, pixels, vectors, [""] * 2000)
     index = indexes.get()
     build_engine(index.snapshot, "chroma", index._items, floor=1.0)
     measured = index.recall("chroma")

@@ -388,6 +388,7 @@ def test_pixels_of_the_original_size_rank_like_the_formula(large_pixels, metric)
         np.testing.assert_allclose(scores, expected[positions], rtol=1e-10)
 
 
+@pytest.mark.endurance
 def test_bundled_model_on_photos_beats_pixels(photos_searcher, seed):
     index = photos_searcher.indexes.get()
     results = evaluate(index, from_folder(index, photos_searcher.embedder, str(seed / "test")))

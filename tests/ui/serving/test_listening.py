@@ -77,7 +77,11 @@ def test_invalid_host_is_an_error_message_and_exit_code_2(few_icons: Path) -> No
 
 @pytest.mark.parametrize(
     ("flags", "variables"),
-    [(["--host", "::"], {}), (["--host", "::1"], {}), ([], {"GRADIO_SERVER_NAME": "[::]"})],
+    [
+        ([], {"GRADIO_SERVER_NAME": "[::]"}),
+        pytest.param(["--host", "::"], {}, marks=pytest.mark.endurance),
+        pytest.param(["--host", "::1"], {}, marks=pytest.mark.endurance),
+    ],
 )
 def test_the_page_is_served_by_ipv6_on_a_terminal_without_unicode(
     few_icons: Path, tmp_path: Path, flags: list[str], variables: dict[str, str]
