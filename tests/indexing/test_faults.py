@@ -21,7 +21,7 @@ LONG = 3600.0  # seconds
 KINDS = ("size of files", "memory", "time", "power")  # of faults within ChromaDB
 LARGEST_FILE = 2**19  # bytes, that ChromaDB writes for six images
 MORE_MEMORY = 2**26  # bytes, that ChromaDB needs
-SAMPLE = 97  # CI tries every 97th operation
+SAMPLE = 193  # CI tries every 193rd operation
 
 
 def fail_at_each(given: list[str]) -> int:

@@ -17,7 +17,6 @@ from tests.support.warm import Builder
 pytestmark = pytest.mark.endurance
 
 
-@pytest.mark.short
 def test_rebuild_killed_at_each_stage_ends_like_an_uninterrupted_one(
     reference_build: SimpleNamespace, tmp_path: Path
 ) -> None:

@@ -5,9 +5,11 @@ All tests attack one app that runs as on a Space. The last test checks that it s
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 from hypothesis import strategies as st
 
 from retrieval import errors
@@ -18,7 +20,7 @@ from tests.support.attacked import DEFAULTS, FILE, Site, check_after_attacks, ne
 from tests.support.fuzz import fuzz
 from tests.support.hostile_pictures import small
 
-pytestmark = [pytest.mark.endurance, pytest.mark.short]
+pytestmark = pytest.mark.endurance
 
 VALUES: dict[str, Any] = {
     "nothing": None,
@@ -58,20 +60,27 @@ VALUES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("endpoint", DEFAULTS)
-@pytest.mark.parametrize("value", VALUES)
+def each_argument() -> Iterator[ParameterSet]:
+    """Yield each value for each argument; each value for one argument of each endpoint is a short test."""
+    for endpoint, arguments in DEFAULTS.items():
+        for number, value in enumerate(VALUES):
+            for at, argument in enumerate(arguments):
+                marks = [pytest.mark.short] if at == number % len(arguments) else []
+                yield pytest.param(endpoint, argument, value, marks=marks)
+
+
+@pytest.mark.parametrize(("endpoint", "argument", "value"), each_argument())
 def test_any_value_of_any_argument_gets_a_result_or_a_message(
-    site: Site, before: object, endpoint: str, value: str
+    site: Site, before: object, endpoint: str, argument: str, value: str
 ) -> None:
     sent = json.loads(json.dumps(VALUES[value]).replace("CANARY", site.canary))
-    for argument in DEFAULTS[endpoint]:
-        answer = site.post(endpoint, list((DEFAULTS[endpoint] | {argument: sent}).values()))
-        assert errors.SURPRISE not in answer, argument
-        if "meta" in json.dumps(sent) and "event: error" in answer:
-            continue  # gradio refuses such files without a message
-        assert "event: complete" in answer or '{"error": "' in answer, (argument, answer)
+    answer = site.post(endpoint, list((DEFAULTS[endpoint] | {argument: sent}).values()))
+    assert errors.SURPRISE not in answer
+    if "meta" not in json.dumps(sent) or "event: error" not in answer:  # gradio refuses such files without a message
+        assert "event: complete" in answer or '{"error": "' in answer, answer
 
 
+@pytest.mark.short
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -107,13 +116,18 @@ def test_invalid_bodies_are_refused(site: Site, body: bytes, said: str) -> None:
     assert "hits" not in answer
 
 
+SHORT = ("an object", "a file")
+
+
 @pytest.fixture(scope="module")
 def events(site: Site) -> list[dict[str, Any]]:
     """All events of the page, including private ones."""
     return list(site.client.get("/config").json()["dependencies"])
 
 
-@pytest.mark.parametrize("value", ["nothing", "an object", "a NUL", "up", "a file", "an update"])
+@pytest.mark.parametrize(
+    "value", ["nothing", "a NUL", "up", "an update", *(pytest.param(each, marks=pytest.mark.short) for each in SHORT)]
+)
 def test_page_events_do_not_leak_details_with_invalid_data(
     site: Site, events: list[dict[str, Any]], value: str
 ) -> None:
@@ -157,14 +171,17 @@ def check_answer(site: Site, endpoint: str, arguments: list[Any]) -> None:
     assert answer.startswith(("event: ", "refused: 4"))
 
 
+@pytest.mark.short
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_random_bytes_are_read_or_refused_with_a_message() -> None:
     fuzz(SPOILT, check_picture)
 
 
+@pytest.mark.short
 def test_random_arguments_get_an_answer(site: Site) -> None:
     fuzz(st.tuples(st.sampled_from(list(DEFAULTS)), st.lists(ANY, max_size=13)), lambda call: check_answer(site, *call))
 
 
+@pytest.mark.short
 def test_app_still_works_and_has_hardly_grown(site: Site, before: tuple[str, float]) -> None:
     check_after_attacks(site, before)
