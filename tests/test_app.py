@@ -249,7 +249,6 @@ def test_index_files_are_not_served(address: str, icons: Path) -> None:
 
 
 @pytest.mark.endurance
-@pytest.mark.short
 def test_first_start_builds_the_photos_and_then_the_icons(tmp_path: Path, queries: Path) -> None:
     """With nothing but the project: no cache, no index and no network."""
     nothing = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}

@@ -92,6 +92,7 @@ def test_model_and_dataset_are_downloaded_once_and_then_work_offline(hub, client
         assert encoder.embed_texts(["a cat", "dogs"]).shape == (2, 8)  # the tokenizer was downloaded, too
 
 
+@pytest.mark.endurance
 def test_image_folder_on_the_hub_mapped_and_streamed(hub, client, tmp_path):
     flags = ["--model", "mini", "--dataset", "org/folder", "--pixel-size", "1"]
     runs = [
@@ -152,6 +153,7 @@ def test_only_auto_falls_back_to_the_bundled_model_within_the_timeout(hub, clien
     print(f"Hub {fault}: auto chose in {auto.seconds:.2f} s, the named model was refused in {named.seconds:.2f} s")
 
 
+@pytest.mark.endurance
 def test_folder_is_built_offline_with_the_bundled_model(hub, client, tmp_path):
     hub.close()
     (tmp_path / "pictures").mkdir()

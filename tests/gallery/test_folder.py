@@ -293,6 +293,7 @@ def repeated(count, text):
     return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([text]))
 
 
+@pytest.mark.endurance
 def test_metadata_of_very_many_rows_fits_in_memory(tmp_path):
     """A few kilobytes of Parquet can stand for gigabytes of rows."""
     rows = 60_000

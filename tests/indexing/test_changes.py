@@ -184,6 +184,7 @@ def test_next_build_deletes_what_a_killed_one_left_even_if_it_has_nothing_to_do(
     assert len(list((index / NAME).glob("snapshot-*"))) == 1
 
 
+@pytest.mark.endurance
 def test_repeated_rebuilds_keep_one_vector_of_each_picture(
     index: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,9 +106,7 @@ def run_and_get_output(program: Callable[[list[str]], int], reference_build: Sim
 
 
 # Bytes of free space: the disk is full at the start, while parts or the snapshot are written, and during ChromaDB.
-@pytest.mark.parametrize(
-    "room", [pytest.param(2**16, marks=pytest.mark.short), 2**18, pytest.param(2**20, marks=pytest.mark.short)]
-)
+@pytest.mark.parametrize("room", [2**16, 2**18, pytest.param(2**20, marks=pytest.mark.short)])
 def test_full_disk_is_reported_and_the_build_succeeds_with_enough_space(
     reference_build: SimpleNamespace, tmp_path: Path, room: int
 ) -> None:

@@ -141,7 +141,9 @@ def test_the_decoder_of_heic_is_loaded_for_heic_only(decoders):
     assert loaded()
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    "orientation", [6, 7, *(pytest.param(each, marks=pytest.mark.endurance) for each in (1, 2, 3, 4, 5, 8))]
+)
 def test_a_large_heic_is_upright_like_a_png(decoders, orientation):
     """Above 8 megapixels, an image is decoded directly into the memory that is sent."""
     exif = Image.Exif()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.nearly import nearly
 from tests.support.paths import ROOT
 
@@ -31,6 +33,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.endurance
 def test_every_process_gives_the_same_answers(few_icons: Path, queries: Path, tmp_path: Path) -> None:
     """Hash seeds and the number of threads may change only the last digits of scores."""
     starts = []

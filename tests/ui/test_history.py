@@ -147,7 +147,17 @@ def test_uploads_are_restored_in_the_same_browser_only(page: Page, browser: Brow
     context.close()
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "../../etc/hostname", "x" * 5000, "\0", 7, ["a"], {"path": "/"}])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/hostname",
+        {"path": "/"},
+        *(
+            pytest.param(each, marks=pytest.mark.endurance)
+            for each in ("../../etc/hostname", "x" * 5000, "\0", 7, ["a"])
+        ),
+    ],
+)
 def test_history_cannot_name_files_that_were_not_uploaded(page: Page, path: object) -> None:
     page.evaluate("path => history.replaceState({ upload: path }, '', location.href)", path)
     page.reload()
@@ -171,13 +181,13 @@ def test_shared_link_opens_a_tab(page: Page, address: str) -> None:
     ("query", "said"),
     [
         ("tab=nothing", "There is no tab 'nothing' here."),
-        ("tab=__proto__", "There is no tab '__proto__' here."),
-        ("tab=<b>x</b>", "There is no tab '<b>x</b>' here."),
+        pytest.param("tab=__proto__", "There is no tab '__proto__' here.", marks=pytest.mark.endurance),
+        pytest.param("tab=<b>x</b>", "There is no tab '<b>x</b>' here.", marks=pytest.mark.endurance),
         ("tab=robustness&rotation=1e999", "rotation must be a number from"),
-        ("tab=robustness&crop=nan&blur=x", "crop must be a number from"),
+        pytest.param("tab=robustness&crop=nan&blur=x", "crop must be a number from", marks=pytest.mark.endurance),
         ("cutoff=-5", "cutoff must be a number from 0 to 99.5, not '-5'."),
-        ("example=" + "e" * 20_000, ""),
-        ("lesson=copies", "There is no tab 'lessons' here."),
+        pytest.param("example=" + "e" * 20_000, "", marks=pytest.mark.endurance),
+        pytest.param("lesson=copies", "There is no tab 'lessons' here.", marks=pytest.mark.endurance),
         ("region=0,0,1,1&example=castle&tab=search&tab=map", ""),
     ],
 )

@@ -354,8 +354,8 @@ def test_removing_the_picture_shows_the_hint_again(page: Page, queries: Path) ->
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("fake.png", b"this is no picture", "not an image"),
-        ("empty.png", b"", "empty"),
+        pytest.param("fake.png", b"this is no picture", "not an image", marks=pytest.mark.endurance),
+        pytest.param("empty.png", b"", "empty", marks=pytest.mark.endurance),
         ("cut.png", None, "damaged or cut off"),
     ],
 )
@@ -478,7 +478,7 @@ def test_keys_of_the_page(page: Page, queries: Path) -> None:
     expect(page.locator("#keys")).to_be_hidden()
 
 
-@pytest.mark.parametrize("way", ["#choose", "#query"])
+@pytest.mark.parametrize("way", ["#choose", pytest.param("#query", marks=pytest.mark.endurance)])
 def test_file_that_is_no_image_is_reported_once(page: Page, tmp_path: Path, way: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("nothing to see")

@@ -288,7 +288,7 @@ def test_heat_map_and_search_with_this(page: Page, queries: Path) -> None:
     [
         ("Compare", ".comparison .hits >> nth=0"),
         ("Robustness", "#distorted_clip"),
-        ("Robustness", "#undistorted_pixels"),
+        pytest.param("Robustness", "#undistorted_pixels", marks=pytest.mark.endurance),
     ],
 )
 def test_strips_of_other_tabs_open_the_viewer(page: Page, queries: Path, tab: str, strip: str) -> None:

@@ -158,6 +158,7 @@ def test_build_is_cancelled_and_resumed_while_searches_continue(
     expect(page.locator("#gallery input")).to_have_value(re.compile("^long "))
 
 
+@pytest.mark.endurance
 def test_build_that_no_visitor_started_is_followed_but_not_selected(
     page: Page, address: str, held: PausableModel, builds: Builds, tmp_path: Path
 ) -> None:
@@ -177,6 +178,7 @@ def test_build_that_no_visitor_started_is_followed_but_not_selected(
     expect(page.get_by_role("option", name="background")).to_be_visible()
 
 
+@pytest.mark.endurance
 def test_second_build_is_refused_with_a_message(
     page: Page, browser: Browser, address: str, held: PausableModel, builds: Builds, tmp_path: Path
 ) -> None:
@@ -199,11 +201,17 @@ def test_second_build_is_refused_with_a_message(
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"dataset": ""}, "Enter a dataset"),
-        ({"dataset": "/no/such/folder"}, "no such file or folder"),
+        pytest.param({"dataset": ""}, "Enter a dataset", marks=pytest.mark.endurance),
+        pytest.param({"dataset": "/no/such/folder"}, "no such file or folder", marks=pytest.mark.endurance),
         ({"dataset": "https://example.com/<b>x</b>"}, "'https://example.com/<b>x</b>' is a URL"),
-        ({"dataset": "FOLDER", "limit": "0"}, "“Limit”: must be a whole number from 1"),
-        ({"dataset": "FOLDER", "gallery": "a/b"}, "“Gallery name”: 'a/b' cannot be the name of a folder"),
+        pytest.param(
+            {"dataset": "FOLDER", "limit": "0"}, "“Limit”: must be a whole number from 1", marks=pytest.mark.endurance
+        ),
+        pytest.param(
+            {"dataset": "FOLDER", "gallery": "a/b"},
+            "“Gallery name”: 'a/b' cannot be the name of a folder",
+            marks=pytest.mark.endurance,
+        ),
         ({"dataset": "FOLDER", "gallery": "first"}, "Choose another name with “Gallery name”, or replace"),
     ],
 )
@@ -216,6 +224,7 @@ def test_errors_for_invalid_builds(page: Page, tmp_path: Path, fields: dict[str,
     expect(page.locator("#build_start")).to_be_enabled()
 
 
+@pytest.mark.endurance
 def test_replacing_a_gallery_updates_its_results(page: Page, tmp_path: Path, small: Path) -> None:
     for count in (3, 5):
         folder = draw_classes(tmp_path / f"{count}" / "changing", count)

@@ -183,7 +183,7 @@ def test_all_pictures_have_alt_text(opened: Page) -> None:
         assert picture.get_attribute("alt"), picture.evaluate("image => image.outerHTML")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.endurance)])
 def test_page_does_not_scroll_sideways_on_a_phone(browser: Browser, address: str, queries: Path, theme: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = context.new_page()
