@@ -54,8 +54,9 @@ SLIDERS = {
     Kind.QUALITY: "JPEG quality (100: off)",
 }
 NOTE = (
-    "Kept: results of the original image that the distorted one finds too. Order: Kendall's τ of both rankings (1: the "
-    "same). Cosine: between the vectors of both images. ↑ ↓: places gained or lost; new: not found before."
+    "Kept (green ring): results of the original image that the distorted one finds too. Order: Kendall's τ of both "
+    "rankings (1: the same). Cosine: between the vectors of both images. ↑ ↓: places gained or lost; new (dashed): not "
+    "found before."
 )
 START = "**Nothing is distorted:** move a slider and see which results stay."
 NEEDS_IMAGE = "**Choose an image:** a text cannot be rotated or blurred."

@@ -70,7 +70,7 @@ def test_slider_changes_the_results_and_reset_restores_them(opened: Page) -> Non
     assert box
     opened.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
     wait_until_described_as(opened, re.compile(r"^The query image, rotated by (8|9|10)\d?°$"))
-    expect(opened.locator("#robustness_note")).to_contain_text("Kept: results of the original image")
+    expect(opened.locator("#robustness_note")).to_contain_text("Kept (green ring): results of the original")
     expect(opened.locator("#withstood_pixels").first).not_to_contain_text(UNCHANGED)
     assert opened.locator("#distorted img").get_attribute("src") != picture
     assert captions(opened, "undistorted_pixels").all_inner_texts() == before
@@ -78,6 +78,9 @@ def test_slider_changes_the_results_and_reset_restores_them(opened: Page) -> Non
     assert moved != before
     kept = int(re.search(r"(\d) of 8 results kept", opened.locator("#withstood_pixels").first.inner_text())[1])
     assert sum(text.endswith("new") for text in moved) == 8 - kept
+    rings = "items => items.map(each => getComputedStyle(each).borderStyle)"
+    found = opened.locator("#distorted_pixels .thumbnail-item").evaluate_all(rings)
+    assert found == ["dashed" if text.endswith("new") else "solid" for text in moved]
     distort(opened, "grey", "100")
     wait_until_described_as(opened, re.compile("°, 100 % grey$"))
     opened.locator("#reset").click()
