@@ -65,6 +65,11 @@ TABS: tuple[type[Tab], ...] = (
 )
 
 SCRIPTS = ("accessibility.js", "keys.js", "query_files.js")
+# gradio applies `css` only to what is above the footer. On a phone, one of the footer's two links is hidden.
+FOOTER = """<style>
+footer button { min-width: 24px; min-height: 24px; }
+@media (max-width: 640px) { footer .divider { display: none !important; } }
+</style>"""
 SCREENSHOT = asset("screens/search-light.webp")
 PREVIEW = "/preview.webp"  # where other sites find it, to show it beside a link to the page
 
@@ -177,6 +182,7 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
             share=settings.share,
             theme=THEME,
             css=CSS,
+            head=FOOTER,
             js="() => {" + "".join(f"({beside(__file__, name)})();" for name in SCRIPTS) + "}",
             max_file_size=limits.upload_bytes,
             state_session_capacity=SESSIONS,

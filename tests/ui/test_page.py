@@ -395,6 +395,7 @@ def test_dark_theme_on_a_phone(browser: Browser, address: str, queries: Path) ->
     open_tab(page, "Compare")
     expect(page.locator(".hits .caption-label").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator("footer .divider:visible")).to_have_count(0)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(int(part) for part in re.findall(r"\d+", background)[:3]) < 150, background
     context.close()
