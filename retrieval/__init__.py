@@ -1,4 +1,4 @@
-"""Retrieve pictures from a gallery by a query picture: features x metric x engine."""
+"""Find the images of a gallery that are most similar to a query, by any feature type, metric and engine."""
 
 import os
 

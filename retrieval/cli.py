@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   python -m retrieval search street.jpg --region 0.5,0.2,1,0.9 --alike 0.95
   python -m retrieval search cat.jpg --features pixels,color,clip
   python -m retrieval search cat.jpg --json | jq .hits
-  python -m retrieval compare cat.jpg --top-k 5       every features x metric x engine, side by side
+  python -m retrieval compare cat.jpg --top-k 5       every feature type, metric and engine side by side
   python -m retrieval robustness cat.jpg              which features withstand which distortions
   python -m retrieval robustness cat.jpg --rotation 30 --quality 20
   python -m retrieval why cat.jpg ID --save map.png   which parts of both images make this one a result
@@ -179,7 +179,9 @@ def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
 def _add_compare_results_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A.json", help="a results.json of `evaluate --save`")
     parser.add_argument("b", type=Path, metavar="B.json", help="another one")
-    parser.add_argument("--measure", metavar="NAME", help="such as P@5 (default: that of the first file's places)")
+    parser.add_argument(
+        "--measure", metavar="NAME", help="such as P@5 (default: the one that decides the places in the first file)"
+    )
 
 
 def _add_query_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Build the index of a gallery: Hugging Face dataset or folder -> feature vectors -> published index."""
+"""Build the index of a gallery from a Hugging Face dataset, a folder, a Parquet file or webdataset shards."""
 
 import argparse
 import json

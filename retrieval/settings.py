@@ -255,7 +255,10 @@ def add_index_flag(parser: argparse.ArgumentParser) -> None:
         "ChromaDB server that holds the vectors (default: %(default)s)",
     )
     parser.add_argument(
-        "--files", type=Path, metavar="DIR", help="with a server: the folder of all other files, which machines share"
+        "--files",
+        type=Path,
+        metavar="DIR",
+        help="with a ChromaDB server: the shared folder of everything except vectors",
     )
 
 
@@ -322,7 +325,7 @@ def _feature_choice(name: str, given: str, model: str) -> FeatureChoice:
     if not is_name(name):
         raise argparse.ArgumentTypeError(
             f"{name[:40]!r} cannot be the name of a feature type: use one of {', '.join(FEATURES)}, or "
-            "NAME=MODEL for any model, with a name of at most 20 small letters, digits and -"
+            "NAME=MODEL for any model, with a name of at most 20 lowercase letters, digits and hyphens"
         )
     if given and not model:
         raise argparse.ArgumentTypeError(f"{name}= lacks the name of a model")
@@ -424,7 +427,8 @@ def _add_work_flags(work: "argparse._ArgumentGroup") -> None:
         "--map",
         choices=list(Method),
         default=Method.TSNE,
-        help="pca: compute no t-SNE maps, which take minutes for 10,000 images (default: both)",
+        help="pca: only PCA maps; tsne: also t-SNE maps, which take about two minutes for 10,000 images "
+        "(default: %(default)s)",
     )
 
 

@@ -158,7 +158,7 @@ def test_compare_returns_the_same_as_the_library(client: Client, icons: Path, qu
         ({"text": "red", "less": [{"path": "/etc/passwd"}]}, "was not uploaded here"),
         ({"text": "red", "less": ["data:image/png;base64,x"]}, "not valid base64"),
         ({"text": "red", "less": ["1f32f"] * 17}, "16 added images, not 17"),
-        ({"text": "- red"}, "only something to exclude"),
+        ({"text": "- red"}, "only says what to exclude"),
         ({"less": ["1f32f"]}, "The argument image is missing."),
         ({"text": "red", "alike": -1}, "alike must be a number from 0"),
         ({}, "The argument image is missing."),

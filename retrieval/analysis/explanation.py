@@ -84,7 +84,7 @@ def verdict(query: Query, ranking: Ranking, index: GalleryIndex, chance: Chance)
     if share < CONVINCING:
         return False, "No convincing match: a random image would score about as well."
     closer = "99.9%" if share > 0.9995 else f"{share:.1%}"
-    return True, f"Convincing match: closer than {closer} of all pairs of images here."
+    return True, f"Convincing match: closer than {closer} of random pairs in this gallery."
 
 
 def recall(ranking: Ranking, exact: Ranking) -> str:

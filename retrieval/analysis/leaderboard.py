@@ -158,8 +158,8 @@ def _undetermined(evaluation: Evaluation, counts: Counter[str], rows: Sequence[R
         missing = len(evaluation.index.classes) - len(counts)
         absent = f" {_many(missing, 'class', 'classes')} of the gallery are not among the queries." if missing else ""
         drawn = (
-            f"The queries are a random sample of {queries.sampled_from:,}: the figures of all of them lie within the "
-            f"95 % intervals, and smaller differences remain open.{absent}"
+            f"The queries are a random sample of {queries.sampled_from:,}: the figures of all of them probably lie "
+            f"within the 95 % intervals; the sample cannot show smaller differences.{absent}"
         )
     else:
         drawn = "The 95 % intervals say how far the figures would change with other queries of this kind."
@@ -183,7 +183,9 @@ def _verdict(rows: Sequence[Row], main: str, p: Floats) -> str:
     names = [row.result.title for row in first]
     shown = listed(names) if len(names) <= LISTED else f"{', '.join(names[:LISTED])} and {len(names) - LISTED} more"
     apart = int((p[: len(first), : len(first)] < ALPHA).sum()) // 2
-    linked = f" {_many(apart, 'pair', 'pairs')} of them can be, but not from those in between." if apart else ""
+    linked = (
+        f" {_many(apart, 'pair', 'pairs')} of them can be told apart, but not from those between them." if apart else ""
+    )
     return (
         f"{shown} share the first place (highest {value}): they cannot be distinguished by {main} on these queries."
         f"{linked}"

@@ -87,7 +87,7 @@ class QueryEmbedder:
         wanted, unwanted = signed_terms(query.text)
         unwanted += [each for each in [cleaned(query.without)] if each]
         if not (wanted or query.shows):
-            raise QueryError("There is only something to exclude. Also describe what to find, or choose an image.")
+            raise QueryError("The query only says what to exclude. Describe what to find, or choose an image.")
         share = query.balance if wanted and query.has_picture else float(bool(wanted))
         if query.has_picture and share < 1:
             image = image or self._picture(index, query.features, pictures.main)

@@ -221,10 +221,10 @@ def _engines(room: Classroom) -> Answer:
     exact, other = found[DEFAULT_ENGINE], next(name for name, engine in ENGINES.items() if not engine.exact)
     recall = statistics.mean(len(a & b) / len(a) for a, b in zip(exact, found[other], strict=True))
     text = (
-        f"**It finds {recall:.0%} of them, on average over {COMPARED} queries: recall@{TOP_K} is {recall:.2f}.** But "
-        f"in a small gallery it saves no time: a search took {took[DEFAULT_ENGINE]:.1f} ms by the exact scan and "
-        f"{took[other]:.1f} ms by {ENGINES[other].title}. If a gallery is ten times as large, the exact scan takes ten "
-        "times as long, and the graph hardly longer. That is when it pays off, and recall tells what it costs."
+        f"**It finds {recall:.0%} of them, on average over {COMPARED} queries: recall@{TOP_K} is {recall:.2f}.** In "
+        f"this gallery, a search took {took[DEFAULT_ENGINE]:.1f} ms by the exact scan and {took[other]:.1f} ms by "
+        f"{ENGINES[other].title}. In a gallery ten times as large, the exact scan takes ten times as long, but a graph "
+        "search hardly longer. There it pays off, and recall shows what it costs."
     )
     return Answer(0 if recall >= 0.9 else 1 if recall >= 0.25 else 2, text, lanes)
 

@@ -134,7 +134,7 @@ class QueryPanel:
         with gr.Row(elem_id="describe"):
             self.text = gr.Textbox(
                 value="",
-                label="Add words, or search by words alone",
+                label="Add a text, or search by text alone",
                 show_label=False,
                 container=False,
                 placeholder="Or describe it: red fruit",
@@ -147,7 +147,7 @@ class QueryPanel:
             self.button = gr.Button("Search", variant="primary", elem_id="search", size="md", scale=1, min_width=80)
         self.example_strip = _strip(thumbnails, self._examples_shown(gallery.value), "Try one of these", "examples")
         # Hidden by the style sheet unless there are both an image and a text; below what must not move when it appears.
-        balance = "Balance (0 image, 1 words)"
+        balance = "Balance (0: image only, 1: text only)"
         self.balance = gr.Slider(0, 1, value=0.5, step=0.05, label=balance, elem_id="balance")
         with gr.Accordion("Advanced", open=False, elem_id="more") as self.advanced:
             self._lay_out_advanced()

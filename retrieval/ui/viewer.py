@@ -105,8 +105,8 @@ class Viewer:
             why, picture = self._explainer.why(query, position, index, self._limits.check())
             value["why"] = {
                 "features": features,
-                "about": f"Bright parts bring the two images together. {FEATURES[features].title}, {METRICS[metric]}: "
-                f"{ABOUT[why.method]}.",
+                "about": f"Bright parts make the two images more similar. {FEATURES[features].title}, "
+                f"{METRICS[metric]}: {ABOUT[why.method]}.",
                 "result": _data_url(highlighted(index.picture(position), why.result, metric)),
                 "query": picture
                 and why.query

@@ -41,7 +41,7 @@ def test_only_added_images_make_a_query(icons_searcher: Searcher) -> None:
     vectors = index.vectors("clip")
     np.testing.assert_allclose(found, unit(vectors[10] + vectors[20]), atol=1e-6)
     for nothing in (Query(added=DISLIKED), Query(added=DISLIKED, text="- cat")):
-        with pytest.raises(QueryError, match="only something to exclude"):
+        with pytest.raises(QueryError, match="only says what to exclude"):
             icons_searcher.search(nothing)
     with pytest.raises(PictureError, match="no query image"):
         icons_searcher.search(Query())

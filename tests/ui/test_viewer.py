@@ -269,7 +269,7 @@ def test_heat_map_and_search_with_this(page: Page, queries: Path) -> None:
     settled(page)
     explain = dialog(page).locator(".why button[data-features=clip]")
     explain.click()
-    expect(dialog(page)).to_contain_text("Bright parts bring the two images together.")
+    expect(dialog(page)).to_contain_text("Bright parts make the two images more similar.")
     expect(dialog(page).locator(".pair.explained img")).to_have_count(2)
     expect(explain).to_have_attribute("aria-pressed", "true")
     explain.click()

@@ -47,8 +47,8 @@ LATE = "This page is busy: your call waited too long for its turn. Try again in 
 BUSY = "This page is busy: too many calls are waiting. Try again in a minute."
 TOO_MANY = "Too many of your calls are waiting or have answers that were not fetched. Fetch them first."
 RESTARTED = "The page had to restart its queue. Try again."
-NO_EVENT = "There is no such call. Its answer was fetched before, or too late."
-NO_SESSION = "This page has no call of this session."
+NO_EVENT = "This call does not exist, or its answer was already fetched or has expired."
+NO_SESSION = "This session has no calls on this page."
 
 EVENT = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)/?")
 SESSION = "/gradio_api/queue/data"

@@ -39,7 +39,7 @@ FIELDS = {  # by the names of the builder's flags
     "image_column": "Image column",
     "label_column": "Label column",
     "caption_column": "Caption column",
-    "labels": "Folder that is the label",
+    "labels": "Folder that gives the label",
     "rebuild": "Replace an existing gallery of this name",
 }
 MORE = ("split", "config", "revision", "image_column", "label_column", "caption_column")

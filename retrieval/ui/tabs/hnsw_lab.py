@@ -20,7 +20,7 @@ from retrieval.ui.tabs.tab import TabContext
 NOTE = (
     "ChromaDB links each image to some of its neighbours, and a search follows the links. More links and a more "
     "careful construction make a better graph; a larger ef_search follows more links. All of them cost time. This "
-    f"builds a graph of at most {SAMPLE:,} images of the gallery, in a place of its own, so it changes nobody's search."
+    f"builds a graph of at most {SAMPLE:,} images of the gallery, in a separate folder, so no search is affected."
 )
 # The last input is whether the page is dark.
 DARK = """(...values) => [...values.slice(0, -1), document.body.classList.contains("dark")]"""
@@ -47,7 +47,7 @@ class HnswLab:
                 construction = gr.Dropdown(
                     list(CONSTRUCTION),
                     value=100,
-                    label="Care in construction (ef_construction)",
+                    label="Candidates during construction (ef_construction)",
                     elem_id="lab_construction",
                 )
             button = gr.Button("Build a graph", elem_id="lab_build")

@@ -45,7 +45,7 @@ from retrieval.ui.widgets.added_input import AddedImages
 from retrieval.ui.widgets.lanes import Lane, as_value, judged, lanes_output, message_lane, result_lane
 
 TOP_K = 8
-CUTOFF = "Cut-off: hide results that are no better than this share of chance scores (%; 0: show all)"
+CUTOFF = "Cut-off: hide results unless they beat this percentage of random scores (0: show all)"
 NOTHING_LEFT = "No result is better than the cut-off. Lower it under Advanced."
 TOP_K_MAX = 60  # on the page; the command line and the API allow more
 

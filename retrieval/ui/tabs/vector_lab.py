@@ -15,7 +15,8 @@ from retrieval.ui.query_panel import Updates
 from retrieval.ui.tabs.tab import TabContext, run_on
 
 ABOUT = (
-    "What is a vector good for after it was centred, whitened, shortened or rounded? And two feature types together? "
+    "What happens to the results if vectors are centred, whitened, shortened or rounded, or if two feature types are "
+    "combined? "
     "The figures are those of leave-one-out over at most 2,000 images of this gallery."
 )
 COLUMNS = ["", *SHOWN, f"first {OVERLAP} kept", "bytes per image"]
