@@ -108,7 +108,7 @@ def test_places_and_sentences(board: Leaderboard) -> None:
 def test_sample_says_what_it_leaves_open(index: GalleryIndex) -> None:
     said = " ".join(evaluated(index, sample=9).about)
     assert "9 queries of" in said
-    assert f"random sample of {SIZE}: the figures of all of them lie within the 95 % intervals" in said
+    assert f"random sample of {SIZE}: the figures of all of them probably lie within the 95 % intervals" in said
     assert "fewer than 5 queries" in said
 
 
