@@ -13,8 +13,8 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ ACTIVE = 10.0  # seconds for which a visitor who had a turn counts as active
 LONGEST_REST = 1.0  # seconds that a visitor waits after a call while others are active, at most as long as it took
 PROGRAM_STAYS = 1.0  # seconds that the stream of a program goes on after the last answer; it cannot exit before
 BROWSER_STAYS = 10.0  # the same for a browser, which has six connections for all its tabs, so not without end
-LEAVING = 0.5  # seconds that a client has to notice that its stream has ended
+LEAVING = 10.0  # seconds that a client has to leave its stream once it has been told that it ends
 LOOK_AT_DOOR = 0.5  # seconds between two checks whether the page is shutting down
 
 LATE = "This page is busy: your call waited too long for its turn. Try again in a minute."
@@ -375,28 +375,28 @@ class Streams:
             await self._app(dict(scope), receive, forward)
             if not ending:
                 return  # the client has left
-            if not await self._calls_again(session, receive, BROWSER_STAYS if browser else PROGRAM_STAYS):
-                break
+            stays = BROWSER_STAYS if browser else PROGRAM_STAYS
+            calls, left = await self._first_of(stays, self._queue.next_call(session), _disconnect(receive))
+            if left or not calls:
+                break  # a client that has left opens another stream for its next call
         with self._queue.ending(session):
             await send(ending[0])
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(_disconnect(receive), LEAVING)
+            await self._first_of(LEAVING, _disconnect(receive))
         for message in ending[1:]:
             await send(message)
 
-    async def _calls_again(self, session: str, receive: Receive, patience: float) -> bool:
-        """Wait at most `patience` seconds, and return whether the session has sent a call; False if its client left."""
-        end = time.monotonic() + patience
-        call, left = asyncio.ensure_future(self._queue.next_call(session)), asyncio.ensure_future(_disconnect(receive))
+    async def _first_of(self, seconds: float, *awaited: Coroutine[Any, Any, None]) -> list[bool]:
+        """Wait until one has ended, the time is up or the page shuts down; return which have ended."""
+        end, tasks = time.monotonic() + seconds, [asyncio.ensure_future(each) for each in awaited]
         try:
-            while not (call.done() or left.done() or self._is_shut() or self._queue.stopped):
+            while not (any(task.done() for task in tasks) or self._is_shut() or self._queue.stopped):
                 if (rest := end - time.monotonic()) <= 0:
                     break
-                await asyncio.wait((call, left), timeout=min(rest, LOOK_AT_DOOR), return_when=asyncio.FIRST_COMPLETED)
-            return call.done() and not left.done()  # a client that has left opens another stream for its call
+                await asyncio.wait(tasks, timeout=min(rest, LOOK_AT_DOOR), return_when=asyncio.FIRST_COMPLETED)
+            return [task.done() for task in tasks]
         finally:
-            call.cancel()
-            left.cancel()
+            for task in tasks:
+                task.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:

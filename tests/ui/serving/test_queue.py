@@ -139,7 +139,8 @@ def test_mcp_clients_have_shares_of_their_own(site: SimpleNamespace) -> None:
         wait_until(lambda: "127.0.0.1" in site.queue._asked_by.values())
         site.free.set()
         assert "hits" in modest.result()
-        assert sum("hits" in each.result() for each in greedy) == ANSWERS_PER_SESSION
+        others = [answer for each in greedy if "hits" not in (answer := each.result())]
+        assert len(others) == 4, others
     assert site.texts.index("modest") <= 7, "it had its turn before those who asked often"
 
 
