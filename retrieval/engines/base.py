@@ -151,5 +151,11 @@ class Engine(ABC):
         """Return the recall that was measured when the engine's files were built; None if it was not."""
         return None
 
-    def drop(self, folder: Path) -> None:  # noqa: B027  # an engine may need no files
-        """Delete the engine's files, if any."""
+    def drop(self, folder: Path, wait: float = 0) -> None:  # noqa: B027  # an engine may need no files
+        """Delete the engine's files, if any.
+
+        If only one process at a time can have them open, wait for it, at most for `wait` seconds.
+
+        Raises:
+            IndexInUse: another process has them open.
+        """

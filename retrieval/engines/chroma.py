@@ -7,6 +7,7 @@ from typing_extensions import override
 from retrieval.engines.base import Earlier, Engine, EngineDamaged, EngineMissing, GalleryVectors, OpenEngine
 from retrieval.engines.chroma_digests import CHROMA, RECALL, chroma_is_unchanged, delete_chroma
 from retrieval.engines.chroma_search import OpenChroma
+from retrieval.engines.lock import acquire_lock
 from retrieval.engines.recall import MeasuredRecall, read_recall
 from retrieval.engines.separate import run_in_process
 from retrieval.metrics import DEFINITIONS, Metric
@@ -56,7 +57,8 @@ class ChromaEngine(Engine):
             raise
 
     @override
-    def drop(self, folder: Path) -> None:
+    def drop(self, folder: Path, wait: float = 0) -> None:
+        acquire_lock(folder, wait, create=False).release()
         delete_chroma(folder)
 
     @override

@@ -64,8 +64,7 @@ def build_engine(
     try:
         if _is_whole(snapshot, name, gallery):
             return  # another process has built them
-        acquire_lock(snapshot, wait, create=False).release()
-        ENGINES[name].drop(snapshot)
+        ENGINES[name].drop(snapshot, wait)
         if earlier:
             ENGINES[name].update(gallery, snapshot, floor, earlier)
         else:

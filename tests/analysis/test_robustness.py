@@ -10,7 +10,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from retrieval.analysis import robustness
-from retrieval.analysis.plots import plot_sweep, style_of
+from retrieval.analysis.plots import PALETTE, plot_sweep, style_of
 from retrieval.analysis.robustness import STEPS, SWEEP, Kind, Step, Withstood, mean_overlaps, measure, sweep
 from retrieval.cli import main
 from retrieval.errors import PictureError, QueryError
@@ -231,8 +231,9 @@ def test_third_feature_type_is_included_with_its_own_colour_and_marker():
     )
     names = steps[0].withstood
     assert robustness.sweep_columns(names) == ["Distortion", "CLIP features", "Raw pixels", "Edges"]
-    drawn = [*FEATURES, "dino", "siglip"]
-    assert len({style_of(each, drawn) for each in drawn}) == len({style_of(each, drawn)[0] for each in drawn}) == 7
+    drawn = [*FEATURES, *("dino", "siglip")[: len(PALETTE) - len(FEATURES)]]
+    assert len({style_of(each, drawn) for each in drawn}) == len({style_of(each, drawn)[0] for each in drawn})
+    assert len(drawn) > len(FEATURES), "give the palette a colour for each built-in feature type and one more"
 
 
 def test_table_has_every_step_and_marks_pending_ones(swept):

@@ -10,11 +10,22 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from retrieval.engines.base import Candidates, Engine, EngineDamaged, GalleryVectors, OpenEngine, Positions
+from retrieval.engines.base import (
+    Candidates,
+    Engine,
+    EngineDamaged,
+    EngineMissing,
+    GalleryVectors,
+    OpenEngine,
+    Positions,
+)
+from retrieval.engines.measurement import RecallMeasurement, measure_all
+from retrieval.engines.recall import MeasuredRecall, read_recall, write_recall
 from retrieval.features.base import Vectors
+from retrieval.files import whole_file
 from retrieval.metrics import Metric
 
-FILE = "signs.bin"
+FILE, RECALL = "signs.bin", "signs-recall.json"
 BITS = 256
 VERSION = b"1"  # one byte; increase it whenever `signs` changes
 FACTOR = 4  # candidates per result
@@ -36,7 +47,10 @@ class SignsEngine(Engine):
     def build(self, gallery: GalleryVectors, folder: Path, floor: float) -> None:
         bits = b"".join(np.packbits(signs(gallery.vectors(each))).tobytes() for each in gallery.features)
         content = VERSION + bits
-        (folder / FILE).write_bytes(zlib.crc32(content).to_bytes(4) + content)
+        with whole_file(folder / FILE) as file:
+            file.write(zlib.crc32(content).to_bytes(4) + content)
+        figures = measure_all(RecallMeasurement(gallery), self.open(gallery, folder), {})
+        write_recall(folder / RECALL, MeasuredRecall(floor, len(gallery), figures))
 
     @override
     def probe(self, gallery: GalleryVectors, folder: Path) -> None:
@@ -49,14 +63,19 @@ class SignsEngine(Engine):
         return OpenSigns(dict(zip(gallery.features, bits, strict=True)))
 
     @override
-    def drop(self, folder: Path) -> None:
-        (folder / FILE).unlink(missing_ok=True)
+    def recall(self, folder: Path) -> MeasuredRecall | None:
+        return read_recall(folder / RECALL)
+
+    @override
+    def drop(self, folder: Path, wait: float = 0) -> None:
+        for name in (FILE, RECALL):
+            (folder / name).unlink(missing_ok=True)
 
     def _read(self, folder: Path) -> bytes:
         try:
             data = (folder / FILE).read_bytes()
         except FileNotFoundError as error:
-            raise EngineDamaged(f"there is no {FILE}") from error
+            raise EngineMissing(f"there is no {FILE}") from error
         if zlib.crc32(data[4:]) != int.from_bytes(data[:4]):
             raise EngineDamaged(f"{FILE} has changed")
         if not data.startswith(VERSION, 4):

@@ -80,7 +80,7 @@ def test_damaged_engine_file_is_rebuilt(index: Path, damage: str, caplog: pytest
     searcher = Searcher(Indexes(index))
     with caplog.at_level(logging.WARNING):
         assert closest(searcher, 3) == 3
-    assert "Rebuilding Random hyperplanes" in caplog.text
+    assert ("Rebuilding Random hyperplanes" in caplog.text) == (damage == "changed")
     assert engine_file(index).read_bytes() == whole
     searcher.indexes.close()
 
@@ -92,6 +92,8 @@ def test_engine_file_is_added_to_an_older_index(tmp_path: Path, monkeypatch: pyt
     assert not list((tmp_path / "index").glob(f"{NAME}/snapshot-*/{FILE}"))
     monkeypatch.setitem(ENGINES, "signs", SignsEngine())
     searcher = Searcher(Indexes(tmp_path / "index"))
+    searcher.search(Query(position=2, engine="chroma"))  # opens ChromaDB's files, which nobody else can open then
     assert closest(searcher, 2) == 2
+    assert searcher.indexes.get().recall("signs") is not None
     assert engine_file(tmp_path / "index").is_file()
     searcher.indexes.close()

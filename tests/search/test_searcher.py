@@ -64,9 +64,11 @@ def test_exact_engine_ranks_openclip_vectors_like_the_formula(openclip, metric):
 def test_chroma_and_exact_engine_agree_on_openclip_vectors(openclip, metric):
     vectors, found = openclip.vectors("clip"), []
     for vector in vectors:
-        exact, chroma = (set(rank(openclip, Combination("clip", metric, engine), vector, 10)[0]) for engine in ENGINES)
+        ways = (Combination("clip", metric, engine) for engine in ("exact", "chroma"))
+        exact, chroma = (set(rank(openclip, way, vector, 10)[0]) for way in ways)
         found.append(len(exact & chroma) / 10)
-    assert np.mean(found) >= 0.99
+    # Any metric but L1 that borrows its candidates may have fewer of them.
+    assert np.mean(found) >= (0.99 if DEFINITIONS[metric].neighbours is None or metric == Metric.L1 else 0.9)
 
 
 def test_openclip_precision_matches_the_original_pipeline(openclip):
@@ -84,7 +86,7 @@ def test_both_engines_agree(icons_searcher, queries, features, metric):
     shared = 0
     for name in PICTURES:
         hits = []
-        for engine in ENGINES:
+        for engine in ("exact", "chroma"):
             query = Query(queries / f"{name}.png", features=features, metric=metric, engine=engine)
             hits.append({hit.position: hit for hit in icons_searcher.search(query).hits})
         exact, chroma = hits
