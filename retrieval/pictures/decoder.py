@@ -5,6 +5,7 @@ its own, it costs its sender an error message, and everybody else nothing.
 """
 
 import atexit
+import fcntl
 import json
 import logging
 import mmap
@@ -27,10 +28,13 @@ SECONDS = 60.0  # for an image, by the clock; `worker` limits the CPU time
 INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME")  # of the environment, which may hold tokens
 
 # A request: the lengths of its JSON and of the encoded image, which follow. A reply: the image's width and height, with
-# a file of its pixels attached; or 0 and the length of an error message, which follows.
+# a file attached that begins with its pixels; or 0 and the length of an error message, which follows.
 LENGTHS = struct.Struct("<II")
 MESSAGE_BYTES = 2000  # of an error message at most
 PIXEL_BYTES = 4  # red, green, blue, unused: how Pillow stores a pixel
+# Of pixels, for which a process has one file. A larger image gets a file of its own, and is not copied: glibc's
+# allocator would map new memory for it each time.
+KEPT_BYTES = 32 * 2**20
 
 TOO_SLOW = "Decoding the image takes too long. Save it again, for example as PNG, or choose another."
 NO_PROCESS = "The image cannot be decoded at the moment, because the system is out of resources. Try again later."
@@ -92,6 +96,8 @@ class _Decoder:
     """One process; used by one thread at a time."""
 
     def __init__(self) -> None:
+        self._kept: mmap.mmap | None = None  # the pixels of the image before
+        self._kept_file = (0, 0)
         self._socket, other_end = socket.socketpair()
         with other_end:
             self._process = subprocess.Popen(
@@ -148,16 +154,32 @@ class _Decoder:
             raise PictureUnavailable(NO_PROCESS)
         if not files:
             raise PictureError(self._socket.recv(min(height, MESSAGE_BYTES)).decode(errors="replace"))
+        size = width * height * PIXEL_BYTES
         with os.fdopen(files[0], "rb") as file:
-            size = width * height * PIXEL_BYTES
-            if not 0 < width * height <= most_pixels or os.fstat(file.fileno()).st_size != size:
+            if not 0 < width * height <= most_pixels or os.fstat(file.fileno()).st_size < size:
                 raise ConnectionError("the process returns something other than an image")
-            pixels = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+            pixels = self._mapped(file.fileno(), size)
         import pyarrow as pa
 
-        # Without copying, because memory that is new to a process takes as long as decoding.
         values = pa.Array.from_buffers(pa.uint8(), size, [None, pa.py_buffer(pixels)])
-        return Image.fromarrow(pa.FixedSizeListArray.from_arrays(values, PIXEL_BYTES), "RGB", (width, height))
+        image = Image.fromarrow(pa.FixedSizeListArray.from_arrays(values, PIXEL_BYTES), "RGB", (width, height))
+        return image.copy() if size <= KEPT_BYTES else image
+
+    def _mapped(self, file: int, size: int) -> mmap.mmap:
+        """Return the memory of a file that begins with an image of so many bytes.
+
+        Memory that is new to a process takes about as long as decoding, so that of smaller images is kept.
+        """
+        found = os.fstat(file)
+        this = (found.st_dev, found.st_ino)
+        if self._kept is not None and self._kept_file == this and len(self._kept) >= size:
+            return self._kept
+        if hasattr(fcntl, "F_ADD_SEALS"):  # the process could shorten the file, which would end this one as it reads
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        if size > KEPT_BYTES:
+            return mmap.mmap(file, size, prot=mmap.PROT_READ)
+        self._kept, self._kept_file = mmap.mmap(file, found.st_size, prot=mmap.PROT_READ), this
+        return self._kept
 
 
 def clean_environment() -> dict[str, str]:

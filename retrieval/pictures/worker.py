@@ -16,7 +16,7 @@ from typing import IO
 from PIL import Image, ImageFile
 
 from retrieval.errors import PictureError
-from retrieval.pictures.decoder import LENGTHS, PIXEL_BYTES
+from retrieval.pictures.decoder import KEPT_BYTES, LENGTHS, PIXEL_BYTES
 from retrieval.pictures.decoding import MAX_PIXELS, decode
 
 # CPU seconds for an image: enough for the slowest format on a slow machine, and little enough for a public page.
@@ -24,7 +24,6 @@ SECONDS = 3.0
 SECONDS_PER_MEGAPIXEL = {"JPEG2000": 0.5}  # and of other formats:
 OTHER_SECONDS_PER_MEGAPIXEL = 0.1
 
-REUSED = 32 * 2**20  # the largest size from which glibc's allocator maps new memory each time
 WRITTEN_AT_ONCE = 2**18  # bytes of pixels, which fit into the processor's cache
 
 # What a decoder with a security flaw could use at most.
@@ -40,50 +39,56 @@ def main() -> None:
     """Answer requests until the other process closes the socket."""
     for limit, most in LIMITS.items():
         resource.setrlimit(limit, (most, most))
-    with socket.socket(fileno=sys.stdin.fileno()) as connection, connection.makefile("rb") as requests:
+    with (
+        socket.socket(fileno=sys.stdin.fileno()) as connection,
+        connection.makefile("rb") as requests,
+        _unnamed_file() as kept,
+    ):
         while lengths := requests.read(LENGTHS.size):
             _end_after(SECONDS)
             request, image = (requests.read(length) for length in LENGTHS.unpack(lengths))
-            _answer(connection, image, **json.loads(request))
+            _answer(connection, kept, image, **json.loads(request))
             _end_after(0)
 
 
-def _answer(connection: socket.socket, image: bytes, most_pixels: int, formats: list[str]) -> None:
-    with _unnamed_file() as file:
-        shared = _SharedPixels(file)
+def _answer(connection: socket.socket, kept: IO[bytes], image: bytes, most_pixels: int, formats: list[str]) -> None:
+    pixels = _Pixels(kept)
 
-        def opened(image: Image.Image) -> None:
-            more = SECONDS_PER_MEGAPIXEL.get(image.format or "", OTHER_SECONDS_PER_MEGAPIXEL)
-            _end_after(SECONDS + more * image.width * image.height / 1e6)
-            shared.offer(image)
+    def opened(image: Image.Image) -> None:
+        more = SECONDS_PER_MEGAPIXEL.get(image.format or "", OTHER_SECONDS_PER_MEGAPIXEL)
+        _end_after(SECONDS + more * image.width * image.height / 1e6)
+        pixels.offer(image)
 
-        try:
-            shared.take(decode(image, most_pixels, tuple(formats), opened))
-        except PictureError as error:
-            message = str(error).encode()
-            connection.sendall(LENGTHS.pack(0, len(message)) + message)
-        else:
-            socket.send_fds(connection, [LENGTHS.pack(*shared.size)], [file.fileno()])
+    try:
+        pixels.take(decode(image, most_pixels, tuple(formats), opened))
+    except PictureError as error:
+        message = str(error).encode()
+        connection.sendall(LENGTHS.pack(0, len(message)) + message)
+    else:
+        socket.send_fds(connection, [LENGTHS.pack(*pixels.size)], [pixels.file.fileno()])
 
 
-class _SharedPixels:
-    """A file with the pixels of an image; a large one is decoded directly into it, as far as its format allows.
+class _Pixels:
+    """The file with the pixels of an image: the one that is kept or, for a large image, a new one.
 
-    Memory that is new to a process takes about as long as decoding. Up to `REUSED` bytes, the allocator gives Pillow
-    the memory of the image before, so only the file is new. Above, both would be.
+    Memory that is new to a process takes about as long as decoding, so most images get that of the image before. A
+    large one is decoded directly into its file, as far as its format allows.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._memory: object = None  # of the image that was offered the file
+    def __init__(self, kept: IO[bytes]) -> None:
+        self.file = kept
         self.size = (0, 0)
+        self._memory: object = None  # of an image that is decoded directly
 
     def offer(self, image: Image.Image) -> None:
-        """Let an image that was opened decode into the file, if its pixels are stored as they are sent."""
+        """Choose the file for an image that was opened, and let it decode into a new one if it can."""
         size = image.width * image.height * PIXEL_BYTES
-        if size > REUSED and image.mode == "RGB" and image._im is None:
-            self._file.truncate(size)
-            mapped = mmap.mmap(self._file.fileno(), size)
+        if size <= KEPT_BYTES:
+            return
+        self.file = _unnamed_file()
+        if image.mode == "RGB" and image._im is None:
+            self.file.truncate(size)
+            mapped = mmap.mmap(self.file.fileno(), size)
             # Pillow takes any buffer, although it says otherwise.
             memory = Image.frombuffer("RGBX", image.size, mapped, "raw", "RGBX", 0, 1).im  # type: ignore[arg-type]
             memory.setmode("RGB")
@@ -93,16 +98,17 @@ class _SharedPixels:
         """Write a decoded image into the file unless it is there already."""
         self.size = picture.size
         if self._memory is None or picture.im is not self._memory:
-            self._file.truncate(0)
+            self.file.seek(0)
             # As Pillow's plugins write their files.
             tile = ImageFile._Tile("raw", (0, 0, *picture.size), 0, ("RGBX", 0, 1))
-            ImageFile._save(picture, self._file, [tile], WRITTEN_AT_ONCE)
+            ImageFile._save(picture, self.file, [tile], WRITTEN_AT_ONCE)
 
 
 def _unnamed_file() -> IO[bytes]:
     """Return a file that vanishes when nobody has it open: in memory, or on systems without such files on the disk."""
     if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("pixels"), "w+b", buffering=0)
+        file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        return os.fdopen(file, "w+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 

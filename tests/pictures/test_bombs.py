@@ -177,6 +177,30 @@ def test_pixels_pass_unchanged_through_the_process(decoders, kind, size):
         np.testing.assert_array_equal(np.asarray(loaded), values)
 
 
+@pytest.mark.skipif(not hasattr(os, "MFD_ALLOW_SEALING"), reason="only Linux has files in memory")
+def test_a_process_that_could_shorten_its_file_is_replaced(decoders):
+    load(decoders, small("PNG"))
+    [one] = decoders._idle
+    with os.fdopen(os.memfd_create("pixels"), "wb") as file, pytest.raises(OSError):  # which cannot be sealed
+        file.truncate(100)
+        one._mapped(file.fileno(), 100)
+    with os.fdopen(os.memfd_create("pixels", os.MFD_ALLOW_SEALING), "wb") as file:
+        file.truncate(100)
+        assert len(one._mapped(file.fileno(), 50)) == 100
+        with pytest.raises(PermissionError):
+            file.truncate(99)
+
+
+def test_an_image_stays_as_it_is_when_others_follow(decoders):
+    first = load(decoders, small("PNG"))
+    before = np.asarray(first).copy()
+    for color in ("black", "white"):
+        file = io.BytesIO()
+        Image.new("RGB", (300, 200), color).save(file, "PNG")
+        assert load(decoders, file.getvalue()).getcolors() == [(60_000, (0, 0, 0) if color == "black" else (255,) * 3)]
+    np.testing.assert_array_equal(np.asarray(first), before)
+
+
 def test_a_killed_process_is_replaced(decoders):
     load(decoders, small("PNG"))
     [one] = decoders._idle
