@@ -108,7 +108,9 @@ def _app() -> Iterator[str]:
         try:
             assert app.stdout
             lines = iter(app.stdout.readline, "")
-            yield next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+            yield next(
+                found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", line))
+            )
         finally:
             app.terminate()
             app.wait()
@@ -126,7 +128,7 @@ def _tour(browser: Browser, address: str) -> Path:
         with Image.open(io.BytesIO(page.screenshot())) as shot:
             frames.append((shot.convert("RGB"), int(seconds * 1000)))
 
-    page.goto(f"{address}/?__theme=light")
+    page.goto(f"{address}&__theme=light")
     _results(page)
     show(3)  # the query and two lanes
     page.locator("#features input[name=color]").check()
@@ -152,7 +154,7 @@ def _take(browser: Browser, address: str, name: str, look: str) -> Path:
     tab, prepare = STATES[name]
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
-    page.goto(f"{address}/?__theme={theme}")
+    page.goto(f"{address}&__theme={theme}")
     _results(page)
     page.get_by_role("tab", name=tab).click()
     prepare(page)
