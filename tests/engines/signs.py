@@ -55,6 +55,8 @@ class SignsEngine(Engine):
     @override
     def probe(self, gallery: GalleryVectors, folder: Path) -> None:
         self._read(folder)
+        if self.recall(folder) is None:
+            raise EngineMissing("its recall was not measured")
 
     @override
     def open(self, gallery: GalleryVectors, folder: Path) -> "OpenSigns":
@@ -68,8 +70,8 @@ class SignsEngine(Engine):
 
     @override
     def drop(self, folder: Path, wait: float = 0) -> None:
-        for name in (FILE, RECALL):
-            (folder / name).unlink(missing_ok=True)
+        for path in folder.glob("signs*"):  # also what a killed process has left
+            path.unlink()
 
     def _read(self, folder: Path) -> bytes:
         try:

@@ -69,7 +69,7 @@ def each_argument() -> Iterator[ParameterSet]:
                 yield pytest.param(endpoint, argument, value, marks=marks)
 
 
-@pytest.mark.parametrize(("endpoint", "argument", "value"), each_argument())
+@pytest.mark.parametrize(("endpoint", "argument", "value"), list(each_argument()))
 def test_any_value_of_any_argument_gets_a_result_or_a_message(
     site: Site, before: object, endpoint: str, argument: str, value: str
 ) -> None:
