@@ -132,7 +132,7 @@ def about_map(index: GalleryIndex, features: str, method: Method, drawn: int) ->
     dimensions = index.manifest.dimensions(features)
     shown = f"{len(index):,} images" if drawn == len(index) else f"{drawn:,} of {len(index):,} images, at random"
     parts = [
-        f"**{shown}, {FEATURES[features].title}:** each image is a vector of {dimensions:,} numbers, drawn by two."
+        f"**{shown}, {FEATURES[features].title}:** each image is a vector of {dimensions:,} numbers, reduced to two."
     ]
     sampled = projection.computed_from < len(index)
     if projection.kept is not None:

@@ -198,7 +198,7 @@ def test_marks_follow_the_query(page: Page, queries: Path) -> None:
     expect(page.locator(".map-legend")).not_to_contain_text("your query")
     toggle(page, "map_features", "pixels")
     expect(page.locator("#map_note")).to_contain_text("Text search needs CLIP features")
-    expect(page.locator("#map_note")).to_contain_text("Raw pixels: each image is 768 numbers")
+    expect(page.locator("#map_note")).to_contain_text("Raw pixels: each image is a vector of 768 numbers")
 
 
 def test_closed_map_is_not_redrawn_for_each_query(page: Page, queries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
