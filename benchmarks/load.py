@@ -35,7 +35,7 @@ GOAL = 100  # MB by which it may still grow
 FLOOD = 60  # comparisons in flight
 REFUSED = 1.0  # seconds until a refused comparison is sent again
 ROUNDS = 3
-LABELS: tuple[list[str], ...] = ([], [], ["animal-mammal"], ["tool", "zodiac"])
+LABELS: tuple[list[str], ...] = ([], [], ["animal-mammal"], ["food-prepared", "food-fruit"])
 
 
 @dataclass
