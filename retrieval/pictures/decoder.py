@@ -163,7 +163,7 @@ class _Decoder:
 
         values = pa.Array.from_buffers(pa.uint8(), size, [None, pa.py_buffer(pixels)])
         image = Image.fromarrow(pa.FixedSizeListArray.from_arrays(values, PIXEL_BYTES), "RGB", (width, height))
-        return image.copy() if size <= KEPT_BYTES else image
+        return image.copy() if size <= KEPT_BYTES else image  # the next image takes the place of a smaller one
 
     def _mapped(self, file: int, size: int) -> mmap.mmap:
         """Return the memory of a file that begins with an image of so many bytes.

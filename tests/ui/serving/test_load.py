@@ -143,8 +143,8 @@ def test_resources_level_off_under_a_mixed_load(icons: Path, tmp_path: Path) -> 
     assert answered > VISITORS
     assert files <= UPLOADS_FILES + VISITORS
     third = len(samples) // 3
-    middle, last = (
-        [median(values) for values in zip(*map(astuple, part), strict=True)]
-        for part in (samples[third : 2 * third], samples[2 * third :])
-    )
-    assert all(after <= GROWTH * before for before, after in zip(middle, last, strict=True)), (middle, last)
+    before, last = list(map(astuple, samples[: 2 * third])), list(map(astuple, samples[2 * third :]))
+    # Single samples have short-lived threads, so peaks are compared with all that came before.
+    for typical, earlier in ((median, before[third:]), (max, before)):
+        low, high = ([typical(values) for values in zip(*part, strict=True)] for part in (earlier, last))
+        assert all(after <= GROWTH * first for first, after in zip(low, high, strict=True)), (low, high)
