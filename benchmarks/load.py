@@ -2,16 +2,20 @@
 
     python benchmarks/load.py --work DIR                      8 visitors x 200 searches of 10,000 images
     python benchmarks/load.py --work DIR --pictures 500 --searches 20     a quick trial
-    python benchmarks/load.py --work DIR --flood --searches 50            with and without one who floods the page
+    python benchmarks/load.py --work DIR --flood compare --searches 50    with and without one who floods the page
+    python benchmarks/load.py --work DIR --flood page --searches 50       the same; this one only loads the page
 
 Each visitor uploads images, searches with each of them several times with random settings (features, metric, engine,
 k, label, near-duplicates), and waits for each result. Memory is the resident set of the server (Linux).
 
-With `--flood`, the last visitor does not search, but keeps 60 comparisons of all settings in flight, each with a
-session of its own, every other time. The page has the limits of a Space, and each visitor an address.
+With `--flood`, the last visitor does not search, but every other time keeps 60 comparisons of all settings in flight,
+each with a session of its own, or loads the page again and again from 60 connections, each time under another name.
+The page has the limits of a Space, and each visitor an address.
 """
 
 import argparse
+import multiprocessing
+import os
 import random
 import sys
 import tempfile
@@ -22,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -29,10 +34,14 @@ from gallery import add_flags, indexed, queries
 from report import report
 from service import DEFAULTS, App, Visitor, running
 
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+    from multiprocessing.synchronize import Event
+
 EACH = 10  # searches per uploaded image
 SETTLED = 50  # searches after which memory must stay nearly constant
 GOAL = 100  # MB by which it may still grow
-FLOOD = 60  # comparisons in flight
+FLOOD = 60  # requests in flight
 REFUSED = 1.0  # seconds until a refused comparison is sent again
 ROUNDS = 3
 LABELS: tuple[list[str], ...] = ([], [], ["animal-mammal"], ["food-prepared", "food-fruit"])
@@ -64,7 +73,7 @@ def main() -> None:
     add_flags(parser, 10_000)
     parser.add_argument("--visitors", type=int, default=8)
     parser.add_argument("--searches", type=int, default=200, help="searches per visitor (default: %(default)s)")
-    parser.add_argument("--flood", action="store_true", help="compare response times with and without a flood")
+    parser.add_argument("--flood", choices=FLOODS, help="compare response times with and without a flood of these")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two searches (default: %(default)s)")
     flags = parser.parse_args()
     root = indexed(flags.work, flags.pictures)
@@ -104,6 +113,18 @@ def main() -> None:
         sys.exit("\n".join(["Some searches were not answered:", *log.errors[:5]]))
 
 
+def _compare_all(visitor: Visitor, text: str) -> None:
+    arguments = {name: value for name, value in DEFAULTS.items() if name not in ("features", "metric", "engine")}
+    visitor.call("compare", arguments | {"text": text})
+
+
+def _load_page(visitor: Visitor, text: str) -> None:
+    visitor.load(f"{text}.example")
+
+
+FLOODS = {"compare": _compare_all, "page": _load_page}
+
+
 def _compare_with_flood(flags: argparse.Namespace, root: Path) -> None:
     """Measure the response times of all visitors but the last, in turn while that one is silent and floods the page."""
     others, rows, ratios = flags.visitors - 1, [], list[float]()
@@ -113,9 +134,9 @@ def _compare_with_flood(flags: argparse.Namespace, root: Path) -> None:
         _visits(app, others, pictures, flags)  # so that all is loaded
         for _ in range(ROUNDS):
             quiet = _visits(app, others, pictures, flags)
-            with _flood(app) as comparisons:
+            with _flood(app, flags.flood) as answered:
                 flooded = _visits(app, others, pictures, flags)
-            row: dict[str, object] = {"comparisons": len(comparisons), "errors": len(quiet.errors + flooded.errors)}
+            row: dict[str, object] = {"flood": answered.value, "errors": len(quiet.errors + flooded.errors)}
             for name, log in (("quiet", quiet), ("flooded", flooded)):
                 row[f"p50 {name}"], row[f"p95 {name}"] = np.quantile(log.milliseconds, (0.5, 0.95)).tolist()
             ratios.append(float(np.quantile(flooded.milliseconds, 0.95) / np.quantile(quiet.milliseconds, 0.95)))
@@ -125,29 +146,39 @@ def _compare_with_flood(flags: argparse.Namespace, root: Path) -> None:
 
 
 @contextmanager
-def _flood(app: App) -> Iterator[list[int]]:
-    """Keep `FLOOD` comparisons in flight, all from one address; yield a list that grows with each that was answered."""
-    stop, answered = threading.Event(), list[int]()
-    arguments = {name: value for name, value in DEFAULTS.items() if name not in ("features", "metric", "engine")}
+def _flood(app: App, kind: str) -> Iterator["Synchronized[int]"]:
+    """Keep `FLOOD` requests in flight, all from one address; yield the number of those that were answered."""
+    spawned = multiprocessing.get_context("spawn")
+    stop, answered = spawned.Event(), spawned.Value("i", 0)
+    process = spawned.Process(target=_send_flood, args=(app.address, kind, stop, answered))
+    process.start()
+    try:
+        while answered.value < FLOOD:  # measure a lasting flood; its 60 new sessions cost a second at first
+            time.sleep(0.1)
+        yield answered
+    finally:
+        stop.set()
+        process.join()
+
+
+def _send_flood(address: str, kind: str, stop: "Event", answered: "Synchronized[int]") -> None:
+    """Send requests until told to stop; this is the body of a process, with the least claim to this machine's cores."""
+    os.nice(19)
 
     def send(number: int) -> None:
-        visitor = Visitor(app.address, ip="203.0.113.1")
+        visitor, sent = Visitor(address, ip="203.0.113.1"), 0
         while not stop.is_set():
+            sent += 1
             try:
-                visitor.call("compare", arguments | {"text": f"fox {number} {len(answered)}"})
-                answered.append(number)
+                FLOODS[kind](visitor, f"fox-{number}-{sent}")
+                with answered.get_lock():
+                    answered.value += 1
             except (httpx.HTTPError, RuntimeError):
                 stop.wait(REFUSED)
 
     with ThreadPoolExecutor(FLOOD) as pool:
         for number in range(FLOOD):
             pool.submit(send, number)
-        try:
-            while len(answered) < FLOOD:  # measure a lasting flood; its 60 new sessions cost a second at first
-                time.sleep(0.1)
-            yield answered
-        finally:
-            stop.set()
 
 
 def _visits(app: App, visitors: int, pictures: Sequence[bytes], flags: argparse.Namespace) -> Log:

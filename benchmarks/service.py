@@ -119,9 +119,13 @@ class Visitor:
     """One visitor's connection and session, a light version of `gradio_client`; a Space takes `ip` for the address."""
 
     def __init__(self, address: str, ip: str = "192.0.2.1") -> None:
-        self._session = uuid.uuid4().hex
+        self._address, self._session = address, uuid.uuid4().hex
         headers = {"x-forwarded-for": ip}
         self._http = httpx.Client(base_url=f"{address}/gradio_api", timeout=PATIENCE, headers=headers)
+
+    def load(self, host: str) -> None:
+        """Load the page under the name of a host."""
+        self._http.get(self._address, headers={"host": host}).raise_for_status()
 
     def upload(self, picture: bytes, name: str = "query.jpg") -> dict[str, Any]:
         """Upload an image and return the value that stands for it in a search."""

@@ -35,9 +35,11 @@ from retrieval.ui.serving.gradio_patches import (
 from retrieval.ui.serving.health import Health, add_visit, health_route, visit
 from retrieval.ui.serving.limits import OWN, SESSIONS, Limits, limits_of
 from retrieval.ui.serving.listening import allow_many_connections, listening_address
+from retrieval.ui.serving.made_page import MadePage
 from retrieval.ui.serving.own_page import OwnPage
 from retrieval.ui.serving.queue import FairQueue, Streams
 from retrieval.ui.serving.shutdown import Door, Doorkeeper
+from retrieval.ui.serving.turns import Turns
 from retrieval.ui.serving.uploads import own_folder
 from retrieval.ui.tabs.build_form import LOOK
 from retrieval.ui.tabs.compare import CompareTab
@@ -190,8 +192,10 @@ def launch(page: Page, settings: Settings, health: Health) -> Door:
                 "middleware": [
                     Middleware(Failures),
                     *([Middleware(OwnPage)] if settings.own_machine else []),
+                    Middleware(Turns),
                     Middleware(BodyLimit, own_folder(), limits.upload_bytes),
                     Middleware(Doorkeeper, door),
+                    Middleware(MadePage),
                     Middleware(Streams, page.fair_queue, lambda: door.shut),
                 ],
                 "routes": [page.thumbnails.route, health_route(health), Route(PREVIEW, _preview)],

@@ -1,6 +1,5 @@
 """Limits on the requests to a public page: their size, declared or not, and which of gradio's routes exist."""
 
-import asyncio
 import json
 import re
 from pathlib import Path
@@ -32,7 +31,6 @@ MCP = "/gradio_api/mcp"
 MCP_PATHS = re.compile(rf"{MCP}(/|/http/?|/schema)?")
 # Calls that bypass the queue; the page has one, with a time.
 UNQUEUED, UNQUEUED_BYTES = re.compile(r"/gradio_api/(run|api)/"), 4096
-PAGES = ("", "/", "/config")  # each takes 40 ms of one core
 QUERY_BYTES = 256  # of an upload's query string, since gradio keeps the id in it
 LENGTH = re.compile(rb"\d{1,12}")
 
@@ -53,7 +51,6 @@ class BodyLimit:
         self._uploads = uploads
         self._max_upload = upload_bytes + FORM_BYTES
         self._held = 0  # bytes of all calls being read or answered
-        self._making_page = asyncio.Lock()
         self._arriving = 0  # bytes of all uploads being read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,25 +70,8 @@ class BodyLimit:
         if upload:
             return await self._upload(scope, receive, send, int(length) or self._max_upload)
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            if path in PAGES:
-                return await self._page(scope, receive, send)
             return await self._app(scope, receive, send)
         return await self._call(scope, receive, send)
-
-    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let gradio make one page at a time, since several threads at it would stop the searches of others.
-
-        The answer is sent afterwards, so that no visitor holds up the others by reading slowly.
-        """
-        answer: list[Message] = []
-
-        async def keep(message: Message) -> None:
-            answer.append(message)
-
-        async with self._making_page:
-            await self._app(scope, receive, keep)
-        for message in answer:
-            await send(message)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send, size: int) -> None:
         """Pass on an upload of at most `size` bytes if there is room for it and for all that are still arriving."""

@@ -117,35 +117,6 @@ def test_mcp_server_is_reached(tmp_path: Path, path: str) -> None:
     assert get(BodyLimit(PlainTextResponse("taken"), tmp_path), f"/gradio_api/mcp{path}").text == "taken"
 
 
-def test_pages_are_made_one_at_a_time_and_slow_readers_hold_up_nobody(tmp_path: Path) -> None:
-    async def check_turns() -> None:
-        making, most, slow, fast = 0, 0, asyncio.Event(), list[str]()
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            nonlocal making, most
-            making += 1
-            most = max(most, making)
-            await asyncio.sleep(0.001)
-            making -= 1
-            await PlainTextResponse("page")(scope, receive, send)
-
-        async def read_slowly(_: Any) -> None:
-            await slow.wait()
-
-        async def read(message: Any) -> None:
-            fast.append(message["type"])
-
-        limited = BodyLimit(app, tmp_path)
-        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-        slow_visitor = asyncio.create_task(limited(scope, None, read_slowly))  # type: ignore[arg-type]
-        await asyncio.gather(*(limited(scope, None, read) for _ in range(20)))  # type: ignore[arg-type]
-        assert (most, len(fast)) == (1, 40)
-        slow.set()
-        await slow_visitor
-
-    run(check_turns())
-
-
 def test_what_gradio_would_keep_is_short(tmp_path: Path) -> None:
     """The values of a call that bypasses the queue, and the names of uploads."""
     limited = BodyLimit(PlainTextResponse("taken"), tmp_path)

@@ -242,6 +242,7 @@ def test_only_public_component_functions_can_be_called(site: Site, component: in
         ("GET", "/?" + "&".join(f"label={n}" for n in range(5000)), {}, {200}),
         ("GET", "/", {"headers": {"Host": "evil.example"}}, {200}),
         ("GET", "/config", {"headers": {"Host": "{0}'\"<script>"}}, {200, 400}),
+        ("GET", "/config", {"headers": {"X-Forwarded-Host": "[::1"}}, {400}),
         ("GET", "/config", {"headers": {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "javascript"}}, {200}),
         ("GET", "/config", {"headers": {"Origin": "http://evil.example", "Host": "localhost"}}, {200, 400, 403}),
         ("GET", "/config", {"headers": {"X-Forwarded-For": "127.0.0.1", "X-Gradio-User": "mcp"}}, {200}),
@@ -268,7 +269,6 @@ def test_requests_on_which_gradio_fails_are_answered_and_cannot_fill_the_log(sit
             ("POST", "/gradio_api/queue/join", {"json": join | {"fn_index": 10**30}}),
             ("POST", "/gradio_api/queue/join", {"json": join | {"fn_index": -1}}),
             ("GET", "/assets/" + "a" * 5000, {}),
-            ("GET", "/config", {"headers": {"X-Forwarded-Host": "[::1"}}),
         ):
             status, text = site.ask(method, path, **sent)
             assert status == 500
@@ -308,6 +308,15 @@ def test_malformed_http_is_refused(site: Site, sent: bytes) -> None:
         answer = line.makefile("rb").read()
     site.clean(answer.decode("utf-8", "replace"))
     assert not answer or int(answer.split(b" ", 2)[1]) >= 400 or sent.startswith(b"GET http"), answer[:200]
+
+
+@pytest.mark.parametrize("path", ["mcp/", "call/query", "queue/join"])
+def test_long_call_without_a_length_is_refused(site: Site, path: str) -> None:
+    """It arrives in chunks, and is refused once they are too long together."""
+    pieces = (b" " * 2**20 for _ in range(MAX_CALL // 2**20 + 1))
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    answer = site.client.post(f"/gradio_api/{path}", content=pieces, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (413, bodies.TOO_LARGE)
 
 
 def test_slow_senders_do_not_block_other_searches(site: Site, before: tuple[str, float]) -> None:
