@@ -5,10 +5,8 @@ its own, it costs its sender an error message, and everybody else nothing.
 """
 
 import atexit
-import fcntl
 import json
 import logging
-import mmap
 import os
 import signal
 import socket
@@ -16,9 +14,11 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from retrieval.errors import PictureError, PictureUnavailable
@@ -27,15 +27,11 @@ PROCESSES = max(2, os.cpu_count() or 1)  # an image at the size limit takes half
 SECONDS = 60.0  # for an image, by the clock; `worker` limits the CPU time
 INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME")  # of the environment, which may hold tokens
 
-# A request: the lengths of its JSON and of the encoded image, which follow. A reply: the image's width and height, with
-# a file attached that begins with its pixels; or 0 and the length of an error message, which follows.
+# A request: the lengths of its JSON and of the encoded image, which follow. A reply: the image's width and height, and
+# its pixels; or 0 and the length of an error message, which follows.
 LENGTHS = struct.Struct("<II")
 MESSAGE_BYTES = 2000  # of an error message at most
 PIXEL_BYTES = 4  # red, green, blue, unused: how Pillow stores a pixel
-# Of pixels, for which a process has one file. A larger image gets a file of its own, and is not copied: glibc's
-# allocator would map new memory for it each time.
-KEPT_BYTES = 32 * 2**20
-
 TOO_SLOW = "Decoding the image takes too long. Save it again, for example as PNG, or choose another."
 NO_PROCESS = "The image cannot be decoded at the moment, because the system is out of resources. Try again later."
 CRASHED = "The decoder crashed on the image, so the image is probably damaged. Save it again or choose another."
@@ -96,8 +92,6 @@ class _Decoder:
     """One process; used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._kept: mmap.mmap | None = None  # the pixels of the image before
-        self._kept_file = (0, 0)
         self._socket, other_end = socket.socketpair()
         with other_end:
             self._process = subprocess.Popen(
@@ -142,44 +136,33 @@ class _Decoder:
             raise
 
     def _decode(self, data: bytes, most_pixels: int, formats: tuple[str, ...]) -> Image.Image:
+        deadline = time.monotonic() + SECONDS
         self._socket.settimeout(SECONDS)
         request = json.dumps({"most_pixels": most_pixels, "formats": formats}).encode()
         self._socket.sendall(LENGTHS.pack(len(request), len(data)) + request)
         self._socket.sendall(data)
-        reply, files, _, _ = socket.recv_fds(self._socket, LENGTHS.size, 1)
-        if len(reply) < LENGTHS.size:
-            raise ConnectionError("the process has ended")
+        reply = bytearray(LENGTHS.size)
+        self._receive(memoryview(reply), deadline)
         width, height = LENGTHS.unpack(reply)
-        if width and not files:  # the system drops a file for which this process has no descriptor left
-            raise PictureUnavailable(NO_PROCESS)
-        if not files:
+        if not width:
             raise PictureError(self._socket.recv(min(height, MESSAGE_BYTES)).decode(errors="replace"))
-        size = width * height * PIXEL_BYTES
-        with os.fdopen(files[0], "rb") as file:
-            if not 0 < width * height <= most_pixels or os.fstat(file.fileno()).st_size < size:
-                raise ConnectionError("the process returns something other than an image")
-            pixels = self._mapped(file.fileno(), size)
+        if not 0 < width * height <= most_pixels:
+            raise ConnectionError("the process returns something other than an image")
+        pixels = np.empty(width * height * PIXEL_BYTES, np.uint8)
+        self._receive(pixels.data, deadline)
         import pyarrow as pa
 
-        values = pa.Array.from_buffers(pa.uint8(), size, [None, pa.py_buffer(pixels)])
-        image = Image.fromarrow(pa.FixedSizeListArray.from_arrays(values, PIXEL_BYTES), "RGB", (width, height))
-        return image.copy() if size <= KEPT_BYTES else image  # the next image takes the place of a smaller one
+        values = pa.array(pixels)
+        return Image.fromarrow(pa.FixedSizeListArray.from_arrays(values, PIXEL_BYTES), "RGB", (width, height))
 
-    def _mapped(self, file: int, size: int) -> mmap.mmap:
-        """Return the memory of a file that begins with an image of so many bytes.
-
-        Memory that is new to a process takes about as long as decoding, so that of smaller images is kept.
-        """
-        found = os.fstat(file)
-        this = (found.st_dev, found.st_ino)
-        if self._kept is not None and self._kept_file == this and len(self._kept) >= size:
-            return self._kept
-        if hasattr(fcntl, "F_ADD_SEALS"):  # the process could shorten the file, which would end this one as it reads
-            fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        if size > KEPT_BYTES:
-            return mmap.mmap(file, size, prot=mmap.PROT_READ)
-        self._kept, self._kept_file = mmap.mmap(file, found.st_size, prot=mmap.PROT_READ), this
-        return self._kept
+    def _receive(self, into: memoryview, deadline: float) -> None:
+        """Fill memory with what the process sends; OSError if it has ended, or takes too long."""
+        while into:
+            self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
+            received = self._socket.recv_into(into)
+            if not received:
+                raise ConnectionError("the process has ended")
+            into = into[received:]
 
 
 def clean_environment() -> dict[str, str]:
