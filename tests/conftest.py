@@ -29,6 +29,7 @@ pytest.register_assert_rewrite("tests.support.builds")  # it contains assertions
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
 
 from retrieval import index_builder  # noqa: E402
+from retrieval.engines import separate  # noqa: E402
 from retrieval.indexing.jobs import Builds  # noqa: E402
 from retrieval.search.searcher import Searcher  # noqa: E402
 from retrieval.storage.catalog import Indexes  # noqa: E402
@@ -56,6 +57,20 @@ FLAGS = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_start_at_once() -> Iterator[None]:
+    """Fork the processes that write ChromaDB's files from one that has imported all they need, which takes a second."""
+
+    def forking() -> object:
+        from tests.support import warm  # imports torch
+
+        return warm.forking()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(separate, "_context", forking)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -36,9 +36,7 @@ def run_in_process(
         IndexingError: the process has ended without a result, or has stopped working.
     """
     here, there = multiprocessing.Pipe()
-    # Not forked, because torch and ChromaDB have threads.
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_run, args=(there, function, arguments), daemon=True)
+    process = _context().Process(target=_run, args=(there, function, arguments), daemon=True)
     resource_tracker.ensure_running()  # first, because starting this helper of Python unblocks interrupts
     with _without_interrupts():
         process.start()
@@ -61,6 +59,10 @@ def run_in_process(
         here.close()
     if error is not None:
         raise error
+
+
+def _context() -> Any:
+    return multiprocessing.get_context("spawn")  # not forked, because torch and ChromaDB have threads
 
 
 def _works(process: int) -> Iterator[bool]:

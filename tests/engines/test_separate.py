@@ -1,5 +1,6 @@
 """Work in a process of its own, which can fail in any way."""
 
+import multiprocessing
 import os
 import threading
 
@@ -8,6 +9,11 @@ import pytest
 from retrieval.engines import separate
 from retrieval.engines.separate import run_in_process
 from retrieval.errors import IndexingError
+
+
+@pytest.fixture(autouse=True)
+def as_the_app_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(separate, "_context", lambda: multiprocessing.get_context("spawn"))
 
 
 def fail_like_a_library() -> None:

@@ -98,8 +98,8 @@ def _run(
 
 
 @functools.cache
-def _context() -> ForkServerContext:
-    """Start the server process, which imports `warmed`."""
+def forking() -> ForkServerContext:
+    """Start the server process, which imports `warmed`; return how to start others from it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([WARMED])
     before = os.environ.get("PYTHONPATH")
@@ -131,7 +131,7 @@ class Builder:
             number: The signal.
             program: A function to run instead of the builder.
         """
-        context = _context()
+        context = forking()
         here, there = context.Pipe()
         self._log = folder / "builder.log"
         given = (program, [*arguments], folder / "cache", self._log, at, int(number), there)
