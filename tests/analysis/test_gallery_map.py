@@ -18,6 +18,7 @@ from PIL import Image
 from retrieval import cli, index_builder, settings
 from retrieval.analysis.gallery_map import DARK, DRAWN, HITS, LIGHT, OTHER, Plane, group_names, marks, points
 from retrieval.analysis.why import Explainer
+from retrieval.engines import separate
 from retrieval.engines.lock import held
 from retrieval.errors import IndexingError, QueryError
 from retrieval.features import DEFAULT_SET, Vectors
@@ -193,7 +194,9 @@ def test_default_is_both_kinds_of_maps(tmp_path: Path, gallery: Path) -> None:
     assert Indexes(tmp_path / "index").get().maps == [("pixels", Method.PCA), ("pixels", Method.TSNE)]
 
 
-def test_missing_tsne_maps_are_added_in_the_background(tmp_path: Path, gallery: Path) -> None:
+def test_missing_tsne_maps_are_added_in_the_background(
+    tmp_path: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "index"
     assert build(root, gallery) == 0
     index = Indexes(root).get()
@@ -201,7 +204,8 @@ def test_missing_tsne_maps_are_added_in_the_background(tmp_path: Path, gallery: 
     def stop() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(separate, "POLL", 1e-3)  # so that it is stopped before the first map
         add_maps(root / "pictures", Method.TSNE, stop)
     assert len(index.maps) == 3
     with held(index.snapshot, "maps.lock"):
