@@ -23,7 +23,6 @@ SECONDS = 3.0
 SECONDS_PER_MEGAPIXEL = {"JPEG2000": 0.5}  # and of other formats:
 OTHER_SECONDS_PER_MEGAPIXEL = 0.1
 
-LARGE_PAGE = 2**21  # bytes
 KEPT_BYTES = 32 * 2**20  # of pixels
 
 # What a decoder with a security flaw could use at most.
@@ -104,7 +103,7 @@ def _new_memory(size: int) -> mmap.mmap:
     Those take a fifth of the time that pages of 4 kB take, which is a third of that of decoding a JPEG.
     """
     memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+    if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # the kernel was built without them
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory

@@ -17,6 +17,9 @@ CROWDED = "This page is receiving too much data at once. Try again in a minute."
 NOT_FOUND = "This page does not exist."
 DISK_FULL = "The server's disk is full, so it cannot accept images at the moment. Try again later."
 
+TOO_MANY_HEADERS = "The request has too many headers."
+
+HEADERS = 200  # of a request; browsers and proxies together send about 40
 FORM_BYTES = 2**20  # of an upload in addition to the image
 UPLOAD = "/gradio_api/upload"  # the only route whose body gradio writes to the disk as it arrives
 
@@ -54,12 +57,14 @@ class BodyLimit:
         self._arriving = 0  # bytes of all uploads being read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 404, 413, 503 or 507, or pass the request on."""
+        """Answer 404, 413, 431, 503 or 507, or pass the request on."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if UNUSED.search(scope["path"]) or (MCP in scope["path"] and not MCP_PATHS.fullmatch(path)):
             return await refuse(send, 404, NOT_FOUND)
+        if len(scope["headers"]) > HEADERS:
+            return await refuse(send, 431, TOO_MANY_HEADERS)
         # Decided by the path alone, because the app may read duplicate Content-Type headers in another way.
         upload = scope["method"] == "POST" and path == UPLOAD
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
